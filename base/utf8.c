@@ -1,0 +1,130 @@
+/* UTF-8 as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
+#include "base/utf8.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+enum status { WHOLE, BROKEN, UNFINISHED };
+
+/* Looks at the character at s (n > 0).  *len: its bytes, or when it is BROKEN or UNFINISHED those
+ * of its longest correct beginning (at least 1), which is what one U+FFFD replaces. */
+static enum status look(const char *s, size_t n, int *len, uint32_t *cp)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    unsigned char c = u[0];
+    *len = 1;
+    *cp = c;
+    if (c < 0x80)
+        return WHOLE;
+    if (c < 0xC2 || c > 0xF4)
+        return BROKEN;
+    int need = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+    /* Only the second byte's range depends on the first (RFC 3629, section 4). */
+    unsigned char lo = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
+    unsigned char hi = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    *cp = c & (0x7Fu >> need);
+    for (; *len < need; ++*len) {
+        if ((size_t)*len == n)
+            return UNFINISHED;
+        c = u[*len];
+        if (c < lo || c > hi)
+            return BROKEN;
+        *cp = *cp << 6 | (c & 0x3F);
+        lo = 0x80;
+        hi = 0xBF;
+    }
+    return WHOLE;
+}
+
+bool utf8_valid(const char *s, size_t n)
+{
+    int len;
+    uint32_t cp;
+    for (size_t i = 0; i < n; i += (size_t)len) {
+        if (look(s + i, n - i, &len, &cp) != WHOLE)
+            return false;
+    }
+    return true;
+}
+
+int utf8_decode(const char *s, size_t n, uint32_t *cp)
+{
+    int len;
+    if (look(s, n, &len, cp) == WHOLE)
+        return len;
+    *cp = 0xFFFD;
+    return 1;
+}
+
+int utf8_encode(char out[4], uint32_t cp)
+{
+    if (cp < 0x80) {
+        out[0] = (char)cp;
+        return 1;
+    }
+    if (cp < 0x800) {
+        out[0] = (char)(0xC0 | cp >> 6);
+        out[1] = (char)(0x80 | (cp & 0x3F));
+        return 2;
+    }
+    if (cp > 0x10FFFF || (cp >= 0xD800 && cp <= 0xDFFF))
+        cp = 0xFFFD;
+    if (cp < 0x10000) {
+        out[0] = (char)(0xE0 | cp >> 12);
+        out[1] = (char)(0x80 | (cp >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (cp & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | cp >> 18);
+    out[1] = (char)(0x80 | (cp >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (cp >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (cp & 0x3F));
+    return 4;
+}
+
+size_t utf8_whole(const char *s, size_t n)
+{
+    /* The last byte that is not a continuation decides; it always starts a character anew. */
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        unsigned char c = (unsigned char)s[n - back];
+        if ((c & 0xC0) == 0x80)
+            continue;
+        int len;
+        uint32_t cp;
+        bool open = look(s + n - back, back, &len, &cp) == UNFINISHED;
+        return open ? n - back : n;
+    }
+    return n;
+}
+
+size_t utf8_repair(char *out, const char *s, size_t n)
+{
+    static const char replacement[3] = {'\xEF', '\xBF', '\xBD'};
+    size_t w = 0;
+    int len;
+    for (size_t i = 0; i < n; i += (size_t)len) {
+        uint32_t cp;
+        bool whole = look(s + i, n - i, &len, &cp) == WHOLE;
+        const char *from = whole ? s + i : replacement;
+        size_t add = whole ? (size_t)len : sizeof replacement;
+        if (out != NULL)
+            memcpy(out + w, from, add);
+        w += add;
+    }
+    return w;
+}
+
+char *utf8_nfc(const char *s, size_t n, size_t *out_len)
+{
+    if (n > SIZE_MAX / 16 || !utf8_valid(s, n))
+        return NULL;
+    utf8proc_uint8_t *out = NULL;
+    const utf8proc_uint8_t *in = (const utf8proc_uint8_t *)(n > 0 ? s : "");
+    utf8proc_ssize_t len =
+        utf8proc_map(in, (utf8proc_ssize_t)n, &out, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    if (len < 0)
+        return NULL;
+    *out_len = (size_t)len;
+    return (char *)out;
+}

@@ -1,0 +1,20 @@
+/* UTF-8: checks, decoding, whole-character borders, NFC (through utf8proc).  Thread: any. */
+#ifndef BASE_UTF8_H
+#define BASE_UTF8_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+bool utf8_valid(const char *s, size_t n);
+/* Decodes one character at s (n > 0): its length in bytes, code point in *cp.  On an invalid byte:
+ * returns 1 and *cp = 0xFFFD. */
+int utf8_decode(const char *s, size_t n, uint32_t *cp);
+int utf8_encode(char out[4], uint32_t cp); /* bytes written; cp above U+10FFFF gives U+FFFD */
+/* How many leading bytes of s are whole characters (or can never become one): what may be sent
+ * now.  The rest, at most 3 bytes, is an unfinished character. */
+size_t utf8_whole(const char *s, size_t n);
+/* Length in bytes after replacing invalid sequences with U+FFFD; writes to out unless NULL. */
+size_t utf8_repair(char *out, const char *s, size_t n);
+/* NFC; result from malloc (caller frees), NULL when out of memory or the input is not UTF-8. */
+char *utf8_nfc(const char *s, size_t n, size_t *out_len);
+#endif
