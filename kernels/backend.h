@@ -1,0 +1,47 @@
+/* One compute device: its ops, its memory, its weights.
+ * Thread: the one that opened it (the engine thread); the backend has its own workers.
+ *
+ * Ops are queued in order and cannot fail by themselves; what went wrong in the device is told by
+ * the next sync (ERR_DEVICE), and the backend is then dead. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+#include "kernels/ops.h"
+
+struct backend {
+    const struct backend_ops *ops;
+    const char *name; /* "cpu/avx512", "cuda:0" */
+    int n_threads;    /* workers of a CPU backend, the caller included */
+    void *(*alloc)(struct backend *be, size_t bytes, struct err *e); /* 64-byte aligned, zeroed */
+    void (*free)(struct backend *be, void *p);
+    int (*sync)(struct backend *be, struct err *e);
+    void (*close)(struct backend *be);
+    /* Repacks a matrix raw [n_out, n_in] of a file's type into the layout that linear computes with;
+     * raw may be forgotten afterwards.  n_in must be a multiple of dtype_block(type).  raw is NOT
+     * assumed aligned.  Uses all workers. */
+    int (*weight_open)(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                       int64_t n_in, const void *raw, struct err *e);
+    void (*weight_close)(struct backend *be, struct weight *w);
+    /* Row `row` of the matrix as floats, exactly quant_unpack's values. */
+    void (*weight_row)(struct backend *be, const struct weight *w, int64_t row, float *dst);
+};
+
+/* What a weight is, whatever the layout behind it.  First member of every backend's struct. */
+struct weight {
+    enum dtype type;
+    int64_t n_out, n_in;
+    size_t bytes; /* memory it takes */
+};
+
+/* The call sites read as sentences:
+ *   OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->norm, .eps = 1e-5f); */
+#define OP(be, op, ...) ((be)->ops->op((be), &(const struct op_##op){__VA_ARGS__}))
+
+/* name: "cpu" (the best level this machine has) or "cpu/scalar", "cpu/avx2", "cpu/avx512".
+ * n_threads 0: one for each core this process may use.  ERR_UNSUPPORTED for a level or device
+ * that this machine or build lacks, naming what there is. */
+int backend_open(struct backend **out, const char *name, int n_threads, struct err *e);
+#endif

@@ -1,0 +1,411 @@
+/* Attention over KV pages, and the storing of keys and values into them.
+ *
+ * A page holds, for one layer, 16 tokens:
+ *     keys   [n_kv_heads][head_dim][16]     one vector load is one dimension of 16 tokens, so q k^T
+ *                                           needs no sums across lanes
+ *     values [n_kv_heads][16][head_dim]
+ *
+ * A task is a run of query rows of one sequence (they share pages) times the query heads of one kv
+ * head: what a page's keys and values are loaded for.  The tokens are visited in chunks of
+ * ATTN_CHUNK at fixed places (0, 256, 512 ...).  Each chunk gives a partial softmax (m, l, acc) and
+ * the partials are merged in ascending order, so a row's bits do not depend on how rows were put
+ * together, nor on who computed which chunk:
+ *     many tasks      each worker takes whole tasks
+ *     fewer tasks     (a long chat alone) workers take single chunks, whose partials meet in shared
+ *                     memory; bounded, so a very long context goes in rounds. */
+#include <assert.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_backend.h"
+
+#define ATTN_QUERIES     32 /* queries of a task at most: rows * heads */
+#define ATTN_PAGES_CHUNK (ATTN_CHUNK / KV_PAGE_TOKENS)
+#define ATTN_SHARED      ((size_t)1 << 20) /* bytes for partials of split tasks */
+#define ATTN_SPLIT_FLOPS 400000            /* below, waking the workers costs more */
+
+/* Partial softmax of a task's queries. */
+struct attn_part {
+    float *m, *l; /* [n_q] */
+    float *acc;   /* [n_q, head_dim] */
+};
+
+/* One worker's memory. */
+struct attn_work {
+    float *q, *score; /* [ATTN_QUERIES, head_dim], [ATTN_QUERIES, ATTN_CHUNK] */
+    int *lo, *hi;     /* [ATTN_QUERIES] */
+    struct attn_part part, sum;
+};
+
+/* Rows r0 ... r0 + n_rows - 1: one sequence, consecutive positions. */
+struct attn_block {
+    int32_t r0, n_rows;
+};
+
+struct attn_task {
+    int r0, n_rows, head0, n_heads, kv_head, n_q;
+    int chunk0, chunk1; /* the chunks that any of the queries sees */
+};
+
+struct attn_job {
+    const struct op_attn_paged *p;
+    const struct cpu_ops *ops;
+    int n_parts;    /* of the heads of a kv head, ATTN_QUERIES at most in each */
+    int part_heads; /* heads in a part */
+    const struct attn_block *blocks;
+    int64_t n_tasks;
+    char *work; /* [n_workers] of work_bytes */
+    size_t work_bytes;
+    _Atomic int64_t next;
+    /* for split tasks */
+    char *shared; /* [n_tasks] of (1 + round) parts: the sum, then the chunks' */
+    size_t part_bytes;
+    int max_q;     /* queries of a task at most */
+    int round;     /* chunks of a task in one round */
+    int chunk_off; /* this round starts at the task's chunk0 + chunk_off */
+};
+
+static size_t attn_part_bytes(int n_q, int head_dim)
+{
+    return (sizeof(float) * (size_t)n_q * ((size_t)head_dim + 2) + 63) / 64 * 64;
+}
+
+static struct attn_part attn_part_at(char *at, int n_q)
+{
+    float *f = (float *)at;
+    return (struct attn_part){.m = f, .l = f + n_q, .acc = f + 2 * n_q};
+}
+
+static size_t attn_work_bytes(int head_dim)
+{
+    return sizeof(float) * ATTN_QUERIES * ((size_t)head_dim + ATTN_CHUNK) +
+           sizeof(int) * 2 * ATTN_QUERIES + 2 * attn_part_bytes(ATTN_QUERIES, head_dim);
+}
+
+static struct attn_work attn_work_at(char *at, int head_dim)
+{
+    struct attn_work w;
+    w.q = (float *)at;
+    w.score = w.q + ATTN_QUERIES * head_dim;
+    w.lo = (int *)(w.score + ATTN_QUERIES * ATTN_CHUNK);
+    w.hi = w.lo + ATTN_QUERIES;
+    char *parts = (char *)(w.hi + ATTN_QUERIES);
+    w.part = attn_part_at(parts, ATTN_QUERIES);
+    w.sum = attn_part_at(parts + attn_part_bytes(ATTN_QUERIES, head_dim), ATTN_QUERIES);
+    return w;
+}
+
+size_t cpu_attn_scratch_bytes(const struct cpu_backend *cb)
+{
+    return (size_t)pool_n(cb->pool) * attn_work_bytes(CPU_MAX_HEAD_DIM) + ATTN_SHARED +
+           sizeof(struct attn_block) * 4096;
+}
+
+/* First position that a row sees. */
+static int attn_first(const struct op_attn_paged *p, int pos)
+{
+    return p->window > 0 && pos >= p->window ? pos - p->window + 1 : 0;
+}
+
+static struct attn_task attn_task_of(const struct attn_job *j, int64_t i)
+{
+    const struct op_attn_paged *p = j->p;
+    int group = p->n_heads / p->kv.n_kv_heads;
+    int64_t per_block = (int64_t)p->kv.n_kv_heads * j->n_parts;
+    const struct attn_block *b = &j->blocks[i / per_block];
+    int rest = (int)(i % per_block);
+    struct attn_task t = {.r0 = b->r0, .n_rows = b->n_rows, .kv_head = rest / j->n_parts};
+    int part = rest % j->n_parts * j->part_heads;
+    t.head0 = t.kv_head * group + part;
+    t.n_heads = group - part < j->part_heads ? group - part : j->part_heads;
+    t.n_q = t.n_rows * t.n_heads;
+    t.chunk0 = attn_first(p, p->rows[t.r0].pos) / ATTN_CHUNK;
+    t.chunk1 = p->rows[t.r0 + t.n_rows - 1].pos / ATTN_CHUNK + 1;
+    return t;
+}
+
+/* The queries of a task, scaled, row by row: query = row * n_heads + head. */
+static void attn_load_queries(const struct attn_job *j, const struct attn_task *t, float *q)
+{
+    const struct op_attn_paged *p = j->p;
+    int hd = p->kv.head_dim;
+    for (int r = 0; r < t->n_rows; r++) {
+        const float *x =
+            (const float *)p->q->data + ((int64_t)(t->r0 + r) * p->n_heads + t->head0) * hd;
+        for (int i = 0; i < t->n_heads * hd; i++)
+            q[(int64_t)r * t->n_heads * hd + i] = x[i] * p->scale;
+    }
+}
+
+/* The partial softmax of one chunk; w->q is loaded. */
+static void attn_run_chunk(const struct attn_job *j, const struct attn_task *t, int chunk,
+                           const struct attn_work *w, const struct attn_part *out)
+{
+    const struct op_attn_paged *p = j->p;
+    const struct kv_view *kv = &p->kv;
+    const char *k[ATTN_PAGES_CHUNK], *v[ATTN_PAGES_CHUNK];
+    int start = chunk * ATTN_CHUNK, last = p->rows[t->r0 + t->n_rows - 1].pos;
+    int first = attn_first(p, p->rows[t->r0].pos);
+    size_t head_bytes = (kv->type == DTYPE_F16 ? 2u : 4u) * KV_PAGE_TOKENS * (size_t)kv->head_dim;
+    int n_pages = 0;
+    for (; n_pages < ATTN_PAGES_CHUNK && start + n_pages * KV_PAGE_TOKENS <= last; n_pages++) {
+        k[n_pages] = v[n_pages] = NULL;
+        int index = chunk * ATTN_PAGES_CHUNK + n_pages;
+        if ((index + 1) * KV_PAGE_TOKENS <= first) /* out of every window, maybe given back */
+            continue;
+        const char *page = kv->base + (size_t)p->rows[t->r0].pages[index] * kv->page_bytes;
+        k[n_pages] = page + kv->k_offset + (size_t)t->kv_head * head_bytes;
+        v[n_pages] = page + kv->v_offset + (size_t)t->kv_head * head_bytes;
+    }
+    for (int r = 0; r < t->n_rows; r++) {
+        int pos = p->rows[t->r0 + r].pos, lo = attn_first(p, pos) - start, hi = pos + 1 - start;
+        lo = lo > 0 ? lo : 0;
+        hi = hi < ATTN_CHUNK ? hi : ATTN_CHUNK;
+        for (int h = 0; h < t->n_heads; h++) {
+            w->lo[r * t->n_heads + h] = lo;
+            w->hi[r * t->n_heads + h] = hi;
+        }
+    }
+    struct cpu_attn_tile tile = {
+        .k = k,
+        .v = v,
+        .n_pages = n_pages,
+        .n_q = t->n_q,
+        .head_dim = kv->head_dim,
+        .type = kv->type,
+        .q = w->q,
+        .lo = w->lo,
+        .hi = w->hi,
+        .score = w->score,
+        .m = out->m,
+        .l = out->l,
+        .acc = out->acc,
+    };
+    j->ops->attn_tile(&tile);
+}
+
+static void attn_part_clear(const struct attn_part *s, int n_q, int head_dim)
+{
+    memset(s->acc, 0, sizeof(float) * (size_t)n_q * (size_t)head_dim);
+    for (int q = 0; q < n_q; q++) {
+        s->m[q] = -INFINITY;
+        s->l[q] = 0.0f;
+    }
+}
+
+static void attn_part_merge(const struct attn_job *j, const struct attn_part *s,
+                            const struct attn_part *x, int n_q)
+{
+    int hd = j->p->kv.head_dim;
+    for (int q = 0; q < n_q; q++)
+        j->ops->attn_merge(&s->m[q], &s->l[q], s->acc + (int64_t)q * hd, x->m[q], x->l[q],
+                           x->acc + (int64_t)q * hd, hd);
+}
+
+static void attn_write_out(const struct attn_job *j, const struct attn_task *t,
+                           const struct attn_part *s)
+{
+    const struct op_attn_paged *p = j->p;
+    int hd = p->kv.head_dim;
+    for (int q = 0; q < t->n_q; q++) {
+        int64_t row = t->r0 + q / t->n_heads, head = t->head0 + q % t->n_heads;
+        float *out = (float *)p->out->data + (row * p->n_heads + head) * hd;
+        const float *acc = s->acc + (int64_t)q * hd;
+        for (int i = 0; i < hd; i++)
+            out[i] = acc[i] / s->l[q];
+    }
+}
+
+/* Whole tasks, the last first: of a prompt its last rows have most to read. */
+static void attn_worker_tasks(void *arg, int worker, int n_workers)
+{
+    (void)n_workers;
+    struct attn_job *j = arg;
+    struct attn_work w = attn_work_at(j->work + (size_t)worker * j->work_bytes, j->p->kv.head_dim);
+    for (;;) {
+        int64_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
+        if (i >= j->n_tasks)
+            return;
+        struct attn_task t = attn_task_of(j, j->n_tasks - 1 - i);
+        attn_load_queries(j, &t, w.q);
+        attn_part_clear(&w.sum, t.n_q, j->p->kv.head_dim);
+        for (int c = t.chunk0; c < t.chunk1; c++) {
+            attn_run_chunk(j, &t, c, &w, &w.part);
+            attn_part_merge(j, &w.sum, &w.part, t.n_q);
+        }
+        attn_write_out(j, &t, &w.sum);
+    }
+}
+
+static struct attn_part attn_shared_part(const struct attn_job *j, int64_t task, int index)
+{
+    size_t at = (size_t)task * (size_t)(j->round + 1) + (size_t)index;
+    return attn_part_at(j->shared + at * j->part_bytes, j->max_q);
+}
+
+/* Single chunks of this round into the shared parts. */
+static void attn_worker_chunks(void *arg, int worker, int n_workers)
+{
+    (void)n_workers;
+    struct attn_job *j = arg;
+    struct attn_work w = attn_work_at(j->work + (size_t)worker * j->work_bytes, j->p->kv.head_dim);
+    for (;;) {
+        int64_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
+        if (i >= j->n_tasks * j->round)
+            return;
+        struct attn_task t = attn_task_of(j, i / j->round);
+        int c = (int)(i % j->round), chunk = t.chunk0 + j->chunk_off + c;
+        if (chunk >= t.chunk1)
+            continue;
+        struct attn_part part = attn_shared_part(j, i / j->round, 1 + c);
+        attn_load_queries(j, &t, w.q);
+        attn_run_chunk(j, &t, chunk, &w, &part);
+    }
+}
+
+/* Merges this round's chunks into each task's sum; writes out what is complete. */
+static void attn_merge_tasks(void *arg, int64_t begin, int64_t end)
+{
+    struct attn_job *j = arg;
+    for (int64_t i = begin; i < end; i++) {
+        struct attn_task t = attn_task_of(j, i);
+        struct attn_part sum = attn_shared_part(j, i, 0);
+        if (j->chunk_off == 0)
+            attn_part_clear(&sum, t.n_q, j->p->kv.head_dim);
+        int left = t.chunk1 - t.chunk0 - j->chunk_off;
+        for (int c = 0; c < j->round && c < left; c++) {
+            struct attn_part part = attn_shared_part(j, i, 1 + c);
+            attn_part_merge(j, &sum, &part, t.n_q);
+        }
+        if (left > 0 && left <= j->round)
+            attn_write_out(j, &t, &sum);
+    }
+}
+
+/* Rows that share pages and follow each other, up to max_rows in a block. */
+static int64_t attn_find_blocks(const struct op_attn_paged *p, struct attn_block *blocks,
+                                int64_t rows, int max_rows)
+{
+    int64_t n = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        struct attn_block *b = n > 0 ? &blocks[n - 1] : NULL;
+        if (b && b->n_rows < max_rows && p->rows[r].pages == p->rows[r - 1].pages &&
+            p->rows[r].pos == p->rows[r - 1].pos + 1)
+            b->n_rows++;
+        else
+            blocks[n++] = (struct attn_block){.r0 = r, .n_rows = 1};
+    }
+    return n;
+}
+
+static void attn_split_chunks(struct cpu_backend *cb, struct attn_job *j, int max_chunks)
+{
+    for (j->chunk_off = 0; j->chunk_off < max_chunks; j->chunk_off += j->round) {
+        atomic_store(&j->next, 0);
+        pool_run(cb->pool, attn_worker_chunks, j);
+        int64_t floats = j->n_tasks * j->round * (int64_t)(j->part_bytes / sizeof(float));
+        cpu_split(cb, j->n_tasks, floats, attn_merge_tasks, j);
+    }
+}
+
+/* Whole tasks are cheaper, if none of them is so long that the others wait for it. */
+static void attn_run(struct cpu_backend *cb, struct attn_job *j)
+{
+    const struct op_attn_paged *p = j->p;
+    int n = pool_n(cb->pool);
+    int64_t tokens = 0, all_chunks = 0;
+    int max_chunks = 0;
+    for (int64_t r = 0; r < p->q->dims[0]; r++)
+        tokens += p->rows[r].pos + 1 - attn_first(p, p->rows[r].pos);
+    if (n == 1 || tokens * 4 * p->n_heads * p->kv.head_dim < ATTN_SPLIT_FLOPS) {
+        attn_worker_tasks(j, 0, 1);
+        return;
+    }
+    for (int64_t i = 0; i < j->n_tasks; i++) {
+        struct attn_task t = attn_task_of(j, i);
+        int chunks = t.chunk1 - t.chunk0;
+        max_chunks = chunks > max_chunks ? chunks : max_chunks;
+        all_chunks += chunks;
+    }
+    int64_t fit = (int64_t)(ATTN_SHARED / j->part_bytes) / j->n_tasks - 1;
+    if (max_chunks > 1 && fit > 1 && (int64_t)max_chunks * n * 2 > all_chunks) {
+        j->round = (int)(fit < max_chunks ? fit : max_chunks);
+        attn_split_chunks(cb, j, max_chunks);
+    } else {
+        pool_run(cb->pool, attn_worker_tasks, j);
+    }
+}
+
+void cpu_attn_paged(struct backend *be, const struct op_attn_paged *p)
+{
+    struct cpu_backend *cb = cpu_of(be);
+    int64_t rows = p->q->dims[0];
+    int hd = p->kv.head_dim, group = p->n_heads / p->kv.n_kv_heads;
+    assert(p->n_heads % p->kv.n_kv_heads == 0 && hd % 8 == 0 && hd <= CPU_MAX_HEAD_DIM);
+    assert(p->q->ndim == 2 && p->q->dims[1] == (int64_t)p->n_heads * hd);
+    assert(p->kv.type == DTYPE_F16 || p->kv.type == DTYPE_F32);
+    if (rows == 0)
+        return;
+    struct attn_job j = {.p = p, .ops = &cb->ops, .work_bytes = attn_work_bytes(hd)};
+    j.n_parts = (group + ATTN_QUERIES - 1) / ATTN_QUERIES;
+    j.part_heads = (group + j.n_parts - 1) / j.n_parts;
+    int max_rows = ATTN_QUERIES / j.part_heads;
+    j.max_q = j.part_heads * (rows < max_rows ? (int)rows : max_rows);
+    j.part_bytes = attn_part_bytes(j.max_q, hd);
+    size_t work_bytes = (size_t)pool_n(cb->pool) * j.work_bytes;
+    j.work = cpu_scratch(cb, work_bytes + ATTN_SHARED + sizeof(struct attn_block) * (size_t)rows);
+    j.shared = j.work + work_bytes;
+    struct attn_block *blocks = (struct attn_block *)(j.shared + ATTN_SHARED);
+    j.blocks = blocks;
+    j.n_tasks = attn_find_blocks(p, blocks, rows, max_rows) * p->kv.n_kv_heads * j.n_parts;
+    attn_run(cb, &j);
+}
+
+struct attn_store_job {
+    const struct op_kv_store *p;
+    const struct cpu_ops *ops;
+};
+
+static void attn_store_rows(void *arg, int64_t begin, int64_t end)
+{
+    const struct attn_store_job *j = arg;
+    const struct op_kv_store *p = j->p;
+    const struct kv_view *kv = &p->kv;
+    int hd = kv->head_dim;
+    size_t head_elements = (size_t)KV_PAGE_TOKENS * (size_t)hd;
+    for (int64_t r = begin; r < end; r++) {
+        int pos = p->rows[r].pos, slot = pos % KV_PAGE_TOKENS;
+        char *page = kv->base + (size_t)p->rows[r].pages[pos / KV_PAGE_TOKENS] * kv->page_bytes;
+        for (int h = 0; h < kv->n_kv_heads; h++) {
+            const float *k = (const float *)p->k->data + (r * kv->n_kv_heads + h) * hd;
+            const float *v = (const float *)p->v->data + (r * kv->n_kv_heads + h) * hd;
+            if (kv->type == DTYPE_F16) {
+                uint16_t row[CPU_MAX_HEAD_DIM];
+                uint16_t *kp = (uint16_t *)(page + kv->k_offset) + (size_t)h * head_elements;
+                uint16_t *vp = (uint16_t *)(page + kv->v_offset) + (size_t)h * head_elements;
+                j->ops->f16_pack(row, k, hd);
+                for (int d = 0; d < hd; d++)
+                    kp[d * KV_PAGE_TOKENS + slot] = row[d];
+                j->ops->f16_pack(vp + (size_t)slot * (size_t)hd, v, hd);
+            } else {
+                float *kp = (float *)(page + kv->k_offset) + (size_t)h * head_elements;
+                float *vp = (float *)(page + kv->v_offset) + (size_t)h * head_elements;
+                for (int d = 0; d < hd; d++)
+                    kp[d * KV_PAGE_TOKENS + slot] = k[d];
+                memcpy(vp + (size_t)slot * (size_t)hd, v, sizeof(float) * (size_t)hd);
+            }
+        }
+    }
+}
+
+void cpu_kv_store(struct backend *be, const struct op_kv_store *p)
+{
+    struct cpu_backend *cb = cpu_of(be);
+    int64_t rows = p->k->dims[0], width = (int64_t)p->kv.n_kv_heads * p->kv.head_dim;
+    assert(p->k->dims[1] == width && p->v->dims[0] == rows && p->v->dims[1] == width);
+    assert(p->kv.type == DTYPE_F16 || p->kv.type == DTYPE_F32);
+    assert(p->kv.head_dim <= CPU_MAX_HEAD_DIM);
+    struct attn_store_job j = {.p = p, .ops = &cb->ops};
+    cpu_split(cb, rows, rows * width * 4, attn_store_rows, &j);
+}

@@ -1,0 +1,78 @@
+/* Inner loops of the CPU backend: one thread, plain pointers, chosen by instruction set.
+ * Thread: any; the functions have no state.
+ *
+ * The levels are ordered and each includes the one below.  Every kernels/cpu/isa_*.c exports one
+ * table and nothing else; a NULL entry inherits the level below.  The scalar table is complete and
+ * is the law that tests/kcheck compares the others with. */
+#ifndef KERNELS_CPU_CPU_OPS_H
+#define KERNELS_CPU_CPU_OPS_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+
+/* KV positions that one attention tile covers: 16 pages. */
+#define ATTN_CHUNK 256
+
+/* Queries of one kv head (rows of one sequence times the heads that share it) against one chunk of
+ * its keys and values.  The result is a partial softmax, to be merged with the other chunks'. */
+struct cpu_attn_tile {
+    const char *const *k; /* [n_pages] of [head_dim, KV_PAGE_TOKENS] */
+    const char *const *v; /* [n_pages] of [KV_PAGE_TOKENS, head_dim] */
+    int n_pages, n_q, head_dim;
+    enum dtype type;    /* of k and v: DTYPE_F16 or DTYPE_F32 */
+    const float *q;     /* [n_q, head_dim], scaled */
+    const int *lo, *hi; /* [n_q] the query sees tokens lo <= t < hi of the chunk; lo >= hi: none */
+    float *score;       /* [n_q, ATTN_CHUNK] workspace */
+    float *m, *l;       /* [n_q] out: largest score, sum of exp(score - m); l = 0 for none */
+    float *acc;         /* [n_q, head_dim] out: sum of exp(score - m) * v */
+};
+
+struct linear_x;
+struct linear_tile;
+
+/* clang-format off */
+/* Each line is X(return type, name, (parameters)). */
+#define CPU_OPS(X) \
+    X(void, rmsnorm_row, (float *out, const float *x, const float *w, int n, float eps)) \
+    /* cs: n_rot / 2 cosines, then as many sines */ \
+    X(void, rope_pair_row, (float *x, const float *cs, int n_heads, int head_dim, int n_rot)) \
+    X(void, rope_half_row, (float *x, const float *cs, int n_heads, int head_dim, int n_rot)) \
+    X(void, add, (float *out, const float *a, const float *b, int64_t n)) \
+    X(void, glu_silu, (float *out, const float *gate, const float *up, int64_t n)) \
+    X(void, glu_gelu, (float *out, const float *gate, const float *up, int64_t n)) \
+    X(void, f16_pack, (uint16_t *dst, const float *src, int64_t n)) \
+    X(void, f16_unpack, (float *dst, const uint16_t *src, int64_t n)) \
+    X(void, exp_all, (float *out, const float *x, int64_t n)) \
+    X(void, attn_tile, (const struct cpu_attn_tile *t)) \
+    /* one query: (m, l, acc) absorbs (m1, l1, acc1); n = head_dim */ \
+    X(void, attn_merge, (float *m, float *l, float *acc, float m1, float l1, const float *acc1, int n)) \
+    /* linear: what the arguments mean is in linear.h */ \
+    X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n)) \
+    X(void, linear_dot, (const struct linear_tile *t)) \
+    X(int64_t, linear_gemm, (const struct linear_tile *t)) /* rows done */ \
+    X(void, linear_expand, (char *to, enum dtype type, const char *panel, int64_t n_in)) \
+    X(void, linear_plain, (const struct linear_tile *t))
+
+struct cpu_ops {
+#define X(ret, name, params) ret(*name) params;
+    CPU_OPS(X)
+#undef X
+};
+/* clang-format on */
+
+enum cpu_isa {
+    CPU_SCALAR,
+    CPU_AVX2,       /* avx2, fma, f16c */
+    CPU_AVX512,     /* f, bw, vl, dq */
+    CPU_AVX512VNNI, /* and vnni */
+    CPU_ISA_N
+};
+
+extern const struct cpu_ops cpu_ops_scalar, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512vnni;
+
+enum cpu_isa cpu_isa_detect(void);                        /* the best level of this machine */
+const char *cpu_isa_name(enum cpu_isa isa);               /* "avx2" */
+void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa isa); /* the table of that level */
+#endif

@@ -1,0 +1,36 @@
+/* The avx512 level: the templates in the words of vec_avx512.h. */
+#include "kernels/cpu/cpu_ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/quant_avx512.h"
+
+/* The templates, written in the words of the header above. */
+#include "kernels/cpu/math_tmpl.h"
+
+#include "kernels/cpu/attn_tmpl.h"
+#include "kernels/cpu/elem_tmpl.h"
+#include "kernels/cpu/linear_tmpl.h"
+#include "kernels/cpu/norm_tmpl.h"
+#include "kernels/cpu/rope_tmpl.h"
+
+const struct cpu_ops cpu_ops_avx512 = {
+    .rmsnorm_row = rmsnorm_row,
+    .rope_pair_row = rope_pair_row,
+    .rope_half_row = rope_half_row,
+    .add = add,
+    .glu_silu = glu_silu,
+    .glu_gelu = glu_gelu,
+    .f16_pack = f16_pack,
+    .f16_unpack = f16_unpack,
+    .exp_all = exp_all,
+    .attn_tile = attn_tile,
+    .attn_merge = attn_merge,
+    .linear_dot = linear_dot,
+    .linear_expand = linear_expand,
+    .linear_gemm = linear_gemm,
+    .linear_plain = linear_plain,
+};

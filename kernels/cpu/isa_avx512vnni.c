@@ -1,0 +1,18 @@
+/* The avx512vnni level: what differs from avx512 is the integer dot product of linear. */
+#include "kernels/cpu/cpu_ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/vec_avx512.h"
+
+#define QUANT_VNNI 1
+#include "kernels/cpu/quant_avx512.h"
+
+#include "kernels/cpu/linear_tmpl.h"
+
+const struct cpu_ops cpu_ops_avx512vnni = {
+    .linear_dot = linear_dot,
+    .linear_expand = linear_expand,
+    .linear_gemm = linear_gemm,
+};

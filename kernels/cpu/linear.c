@@ -1,0 +1,215 @@
+/* linear and embed: who multiplies what.
+ *
+ * Block weights: the rows of x are rounded to 8 bits once a call, then every worker takes a
+ * contiguous range of the panels of all matrices of the call (the same range in every call, so its
+ * weights stay in its caches and on its NUMA node).  Few rows: packed panels are multiplied as they
+ * are.  Many rows: a group of panels that fits the L2 cache is expanded to one byte a code, and all
+ * rows of x go by.
+ *
+ * Precise calls round what the 8 bits left over to 8 bits once more, and every group of panels is
+ * multiplied with both parts: 16 bits at the price of a second product with weights that are in
+ * the cache.
+ *
+ * Scratch:   [ rounded rows of x: n_rows * n_in / 32, then their rests ]
+ *            [ expanded panels of worker 0 ] [ of worker 1 ] ...
+ * For few rows there is one set of rounded rows a worker: rounding them n times is cheaper than
+ * meeting the other workers once more. */
+#include <assert.h>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/panel.h"
+#include "kernels/cpu/weight.h"
+
+#define FEW_ROWS    4                   /* rounded by every worker for itself */
+#define EXPAND_ROWS 12                  /* from here on expanding pays */
+#define L2_BYTES    ((size_t)192 << 10) /* of a worker's L2 for a group of panels */
+
+struct linear_job {
+    struct cpu_backend *cb;
+    const struct op_linear *p;
+    int64_t n_rows, n_in;
+    int64_t n_panels; /* of all matrices */
+    bool quant;       /* some matrix has block weights */
+    bool few;
+    struct linear_x *x; /* [parts, n_rows, n_in / 32]; few: that for every worker */
+    int64_t part;       /* blocks of one part: n_rows * n_in / 32 */
+    char *expanded;     /* expanded_bytes a worker */
+    size_t expanded_bytes;
+};
+
+static size_t expanded_panel_bytes(const struct weight *w)
+{
+    struct panel_geometry geo = panel_geometry(*quant_format(w->type));
+    return (size_t)(w->n_in / 32) * (size_t)geo.expanded_bytes;
+}
+
+/* Panels that are multiplied together; at least one. */
+static int64_t group_panels(size_t panel_bytes)
+{
+    return panel_bytes < L2_BYTES ? (int64_t)(L2_BYTES / panel_bytes) : 1;
+}
+
+/* t's panels lie packed at t->panels and, for many rows, expanded at `expanded`. */
+static void linear_multiply(const struct cpu_ops *ops, const struct linear_tile *t,
+                            const char *expanded, size_t packed_bytes)
+{
+    struct linear_tile packed = *t;
+    int64_t done = 0;
+    packed.panel_bytes = packed_bytes;
+    if (expanded) {
+        struct linear_tile whole = *t;
+        whole.panels = expanded;
+        done = ops->linear_gemm(&whole);
+        if (done == t->n_rows)
+            return;
+    }
+    packed.n_rows -= done;
+    packed.x += done * (t->n_in / 32);
+    packed.out += done * t->out_stride;
+    packed.add = t->add ? t->add + done * t->out_stride : NULL;
+    ops->linear_dot(&packed);
+}
+
+/* Panels [begin, end) of matrix i. */
+static void linear_panels(const struct linear_job *j, int i, int64_t begin, int64_t end,
+                          const struct linear_x *x, char *expanded)
+{
+    const struct op_linear *p = j->p;
+    const struct cpu_weight *w = cpu_weight_of(p->w[i]);
+    const struct cpu_ops *ops = &j->cb->ops;
+    bool quant = quant_format(w->w.type) != NULL;
+    bool expand = quant && j->n_rows >= EXPAND_ROWS;
+    size_t panel_bytes = expand ? expanded_panel_bytes(&w->w) : w->panel_bytes;
+    bool whole = quant && !expand && !p->precise; /* every panel is needed just once */
+    int64_t group = whole ? end - begin : group_panels(panel_bytes);
+    for (int64_t first = begin, n; first < end; first += n) {
+        n = end - first < group ? end - first : group;
+        int64_t o = first * PANEL_ROWS;
+        const char *panels = w->data + (size_t)first * w->panel_bytes;
+        struct linear_tile t = {
+            .type = w->w.type,
+            .n_in = j->n_in,
+            .panels = panels,
+            .panel_bytes = panel_bytes,
+            .n_panels = n,
+            .n_rows = j->n_rows,
+            .x = x,
+            .x_plain = p->x->data,
+            .out = (float *)p->out[i]->data + o,
+            .add = i == 0 && p->add ? (const float *)p->add->data + o : NULL,
+            .bias = p->bias[i] ? (const float *)p->bias[i]->data + o : NULL,
+            .out_stride = w->w.n_out,
+            .n_out = w->w.n_out - o < n * PANEL_ROWS ? w->w.n_out - o : n * PANEL_ROWS,
+        };
+        if (!quant) {
+            ops->linear_plain(&t);
+            continue;
+        }
+        for (int64_t k = 0; expand && k < n; k++)
+            ops->linear_expand(expanded + (size_t)k * panel_bytes, w->w.type,
+                               panels + (size_t)k * w->panel_bytes, j->n_in);
+        if (p->precise) { /* the rests first: out = rests + add, then + rounded + bias */
+            struct linear_tile rests = t;
+            rests.x += j->part;
+            rests.bias = NULL;
+            linear_multiply(ops, &rests, expand ? expanded : NULL, w->panel_bytes);
+            t.add = t.out;
+        }
+        linear_multiply(ops, &t, expand ? expanded : NULL, w->panel_bytes);
+    }
+}
+
+/* n values at x to 8 bits, and for precise calls the rests. */
+static void linear_round(const struct linear_job *j, struct linear_x *to, const float *x, int64_t n)
+{
+    const struct cpu_ops *ops = &j->cb->ops;
+    ops->linear_quant(to, x, n);
+    for (int64_t b = 0; j->p->precise && b < n / 32; b++) {
+        float rest[32];
+        for (int k = 0; k < 32; k++)
+            rest[k] = x[b * 32 + k] - to[b].d * (float)to[b].q[k];
+        ops->linear_quant(to + j->part + b, rest, 32);
+    }
+}
+
+static void linear_quant_slice(void *arg, int worker, int n_workers)
+{
+    const struct linear_job *j = arg;
+    int64_t begin = j->n_rows * worker / n_workers, end = j->n_rows * (worker + 1) / n_workers;
+    linear_round(j, j->x + begin * (j->n_in / 32), (const float *)j->p->x->data + begin * j->n_in,
+                 (end - begin) * j->n_in);
+}
+
+static void linear_slice(void *arg, int worker, int n_workers)
+{
+    const struct linear_job *j = arg;
+    int64_t begin = j->n_panels * worker / n_workers, end = j->n_panels * (worker + 1) / n_workers;
+    if (begin == end)
+        return;
+    struct linear_x *x = j->x;
+    if (j->quant && j->few) {
+        x += worker * j->part * (j->p->precise ? 2 : 1);
+        linear_round(j, x, j->p->x->data, j->n_rows * j->n_in);
+    }
+    int64_t first = 0; /* panel of matrix i, counted over all */
+    for (int i = 0; i < LINEAR_MAX && j->p->w[i]; i++) {
+        int64_t n = cpu_weight_of(j->p->w[i])->n_panels;
+        int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
+        if (from < to)
+            linear_panels(j, i, from, to, x, j->expanded + (size_t)worker * j->expanded_bytes);
+        first += n;
+    }
+}
+
+void cpu_linear(struct backend *be, const struct op_linear *p)
+{
+    struct cpu_backend *cb = cpu_of(be);
+    struct linear_job j = {.cb = cb, .p = p, .n_rows = p->x->dims[0], .n_in = p->x->dims[1]};
+    j.few = j.n_rows <= FEW_ROWS;
+    for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
+        const struct weight *w = p->w[i];
+        assert(w->n_in == j.n_in && p->x->type == DTYPE_F32 && p->out[i]->type == DTYPE_F32);
+        assert(p->out[i]->dims[0] == j.n_rows && p->out[i]->dims[1] == w->n_out);
+        j.n_panels += cpu_weight_of(w)->n_panels;
+        if (quant_format(w->type)) {
+            j.quant = true;
+            size_t one = expanded_panel_bytes(w), all = one * (size_t)group_panels(one);
+            j.expanded_bytes = all > j.expanded_bytes ? all : j.expanded_bytes;
+        }
+    }
+    if (j.n_rows == 0)
+        return;
+    int n_workers = pool_n(cb->pool);
+    if (j.quant) {
+        j.part = j.n_rows * (j.n_in / 32);
+        size_t x_bytes = (size_t)j.part * sizeof(struct linear_x);
+        x_bytes *= (p->precise ? 2 : 1) * (j.few ? (size_t)n_workers : 1);
+        j.expanded_bytes = j.n_rows < EXPAND_ROWS ? 0 : (j.expanded_bytes + 63) / 64 * 64;
+        j.x = cpu_scratch(cb, x_bytes + (size_t)n_workers * j.expanded_bytes);
+        j.expanded = (char *)j.x + x_bytes;
+        if (!j.few)
+            pool_run(cb->pool, linear_quant_slice, &j);
+    }
+    pool_run(cb->pool, linear_slice, &j);
+}
+
+struct embed_job {
+    struct backend *be;
+    const struct op_embed *p;
+};
+
+static void embed_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct embed_job *j = arg;
+    for (int64_t r = begin; r < end; r++)
+        cpu_weight_row(j->be, j->p->w, j->p->ids[r], (float *)j->p->out->data + r * j->p->w->n_in);
+}
+
+void cpu_embed(struct backend *be, const struct op_embed *p)
+{
+    int64_t n_rows = p->out->dims[0];
+    assert(p->out->dims[1] == p->w->n_in && p->out->type == DTYPE_F32);
+    struct embed_job j = {.be = be, .p = p};
+    cpu_split(cpu_of(be), n_rows, n_rows * p->w->n_in, embed_range, &j);
+}

@@ -1,0 +1,48 @@
+/* What linear.c hands to the inner loops, and the arithmetic that all of them keep to.
+ * Thread: any; the inner loops have no state.
+ *
+ * With block weights an output is, over the groups g of its row in ascending order,
+ *
+ *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
+ *     acc = fma(M(g), x.m, acc)                                           (affine formats)
+ *
+ * with the integer sum exact, and acc + bias + add at the end.  With plain weights it is
+ * acc = fma(w[k], x[k], acc), k ascending.  One accumulator an output, always in this order: so the
+ * bits of a row do not depend on how many rows, panels or threads there are, nor on the
+ * instruction set (lanes are outputs, never parts of one sum). */
+#ifndef KERNELS_CPU_LINEAR_H
+#define KERNELS_CPU_LINEAR_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/tensor.h"
+
+/* 32 activations of one row, rounded to 8 bits: x = d * q, one cache line.  A block with an infinity
+ * or a NaN has d = NaN. */
+struct linear_x {
+    int8_t q[32];   /* -127 ... 127 */
+    float d;        /* largest magnitude / 127 */
+    float m;        /* d * s */
+    float m16[2];   /* d * s16[i] */
+    int32_t s;      /* sum of q */
+    int32_t s16[2]; /* of either half */
+    int32_t unused;
+};
+
+/* Panels of one matrix times rows. */
+struct linear_tile {
+    enum dtype type;
+    int64_t n_in;
+    const char *panels; /* [n_panels] in the layout of panel.h, packed or expanded */
+    size_t panel_bytes;
+    int64_t n_panels;
+    int64_t n_rows;
+    const struct linear_x *x; /* block weights: [n_rows, n_in / 32] */
+    const float *x_plain;     /* plain weights: [n_rows, n_in] */
+    float *out;               /* [n_rows, out_stride], of which n_out are written */
+    const float *add;         /* like out, may be out; or NULL */
+    const float *bias;        /* [n_out] or NULL */
+    int64_t out_stride;
+    int64_t n_out; /* at most 16 * n_panels, more than 16 * (n_panels - 1) */
+};
+#endif

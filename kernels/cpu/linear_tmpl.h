@@ -1,0 +1,469 @@
+/* The inner loops of linear in the words of quant_*.h; once for each instruction set.
+ *
+ * A tile is a panel times 1 ... 8 rows of x: the codes are unpacked once and multiplied with every
+ * row of x, in vectors of VLEN rows of the panel (half of it on AVX2, all on AVX-512).  All tiles
+ * are one text, quant_tile, that is inlined with constant arguments: the format, where its codes
+ * come from, and the number of rows.  The arithmetic is the one of linear.h, so every tile gives
+ * the same bits.
+ *
+ * Without VNNI the products of two neighbours are summed into 16 bits, and those sums among each
+ * other only as often as they cannot overflow:   2 * largest code * 127 * times <= 32767
+ *     15: 8 times      31: 4 times      63: 2 times      255: as two nibbles of at most 15 */
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/panel.h"
+
+#define TILE_MAX (2 * (GEMM_ROWS > DOT_ROWS ? GEMM_ROWS : DOT_ROWS))
+
+#ifndef TILE_AHEAD
+#define TILE_AHEAD 2048 /* bytes that packed panels are prefetched ahead */
+#endif
+
+struct tile_kind {
+    struct quant_format f;
+    int max;       /* largest code (after the table) */
+    bool lookup;   /* the codes go through f.table */
+    bool expanded; /* the panel has one byte a code and f32 scales */
+};
+
+/* Codes of quad j; q points at the tile's rows in the first plane. */
+VEC_INLINE vi tile_quad(const int bits, const uint8_t *q, const int j)
+{
+    const uint8_t *nibbles = q + j % 4 * PANEL_PLANE, *pairs = q + j / 4 * PANEL_PLANE;
+    const int at2 = j % 4 * 2; /* bits of pairs */
+    switch (bits) {
+    case 8:
+        return vi_load(q + j * PANEL_PLANE);
+    case 2:
+        return vi_and(vi_right(vi_load(pairs), at2), vi_set8(3));
+    case 3: {
+        vi low = vi_and(vi_right(vi_load(pairs), at2), vi_set8(3)), top = vi_load(q + 128);
+        top = j < 2 ? vi_left(top, j < 2 ? 2 - j : 0) : vi_right(top, j < 2 ? 0 : j - 2);
+        return vi_or(low, vi_and(top, vi_set8(4)));
+    }
+    default: {
+        vi low = vi_and(vi_right(vi_load(nibbles), j < 4 ? 0 : 4), vi_set8(15));
+        if (bits == 4)
+            return low;
+        vi top = vi_load(q + (bits == 5 ? 256 : 256 + j / 4 * PANEL_PLANE));
+        const int from = bits == 5 ? j : at2; /* to bit 4 */
+        top = from < 4 ? vi_left(top, from < 4 ? 4 - from : 0)
+                       : vi_right(top, from < 4 ? 0 : from - 4);
+        return vi_or(low, vi_and(top, vi_set8(bits == 5 ? 16 : 48)));
+    }
+    }
+}
+
+VEC_INLINE vi tile_codes(const struct tile_kind k, const uint8_t *q, const int j)
+{
+    vi codes = tile_quad(k.expanded ? 8 : k.f.bits, q, j);
+    return k.lookup ? vi_lookup(k.f.table, codes) : codes;
+}
+
+/* sum[h * n + i] = codes of group g, half h0 + h of the panel, x x[i][b], as i32.  n_halves at once
+ * share the loads of x. */
+VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_halves,
+                         const uint8_t *q, const struct linear_x *const *x, const int64_t b,
+                         const int g)
+{
+    const int first = g * k.f.group / 4, n_quads = k.f.group / 4, half_bytes = 4 * VLEN;
+    /* nibbles come in the order that uses a loaded plane twice */
+    const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
+#if QUANT_VNNI
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+        sum[i] = vi_zero();
+#pragma GCC unroll 16
+    for (int c = 0; c < n_quads; c++) {
+        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+        vi codes = tile_codes(k, q, j);
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++)
+            sum[i] = vi_dot8(sum[i], codes, vi_load4(x[i][b].q + 4 * j));
+    }
+    (void)n_halves, (void)half_bytes;
+#else
+    const int times = k.max <= 15 || k.max > 63 ? 8 : k.max <= 31 ? 4 : 2;
+    const bool split = k.max > 63;
+    vi low[TILE_MAX], high[TILE_MAX], codes[2], upper[2];
+#pragma GCC unroll 16
+    for (int c = 0; c < n_quads; c++) {
+        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+#pragma GCC unroll 16
+        for (int h = 0; h < n_halves; h++) {
+            codes[h] = tile_codes(k, q + h * half_bytes, j);
+            if (split) {
+                upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
+                codes[h] = vi_and(codes[h], vi_set8(15));
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+            vi xs = vi_load4(x[i][b].q + 4 * j);
+#pragma GCC unroll 16
+            for (int h = 0; h < n_halves; h++) {
+                const int at = h * n + i;
+                vi product = vi_mul8(codes[h], xs);
+                low[at] = c % times == 0 ? product : vi_add16(low[at], product);
+                vi_keep(low[at]);
+                if (split) {
+                    product = vi_mul8(upper[h], xs);
+                    high[at] = c == 0 ? product : vi_add16(high[at], product);
+                    vi_keep(high[at]);
+                }
+            }
+        }
+        if (c % times == times - 1 || c == n_quads - 1) {
+#pragma GCC unroll 16
+            for (int at = 0; at < n * n_halves; at++) {
+                sum[at] = c < times ? vi_widen(low[at]) : vi_add32(sum[at], vi_widen(low[at]));
+                vi_keep(sum[at]);
+            }
+        }
+    }
+    if (split) {
+#pragma GCC unroll 16
+        for (int at = 0; at < n * n_halves; at++)
+            sum[at] = vi_add32(sum[at], vi_left32(vi_widen(high[at]), 4));
+    }
+#endif
+}
+
+/* D and M of group g for the tile's rows row0 ...; at: the unit and its
+ * sub-block's scales, or (for an expanded block) the block and its scales. */
+VEC_INLINE vf tile_scale(const struct tile_kind k, const uint8_t *unit, const uint8_t *scales,
+                         const int g, const int row0, const bool m)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    const int plane = (m ? geo.groups + g : g) * PANEL_ROWS + row0;
+    if (k.expanded)
+        return vf_load((const float *)(const void *)scales + plane);
+    const uint16_t *head = (const uint16_t *)(const void *)(unit + (m ? 32 : 0)) + row0;
+    switch (k.f.scale) {
+    case QUANT_SCALE_BF16:
+        return vf_load_b(head);
+    case QUANT_SCALE_S8:
+        return vf_mul(vf_load_h(head), vf_load_s8(scales + plane));
+    case QUANT_SCALE_U8_M:
+        return vf_mul(vf_load_h(head), vf_load_u8(scales + plane));
+    default:
+        return vf_load_h(head);
+    }
+}
+
+/* out = acc + bias + add for the outputs first ... of a row, first counted from
+ * t->out; the last panel may have fewer than VLEN left. */
+static __attribute__((noinline)) void tile_store_part(const struct linear_tile *t, const float *acc,
+                                                      int64_t row, int64_t first)
+{
+    int64_t at = row * t->out_stride;
+    for (int64_t o = first; o < t->n_out; o++) {
+        float v = t->bias ? acc[o - first] + t->bias[o] : acc[o - first];
+        t->out[at + o] = t->add ? v + t->add[at + o] : v;
+    }
+}
+
+VEC_INLINE void tile_store(const struct linear_tile *t, const vf acc, const int64_t row,
+                           const int64_t first)
+{
+    if (t->n_out - first >= VLEN) {
+        int64_t at = row * t->out_stride + first;
+        vf v = t->bias ? vf_add(acc, vf_load(t->bias + first)) : acc;
+        vf_store(t->out + at, t->add ? vf_add(v, vf_load(t->add + at)) : v);
+    } else {
+        float v[VLEN];
+        vf_store(v, acc);
+        tile_store_part(t, v, row, first);
+    }
+}
+
+/* acc[i] = fma(d * x.d, sum - zero * x.s, acc[i]) */
+VEC_INLINE void tile_add_d(const struct tile_kind k, const int n, vf *acc, const vf d, vi *sum,
+                           const struct linear_x *const *x, const int64_t b, const int g)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++) {
+        const struct linear_x *xb = x[i] + b;
+        if (k.f.zero) {
+            int32_t s = k.f.group == 32 ? xb->s : xb->s16[g];
+            sum[i] = vi_sub32(sum[i], vi_set32(s * k.f.zero));
+        }
+        acc[i] = vf_fma(vf_mul(d, vf_set1(xb->d)), vf_of_i32(sum[i]), acc[i]);
+    }
+}
+
+/* acc[i] = fma(m, x.m, acc[i]) */
+VEC_INLINE void tile_add_m(const struct tile_kind k, const int n, vf *acc, const vf m,
+                           const struct linear_x *const *x, const int64_t b, const int g)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++) {
+        float xm = k.f.group == 32 ? x[i][b].m : x[i][b].m16[g];
+        acc[i] = vf_fma(m, vf_set1(xm), acc[i]);
+    }
+}
+
+/* Panel p times n rows of x from row0 on. */
+VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const struct linear_tile *t,
+                           const int64_t p, const int64_t row0)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    const int halves = PANEL_ROWS / VLEN, subs = k.expanded ? 1 : geo.subs;
+    const int head_bytes = k.expanded ? 0 : geo.head_bytes;
+    const int q_bytes = k.expanded ? 8 * PANEL_PLANE : geo.q_bytes;
+    const int sub_bytes = k.expanded ? geo.expanded_bytes : geo.sub_bytes;
+    const int unit_bytes = k.expanded ? geo.expanded_bytes : geo.unit_bytes;
+    const int64_t n_blocks = t->n_in / 32;
+    const uint8_t *unit = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
+    /* both halves at once, if the registers suffice */
+    const int together = halves == 2 && !QUANT_VNNI && k.max <= 63 ? 2 : 1;
+    const struct linear_x *x[TILE_MAX];
+    vf acc[2 * TILE_MAX]; /* [halves][n] */
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+        x[i] = t->x + (row0 + i) * n_blocks;
+#pragma GCC unroll 16
+    for (int at = 0; at < halves * n; at++)
+        acc[at] = vf_set1(0.0f);
+    for (int64_t b = 0; b < n_blocks; unit += unit_bytes) {
+        for (int s = 0; s < subs; s++, b++) {
+            const uint8_t *q = unit + head_bytes + s * sub_bytes, *scales = q + q_bytes;
+            if (!k.expanded && n <= 2) {
+                for (int line = 0; line < sub_bytes; line += 64)
+                    __builtin_prefetch(q + TILE_AHEAD + line);
+            }
+#pragma GCC unroll 16
+            for (int h0 = 0; h0 < halves; h0 += together) {
+#pragma GCC unroll 16
+                for (int g = 0; g < geo.groups; g++) {
+                    vi sum[TILE_MAX];
+                    tile_dot(sum, k, n, together, q + h0 * 4 * VLEN, x, b, g);
+#pragma GCC unroll 16
+                    for (int h = h0; h < h0 + together; h++) {
+                        vf d = tile_scale(k, unit, scales, g, h * VLEN, false);
+                        tile_add_d(k, n, acc + h * n, d, sum + (h - h0) * n, x, b, g);
+                        if (geo.affine) {
+                            vf m = tile_scale(k, unit, scales, g, h * VLEN, true);
+                            tile_add_m(k, n, acc + h * n, m, x, b, g);
+                        }
+                    }
+                    vi_fence();
+                }
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 16
+        for (int h = 0; h < halves; h++)
+            tile_store(t, acc[h * n + i], row0 + i, p * PANEL_ROWS + h * VLEN);
+}
+
+VEC_INLINE void expand_panel(const struct tile_kind k, char *to, const char *panel, int64_t n_in)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    const uint8_t *unit = (const uint8_t *)panel;
+    for (int64_t b = 0; b < n_in / 32; unit += geo.unit_bytes) {
+        for (int s = 0; s < geo.subs; s++, b++, to += geo.expanded_bytes) {
+            const uint8_t *q = unit + geo.head_bytes + s * geo.sub_bytes;
+            const uint8_t *scales = q + geo.q_bytes;
+            float *out = (float *)(void *)(to + 8 * PANEL_PLANE);
+#pragma GCC unroll 16
+            for (int h = 0; h < PANEL_ROWS / VLEN; h++) {
+#pragma GCC unroll 16
+                for (int j = 0; j < 8; j++)
+                    vi_store(to + j * PANEL_PLANE + h * 4 * VLEN,
+                             tile_codes(k, q + h * 4 * VLEN, j));
+                for (int i = 0; i < geo.groups * (geo.affine ? 2 : 1); i++)
+                    vf_store(
+                        out + i * PANEL_ROWS + h * VLEN,
+                        tile_scale(k, unit, scales, i % geo.groups, h * VLEN, i >= geo.groups));
+            }
+        }
+    }
+}
+
+/* The formats again, as constants: X(dtype, bits, group, scale, zero, largest
+ * code, lookup). */
+/* clang-format off */
+#define TILE_KINDS(X) \
+    X(Q4_0, 4, 32, F16, 8, 15, false, gemm_4) \
+    X(Q4_1, 4, 32, F16_M, 0, 15, false, gemm_4_m) \
+    X(Q5_0, 5, 32, F16, 16, 31, false, gemm_5) \
+    X(Q5_1, 5, 32, F16_M, 0, 31, false, gemm_5_m) \
+    X(Q8_0, 8, 32, F16, 128, 255, false, gemm_8) \
+    X(Q2_K, 2, 16, U8_M, 0, 3, false, gemm_2_k) \
+    X(Q3_K, 3, 16, S8, 4, 7, false, gemm_3_k) \
+    X(Q4_K, 4, 32, U8_M, 0, 15, false, gemm_4_m) \
+    X(Q5_K, 5, 32, U8_M, 0, 31, false, gemm_5_m) \
+    X(Q6_K, 6, 16, S8, 32, 63, false, gemm_6_k) \
+    X(IQ4_NL, 4, 32, F16, 128, 241, true, gemm_8) \
+    X(MXFP4, 4, 32, BF16, 16, 28, true, gemm_5)
+
+typedef void tile_fn(const struct linear_tile *t, int64_t p, int64_t row0);
+
+/* The instances: functions of their own, because the compiler takes minutes for one that has
+ * several of them inlined.  Expanded panels of several types are alike. */
+#define TILE(name, n, ...) \
+    static __attribute__((noinline)) void name(const struct linear_tile *t, int64_t p, int64_t row0) \
+    { \
+        const struct tile_kind k = __VA_ARGS__; \
+        quant_tile(k, n, t, p, row0); \
+    }
+#define GEMM(name, group, scale, zero, max) \
+    TILE(name, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true})
+GEMM(gemm_4_m, 32, F16_M, 0, 15)
+GEMM(gemm_5_m, 32, F16_M, 0, 31)
+GEMM(gemm_4, 32, F16, 8, 15)
+GEMM(gemm_5, 32, F16, 16, 31)
+GEMM(gemm_8, 32, F16, 128, 255)
+GEMM(gemm_2_k, 16, U8_M, 0, 3)
+GEMM(gemm_3_k, 16, S8, 4, 7)
+GEMM(gemm_6_k, 16, S8, 32, 63)
+
+#define X(type, bits, group, scale, zero, max, lookup, gemm) \
+    TILE(dot1_##type, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
+    TILE(dot2_##type, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
+    TILE(dot_##type, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
+    static void expand_##type(char *to, const char *panel, int64_t n_in) \
+    { \
+        const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup); \
+        expand_panel(k, to, panel, n_in); \
+    }
+#define TILE_PACKED(type, bits, group, scale, zero, max, lookup) \
+    {{bits, group, QUANT_SCALE_##scale, zero, \
+      lookup ? quant_format(DTYPE_##type)->table : NULL}, max, lookup, false}
+TILE_KINDS(X)
+#undef X
+
+static const struct tile_set {
+    tile_fn *dot, *dot2, *dot1, *gemm;
+    void (*expand)(char *to, const char *panel, int64_t n_in);
+} tiles[DTYPE_N] = {
+#define X(type, bits, group, scale, zero, max, lookup, gemm) \
+    [DTYPE_##type] = {dot_##type, dot2_##type, dot1_##type, gemm, expand_##type},
+    TILE_KINDS(X)
+#undef X
+};
+/* clang-format on */
+
+/* Packed panels, each unpacked once for every DOT_ROWS rows of x. */
+static void linear_dot(const struct linear_tile *t)
+{
+    const struct tile_set *set = &tiles[t->type];
+    for (int64_t p = 0; p < t->n_panels; p++) {
+        int64_t r = 0;
+        for (; r + DOT_ROWS <= t->n_rows; r += DOT_ROWS)
+            set->dot(t, p, r);
+        for (; r + 2 <= t->n_rows; r += 2)
+            set->dot2(t, p, r);
+        if (r < t->n_rows)
+            set->dot1(t, p, r);
+    }
+}
+
+/* Expanded panels, which stay in the L2 cache while the rows of x go by, a tile of them in L1. */
+static int64_t linear_gemm(const struct linear_tile *t)
+{
+    int64_t r = 0;
+    for (; r + GEMM_ROWS <= t->n_rows; r += GEMM_ROWS)
+        for (int64_t p = 0; p < t->n_panels; p++)
+            tiles[t->type].gemm(t, p, r);
+    return r;
+}
+
+static void linear_expand(char *to, enum dtype type, const char *panel, int64_t n_in)
+{
+    tiles[type].expand(to, panel, n_in);
+}
+
+#if !QUANT_VNNI /* else inherited */
+/* Plain weights: n rows of x times wide panels from p on, fp32 throughout. */
+VEC_INLINE void plain_tile(const enum dtype type, const int n, const int wide,
+                           const struct linear_tile *t, const int64_t p, const int64_t row0)
+{
+    const int halves = PANEL_ROWS / VLEN, n_vecs = wide * halves;
+    const size_t size = type == DTYPE_F32 ? 4 : 2;
+    const char *w = t->panels + (size_t)p * t->panel_bytes;
+    const float *x[PLAIN_ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+        x[i] = t->x_plain + (row0 + i) * t->n_in;
+    vf acc[PLAIN_ROWS][PLAIN_ONE * 2];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < n_vecs; v++)
+            acc[i][v] = vf_set1(0.0f);
+    for (int64_t k = 0; k < t->n_in; k++, w += PANEL_ROWS * size) {
+        vf wk[PLAIN_ONE * 2];
+#pragma GCC unroll 16
+        for (int v = 0; v < n_vecs; v++) {
+            const void *at =
+                w + (size_t)(v / halves) * t->panel_bytes + (size_t)(v % halves * VLEN) * size;
+            wk[v] = type == DTYPE_F32   ? vf_load(at)
+                    : type == DTYPE_F16 ? vf_load_h(at)
+                                        : vf_load_b(at);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+            vf xk = vf_set1(x[i][k]);
+#pragma GCC unroll 16
+            for (int v = 0; v < n_vecs; v++) {
+                acc[i][v] = vf_fma(wk[v], xk, acc[i][v]);
+                if (n > 2)
+                    vi_keep(acc[i][v]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < n_vecs; v++) {
+            int64_t first = p * PANEL_ROWS + v * VLEN;
+            if (first < t->n_out)
+                tile_store(t, acc[i][v], row0 + i, first);
+        }
+}
+
+/* clang-format off */
+#define PLAIN(name, type, n, wide) \
+    static __attribute__((noinline)) void name(const struct linear_tile *t, int64_t p, int64_t row0) \
+    { \
+        plain_tile(type, n, wide, t, p, row0); \
+    }
+#define PLAIN_SET(type) \
+    PLAIN(plain_many_##type, DTYPE_##type, PLAIN_ROWS, PLAIN_WIDE) \
+    PLAIN(plain_many1_##type, DTYPE_##type, PLAIN_ROWS, 1) \
+    PLAIN(plain_two_##type, DTYPE_##type, 2, PLAIN_ONE / 2) \
+    PLAIN(plain_two1_##type, DTYPE_##type, 2, 1) \
+    PLAIN(plain_one_##type, DTYPE_##type, 1, PLAIN_ONE) \
+    PLAIN(plain_one1_##type, DTYPE_##type, 1, 1)
+PLAIN_SET(F32)
+PLAIN_SET(F16)
+PLAIN_SET(BF16)
+
+/* [0] many rows, [1] two, [2] one; several panels at once, and one for the rest */
+static const struct plain_set { tile_fn *wide[3], *narrow[3]; } plain_sets[DTYPE_N] = {
+#define X(type) \
+    [DTYPE_##type] = {{plain_many_##type, plain_two_##type, plain_one_##type}, \
+                      {plain_many1_##type, plain_two1_##type, plain_one1_##type}},
+    X(F32) X(F16) X(BF16)
+#undef X
+};
+/* clang-format on */
+
+static void linear_plain(const struct linear_tile *t)
+{
+    static const int rows[3] = {PLAIN_ROWS, 2, 1}, wide[3] = {PLAIN_WIDE, PLAIN_ONE / 2, PLAIN_ONE};
+    const struct plain_set *set = &plain_sets[t->type];
+    for (int64_t r = 0; r < t->n_rows;) {
+        int64_t left = t->n_rows - r, p = 0;
+        int i = left >= PLAIN_ROWS ? 0 : left >= 2 ? 1 : 2;
+        for (; p + wide[i] <= t->n_panels; p += wide[i])
+            set->wide[i](t, p, r);
+        for (; p < t->n_panels; p++)
+            set->narrow[i](t, p, r);
+        r += rows[i];
+    }
+}
+#endif

@@ -1,0 +1,113 @@
+/* The words of linear_tmpl.h for the 16 rows of a panel at once: AVX-512, with the u8 x s8 -> i32
+ * dot product where there is VNNI.  (What they mean: quant_avx2.h.)
+ * Included only by isa_avx512.c and isa_avx512vnni.c, after vec_avx512.h.  The activations are
+ * rounded by the avx2 level's linear_quant. */
+#ifndef KERNELS_CPU_QUANT_AVX512_H
+#define KERNELS_CPU_QUANT_AVX512_H
+#include "kernels/cpu/vec_avx512.h"
+
+#ifndef QUANT_VNNI
+#define QUANT_VNNI 0
+#endif
+#define DOT_ROWS   4
+#define GEMM_ROWS  8
+#define PLAIN_ROWS 6
+#define PLAIN_WIDE 4
+#define PLAIN_ONE  8
+
+typedef __m512i vi;
+
+/* clang-format off */
+VEC_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+VEC_INLINE vi vi_load4(const int8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof(v));
+    return _mm512_set1_epi32(v);
+}
+VEC_INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
+VEC_INLINE vi vi_set32(int32_t v) { return _mm512_set1_epi32(v); }
+VEC_INLINE vi vi_set8(int v) { return _mm512_set1_epi8((char)v); }
+VEC_INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+VEC_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+#define vi_right(a, n) ((n) > 0 ? _mm512_srli_epi16(a, n) : (a))
+#define vi_left(a, n)  ((n) > 0 ? _mm512_slli_epi16(a, n) : (a))
+VEC_INLINE vi vi_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
+VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+VEC_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
+#define vi_left32(a, n) _mm512_slli_epi32(a, n)
+VEC_INLINE vi vi_mul8(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
+#ifdef DUETTO_SIMDE /* its alias of this one takes the arguments of the masked form */
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16 simde_mm512_madd_epi16
+#endif
+#ifdef DUETTO_SIMDE /* 0.7.4 gives this alias the arguments of the masked form */
+VEC_INLINE vi vi_widen(vi a) { return simde_mm512_madd_epi16(a, simde_mm512_set1_epi16(1)); }
+#else
+VEC_INLINE vi vi_widen(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+#endif
+#if QUANT_VNNI
+/* acc + u8 x s8, sums of four */
+VEC_INLINE vi vi_dot8(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+#endif
+VEC_INLINE vi vi_lookup(const uint8_t table[16], vi a)
+{
+    __m128i t = _mm_loadu_si128((const __m128i *)table);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), a);
+}
+#ifdef DUETTO_SIMDE
+#define vi_keep(v) ((void)(v))
+#else
+#define vi_keep(v) __asm__ volatile("" : "+v"(v))
+#endif
+#define vi_fence() __asm__ volatile("" ::: "memory")
+VEC_INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
+#ifdef DUETTO_SIMDE
+VEC_INLINE vf vf_of_i32(vi a)
+{
+    int32_t in[16];
+    float out[16];
+    vi_store(in, a);
+    for (int i = 0; i < 16; i++)
+        out[i] = (float)in[i];
+    return _mm512_loadu_ps(out);
+}
+VEC_INLINE vf vf_load_u8(const uint8_t *p)
+{
+    float out[16];
+    for (int i = 0; i < 16; i++)
+        out[i] = (float)p[i];
+    return _mm512_loadu_ps(out);
+}
+VEC_INLINE vf vf_load_s8(const uint8_t *p)
+{
+    float out[16];
+    for (int i = 0; i < 16; i++)
+        out[i] = (float)(int8_t)p[i];
+    return _mm512_loadu_ps(out);
+}
+VEC_INLINE vf vf_load_b(const uint16_t *p)
+{
+    uint32_t out[16];
+    for (int i = 0; i < 16; i++)
+        out[i] = (uint32_t)p[i] << 16;
+    return _mm512_loadu_ps((const float *)(const void *)out);
+}
+#else
+VEC_INLINE vf vf_of_i32(vi a) { return _mm512_cvtepi32_ps(a); }
+VEC_INLINE vf vf_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+VEC_INLINE vf vf_load_s8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+VEC_INLINE vf vf_load_b(const uint16_t *p)
+{
+    __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+#endif
+/* clang-format on */
+#endif

@@ -1,0 +1,120 @@
+/* The whole vocabulary of the models: one argument struct an op.
+ * To add an op: a struct here with its shapes, a line in BACKEND_OPS, then follow the compiler
+ * (docs/KERNELS.md has the steps).
+ *
+ * Activations are f32.  Shapes were checked when the model was opened; inside an op assert states
+ * them.  A row of the result depends only on its own inputs and, bit for bit, never on how many
+ * rows came together or on the number of threads. */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+#include <stdbool.h>
+
+#include "kernels/tensor.h"
+
+struct weight; /* a matrix [n_out, n_in] in the backend's own layout: backend.h */
+
+/* out[r, :] = w[ids[r], :]        out [rows, dim]   ids [rows], each within w's rows */
+struct op_embed {
+    struct tensor *out;
+    const struct weight *w;
+    const int32_t *ids;
+};
+
+#define LINEAR_MAX 3
+
+/* out[i] = x w[i]^T + bias[i] (+ add for i == 0), for every i with w[i]: matrices over the same x
+ * share its quantisation.     x [rows, in]   w[i] [n_out_i, in]   bias[i] [n_out_i] or NULL
+ *                             out[i], add [rows, n_out_i]   add may be NULL or out[0] itself */
+struct op_linear {
+    struct tensor *out[LINEAR_MAX];
+    const struct weight *w[LINEAR_MAX];
+    const struct tensor *bias[LINEAR_MAX];
+    const struct tensor *x, *add;
+    bool precise; /* a backend that rounds x to multiply it with block weights keeps 16 bits, not 8 */
+};
+
+/* out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * w      x, out [rows, dim]   w [dim]
+ * (Zhang & Sennrich 2019) */
+struct op_rmsnorm {
+    struct tensor *out;
+    const struct tensor *x, *w;
+    float eps;
+};
+
+/* Rotary embedding in place (Su et al. 2021).   x [rows, n_heads * head_dim]
+ * Pairs are (2i, 2i+1) when interleaved (GGUF's llama files are permuted for this), else
+ * (i, i + n_rot/2).  Angle of pair i at position p: p * freq[i]; the result is scaled by mscale
+ * (YaRN's attention factor, else 1). */
+struct op_rope {
+    struct tensor *x;
+    const int32_t *pos;  /* [rows] */
+    const float *freq;   /* [n_rot / 2] */
+    int head_dim, n_rot; /* n_rot <= head_dim: the rest is left alone */
+    float mscale;
+    bool interleaved;
+};
+
+#define KV_PAGE_TOKENS 16
+
+/* One layer's view of the paged KV pool.  Page p starts at base + p * page_bytes; in it this layer's
+ * keys stand at k_offset and its values at v_offset, KV_PAGE_TOKENS * n_kv_heads * head_dim
+ * elements each, in the order that the backend chooses (kernels/cpu/attn.c). */
+struct kv_view {
+    char *base;
+    size_t page_bytes, k_offset, v_offset;
+    int n_kv_heads, head_dim;
+    enum dtype type; /* DTYPE_F16 or DTYPE_F32 */
+};
+
+/* Where one row of a batch stands in its sequence. */
+struct kv_row {
+    const int32_t *pages; /* page ids of the sequence, in order */
+    int32_t pos;          /* of this row: it sees positions 0 ... pos */
+};
+
+/* Stores k, v [rows, n_kv_heads * head_dim] at rows[r].pos. */
+struct op_kv_store {
+    struct kv_view kv;
+    const struct tensor *k, *v;
+    const struct kv_row *rows; /* [rows] */
+};
+
+/* Causal attention over pages: out[r] = softmax(q[r] K^T * scale) V over positions
+ * max(0, pos - window + 1) ... pos (window 0: all).    q, out [rows, n_heads * head_dim]
+ * Query head h reads kv head h / (n_heads / n_kv_heads).  The KV positions are visited in fixed
+ * chunks, so that a row's bits do not depend on the batch. */
+struct op_attn_paged {
+    struct tensor *out;
+    const struct tensor *q;
+    struct kv_view kv;
+    const struct kv_row *rows; /* [rows] */
+    int n_heads, window;
+    float scale;
+};
+
+enum act { ACT_SILU, ACT_GELU };
+
+/* out = act(gate) * up      gate, up, out [rows, dim] (out may be gate) */
+struct op_glu {
+    struct tensor *out;
+    const struct tensor *gate, *up;
+    enum act act;
+};
+
+/* out = a + b, same shapes (out may be a) */
+struct op_add {
+    struct tensor *out;
+    const struct tensor *a, *b;
+};
+
+/* clang-format off */
+#define BACKEND_OPS(X) \
+    X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add)
+struct backend;
+struct backend_ops {
+#define X(op) void (*op)(struct backend *be, const struct op_##op *p);
+    BACKEND_OPS(X)
+#undef X
+};
+/* clang-format on */
+#endif
