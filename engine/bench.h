@@ -1,0 +1,26 @@
+/* `duetto bench`: tokens per second of one model on this machine, as llama-bench counts them: a prompt of
+ * p tokens read at once ("pp512"), and n tokens generated one by one ("tg128"), by b sequences
+ * together.  Thread: main. */
+#ifndef ENGINE_BENCH_H
+#define ENGINE_BENCH_H
+#include <stdbool.h>
+
+#include "base/buf.h"
+#include "kernels/tensor.h"
+
+#define BENCH_BATCHES_MAX 16
+
+struct bench_options {
+    const char *path, *device;
+    int n_prompt, n_generate; /* 0: leave that test out */
+    int n_batches, batches[BENCH_BATCHES_MAX];
+    int n_threads, repeats;
+    enum dtype kv_type;
+    int max_batch_rows;
+    bool json;
+};
+extern const struct bench_options bench_defaults;
+
+/* Appends the table, or the JSON array, to out. */
+int bench_run(const struct bench_options *o, struct buf *out, struct err *e);
+#endif

@@ -1,0 +1,378 @@
+/* One budget, page pools, promises; cache.h has the design. */
+#include "engine/cache.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/arena.h"
+#include "engine/radix.h"
+
+#define POOLS_MAX 64
+
+struct cache_pool {
+    struct cache *cache;
+    char *base;
+    size_t page_bytes, map_bytes;
+    int32_t n_pages;
+    struct radix tree;
+    /* Free page ids: warm ones (memory present) from the left, given-back ones from the right; ids
+     * from n_fresh on were never used. */
+    int32_t *free_ids;
+    int32_t n_warm, n_back, n_fresh;
+    int32_t n_own; /* taken by sequences and not in the tree */
+};
+
+struct cache {
+    size_t budget_bytes;
+    size_t promised_bytes; /* promised, not taken */
+    size_t resident_bytes;
+    uint64_t version;
+    int n_pools;
+    struct cache_pool pools[POOLS_MAX];
+};
+
+int cache_open(struct cache **out, size_t budget_bytes, struct err *e)
+{
+    struct cache *c = mem_try(1, sizeof *c);
+    if (!c)
+        return err_set(e, ERR_NOMEM, "no memory for the cache's tables");
+    c->budget_bytes = budget_bytes;
+    *out = c;
+    return 0;
+}
+
+void cache_close(struct cache *c)
+{
+    if (!c)
+        return;
+    for (int i = 0; i < c->n_pools; i++) {
+        struct cache_pool *p = &c->pools[i];
+        munmap(p->base, p->map_bytes);
+        radix_fini(&p->tree);
+        free(p->free_ids);
+    }
+    free(c);
+}
+
+int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, struct err *e)
+{
+    if (c->n_pools == POOLS_MAX)
+        return err_set(e, ERR_TOOBIG, "more than %d models", POOLS_MAX);
+    size_t n = page_bytes ? c->budget_bytes / page_bytes : 0;
+    if (n == 0)
+        return err_set(e, ERR_TOOBIG, "the cache budget of %zu bytes is below one page (%zu bytes)",
+                       c->budget_bytes, page_bytes);
+    if (n > INT32_MAX / 2)
+        n = INT32_MAX / 2;
+    struct cache_pool *p = &c->pools[c->n_pools];
+    memset(p, 0, sizeof *p);
+    p->cache = c;
+    p->page_bytes = page_bytes;
+    p->n_pages = (int32_t)n;
+    p->map_bytes = n * page_bytes;
+    p->free_ids = mem_try(n, sizeof *p->free_ids);
+    if (!p->free_ids || radix_init(&p->tree, p->n_pages)) {
+        free(p->free_ids);
+        return err_set(e, ERR_NOMEM, "no memory for the tables of %zu pages", n);
+    }
+    void *base = mmap(NULL, p->map_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        int code = err_set(e, ERR_NOMEM, "cannot reserve %zu bytes of address space: %s",
+                           p->map_bytes, strerror(errno));
+        radix_fini(&p->tree);
+        free(p->free_ids);
+        return code;
+    }
+    p->base = base;
+    c->n_pools++;
+    *out = p;
+    return 0;
+}
+
+char *cache_pool_base(const struct cache_pool *p)
+{
+    return p->base;
+}
+
+int cache_pool_pages(const struct cache_pool *p)
+{
+    return p->n_pages;
+}
+
+/* Bytes that nothing may be taken from: own pages and shared pages in use. */
+static size_t used_bytes(const struct cache *c)
+{
+    size_t sum = 0;
+    for (int i = 0; i < c->n_pools; i++)
+        sum += (size_t)(c->pools[i].n_own + c->pools[i].tree.n_hot) * c->pools[i].page_bytes;
+    return sum;
+}
+
+static size_t cold_bytes(const struct cache *c)
+{
+    size_t sum = 0;
+    for (int i = 0; i < c->n_pools; i++)
+        sum += (size_t)c->pools[i].tree.n_cold * c->pools[i].page_bytes;
+    return sum;
+}
+
+/* --- single pages --- */
+
+/* Gives one free page's memory back; false when this pool has no resident free page. */
+static bool page_give_back(struct cache_pool *p)
+{
+    if (p->n_warm == 0)
+        return false;
+    int32_t page = p->free_ids[--p->n_warm];
+    p->free_ids[p->n_pages - ++p->n_back] = page;
+    p->cache->resident_bytes -= p->page_bytes;
+    /* Only whole system pages can go; a border one that neighbours share stays. */
+    size_t unit = (size_t)sysconf(_SC_PAGESIZE);
+    size_t from = (size_t)page * p->page_bytes, to = from + p->page_bytes;
+    from = (from + unit - 1) / unit * unit;
+    to = to / unit * unit;
+    if (from < to)
+        madvise(p->base + from, to - from, MADV_DONTNEED);
+    return true;
+}
+
+static void page_free(struct cache_pool *p, int32_t page)
+{
+    p->free_ids[p->n_warm++] = page;
+}
+
+/* One cold page, of p if it has one, else of any pool. */
+static void evict_one(struct cache_pool *p)
+{
+    struct cache *c = p->cache;
+    int32_t page = radix_evict(&p->tree);
+    for (int i = 0; i < c->n_pools && page < 0; i++) {
+        p = &c->pools[i];
+        page = radix_evict(&p->tree);
+    }
+    if (page >= 0)
+        page_free(p, page);
+}
+
+/* The caller holds a promise for it, so that there always is one (cache.h). */
+static int32_t page_take(struct cache_pool *p)
+{
+    struct cache *c = p->cache;
+    size_t cold;
+    while ((cold = cold_bytes(c)) > 0 && used_bytes(c) + cold + p->page_bytes > c->budget_bytes)
+        evict_one(p);
+    if (p->n_warm > 0)
+        return p->free_ids[--p->n_warm];
+    int32_t page = p->n_back > 0 ? p->free_ids[p->n_pages - p->n_back--] : p->n_fresh++;
+    c->resident_bytes += p->page_bytes;
+    for (int i = 0; i < c->n_pools && c->resident_bytes > c->budget_bytes;) {
+        if (!page_give_back(&c->pools[i]))
+            i++;
+    }
+    return page;
+}
+
+/* --- sequences --- */
+
+static int32_t deepest(const struct cache_seq *s)
+{
+    return s->n_shared > 0 ? s->pages[s->n_shared - 1] : RADIX_ROOT;
+}
+
+bool cache_reserve(struct cache_pool *p, struct cache_seq *s, const int32_t *ids, int n_match,
+                   int n_worst)
+{
+    struct cache *c = p->cache;
+    int n_shared = 0;
+    int32_t parent = RADIX_ROOT;
+    for (; s->share && (n_shared + 1) * KV_PAGE_TOKENS <= n_match; n_shared++) {
+        int32_t page = radix_find(&p->tree, parent, ids + (size_t)n_shared * KV_PAGE_TOKENS);
+        if (page < 0)
+            break;
+        radix_ref(&p->tree, page);
+        s->pages[n_shared] = parent = page;
+    }
+    /* The shared pages count as used now, so that the rest is compared with what is left. */
+    size_t need = (size_t)(n_worst - n_shared) * p->page_bytes;
+    size_t held = used_bytes(c) + c->promised_bytes;
+    if (held > c->budget_bytes || need > c->budget_bytes - held) {
+        radix_unref_path(&p->tree, parent);
+        return false;
+    }
+    c->promised_bytes += need;
+    s->pool = p;
+    s->n_shared = s->n_pages = n_shared;
+    s->n_promised = n_worst - n_shared;
+    return true;
+}
+
+void cache_take(struct cache_seq *s, int n_pages)
+{
+    struct cache_pool *p = s->pool;
+    while (s->n_pages < n_pages && s->n_promised > 0) {
+        s->pages[s->n_pages++] = page_take(p);
+        s->n_promised--;
+        p->cache->promised_bytes -= p->page_bytes;
+        p->n_own++;
+    }
+}
+
+bool cache_adopt(struct cache_seq *s, const int32_t *ids)
+{
+    struct cache_pool *p = s->pool;
+    if (!s->share || s->n_shared != s->n_pages || s->n_promised == 0)
+        return false;
+    int32_t page = radix_find(&p->tree, deepest(s), ids);
+    if (page < 0)
+        return false;
+    radix_ref(&p->tree, page);
+    s->pages[s->n_pages++] = page;
+    s->n_shared++;
+    s->n_promised--;
+    p->cache->promised_bytes -= p->page_bytes;
+    p->cache->version++;
+    return true;
+}
+
+void cache_commit(struct cache_seq *s, const int32_t *ids)
+{
+    struct cache_pool *p = s->pool;
+    if (!s->share || s->n_shared >= s->n_pages)
+        return;
+    int32_t own = s->pages[s->n_shared];
+    int32_t there = radix_find(&p->tree, deepest(s), ids);
+    if (there >= 0) {
+        radix_ref(&p->tree, there);
+        s->pages[s->n_shared] = there;
+        page_free(p, own);
+        p->cache->version++;
+    } else {
+        radix_insert(&p->tree, deepest(s), ids, own);
+    }
+    p->n_own--;
+    s->n_shared++;
+}
+
+void cache_release(struct cache_seq *s)
+{
+    struct cache_pool *p = s->pool;
+    if (!p)
+        return;
+    for (int i = s->n_shared; i < s->n_pages; i++) {
+        page_free(p, s->pages[i]);
+        p->n_own--;
+    }
+    radix_unref_path(&p->tree, deepest(s));
+    p->cache->promised_bytes -= (size_t)s->n_promised * p->page_bytes;
+    p->cache->version++;
+    s->pool = NULL;
+    s->n_pages = s->n_shared = s->n_promised = 0;
+}
+
+/* --- the whole --- */
+
+uint64_t cache_version(const struct cache *c)
+{
+    return c->version;
+}
+
+void cache_trim(struct cache *c)
+{
+    for (int i = 0; i < c->n_pools; i++) {
+        while (page_give_back(&c->pools[i]))
+            ;
+    }
+}
+
+void cache_stats(const struct cache *c, struct cache_stats *s)
+{
+    s->budget_bytes = c->budget_bytes;
+    s->promised_bytes = c->promised_bytes;
+    s->used_bytes = used_bytes(c);
+    s->cold_bytes = cold_bytes(c);
+    s->resident_bytes = c->resident_bytes;
+}
+
+/* The number in the first line of a file that starts with key ("" for a bare number); -1 if there is
+ * none ("max" in cgroup files). */
+static int64_t read_number(const char *path, const char *key)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return -1;
+    char line[256];
+    int64_t v = -1;
+    size_t n = strlen(key);
+    while (v < 0 && fgets(line, sizeof line, f)) {
+        char *end;
+        if (strncmp(line, key, n) != 0)
+            continue;
+        long long x = strtoll(line + n, &end, 10);
+        if (end != line + n && x >= 0)
+            v = x;
+    }
+    fclose(f);
+    return v;
+}
+
+/* What a cgroup leaves free: limit less use; -1 when it has no limit. */
+static int64_t cgroup_free(const char *dir, const char *limit, const char *usage)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, limit);
+    int64_t max = read_number(path, "");
+    snprintf(path, sizeof path, "%s/%s", dir, usage);
+    int64_t used = read_number(path, "");
+    if (max < 0 || used < 0)
+        return -1;
+    return max > used ? max - used : 0;
+}
+
+/* Our cgroup's directory under root; the line in /proc/self/cgroup starts "0::" for v2, else names
+ * the controller ("4:memory:/path"). */
+static bool cgroup_dir(char *dir, size_t n, const char *root, const char *mark)
+{
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (!f)
+        return false;
+    char line[384];
+    bool found = false;
+    while (!found && fgets(line, sizeof line, f)) {
+        char *at = strstr(line, mark);
+        if (!at)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(dir, n, "%s%s", root, at + strlen(mark));
+        found = true;
+    }
+    fclose(f);
+    return found;
+}
+
+size_t cache_default_bytes(void)
+{
+    int64_t kib = read_number("/proc/meminfo", "MemAvailable:");
+    int64_t avail = kib > 0 ? kib * 1024 : (int64_t)1 << 30;
+    char dir[448];
+    /* A container usually sees its own group at the root of the mount; outside, the path counts. */
+    int64_t group[4] = {
+        cgroup_free("/sys/fs/cgroup", "memory.max", "memory.current"),
+        cgroup_free("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        -1,
+        -1,
+    };
+    if (cgroup_dir(dir, sizeof dir, "/sys/fs/cgroup", "0::"))
+        group[2] = cgroup_free(dir, "memory.max", "memory.current");
+    if (cgroup_dir(dir, sizeof dir, "/sys/fs/cgroup/memory", ":memory:"))
+        group[3] = cgroup_free(dir, "memory.limit_in_bytes", "memory.usage_in_bytes");
+    for (int i = 0; i < 4; i++) {
+        if (group[i] >= 0 && group[i] < avail)
+            avail = group[i];
+    }
+    return (size_t)avail / 4;
+}

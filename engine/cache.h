@@ -1,0 +1,73 @@
+/* Memory of what is being computed: one byte budget for all models, one pool of KV pages a model.
+ * Thread: engine.
+ *
+ * Exact admission.  A sequence is admitted with its worst case: cache_reserve promises it every page
+ * that it may ever need, less those it shares.  A promise is bytes, not pages, and the sum
+ *
+ *     promised and not yet taken + taken by sequences + shared pages in use   <=   budget
+ *
+ * always holds.  So cache_take cannot fail, nothing is ever preempted, and what does not fit stays
+ * in the queue.  Cold pages (full pages of ended sequences, in the prefix tree) live in what the
+ * sum leaves free; cache_take evicts the coldest when the budget is physically full.
+ *
+ * Address space is reserved for the whole budget in every pool; memory appears as pages are
+ * touched.  Free pages stay resident for the next sequence of the same model, until another
+ * model's pool needs the bytes or the engine has idled (cache_trim): then madvise gives them
+ * back, so resident memory stays below the budget too. */
+#ifndef ENGINE_CACHE_H
+#define ENGINE_CACHE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct cache;
+struct cache_pool;
+
+/* One sequence's pages.  The first n_shared stand in the prefix tree, the others are its own. */
+struct cache_seq {
+    struct cache_pool *pool; /* NULL while it has no reservation */
+    int32_t *pages;          /* table, the caller's; room for the worst case */
+    int n_pages, n_shared;
+    int n_promised; /* pages of its own that it may still take */
+    bool share;     /* uses and leaves shared pages */
+};
+
+int cache_open(struct cache **out, size_t budget_bytes, struct err *e);
+void cache_close(struct cache *c);
+/* A pool of pages of this size, as many as the budget could hold. */
+int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, struct err *e);
+char *cache_pool_base(const struct cache_pool *p);
+int cache_pool_pages(const struct cache_pool *p); /* the most that one sequence could get */
+
+/* Promises n_worst pages in all to s (pages and share set, the rest zero).  The full pages at the
+ * start of ids[0, n_match) that the tree has are shared and in the table on return.  false: does not
+ * fit now, s is as before. */
+bool cache_reserve(struct cache_pool *p, struct cache_seq *s, const int32_t *ids, int n_match,
+                   int n_worst);
+/* Takes pages until the table has n_pages; within what was promised. */
+void cache_take(struct cache_seq *s, int n_pages);
+/* The next page, of these KV_PAGE_TOKENS tokens, from the tree, if another sequence has computed
+ * it meanwhile.  Only when s has no pages of its own (n_shared == n_pages). */
+bool cache_adopt(struct cache_seq *s, const int32_t *ids);
+/* Page n_shared is complete and has these tokens: it goes into the tree.  If the tree has them
+ * already s changes over to the page there (same tokens, same bits) and gives its own back. */
+void cache_commit(struct cache_seq *s, const int32_t *ids);
+/* Gives all back; shared pages become cold when s was their last user. */
+void cache_release(struct cache_seq *s);
+
+/* Counts up whenever a promise or a page was given back: what did not fit may fit now. */
+uint64_t cache_version(const struct cache *c);
+void cache_trim(struct cache *c); /* gives the memory of free pages back to the system */
+
+struct cache_stats {
+    size_t budget_bytes, promised_bytes; /* promised: not taken yet */
+    size_t used_bytes, cold_bytes;       /* pages of sequences; pages of the tree that none uses */
+    size_t resident_bytes;               /* used, cold, and free pages that keep their memory */
+};
+void cache_stats(const struct cache *c, struct cache_stats *s);
+
+/* A quarter of the memory that is free now, cgroup limits considered. */
+size_t cache_default_bytes(void);
+#endif

@@ -1,0 +1,67 @@
+/* The engine: one thread that owns the backend, the models, the cache and the schedule.
+ * Thread: any for what is declared here, unless said otherwise. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+#include "engine/job.h"
+#include "engine/model.h"
+
+struct engine;
+
+struct engine_options {
+    const char *device;        /* backend_open's name, "cpu" */
+    int n_threads;             /* 0: one for each core */
+    int n_models;
+    const struct engine_model {
+        const char *id, *path;
+    } *models;
+    int n_ctx;                 /* per sequence; 0: as trained */
+    size_t cache_bytes;        /* KV budget; 0: a quarter of what memory is free after loading */
+    enum dtype kv_type;
+    int max_sequences;         /* running at once ("slots") */
+    int max_queued_jobs;       /* waiting; more are refused with ERR_BUSY */
+    int max_queued_tokens;     /* prompt tokens waiting; more are refused with ERR_BUSY */
+    int prefill_chunk;         /* prompt rows a step takes at most when others decode */
+    int max_batch_rows;
+    bool prefix_sharing;
+    /* Called from the engine thread when a job got an event or the state changed; must only
+     * wake the other side (uv_async_send). */
+    void (*wake)(void *ctx);
+    void *wake_ctx;
+};
+
+enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED, ENGINE_STOPPED };
+
+/* Starts the thread and returns at once; models load on it, in order. */
+int engine_open(struct engine **out, const struct engine_options *o, struct err *e);
+/* Cancels what runs, joins the thread, frees all.  Every job gets its EV_ERROR first. */
+void engine_close(struct engine *g);
+
+enum engine_state engine_state(const struct engine *g);
+/* Why the state is ENGINE_FAILED (a file that does not load, a dead device). */
+void engine_failure(const struct engine *g, struct err *e);
+int engine_progress(const struct engine *g); /* per mille of loading */
+const char *engine_device(const struct engine *g); /* "cpu/avx512vnni", "" while loading */
+
+/* Cards of the loaded models; stable once ENGINE_READY until engine_close. */
+int engine_n_models(const struct engine *g);
+const struct model_card *engine_card_at(const struct engine *g, int i);
+/* By id; NULL or "" gives the first one of that kind.  NULL when there is none. */
+const struct model_card *engine_card(const struct engine *g, const char *id);
+
+/* Hands the job over (takes a reference of its own).  ERR_BUSY when the queue is full,
+ * ERR_UNAVAILABLE while loading or stopping, ERR_NOTFOUND for the model, ERR_TOOBIG (reason
+ * context_length_exceeded) when a prompt can never fit. */
+int engine_submit(struct engine *g, struct job *j, struct err *e);
+
+/* A snapshot without locks: every field is an atomic that the engine thread keeps. */
+struct engine_stats {
+    int64_t heartbeat_us;          /* clock_us of the last step or idle turn */
+    int jobs_waiting, sequences_running, sequences_max;
+    int64_t prompt_tokens, cached_tokens, generated_tokens, steps, step_rows;
+    int64_t pages_total, pages_used, pages_cached; /* used: held by running sequences */
+    int64_t cache_bytes;
+    int64_t prefix_queries, prefix_hits; /* prompt tokens asked for, found */
+    int64_t preemptions, cancelled;
+};
+void engine_stats(const struct engine *g, struct engine_stats *s);
+#endif

@@ -1,0 +1,298 @@
+/* Opens a model file, whatever it is: finds out its kind from the contents, refuses what cannot be
+ * served with a sentence that helps, and fills the card.  The families are in engine/models/. */
+#include "engine/model.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/arena.h"
+#include "engine/gguf.h"
+#include "engine/models/llama.h"
+#include "kernels/quant.h"
+
+enum { MAX_PATH = 4096, MAX_CHAT_TEMPLATE = 1 << 20, MAX_DIR_ENTRIES = 100000 };
+
+struct model {
+    struct model_card card;
+    struct text_model *text;
+};
+
+static const struct family {
+    const char *arch;
+    int (*open)(struct text_model **out, struct gguf *g, struct backend *be,
+                const struct model_options *o, struct err *e);
+} families[] = {
+    {"llama", llama_open},
+};
+
+/* ---- what kind of file is it ---- */
+
+static bool begins(const struct file *f, const char *magic, size_t n)
+{
+    return f->size >= n && memcmp(f->data, magic, n) == 0;
+}
+
+/* safetensors: u64 length of a JSON header, then the header. */
+static bool is_safetensors(const struct file *f)
+{
+    uint64_t n;
+    if (f->size < 10)
+        return false;
+    memcpy(&n, f->data, sizeof n);
+    return n >= 2 && n <= f->size - 8 && f->data[8] == '{';
+}
+
+/* Bytes of a wrong file say what it is and what to do about it.  Never looks into a pickle: reading
+ * one runs its code. */
+static int check_kind(const struct file *f, struct err *e)
+{
+    if (begins(f, "GGUF", 4))
+        return 0;
+    if (f->size == 0)
+        return err_set(e, ERR_CORRUPT, "the file is empty: incomplete download?");
+    bool zip = begins(f, "PK\x03\x04", 4);
+    bool pickle = f->size >= 2 && f->data[0] == '\x80' && f->data[1] >= 1 && f->data[1] <= 5;
+    if (zip || pickle)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "a PyTorch pickle checkpoint can run code when it is read and is refused: "
+                       "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py)");
+    if (is_safetensors(f))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "safetensors files are not built in yet: convert the model to GGUF "
+                       "(llama.cpp's convert_hf_to_gguf.py)");
+    if (begins(f, "lmgg", 4) || begins(f, "fmgg", 4) || begins(f, "tjgg", 4))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "a GGML file from before GGUF: get or convert the model as GGUF");
+    if (begins(f, "version https://git-lfs", 23))
+        return err_set(e, ERR_CORRUPT,
+                       "a Git LFS pointer, not the model itself: run `git lfs pull`");
+    if (begins(f, "<!DOCTYPE", 9) || begins(f, "<!doctype", 9) || begins(f, "<html", 5))
+        return err_set(e, ERR_CORRUPT, "a web page, not a model: the download went wrong");
+    return err_set(e, ERR_UNSUPPORTED, "not a model file: it does not begin with \"GGUF\"");
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+/* The one GGUF file of a directory. */
+static int find_in_dir(char path[MAX_PATH], struct err *e)
+{
+    DIR *dir = opendir(path);
+    if (dir == NULL)
+        return err_set(e, ERR_IO, "cannot list the directory: %m");
+    char found[256] = "";
+    int n_gguf = 0, n_seen = 0;
+    bool torch = false;
+    struct dirent *entry;
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): nobody else has this DIR */
+    while ((entry = readdir(dir)) != NULL && n_seen++ < MAX_DIR_ENTRIES) {
+        const char *name = entry->d_name;
+        if (ends_with(name, ".gguf")) {
+            n_gguf++;
+            memcpy(found, name, strnlen(name, sizeof found - 1) + 1);
+        }
+        torch = torch || ends_with(name, ".safetensors") || strcmp(name, "model_index.json") == 0 ||
+                strcmp(name, "config.json") == 0;
+    }
+    closedir(dir);
+    size_t n = strlen(path);
+    if (n_gguf == 1 && n + 1 + strlen(found) < MAX_PATH) {
+        path[n] = '/';
+        memcpy(path + n + 1, found, strlen(found) + 1);
+        return 0;
+    }
+    if (n_gguf > 1)
+        return err_set(e, ERR_INVALID, "the directory has %d GGUF files: name one of them", n_gguf);
+    if (torch)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "transformers and diffusers directories are not built in yet: convert the "
+                       "model to GGUF (llama.cpp's convert_hf_to_gguf.py)");
+    return err_set(e, ERR_NOTFOUND, "the directory has no GGUF file");
+}
+
+/* The file that the path means, and its time; contents checked for kind. */
+static int locate(char path[MAX_PATH], struct stat *st, struct err *e)
+{
+    if (stat(path, st) != 0)
+        return err_set(e, errno == ENOENT || errno == ENOTDIR ? ERR_NOTFOUND : ERR_IO,
+                       "cannot read the model file: %m");
+    if (S_ISDIR(st->st_mode)) {
+        int rc = find_in_dir(path, e);
+        if (rc != 0)
+            return rc;
+        if (stat(path, st) != 0)
+            return err_set(e, ERR_IO, "cannot read the model file: %m");
+    }
+    struct file f;
+    int rc = file_open(&f, path, e);
+    if (rc != 0)
+        return rc;
+    rc = check_kind(&f, e);
+    file_close(&f);
+    return rc;
+}
+
+/* ---- the card ---- */
+
+static int find_family(const struct family **out, const struct gguf *g, struct err *e)
+{
+    struct gguf_str arch = {0};
+    int64_t n_splits = 1;
+    int rc = gguf_get_str(g, "general.architecture", &arch, e);
+    if (rc == 0)
+        rc = gguf_get_int(g, "split.count", &n_splits, 0, 65535, e);
+    if (rc != 0)
+        return rc;
+    if (arch.len == 0)
+        return err_set(e, ERR_CORRUPT, "the key general.architecture is missing");
+    if (n_splits > 1)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "one of %d parts of a model: join them with llama.cpp's gguf-split --merge",
+                       (int)n_splits);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (strlen(families[i].arch) == arch.len &&
+            memcmp(families[i].arch, arch.data, arch.len) == 0) {
+            *out = &families[i];
+            return 0;
+        }
+    }
+    char name[33] = "";
+    for (size_t i = 0; i < arch.len && i < sizeof name - 1; i++)
+        name[i] = arch.data[i] > ' ' && arch.data[i] <= '~' ? arch.data[i] : '?';
+    return err_set(e, ERR_UNSUPPORTED, "the architecture \"%s\" is not built in (llama is)", name);
+}
+
+/* Copies the template; a NUL inside would cut it short, so it is refused. */
+static int read_chat_template(char **out, const struct gguf *g, struct err *e)
+{
+    const char *key = "tokenizer.chat_template";
+    struct gguf_str s = {0};
+    int rc = gguf_get_str(g, key, &s, e);
+    if (rc != 0 || s.len == 0)
+        return rc;
+    if (s.len > MAX_CHAT_TEMPLATE || memchr(s.data, 0, s.len) != NULL)
+        return err_set(e, ERR_CORRUPT, "%s has a NUL byte or more than %d bytes", key,
+                       MAX_CHAT_TEMPLATE);
+    *out = mem_try(s.len + 1, 1);
+    if (*out == NULL)
+        return err_set(e, ERR_NOMEM, "out of memory for the chat template");
+    memcpy(*out, s.data, s.len);
+    return 0;
+}
+
+/* Parameters, and the type that most bytes of the weights have. */
+static void count_weights(struct model_card *card, const struct gguf *g)
+{
+    size_t bytes[DTYPE_N] = {0};
+    int most = DTYPE_F32;
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        int64_t n = 1;
+        for (int d = 0; d < t->ndim; d++)
+            n *= t->dims[d];
+        card->n_params += n;
+        bytes[t->type] += t->bytes;
+        if (bytes[t->type] > bytes[most])
+            most = (int)t->type;
+    }
+    card->quant = xstrdup(dtype_name((enum dtype)most));
+}
+
+/* The vocabulary is read before the weights: it is quick, and may be wrong. */
+static int open_text(struct model *m, struct gguf *g, struct backend *be,
+                     const struct model_options *o, struct err *e)
+{
+    const struct family *family = families; /* until it is found */
+    struct model_card *card = &m->card;
+    int rc = find_family(&family, g, e);
+    if (rc != 0)
+        return rc;
+    card->arch = family->arch;
+    count_weights(card, g);
+    rc = tokenizer_open(&card->tokenizer, g, e);
+    if (rc != 0) {
+        card->tokenizer = NULL;
+        return err_wrap(e, "tokenizer");
+    }
+    const int n_tokens = tokenizer_info(card->tokenizer)->n_vocab;
+    const struct gguf_tensor *embd = gguf_tensor_find(g, "token_embd.weight");
+    if (embd != NULL && embd->dims[0] != n_tokens)
+        return err_set(e, ERR_CORRUPT,
+                       "the vocabulary has %d tokens but token_embd.weight has %lld rows", n_tokens,
+                       (long long)embd->dims[0]);
+    rc = read_chat_template(&card->chat_template, g, e);
+    if (rc == 0)
+        rc = family->open(&m->text, g, be, o, e);
+    if (rc != 0)
+        return rc;
+    if (file_damaged(gguf_file(g)))
+        return err_set(e, ERR_IO, "the file changed while it was loaded");
+    card->n_vocab = m->text->n_vocab;
+    card->n_ctx_train = m->text->n_ctx_train;
+    card->n_ctx = m->text->n_ctx;
+    card->weight_bytes = m->text->weight_bytes;
+    return 0;
+}
+
+int model_open(struct model **out, const char *id, const char *path, struct backend *be,
+               const struct model_options *o, struct err *e)
+{
+    char file[MAX_PATH];
+    struct stat st;
+    if (strlen(path) >= sizeof file)
+        return err_set(e, ERR_INVALID, "the path of the model has more than %d bytes", MAX_PATH);
+    memcpy(file, path, strlen(path) + 1);
+    int rc = locate(file, &st, e);
+    if (rc != 0)
+        return rc;
+    struct gguf *g = NULL;
+    rc = gguf_open(&g, file, e);
+    if (rc != 0)
+        return rc;
+    struct model *m = xcalloc(1, sizeof *m);
+    m->card = (struct model_card){
+        .id = xstrdup(id), .source = "gguf", .kind = MODEL_TEXT, .created = (int64_t)st.st_mtime};
+    rc = open_text(m, g, be, o, e);
+    gguf_close(g);
+    if (rc != 0) {
+        model_close(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+void model_close(struct model *m)
+{
+    if (m == NULL)
+        return;
+    if (m->text != NULL)
+        m->text->close(m->text);
+    if (m->card.tokenizer != NULL)
+        tokenizer_close(m->card.tokenizer);
+    free(m->card.chat_template);
+    free(m->card.quant);
+    free(m->card.id);
+    free(m);
+}
+
+const struct model_card *model_card(const struct model *m)
+{
+    return &m->card;
+}
+
+size_t model_page_bytes(const struct model *m)
+{
+    return m->text->page_bytes;
+}
+
+int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e)
+{
+    return m->text->forward(m->text, kv_base, b, e);
+}

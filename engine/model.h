@@ -1,0 +1,62 @@
+/* A loaded model: what it is (card) and what one step of it computes.
+ * Thread: engine, except the card, which never changes after model_open and may be read by any.
+ *
+ * A text model advances rows: each row is one token of some sequence at some position.  Which
+ * sequences, how many rows of each, and where their KV pages lie is the scheduler's business. */
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+#include <stdatomic.h>
+
+#include "engine/text/tokenizer.h"
+#include "kernels/backend.h"
+
+enum model_kind { MODEL_TEXT };
+
+/* Immutable description, shared with the loop thread. */
+struct model_card {
+    char *id;           /* the name that requests use */
+    const char *arch;   /* "llama" */
+    const char *source; /* "gguf" */
+    enum model_kind kind;
+    char *quant;        /* dominating weight type, "q4_1" */
+    int64_t n_params;
+    size_t weight_bytes; /* memory of the repacked weights */
+    int n_vocab;
+    int n_ctx_train;     /* positions the model was trained for (after rope scaling) */
+    int n_ctx;           /* positions one sequence may have here */
+    int64_t created;     /* unix seconds of the file */
+    struct tokenizer *tokenizer;
+    char *chat_template; /* Jinja source, NULL when the file has none */
+};
+
+/* One forward pass over rows of any mixture of sequences. */
+struct text_batch {
+    int n_rows;
+    const int32_t *ids;        /* [n_rows] */
+    const int32_t *pos;        /* [n_rows] */
+    const struct kv_row *rows; /* [n_rows] where each row's KV lies */
+    int n_logits;
+    const int32_t *logit_rows; /* [n_logits] rows whose logits are wanted */
+    float *logits;             /* [n_logits, n_vocab] out */
+};
+
+struct model;
+struct model_options {
+    int n_ctx;              /* 0: what the model was trained for */
+    int max_rows;           /* rows of the largest batch; scratch is allocated for it once */
+    int max_logits;         /* logit rows of the largest batch */
+    enum dtype kv_type;     /* DTYPE_F16 (default) or DTYPE_F32 */
+    atomic_int *progress;   /* per mille of loading done, or NULL */
+};
+
+/* The kind of file is read from its contents.  id is copied. */
+int model_open(struct model **out, const char *id, const char *path, struct backend *be,
+               const struct model_options *o, struct err *e);
+void model_close(struct model *m);
+const struct model_card *model_card(const struct model *m);
+
+/* Bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
+size_t model_page_bytes(const struct model *m);
+/* kv_base: where page 0 of this model's pool lies. ERR_DEVICE when the backend died. */
+int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e);
+#endif

@@ -1,0 +1,598 @@
+/* LLaMA (Touvron et al. 2023), from the file to the logits.
+ *
+ * The file reads top to bottom: the configuration, the weights and their shapes, the scratch of one
+ * step, the step.  Weights are walked twice by the same code: first every shape is held against the
+ * configuration, so that a wrong file fails in milliseconds; then they are repacked one by one and
+ * the file's pages given back, so that memory peaks at about one copy.
+ *
+ * KV page: layer l's keys at l * 2 * S, its values at l * 2 * S + S, S bytes for KV_PAGE_TOKENS
+ * tokens.  A step allocates nothing. */
+#include "engine/models/llama.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "engine/gguf.h"
+#include "engine/models/rope_freq.h"
+#include "kernels/quant.h"
+
+#define ARCH "llama"
+
+enum {
+    MAX_LAYERS = 1024,
+    MAX_EMBD = 1 << 17,
+    MAX_FF = 1 << 20,
+    MAX_HEADS = 4096,
+    MAX_HEAD_DIM = 256, /* what the attention kernels hold */
+    HEAD_DIM_STEP = 8,
+    MAX_VOCAB = 1 << 22
+};
+
+struct config {
+    int n_vocab, n_layers, n_embd, n_ff;
+    int n_heads, n_kv_heads, head_dim;
+    int window; /* sliding window of attention, 0: none */
+    float eps, scale;
+    struct rope_freq rope;
+};
+
+struct layer {
+    struct tensor attn_norm, ffn_norm; /* [n_embd] */
+    struct weight *q, *k, *v, *o;      /* see layer_walk for shapes */
+    struct weight *gate, *up, *down;
+    struct tensor q_bias, k_bias, v_bias, o_bias; /* data NULL: none */
+    struct tensor gate_bias, up_bias, down_bias;
+};
+
+struct llama {
+    struct text_model base; /* first */
+    struct backend *be;
+    struct config c;
+    struct weight *embd;       /* [n_vocab, n_embd] */
+    struct weight *output;     /* [n_vocab, n_embd]; embd itself when tied */
+    struct tensor output_norm; /* [n_embd] */
+    struct layer *layers;
+    enum dtype kv_type;
+    int max_rows, max_logits;
+    /* One step: x, h [max_rows, n_embd], q, att [max_rows, n_heads * head_dim], k, v [max_rows,
+     * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd] */
+    float *x, *h, *q, *att, *k, *v, *gate, *up, *last;
+};
+
+/* ---- configuration ---- */
+
+static int get_int(const struct gguf *g, const char *key, int *v, int64_t min, int64_t max,
+                   struct err *e)
+{
+    int64_t wide = *v;
+    int rc = gguf_get_int(g, key, &wide, min, max, e);
+    *v = (int)wide;
+    return rc;
+}
+
+static int need_int(const struct gguf *g, const char *key, int *v, int64_t max, struct err *e)
+{
+    if (!gguf_has(g, key))
+        return err_set(e, ERR_CORRUPT, "the key %s is missing", key);
+    return get_int(g, key, v, 1, max, e);
+}
+
+/* Parts of the "llama" architecture in other people's files that would silently be left out. */
+static int refuse_foreign(const struct gguf *g, struct err *e)
+{
+    int experts = 0;
+    int rc = get_int(g, ARCH ".expert_count", &experts, 0, INT32_MAX, e);
+    if (rc != 0)
+        return rc;
+    if (experts > 0)
+        return err_set(e, ERR_UNSUPPORTED, "mixtures of experts (%d experts) are not built in",
+                       experts);
+    bool causal = true;
+    rc = gguf_get_bool(g, ARCH ".attention.causal", &causal, e);
+    if (rc == 0 && !causal)
+        rc = err_set(e, ERR_UNSUPPORTED, "models without causal attention are not built in");
+    return rc;
+}
+
+static int read_attention(struct config *c, const struct gguf *g, struct err *e)
+{
+    int rc = need_int(g, ARCH ".attention.head_count", &c->n_heads, MAX_HEADS, e);
+    if (rc != 0)
+        return rc;
+    c->n_kv_heads = c->n_heads;
+    rc = get_int(g, ARCH ".attention.head_count_kv", &c->n_kv_heads, 1, c->n_heads, e);
+    if (rc != 0)
+        return rc;
+    if (c->n_heads < 1 || c->n_kv_heads < 1 || c->n_heads % c->n_kv_heads != 0)
+        return err_set(e, ERR_CORRUPT, "%d heads are not a multiple of %d kv heads", c->n_heads,
+                       c->n_kv_heads);
+    const char *key_length = ARCH ".attention.key_length";
+    if (!gguf_has(g, key_length) && c->n_embd % c->n_heads != 0)
+        return err_set(e, ERR_CORRUPT, "an embedding of %d does not divide into %d heads",
+                       c->n_embd, c->n_heads);
+    c->head_dim = c->n_embd / c->n_heads;
+    rc = get_int(g, key_length, &c->head_dim, 1, MAX_EMBD, e);
+    int value_dim = c->head_dim;
+    if (rc == 0)
+        rc = get_int(g, ARCH ".attention.value_length", &value_dim, 1, MAX_EMBD, e);
+    if (rc != 0)
+        return rc;
+    if (value_dim != c->head_dim || c->head_dim > MAX_HEAD_DIM || c->head_dim % HEAD_DIM_STEP != 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "heads of %d (keys) and %d (values) dimensions: they must be equal, a "
+                       "multiple of %d and at most %d",
+                       c->head_dim, value_dim, HEAD_DIM_STEP, MAX_HEAD_DIM);
+    rc = get_int(g, ARCH ".attention.sliding_window", &c->window, 0, INT32_MAX, e);
+    float scale = 0; /* absent or 0: the usual one */
+    if (rc == 0)
+        rc = gguf_get_float(g, ARCH ".attention.scale", &scale, e);
+    c->scale = scale != 0 ? scale : 1 / sqrtf((float)c->head_dim);
+    return rc;
+}
+
+static int read_eps(struct config *c, const struct gguf *g, struct err *e)
+{
+    const char *key = ARCH ".attention.layer_norm_rms_epsilon";
+    if (!gguf_has(g, key))
+        return err_set(e, ERR_CORRUPT, "the key %s is missing", key);
+    int rc = gguf_get_float(g, key, &c->eps, e);
+    if (rc == 0 && !(c->eps > 0 && c->eps <= 0.1f))
+        rc = err_set(e, ERR_CORRUPT, "%s is %g, allowed is up to 0.1", key, (double)c->eps);
+    return rc;
+}
+
+static int read_config(struct config *c, const struct gguf *g, struct err *e)
+{
+    *c = (struct config){0};
+    const struct gguf_tensor *embd = gguf_tensor_find(g, "token_embd.weight");
+    if (embd == NULL)
+        return err_set(e, ERR_CORRUPT, "the tensor token_embd.weight is missing");
+    if (embd->ndim != 2 || embd->dims[0] > MAX_VOCAB)
+        return err_set(e, ERR_CORRUPT, "token_embd.weight is not a matrix of at most %d rows",
+                       MAX_VOCAB);
+    c->n_vocab = (int)embd->dims[0];
+    int n_vocab = c->n_vocab;
+    int rc = refuse_foreign(g, e);
+    if (rc == 0)
+        rc = get_int(g, ARCH ".vocab_size", &n_vocab, 1, MAX_VOCAB, e);
+    if (rc == 0 && n_vocab != c->n_vocab)
+        rc = err_set(e, ERR_CORRUPT, "%s.vocab_size is %d but token_embd.weight has %d rows", ARCH,
+                     n_vocab, c->n_vocab);
+    if (rc == 0)
+        rc = need_int(g, ARCH ".block_count", &c->n_layers, MAX_LAYERS, e);
+    if (rc == 0)
+        rc = need_int(g, ARCH ".embedding_length", &c->n_embd, MAX_EMBD, e);
+    if (rc == 0)
+        rc = need_int(g, ARCH ".feed_forward_length", &c->n_ff, MAX_FF, e);
+    if (rc == 0)
+        rc = read_attention(c, g, e);
+    if (rc == 0)
+        rc = read_eps(c, g, e);
+    int n_ctx = 0, n_rot = c->head_dim;
+    if (rc == 0)
+        rc = need_int(g, ARCH ".context_length", &n_ctx, INT32_MAX, e);
+    if (rc == 0)
+        rc = get_int(g, ARCH ".rope.dimension_count", &n_rot, 2, c->head_dim, e);
+    if (rc == 0 && n_rot % 2 != 0)
+        rc = err_set(e, ERR_CORRUPT, "%s.rope.dimension_count is %d, not even", ARCH, n_rot);
+    if (rc == 0)
+        rc = rope_freq_read(&c->rope, g, ARCH, n_rot, n_ctx, e);
+    return rc;
+}
+
+/* ---- weights ---- */
+
+/* The walk over all tensors: load false checks, load true repacks. */
+struct walk {
+    struct llama *m;
+    struct gguf *g;
+    bool load;
+    bool *used; /* [gguf_n_tensors] */
+    size_t total_bytes, done_bytes;
+    atomic_int *progress;
+    struct err *e;
+};
+
+/* "[64, 128]" */
+struct shape_text {
+    char text[96];
+};
+static struct shape_text shape_text(int ndim, const int64_t *dims)
+{
+    struct shape_text s = {"["};
+    size_t at = 1;
+    for (int d = 0; d < ndim && at < sizeof s.text; d++)
+        at += (size_t)snprintf(s.text + at, sizeof s.text - at, "%" PRId64 "%s", dims[d],
+                               d < ndim - 1 ? ", " : "]");
+    return s;
+}
+
+/* n_out 0: a vector of n_in. */
+static int find(struct walk *w, const struct gguf_tensor **t, const char *name, int64_t n_out,
+                int64_t n_in)
+{
+    *t = gguf_tensor_find(w->g, name);
+    if (*t == NULL)
+        return err_set(w->e, ERR_CORRUPT, "the tensor %s is missing", name);
+    const int64_t both[2] = {n_out, n_in}, *wanted = n_out == 0 ? both + 1 : both;
+    const int ndim = n_out == 0 ? 1 : 2;
+    if ((*t)->ndim != ndim || memcmp((*t)->dims, wanted, (size_t)ndim * sizeof *wanted) != 0)
+        return err_set(w->e, ERR_CORRUPT, "tensor %s: expected shape %s, found %s", name,
+                       shape_text(ndim, wanted).text, shape_text((*t)->ndim, (*t)->dims).text);
+    w->used[*t - gguf_tensor_at(w->g, 0)] = true;
+    if (!w->load)
+        w->total_bytes += (*t)->bytes;
+    return 0;
+}
+
+/* Gives the file's pages back and shows progress. */
+static void walked(struct walk *w, const struct gguf_tensor *t)
+{
+    struct file *f = gguf_file(w->g);
+    file_forget(f, (size_t)((const char *)t->data - f->data), t->bytes);
+    w->done_bytes += t->bytes;
+    if (w->progress != NULL)
+        atomic_store(w->progress, (int)(w->done_bytes * 1000.0 / (double)w->total_bytes));
+}
+
+static int walk_matrix(struct walk *w, struct weight **out, const char *name, int64_t n_out,
+                       int64_t n_in)
+{
+    const struct gguf_tensor *t;
+    int rc = find(w, &t, name, n_out, n_in);
+    if (rc != 0 || !w->load)
+        return rc;
+    struct backend *be = w->m->be;
+    rc = be->weight_open(be, out, t->type, n_out, n_in, t->data, w->e);
+    if (rc != 0)
+        return err_wrap(w->e, "tensor %s", name);
+    w->m->base.weight_bytes += (*out)->bytes;
+    walked(w, t);
+    return 0;
+}
+
+/* Vectors are few and small: they become f32. */
+static int walk_vector(struct walk *w, struct tensor *out, const char *name, int64_t n)
+{
+    const struct gguf_tensor *t;
+    int rc = find(w, &t, name, 0, n);
+    if (rc != 0)
+        return rc;
+    if (t->type != DTYPE_F32 && t->type != DTYPE_F16 && t->type != DTYPE_BF16)
+        return err_set(w->e, ERR_UNSUPPORTED, "tensor %s is of type %s, expected f32, f16 or bf16",
+                       name, dtype_name(t->type));
+    if (!w->load)
+        return 0;
+    struct backend *be = w->m->be;
+    void *p = be->alloc(be, (size_t)n * sizeof(float), w->e);
+    if (p == NULL)
+        return ERR_NOMEM;
+    *out = (struct tensor){.data = p, .type = DTYPE_F32, .ndim = 1, .dims = {n}};
+    quant_unpack(t->type, p, t->data, n);
+    w->m->base.weight_bytes += (size_t)n * sizeof(float);
+    walked(w, t);
+    return 0;
+}
+
+static int walk_optional(struct walk *w, struct tensor *out, const char *name, int64_t n)
+{
+    return gguf_tensor_find(w->g, name) == NULL ? 0 : walk_vector(w, out, name, n);
+}
+
+static int walk_layer(struct walk *w, int i)
+{
+    const struct config *c = &w->m->c;
+    struct layer *l = &w->m->layers[i];
+    const int64_t q_dim = (int64_t)c->n_heads * c->head_dim;
+    const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    const struct {
+        const char *name;
+        struct weight **weight;
+        int64_t n_out, n_in;
+        struct tensor *bias;
+    } matrices[] = {
+        {"attn_q", &l->q, q_dim, c->n_embd, &l->q_bias},
+        {"attn_k", &l->k, kv_dim, c->n_embd, &l->k_bias},
+        {"attn_v", &l->v, kv_dim, c->n_embd, &l->v_bias},
+        {"attn_output", &l->o, c->n_embd, q_dim, &l->o_bias},
+        {"ffn_gate", &l->gate, c->n_ff, c->n_embd, &l->gate_bias},
+        {"ffn_up", &l->up, c->n_ff, c->n_embd, &l->up_bias},
+        {"ffn_down", &l->down, c->n_embd, c->n_ff, &l->down_bias},
+    };
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
+    int rc = walk_vector(w, &l->attn_norm, name, c->n_embd);
+    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i);
+    if (rc == 0)
+        rc = walk_vector(w, &l->ffn_norm, name, c->n_embd);
+    for (size_t k = 0; k < sizeof matrices / sizeof *matrices && rc == 0; k++) {
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i, matrices[k].name);
+        rc = walk_matrix(w, matrices[k].weight, name, matrices[k].n_out, matrices[k].n_in);
+        snprintf(name, sizeof name, "blk.%d.%s.bias", i, matrices[k].name);
+        if (rc == 0)
+            rc = walk_optional(w, matrices[k].bias, name, matrices[k].n_out);
+    }
+    return rc;
+}
+
+static int walk_all(struct walk *w)
+{
+    struct llama *m = w->m;
+    const struct config *c = &m->c;
+    int rc = walk_matrix(w, &m->embd, "token_embd.weight", c->n_vocab, c->n_embd);
+    for (int i = 0; i < c->n_layers && rc == 0; i++)
+        rc = walk_layer(w, i);
+    if (rc == 0)
+        rc = walk_vector(w, &m->output_norm, "output_norm.weight", c->n_embd);
+    if (rc != 0)
+        return rc;
+    if (gguf_tensor_find(w->g, "output.weight") != NULL)
+        return walk_matrix(w, &m->output, "output.weight", c->n_vocab, c->n_embd);
+    m->output = m->embd;
+    return 0;
+}
+
+/* A tensor that nobody asked for means a network that is not this one. */
+static int refuse_unused(const struct walk *w)
+{
+    for (int i = 0; i < gguf_n_tensors(w->g); i++) {
+        const char *name = gguf_tensor_at(w->g, i)->name;
+        if (w->used[i] || strcmp(name, "rope_freqs.weight") == 0 ||
+            strstr(name, ".attn_rot_embd.") != NULL || strstr(name, ".rotary_emb.") != NULL)
+            continue;
+        return err_set(w->e, ERR_UNSUPPORTED,
+                       "the tensor %.100s has no place in the architecture " ARCH, name);
+    }
+    return 0;
+}
+
+static int load_weights(struct llama *m, struct gguf *g, atomic_int *progress, struct err *e)
+{
+    struct walk w = {.m = m, .g = g, .progress = progress, .e = e};
+    w.used = mem_try((size_t)gguf_n_tensors(g), sizeof *w.used);
+    if (w.used == NULL)
+        return err_set(e, ERR_NOMEM, "out of memory for the list of tensors");
+    int rc = walk_all(&w);
+    if (rc == 0)
+        rc = refuse_unused(&w);
+    w.load = true;
+    if (rc == 0)
+        rc = walk_all(&w);
+    free(w.used);
+    return rc;
+}
+
+/* ---- scratch ---- */
+
+static struct tensor rows_of(float *data, int64_t rows, int64_t dim)
+{
+    return (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 2, .dims = {rows, dim}};
+}
+
+static int alloc_scratch(struct llama *m, struct err *e)
+{
+    const struct config *c = &m->c;
+    const size_t rows = (size_t)m->max_rows;
+    const size_t q_dim = (size_t)c->n_heads * (size_t)c->head_dim;
+    const size_t kv_dim = (size_t)c->n_kv_heads * (size_t)c->head_dim;
+    const struct {
+        float **p;
+        size_t n;
+    } parts[] = {
+        {&m->x, rows * (size_t)c->n_embd},
+        {&m->h, rows * (size_t)c->n_embd},
+        {&m->q, rows * q_dim},
+        {&m->att, rows * q_dim},
+        {&m->k, rows * kv_dim},
+        {&m->v, rows * kv_dim},
+        {&m->gate, rows * (size_t)c->n_ff},
+        {&m->up, rows * (size_t)c->n_ff},
+        {&m->last, (size_t)m->max_logits * (size_t)c->n_embd},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].p = m->be->alloc(m->be, parts[i].n * sizeof(float), e);
+        if (*parts[i].p == NULL)
+            return err_wrap(e, "scratch for %d rows", m->max_rows);
+    }
+    return 0;
+}
+
+/* ---- one step ---- */
+
+/* x += attention(norm(x)) */
+static void attention(struct llama *m, int i, char *kv_base, const struct text_batch *b)
+{
+    struct backend *be = m->be;
+    const struct config *c = &m->c;
+    const struct layer *l = &m->layers[i];
+    const int64_t n = b->n_rows, q_dim = (int64_t)c->n_heads * c->head_dim;
+    const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    struct tensor x = rows_of(m->x, n, c->n_embd), h = rows_of(m->h, n, c->n_embd);
+    struct tensor q = rows_of(m->q, n, q_dim), att = rows_of(m->att, n, q_dim);
+    struct tensor k = rows_of(m->k, n, kv_dim), v = rows_of(m->v, n, kv_dim);
+    const size_t side = m->base.page_bytes / (2 * (size_t)c->n_layers); /* K or V of a layer */
+    const struct kv_view kv = {
+        .base = kv_base,
+        .page_bytes = m->base.page_bytes,
+        .k_offset = (size_t)i * 2 * side,
+        .v_offset = (size_t)i * 2 * side + side,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .type = m->kv_type,
+    };
+    OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->attn_norm, .eps = c->eps);
+    OP(be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &h,
+       .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
+                l->v_bias.data ? &l->v_bias : NULL},
+       .precise = true);
+    OP(be, rope, .x = &q, .pos = b->pos, .freq = c->rope.freq, .head_dim = c->head_dim,
+       .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
+    OP(be, rope, .x = &k, .pos = b->pos, .freq = c->rope.freq, .head_dim = c->head_dim,
+       .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
+    OP(be, kv_store, .kv = kv, .k = &k, .v = &v, .rows = b->rows);
+    if (i == c->n_layers - 1 && b->n_logits == 0)
+        return; /* nobody wants what comes after the last keys and values */
+    OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows, .n_heads = c->n_heads,
+       .window = c->window, .scale = c->scale);
+    OP(be, linear, .out = {&x}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
+       .x = &att, .add = &x);
+}
+
+/* x += down(silu(gate(norm(x))) * up(norm(x))) */
+static void feed_forward(struct llama *m, int i, int64_t n)
+{
+    struct backend *be = m->be;
+    const struct config *c = &m->c;
+    const struct layer *l = &m->layers[i];
+    struct tensor x = rows_of(m->x, n, c->n_embd), h = rows_of(m->h, n, c->n_embd);
+    struct tensor gate = rows_of(m->gate, n, c->n_ff), up = rows_of(m->up, n, c->n_ff);
+    OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->ffn_norm, .eps = c->eps);
+    OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &h,
+       .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL});
+    OP(be, glu, .out = &gate, .gate = &gate, .up = &up, .act = ACT_SILU);
+    OP(be, linear, .out = {&x}, .w = {l->down}, .bias = {l->down_bias.data ? &l->down_bias : NULL},
+       .x = &gate, .add = &x, .precise = true);
+}
+
+/* Only the wanted rows: the norm of each goes to its place in `last`, runs of rows at once. */
+static void logits(struct llama *m, const struct text_batch *b)
+{
+    struct backend *be = m->be;
+    const int n_embd = m->c.n_embd;
+    for (int i = 0, run; i < b->n_logits; i += run) {
+        const int32_t *row = b->logit_rows + i;
+        for (run = 1; i + run < b->n_logits && row[run] == row[0] + run;)
+            run++;
+        struct tensor from = rows_of(m->x + (int64_t)row[0] * n_embd, run, n_embd);
+        struct tensor to = rows_of(m->last + (int64_t)i * n_embd, run, n_embd);
+        OP(be, rmsnorm, .out = &to, .x = &from, .w = &m->output_norm, .eps = m->c.eps);
+    }
+    struct tensor last = rows_of(m->last, b->n_logits, n_embd);
+    struct tensor out = rows_of(b->logits, b->n_logits, m->c.n_vocab);
+    OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .precise = true);
+}
+
+static int check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
+{
+    if (b->n_rows < 1 || b->n_rows > m->max_rows || b->n_logits < 0 || b->n_logits > m->max_logits)
+        return err_set(e, ERR_INVALID, "a batch of %d rows and %d logits, allowed are %d and %d",
+                       b->n_rows, b->n_logits, m->max_rows, m->max_logits);
+    for (int r = 0; r < b->n_rows; r++)
+        if (b->ids[r] < 0 || b->ids[r] >= m->c.n_vocab)
+            return err_set(e, ERR_INVALID, "token %d is outside the vocabulary of %d", b->ids[r],
+                           m->c.n_vocab);
+    return 0;
+}
+
+/* The products of one layer with as many rows as there will ever be: what a backend needs for a step
+ * grows to its size here, not while requests wait. */
+static int dry_pass(struct llama *m, struct err *e)
+{
+    const struct config *c = &m->c;
+    const struct layer *l = &m->layers[0];
+    const int64_t n = m->max_rows, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    struct tensor x = rows_of(m->x, n, c->n_embd);
+    struct tensor q = rows_of(m->q, n, (int64_t)c->n_heads * c->head_dim);
+    struct tensor k = rows_of(m->k, n, kv_dim), v = rows_of(m->v, n, kv_dim);
+    OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x, .precise = true);
+    OP(m->be, linear, .out = {&x}, .w = {l->o}, .x = &q);
+    feed_forward(m, 0, n);
+    return m->be->sync(m->be, e);
+}
+
+static int llama_forward(struct text_model *base, char *kv_base, const struct text_batch *b,
+                         struct err *e)
+{
+    struct llama *m = (struct llama *)base;
+    int rc = check_batch(m, b, e);
+    if (rc != 0)
+        return rc;
+    struct tensor x = rows_of(m->x, b->n_rows, m->c.n_embd);
+    OP(m->be, embed, .out = &x, .w = m->embd, .ids = b->ids);
+    for (int i = 0; i < m->c.n_layers; i++) {
+        attention(m, i, kv_base, b);
+        if (i < m->c.n_layers - 1 || b->n_logits > 0)
+            feed_forward(m, i, b->n_rows);
+    }
+    if (b->n_logits > 0)
+        logits(m, b);
+    return m->be->sync(m->be, e);
+}
+
+/* ---- open and close ---- */
+
+static void llama_close(struct text_model *base)
+{
+    struct llama *m = (struct llama *)base;
+    struct backend *be = m->be;
+    for (int i = 0; m->layers != NULL && i < m->c.n_layers; i++) {
+        struct layer *l = &m->layers[i];
+        struct weight *const weights[] = {l->q, l->k, l->v, l->o, l->gate, l->up, l->down};
+        const struct tensor *const vectors[] = {&l->attn_norm, &l->ffn_norm, &l->q_bias,
+                                                &l->k_bias,    &l->v_bias,   &l->o_bias,
+                                                &l->gate_bias, &l->up_bias,  &l->down_bias};
+        for (size_t k = 0; k < sizeof weights / sizeof *weights; k++)
+            be->weight_close(be, weights[k]);
+        for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
+            be->free(be, vectors[k]->data);
+    }
+    if (m->output != m->embd)
+        be->weight_close(be, m->output);
+    be->weight_close(be, m->embd);
+    float *const scratch[] = {m->x, m->h, m->q, m->att, m->k, m->v, m->gate, m->up, m->last};
+    for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
+        be->free(be, scratch[i]);
+    be->free(be, m->output_norm.data);
+    free(m->layers);
+    free(m);
+}
+
+static int choose_context(struct llama *m, int wanted, struct err *e)
+{
+    m->base.n_ctx_train = (int)m->c.rope.n_ctx_train;
+    m->base.n_ctx = wanted > 0 ? wanted : m->base.n_ctx_train;
+    if (m->base.n_ctx > m->base.n_ctx_train)
+        return err_set(e, ERR_INVALID,
+                       "a context of %d positions was asked for, the model was trained for %d",
+                       wanted, m->base.n_ctx_train);
+    return 0;
+}
+
+int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
+               const struct model_options *o, struct err *e)
+{
+    struct llama *m = xcalloc(1, sizeof *m);
+    m->base.forward = llama_forward;
+    m->base.close = llama_close;
+    m->be = be;
+    m->max_rows = o->max_rows;
+    m->max_logits = o->max_logits < o->max_rows ? o->max_logits : o->max_rows;
+    m->kv_type = o->kv_type == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
+    struct config *c = &m->c;
+    int rc = read_config(c, g, e);
+    if (rc == 0)
+        rc = choose_context(m, o->n_ctx, e);
+    if (rc != 0)
+        goto fail;
+    m->base.n_vocab = c->n_vocab;
+    m->base.page_bytes = (size_t)c->n_layers * 2 * KV_PAGE_TOKENS * (size_t)c->n_kv_heads *
+                         (size_t)c->head_dim * (size_t)dtype_block_bytes(m->kv_type);
+    m->layers = xcalloc((size_t)c->n_layers, sizeof *m->layers);
+    rc = load_weights(m, g, o->progress, e);
+    if (rc == 0)
+        rc = alloc_scratch(m, e);
+    if (rc == 0)
+        rc = dry_pass(m, e);
+    if (rc != 0)
+        goto fail;
+    *out = &m->base;
+    return 0;
+fail:
+    llama_close(&m->base);
+    return rc;
+}

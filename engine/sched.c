@@ -1,0 +1,351 @@
+/* Admission and batches; sched.h says by which rules. */
+#include "engine/sched.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+static int pages_for(int n_positions)
+{
+    return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+}
+
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+int sched_max_logits(const struct sched_options *o)
+{
+    return o->max_sequences + SCHED_ECHO_ROWS;
+}
+
+int sched_length(int n_ctx, int n_prompt, int max_tokens)
+{
+    if (n_prompt > n_ctx || (n_prompt == n_ctx && max_tokens > 0))
+        return 0;
+    return n_prompt + min_int(max_tokens, n_ctx - n_prompt);
+}
+
+int sched_init(struct sched *s, struct cache *cache, const struct sched_options *o,
+               struct sched_model *models, int n_models, struct err *e)
+{
+    memset(s, 0, sizeof *s);
+    s->o = *o;
+    s->cache = cache;
+    s->models = models;
+    s->n_models = n_models;
+    s->tail = &s->head;
+    int n_ctx = 1;
+    for (int i = 0; i < n_models; i++)
+        n_ctx = models[i].n_ctx > n_ctx ? models[i].n_ctx : n_ctx;
+    size_t n_seqs = (size_t)o->max_sequences, n_rows = (size_t)o->max_rows;
+    s->slots = mem_try(n_seqs, sizeof *s->slots);
+    s->order = mem_try(n_seqs, sizeof(struct seq *));
+    s->plan.parts = mem_try(n_seqs, sizeof *s->plan.parts);
+    s->ids = mem_try(n_rows, sizeof *s->ids);
+    s->pos = mem_try(n_rows, sizeof *s->pos);
+    s->rows = mem_try(n_rows, sizeof *s->rows);
+    s->logit_rows = mem_try((size_t)sched_max_logits(o), sizeof *s->logit_rows);
+    bool ok = s->slots && s->order && s->plan.parts && s->ids && s->pos && s->rows && s->logit_rows;
+    for (size_t i = 0; ok && i < n_seqs; i++) {
+        s->slots[i].ids = mem_try((size_t)n_ctx, sizeof(int32_t));
+        s->slots[i].kv.pages = mem_try((size_t)pages_for(n_ctx), sizeof(int32_t));
+        ok = s->slots[i].ids && s->slots[i].kv.pages;
+    }
+    if (ok)
+        return 0;
+    sched_fini(s);
+    return err_set(e, ERR_NOMEM, "no memory for %d sequences of %d tokens", o->max_sequences,
+                   n_ctx);
+}
+
+void sched_fini(struct sched *s)
+{
+    for (int i = 0; s->slots && i < s->o.max_sequences; i++) {
+        free(s->slots[i].ids);
+        free(s->slots[i].kv.pages);
+    }
+    free(s->slots);
+    free(s->order);
+    free(s->plan.parts);
+    free(s->ids);
+    free(s->pos);
+    free(s->rows);
+    free(s->logit_rows);
+    memset(s, 0, sizeof *s);
+}
+
+/* --- the queue --- */
+
+void sched_add(struct sched *s, struct task *t)
+{
+    t->next = NULL;
+    t->queued = true;
+    *s->tail = t;
+    s->tail = &t->next;
+}
+
+void sched_remove(struct sched *s, struct task *t)
+{
+    for (struct task **at = &s->head; *at; at = &(*at)->next) {
+        if (*at != t)
+            continue;
+        *at = t->next;
+        if (s->tail == &t->next)
+            s->tail = at;
+        t->next = NULL;
+        t->queued = false;
+        return;
+    }
+}
+
+static struct seq *free_slot(struct sched *s)
+{
+    for (int i = 0; i < s->o.max_sequences; i++) {
+        if (!s->slots[i].task)
+            return &s->slots[i];
+    }
+    return NULL;
+}
+
+/* The task's next choice into slot q; false when the budget does not allow it now. */
+static bool place(struct sched *s, struct seq *q, struct task *t)
+{
+    if (t->blocked_version == cache_version(s->cache) + 1)
+        return false; /* nothing was given back since it did not fit */
+    const struct text_spec *spec = &t->job->text;
+    const struct sched_model *m = &s->models[t->model];
+    int prompt = t->next_choice / spec->n, n_prompt = spec->n_prompt[prompt];
+    int n_end = sched_length(m->n_ctx, n_prompt, spec->max_tokens);
+    /* The last token made is never computed upon; without tokens to make only an echo computes. */
+    int n_positions = n_end > n_prompt ? n_end - 1 : spec->echo_logprobs ? n_prompt : 0;
+    bool share = s->o.share && !spec->no_cache;
+    q->kv.share = share;
+    /* The prompt's last token is always computed: its logits choose the first new one. */
+    int n_match = spec->echo_logprobs || n_positions == 0 ? 0 : n_prompt - 1;
+    if (!cache_reserve(m->pool, &q->kv, spec->prompts[prompt], n_match, pages_for(n_positions))) {
+        t->blocked_version = cache_version(s->cache) + 1;
+        return false;
+    }
+    t->blocked_version = 0;
+    memcpy(q->ids, spec->prompts[prompt], (size_t)n_prompt * sizeof *q->ids);
+    q->task = t;
+    q->choice = t->next_choice++;
+    q->order = s->n_admitted++;
+    q->n_prompt = q->n_ids = n_prompt;
+    q->n_end = n_end;
+    q->n_cached = q->n_done = q->kv.n_shared * KV_PAGE_TOKENS;
+    q->admitted_us = clock_us();
+    q->first_token_us = 0;
+    if (t->admitted_us == 0)
+        t->admitted_us = q->admitted_us;
+    t->n_running++;
+    s->order[s->n_running++] = q;
+    return true;
+}
+
+struct seq *sched_admit(struct sched *s)
+{
+    struct seq *q = free_slot(s);
+    if (!q)
+        return NULL;
+    struct task *blocked = NULL;
+    int n_seen = 0;
+    for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next, n_seen++) {
+        if (place(s, q, t)) {
+            if (blocked)
+                blocked->n_bypassed++;
+            sched_remove(s, t);
+            t->n_bypassed = 0;
+            if (t->next_choice < t->n_choices)
+                sched_add(s, t);
+            return q;
+        }
+        blocked = blocked ? blocked : t;
+        if (t->n_bypassed >= SCHED_BYPASS_MAX)
+            return NULL;
+    }
+    return NULL;
+}
+
+void sched_leave(struct sched *s, struct seq *q)
+{
+    cache_release(&q->kv);
+    q->task->n_running--;
+    q->task = NULL;
+    int i = 0;
+    while (i < s->n_running && s->order[i] != q)
+        i++;
+    s->n_running--;
+    for (; i < s->n_running; i++)
+        s->order[i] = s->order[i + 1];
+}
+
+/* --- the next step --- */
+
+static bool has_work(const struct seq *q)
+{
+    return q->n_done < q->n_ids;
+}
+
+/* The model whose turn it is, or -1. */
+static int pick_model(struct sched *s)
+{
+    int best = -1;
+    double level = -1; /* the least time among models that were busy before */
+    for (int i = 0; i < s->n_models; i++) {
+        if (s->models[i].busy && (level < 0 || s->models[i].spent_us < level))
+            level = s->models[i].spent_us;
+    }
+    for (int i = 0; i < s->n_models; i++) {
+        struct sched_model *m = &s->models[i];
+        bool work = false;
+        for (int k = 0; k < s->n_running && !work; k++)
+            work = s->order[k]->task->model == i && has_work(s->order[k]);
+        if (work && !m->busy && m->spent_us < level)
+            m->spent_us = level;
+        m->busy = work;
+        if (work && (best < 0 || m->spent_us < s->models[best].spent_us))
+            best = i;
+    }
+    return best;
+}
+
+/* Does an older sequence compute the page that q needs next?  Then q waits and adopts it. */
+static bool has_twin(const struct sched *s, const struct seq *q)
+{
+    int page = q->n_done / KV_PAGE_TOKENS, end = (page + 1) * KV_PAGE_TOKENS;
+    if (!q->kv.share || q->n_done % KV_PAGE_TOKENS != 0 || end > q->n_prompt - 1 ||
+        q->task->job->text.echo_logprobs)
+        return false;
+    for (int i = 0; i < s->n_running && s->order[i] != q; i++) {
+        const struct seq *o = s->order[i];
+        if (o->task->model != q->task->model || !o->kv.share || o->kv.n_shared != page ||
+            q->kv.n_shared != page || o->n_prompt < end)
+            continue;
+        if (page > 0 && o->kv.pages[page - 1] != q->kv.pages[page - 1])
+            continue;
+        size_t at = (size_t)page * KV_PAGE_TOKENS;
+        if (memcmp(o->ids + at, q->ids + at, KV_PAGE_TOKENS * sizeof *q->ids) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Pages that others have computed since. */
+static void adopt(struct seq *q)
+{
+    if (q->task->job->text.echo_logprobs)
+        return;
+    while (q->n_done == q->kv.n_shared * KV_PAGE_TOKENS &&
+           q->n_done + KV_PAGE_TOKENS <= q->n_prompt - 1 &&
+           cache_adopt(&q->kv, q->ids + q->n_done)) {
+        q->n_done += KV_PAGE_TOKENS;
+        q->n_cached += KV_PAGE_TOKENS;
+    }
+}
+
+/* Prompt rows that q could use now. */
+static int wanted(const struct seq *q, int echo_left)
+{
+    int n = q->n_prompt - q->n_done;
+    if (q->task->job->text.echo_logprobs)
+        n = min_int(n, 1 + echo_left);
+    return n;
+}
+
+/* Gives out `room` prompt rows among parts [from, n_parts). */
+static void share_rows(struct sched_plan *p, int from, int room)
+{
+    int echo_left = SCHED_ECHO_ROWS;
+    for (int i = from; i < p->n_parts && room > 0; i++) {
+        int most = i + 1 < p->n_parts ? (room + 1) / 2 : room;
+        int n = min_int(wanted(p->parts[i].seq, echo_left), most);
+        if (p->parts[i].seq->task->job->text.echo_logprobs)
+            echo_left -= n - 1;
+        p->parts[i].n_rows = n;
+        room -= n;
+    }
+    for (int i = from; i < p->n_parts && room > 0; i++) {
+        struct sched_part *part = &p->parts[i];
+        if (part->seq->task->job->text.echo_logprobs)
+            continue;
+        int more = min_int(part->seq->n_prompt - part->seq->n_done - part->n_rows, room);
+        part->n_rows += more;
+        room -= more;
+    }
+}
+
+/* Writes a part's rows into the batch. */
+static void add_rows(struct sched *s, struct sched_part *part)
+{
+    struct text_batch *b = &s->plan.batch;
+    struct seq *q = part->seq;
+    cache_take(&q->kv, pages_for(q->n_done + part->n_rows));
+    bool echo = q->task->job->text.echo_logprobs;
+    part->first_logit = b->n_logits;
+    part->n_logits = 0;
+    for (int i = 0; i < part->n_rows; i++) {
+        int at = q->n_done + i, row = b->n_rows++;
+        s->ids[row] = q->ids[at];
+        s->pos[row] = at;
+        s->rows[row] = (struct kv_row){.pages = q->kv.pages, .pos = at};
+        /* An echo wants every prompt row but the last, whose successor is not a prompt token. */
+        bool last = at == q->n_ids - 1;
+        if (last ? q->n_end > q->n_ids : echo) {
+            s->logit_rows[b->n_logits++] = row;
+            part->n_logits++;
+        }
+    }
+}
+
+const struct sched_plan *sched_next(struct sched *s)
+{
+    struct sched_plan *p = &s->plan;
+    p->model = pick_model(s);
+    if (p->model < 0)
+        return NULL;
+    p->n_parts = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->order[i];
+        if (q->task->model == p->model && q->n_done >= q->n_prompt && has_work(q))
+            p->parts[p->n_parts++] = (struct sched_part){.seq = q, .n_rows = 1};
+    }
+    int n_decode = p->n_parts;
+    for (int i = 0; i < s->n_running; i++) {
+        struct seq *q = s->order[i];
+        if (q->task->model != p->model || q->n_done >= q->n_prompt)
+            continue;
+        adopt(q);
+        if (!has_twin(s, q))
+            p->parts[p->n_parts++] = (struct sched_part){.seq = q};
+    }
+    int room = s->o.max_rows - n_decode;
+    if (n_decode > 0)
+        room = min_int(room, s->o.prefill_chunk);
+    share_rows(p, n_decode, room);
+    p->batch = (struct text_batch){
+        .ids = s->ids, .pos = s->pos, .rows = s->rows, .logit_rows = s->logit_rows};
+    int kept = 0;
+    for (int i = 0; i < p->n_parts; i++) {
+        if (p->parts[i].n_rows == 0)
+            continue;
+        p->parts[kept] = p->parts[i];
+        add_rows(s, &p->parts[kept++]);
+    }
+    p->n_parts = kept;
+    return kept > 0 ? p : NULL;
+}
+
+void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us)
+{
+    s->models[plan->model].spent_us += cost_us;
+    for (int i = 0; i < plan->n_parts; i++) {
+        struct seq *q = plan->parts[i].seq;
+        q->n_done += plan->parts[i].n_rows;
+        while (q->kv.share && (q->kv.n_shared + 1) * KV_PAGE_TOKENS <= q->n_done)
+            cache_commit(&q->kv, q->ids + (size_t)q->kv.n_shared * KV_PAGE_TOKENS);
+    }
+}

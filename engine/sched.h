@@ -1,0 +1,95 @@
+/* What runs next: admission of waiting jobs, and which rows go into the next forward pass.
+ * Thread: engine.
+ *
+ * Admission.  Waiting jobs take turns: the first job in the queue gets one sequence admitted and, if
+ * it has more choices, goes to the end.  So a job of 128 choices cannot keep a single question
+ * waiting, and nobody is overtaken for ever.  When the first job does not fit into the cache
+ * budget, jobs behind it that do fit may pass, but at most SCHED_BYPASS_MAX sequences: then all
+ * wait until enough has ended for it.  Admission is exact (cache.h): what runs is never preempted.
+ *
+ * Units.  What the device does next is one unit: now always a step of one text model.  The model
+ * with the least device time so far goes first (a model that was idle starts level with the
+ * others), so that models share the device by measured cost.  Units of other kinds join there.
+ *
+ * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
+ * max_rows when nobody decodes, else prefill_chunk rows, which bounds the time between two
+ * tokens of those who do.  The oldest prompt goes first, but while others wait it gets half of the
+ * rows, the next one half of the rest, and so on; what nobody needed goes to the oldest.  So a long
+ * prompt neither holds up short ones nor is held up by them.
+ *
+ * Sharing.  Full pages go into the prefix tree the moment they are computed.  A prompt at a page
+ * border takes the next page from the tree if it is there, and if another sequence is just
+ * computing that very page it waits for it.  So n choices of a prompt, or many clients with one
+ * system prompt that arrive together, compute it once; the rest of the prompt after its last full
+ * page each one computes itself. */
+#ifndef ENGINE_SCHED_H
+#define ENGINE_SCHED_H
+#include "engine/model.h"
+#include "engine/task.h"
+
+#define SCHED_BYPASS_MAX 64
+#define SCHED_ECHO_ROWS  16 /* logit rows for echo_logprobs, besides one for each sequence */
+
+struct sched_model {
+    struct cache_pool *pool;
+    int n_ctx;       /* positions of one sequence, as the model and the cache allow */
+    double spent_us; /* device time, for the turns */
+    bool busy;       /* had work when a unit was last chosen */
+};
+
+struct sched_options {
+    int max_sequences, prefill_chunk, max_rows;
+    bool share;
+};
+
+/* The rows of one sequence in a step. */
+struct sched_part {
+    struct seq *seq;
+    int n_rows;                /* positions seq->n_done ... + n_rows - 1 */
+    int first_logit, n_logits; /* in the batch's order; they belong to the last n_logits rows */
+};
+
+/* One unit: a step of model `model`. */
+struct sched_plan {
+    int model;
+    int n_parts;
+    struct sched_part *parts;
+    struct text_batch batch; /* logits is the caller's */
+};
+
+struct sched {
+    struct sched_options o;
+    struct cache *cache;
+    int n_models;
+    struct sched_model *models;
+    struct seq *slots;  /* [max_sequences] */
+    struct seq **order; /* [n_running] oldest first */
+    int n_running;
+    uint64_t n_admitted;
+    struct task *head, **tail; /* waiting, first come first */
+    struct sched_plan plan;
+    int32_t *ids, *pos, *logit_rows;
+    struct kv_row *rows;
+};
+
+/* models: [n_models], kept.  Options must be sane: 1 <= max_sequences <= max_rows ... */
+int sched_init(struct sched *s, struct cache *cache, const struct sched_options *o,
+               struct sched_model *models, int n_models, struct err *e);
+void sched_fini(struct sched *s);
+
+int sched_max_logits(const struct sched_options *o);
+/* Positions that a choice of this prompt may come to; 0 when the prompt itself does not fit. */
+int sched_length(int n_ctx, int n_prompt, int max_tokens);
+
+void sched_add(struct sched *s, struct task *t);    /* to the end of the queue */
+void sched_remove(struct sched *s, struct task *t); /* from the queue */
+/* Admits the next sequence that may start: its slot, with ids, limits and pages set; else NULL.  Its
+ * task is no longer queued when this was the last choice. */
+struct seq *sched_admit(struct sched *s);
+/* The next unit, or NULL when nothing can run. */
+const struct sched_plan *sched_next(struct sched *s);
+/* The plan's forward pass was done and took cost_us: positions advance, full pages are shared. */
+void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us);
+/* Takes a sequence out; its pages are free at once. */
+void sched_leave(struct sched *s, struct seq *q);
+#endif

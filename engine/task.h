@@ -1,0 +1,47 @@
+/* The engine's side of a job: a task, and a sequence for each of its choices that is running.
+ * Thread: engine. */
+#ifndef ENGINE_TASK_H
+#define ENGINE_TASK_H
+#include "engine/cache.h"
+#include "engine/job.h"
+#include "engine/stop.h"
+#include "engine/text/detok.h"
+
+struct task {
+    struct job *job; /* a reference */
+    struct task *next;
+    int model;       /* index in the engine's list */
+    int n_choices;   /* prompts * n */
+    int next_choice; /* the first one that was not admitted yet */
+    int n_running, n_finished;
+    int n_bypassed; /* sequences of later jobs that were admitted while this one did not fit */
+    bool queued;    /* some choice still waits */
+    bool dead;      /* EV_DONE or EV_ERROR is out */
+    struct stop_set stops;
+    struct job_usage total;              /* EV_DONE's: each prompt counts once */
+    int64_t admitted_us, first_token_us; /* of the first choice; 0: not yet */
+    uint64_t
+        blocked_version; /* cache_version when it last did not fit, + 1; 0: not known to block */
+};
+
+/* One running choice.  Slots are made once, with tables for the longest context. */
+struct seq {
+    struct task *task; /* NULL: the slot is free */
+    int choice;
+    uint64_t order;             /* of admission */
+    int32_t *ids;               /* [n_ctx] prompt, then what was generated */
+    int n_prompt, n_ids, n_end; /* n_end: n_ids at which the length is reached */
+    int n_done;                 /* positions whose KV is computed */
+    int n_cached;               /* prompt tokens that came from shared pages */
+    struct cache_seq kv;
+    struct detok detok;
+    struct stop stop;
+    struct buf text;            /* of this step */
+    struct buf raw;             /* what the detokeniser just gave */
+    int64_t n_made, n_out;      /* bytes of text made so far, of those given out */
+    struct token_info *pending; /* tokens whose text is not out yet */
+    int64_t *pending_end;       /* n_out at which each of them is */
+    int n_pending, pending_cap;
+    int64_t admitted_us, first_token_us;
+};
+#endif
