@@ -1,0 +1,415 @@
+/* The life of a call: begin, pump, end; and what all handlers use. */
+#include "api/api.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/call.h"
+#include "api/template.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+enum {
+    ERROR_ROOM = 4096,          /* in out, so that an error always fits */
+    COMPLETION_MAX_TOKENS = 16, /* OpenAI's default for completions that name no max_tokens */
+    RETRY_BUSY_S = 1,
+    RETRY_LATER_S = 5,
+};
+
+int api_open(struct api **out, const struct api_options *o, struct err *e)
+{
+    if (o->max_body_bytes == 0 || o->max_answer_bytes == 0 || o->max_choices < 1 ||
+        o->max_prompts < 1 || o->max_messages < 1 || o->max_stop_bytes < 1)
+        return err_set(e, ERR_INVALID, "a limit of the api is zero");
+    struct api *a = xcalloc(1, sizeof *a);
+    a->o = *o;
+    a->limits = (struct json_limits){.max_bytes = o->max_body_bytes,
+                                     .max_depth = o->max_json_depth,
+                                     .max_nodes = o->max_json_nodes};
+    snprintf(a->fingerprint, sizeof a->fingerprint, "fp_duetto_%s", o->version ? o->version : "0");
+    *out = a;
+    return 0;
+}
+
+void api_close(struct api *a)
+{
+    if (a == NULL)
+        return;
+    for (int i = 0; i < a->n_models; i++)
+        template_close(a->models[i].tmpl);
+    free(a->models);
+    free(a);
+}
+
+/* A token of the vocabulary as a string of its own; NULL when there is none. */
+static char *token_string(const struct tokenizer *t, int32_t id)
+{
+    size_t n = 0;
+    const char *s = id >= 0 ? tokenizer_token(t, id, &n) : NULL;
+    if (s == NULL)
+        return NULL;
+    char *copy = xcalloc(n + 1, 1);
+    memcpy(copy, s, n);
+    return copy;
+}
+
+int api_open_template(const struct model_card *card, const char *source, struct template **out,
+                      struct err *e)
+{
+    const struct tokenizer_info *info = tokenizer_info(card->tokenizer);
+    char *bos = token_string(card->tokenizer, info->bos);
+    char *eos = token_string(card->tokenizer, info->eos);
+    int err = template_open(out, source, source != NULL ? strlen(source) : 0, bos, eos, e);
+    free(bos);
+    free(eos);
+    return err;
+}
+
+void api_models_ready(struct api *a)
+{
+    if (atomic_load(&a->ready))
+        return;
+    int n = engine_n_models(a->o.engine);
+    a->models = xcalloc((size_t)n + 1, sizeof *a->models);
+    for (int i = 0; i < n; i++) {
+        struct api_model *m = &a->models[i];
+        m->card = engine_card_at(a->o.engine, i);
+        if (api_open_template(m->card, m->card->chat_template, &m->tmpl, &m->tmpl_err) != 0) {
+            m->tmpl = NULL;
+            log_msg(LOG_WARN, "api.template", "%s: %s", m->card->id, m->tmpl_err.msg);
+        }
+    }
+    a->n_models = n;
+    atomic_store(&a->ready, true);
+}
+
+size_t api_arena_bytes(const struct api *a)
+{
+    return 16 * a->o.max_body_bytes + ((size_t)4 << 20);
+}
+
+size_t api_max_ids(const struct model_card *card)
+{
+    return 4 * (size_t)card->n_ctx;
+}
+
+int api_context_error(const struct model_card *card, size_t n_prompt, const char *param,
+                      struct err *e)
+{
+    if (n_prompt > 0)
+        err_set(e, ERR_TOOBIG,
+                "this model's context is %d tokens, but the prompt has %zu; shorten it",
+                card->n_ctx, n_prompt);
+    else
+        err_set(e, ERR_TOOBIG,
+                "this model's context is %d tokens, but the prompt has more than %zu; shorten it",
+                card->n_ctx, api_max_ids(card));
+    err_reason(e, "context_length_exceeded");
+    return err_param(e, "%s", param);
+}
+
+int api_unknown_model(const struct api *a, const char *id, struct err *e)
+{
+    char names[160] = "";
+    size_t n = 0;
+    for (int i = 0; i < a->n_models && n + 1 < sizeof names; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? ", " : "",
+                              a->models[i].card->id);
+    err_set(e, ERR_NOTFOUND, "model '%.60s' not found; this server has: %s", id, names);
+    err_reason(e, "model_not_found");
+    return err_param(e, "model");
+}
+
+int api_find_model(const struct api *a, const struct cJSON *body, const struct api_model **m,
+                   struct err *e)
+{
+    const char *id = NULL;
+    int err = json_get_str(body, "model", &id, e);
+    if (err != 0)
+        return err;
+    if (a->n_models == 0)
+        return err_set(e, ERR_UNAVAILABLE, "this server has no model");
+    if (id == NULL || id[0] == '\0') {
+        *m = &a->models[0];
+        return 0;
+    }
+    for (int i = 0; i < a->n_models; i++)
+        if (strcmp(a->models[i].card->id, id) == 0) {
+            *m = &a->models[i];
+            return 0;
+        }
+    return api_unknown_model(a, id, e);
+}
+
+/* ---- Errors ---- */
+
+/* The call ends with *err: an HTTP error when nothing was promised yet, else inside the stream. */
+static void fail(struct api_call *c, const struct err *err)
+{
+    struct api_call_private *p = c->priv;
+    p->err = *err;
+    int status = api_error_status(&p->err);
+    c->error_reason = error_code_word(&p->err, status);
+    if (c->error_reason == NULL)
+        c->error_reason = "invalid_request";
+    c->state = API_DONE;
+    if (c->stream && c->status != 0) {
+        c->out.failed = false;
+        c->out.max = c->out.len + ERROR_ROOM;
+        render_error_frame(&c->out, status, &p->err);
+        return;
+    }
+    c->stream = false;
+    c->status = status;
+    c->content_type = "application/json";
+    c->retry_after_s = status == 429 ? RETRY_BUSY_S : status == 503 ? RETRY_LATER_S : 0;
+    buf_clear(&c->out);
+    api_error_body(&c->out, status, &p->err);
+}
+
+/* ---- Begin ---- */
+
+static const char *piece_of(const void *ctx, int32_t id, size_t *len)
+{
+    return tokenizer_piece(ctx, id, true, len);
+}
+
+/* How many tokens a choice may have, now that the prompts are known. */
+static int bound_tokens(struct api_call *c, const struct model_card *card, const struct params *p,
+                        enum render_shape shape, struct err *e)
+{
+    struct text_spec *t = &c->job->text;
+    int64_t max = p->max_tokens;
+    if (max < 0 && c->priv->api->o.default_max_tokens > 0)
+        max = c->priv->api->o.default_max_tokens;
+    if (max < 0)
+        max = shape == RENDER_CHAT ? card->n_ctx : COMPLETION_MAX_TOKENS;
+    int32_t shortest = card->n_ctx;
+    for (int i = 0; i < t->n_prompts; i++) {
+        if (t->n_prompt[i] + (max > 0) > card->n_ctx)
+            return api_context_error(card, (size_t)t->n_prompt[i],
+                                     shape == RENDER_CHAT ? "messages" : "prompt", e);
+        shortest = t->n_prompt[i] < shortest ? t->n_prompt[i] : shortest;
+        c->prompt_tokens += t->n_prompt[i];
+    }
+    int64_t room = card->n_ctx - shortest;
+    t->max_tokens = (int)(max < room ? max : room);
+    return 0;
+}
+
+int api_start(struct api_call *c, const struct api_model *m, const struct params *p,
+              struct render_options *ro, struct err *e)
+{
+    struct api *a = c->priv->api;
+    struct text_spec *t = &c->job->text;
+    int err = bound_tokens(c, m->card, p, ro->shape, e);
+    if (err != 0)
+        return err;
+    t->model = m->card->id;
+    ro->stream = p->stream;
+    ro->include_usage = p->include_usage;
+    ro->timings = p->timings;
+    ro->logprobs = t->logprobs;
+    ro->top_logprobs = t->top_logprobs;
+    ro->n = t->n;
+    ro->n_choices = t->n * t->n_prompts;
+    ro->model = m->card->id;
+    ro->fingerprint = a->fingerprint;
+    ro->created = clock_unix_s();
+    ro->max_bytes = a->o.max_answer_bytes;
+    ro->piece = piece_of;
+    ro->piece_ctx = m->card->tokenizer;
+    c->n_choices = ro->n_choices;
+    c->priv->render = render_open(ro);
+    if (c->priv->render == NULL)
+        return err_set(e, ERR_NOMEM, "not enough memory for the answer");
+    err = engine_submit(a->o.engine, c->job, e);
+    if (err != 0)
+        return err;
+    c->stream = p->stream;
+    c->content_type = c->stream ? "text/event-stream" : "application/json";
+    return 0;
+}
+
+static int check_ready(const struct api *a, const struct api_route *r, struct err *e)
+{
+    if ((r->flags & ROUTE_LOADING_OK) || atomic_load(&a->ready))
+        return 0;
+    if (a->o.engine != NULL && engine_state(a->o.engine) == ENGINE_FAILED)
+        return err_set(e, ERR_UNAVAILABLE, "the models could not be loaded");
+    err_set(e, ERR_UNAVAILABLE, "the models are still loading; try again in a few seconds");
+    return err_reason(e, "loading");
+}
+
+/* Bodies are objects; the handler gets the document. */
+static int begin_post(struct api_call *c, const struct api_request *rq, struct err *e)
+{
+    struct api *a = c->priv->api;
+    struct cJSON *body = NULL;
+    int err = json_parse(&body, rq->body ? rq->body : "", rq->body_len, &a->limits, e);
+    if (err != 0)
+        return err;
+    if (json_type(body) != JSON_OBJECT) {
+        err = err_set(e, ERR_INVALID, "the body must be a JSON object, not %s",
+                      json_type_name(json_type(body)));
+        goto out;
+    }
+    switch (rq->route->id) {
+    case API_CHAT:
+    case API_COMPLETIONS:
+        c->job = job_new(api_arena_bytes(a));
+        if (c->job == NULL)
+            err = err_set(e, ERR_NOMEM, "not enough memory for the request");
+        else
+            err =
+                rq->route->id == API_CHAT ? chat_begin(c, body, e) : completions_begin(c, body, e);
+        break;
+    case API_TOKENIZE:
+        err = tokenize_begin(c, body, e);
+        break;
+    case API_DETOKENIZE:
+        err = tokenize_detokenize(c, body, e);
+        break;
+    case API_APPLY_TEMPLATE:
+        err = tokenize_apply_template(c, body, e);
+        break;
+    default:
+        err = err_set(e, ERR_NOTFOUND, "there is nothing here");
+    }
+out:
+    json_free(body);
+    return err;
+}
+
+static int begin(struct api_call *c, const struct api_request *rq, struct err *e)
+{
+    struct api *a = c->priv->api;
+    int err = check_ready(a, rq->route, e);
+    if (err != 0)
+        return err;
+    switch (rq->route->id) {
+    case API_MODELS:
+        return models_list(c, e);
+    case API_MODEL:
+        return models_one(c, rq->path, e);
+    case API_PROPS:
+        return models_props(c, e);
+    case API_OPENAPI:
+        return openapi_write(a, &c->out, e);
+    default:
+        return begin_post(c, rq, e);
+    }
+}
+
+/* The job is not needed, or never ran. */
+static void drop_job(struct api_call *c)
+{
+    if (c->job != NULL)
+        job_unref(c->job);
+    c->job = NULL;
+}
+
+struct api_call *api_begin(struct api *a, const struct api_request *rq)
+{
+    struct api_call *c = xcalloc(1, sizeof *c);
+    struct err e = {0};
+    c->priv = xcalloc(1, sizeof *c->priv);
+    c->priv->api = a;
+    c->priv->begin_us = clock_us();
+    c->content_type = "application/json";
+    buf_init(&c->out, 2 * a->o.max_answer_bytes + (1 << 20));
+    int err = begin(c, rq, &e);
+    if (err == 0 && c->out.failed) {
+        err = err_set(&e, ERR_TOOBIG, "the answer is larger than this server allows");
+        err_reason(&e, "answer_too_large");
+    }
+    if (err != 0) {
+        drop_job(c);
+        fail(c, &e);
+    } else if (c->job == NULL) {
+        c->status = 200;
+        c->state = API_DONE;
+    }
+    return c;
+}
+
+/* ---- Pump ---- */
+
+static void finish(struct api_call *c, const struct job_usage *u)
+{
+    c->status = 200;
+    c->state = API_DONE;
+    c->prompt_tokens = u->prompt_tokens;
+    c->cached_tokens = u->cached_tokens;
+    c->completion_tokens = u->completion_tokens;
+    c->queue_us = u->queue_us;
+    c->prefill_us = u->prefill_us;
+    c->decode_us = u->decode_us;
+    c->finish = render_finish(c->priv->render);
+}
+
+static void take_event(struct api_call *c, const struct event *ev)
+{
+    struct api_call_private *p = c->priv;
+    struct err e = {0};
+    if (ev->kind == EV_ERROR) {
+        fail(c, &ev->err);
+        return;
+    }
+    if (ev->kind == EV_TEXT && !p->first_text) {
+        p->first_text = true;
+        c->ttft_us = clock_us() - p->begin_us;
+    }
+    if (ev->kind == EV_TEXT)
+        c->completion_tokens += ev->n_tokens > 0 ? ev->n_tokens : 1;
+    size_t before = c->out.len;
+    int err = render_event(p->render, ev, &c->out, &e);
+    if (err == 0 && c->stream && c->out.len > p->api->o.max_answer_bytes) {
+        err = err_set(&e, ERR_TOOBIG, "the client reads its stream too slowly");
+        err_reason(&e, "slow_client");
+    }
+    if (err != 0) {
+        c->out.len = before < c->out.len ? before : c->out.len;
+        if (c->out.data != NULL)
+            c->out.data[c->out.len] = '\0';
+        job_cancel(c->job);
+        fail(c, &e);
+        return;
+    }
+    if (c->stream)
+        c->status = 200;
+    if (ev->kind == EV_DONE)
+        finish(c, &ev->usage);
+}
+
+bool api_pump(struct api_call *c)
+{
+    if (c->state == API_DONE || c->job == NULL)
+        return false;
+    size_t before = c->out.len;
+    int status = c->status;
+    while (c->state == API_RUNNING) {
+        struct event *ev = job_poll(c->job);
+        if (ev == NULL)
+            break;
+        take_event(c, ev);
+        job_event_free(ev);
+    }
+    return c->state == API_DONE || c->status != status || c->out.len != before;
+}
+
+void api_end(struct api_call *c)
+{
+    if (c == NULL)
+        return;
+    if (c->job != NULL) {
+        if (c->state == API_RUNNING)
+            job_cancel(c->job);
+        job_unref(c->job);
+    }
+    render_close(c->priv->render);
+    buf_free(&c->out);
+    free(c->priv);
+    free(c);
+}

@@ -1,0 +1,117 @@
+/* OpenAI's words <-> jobs.  Functions on bytes: no sockets here, and nothing of HTTP but methods, paths
+ * and status codes.
+ *
+ * The life of a request (server/http.c drives it):
+ *   route = api_route(method, path)              loop     404 / 405 come from here
+ *   api_begin(api, request)                      loop, or a worker when the body is large
+ *     -> answered at once (call->state == API_DONE), or a job was submitted (API_RUNNING)
+ *   api_pump(call)                               loop, after each wake: drains the job's events
+ *     -> call->out grows; headers may go out once call->status is set
+ *   api_end(call)                                loop; cancels the job if it still runs
+ */
+#ifndef API_API_H
+#define API_API_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "engine/engine.h"
+
+struct api;
+
+/* Limits and defaults, from the configuration table. */
+struct api_options {
+    size_t max_body_bytes;      /* of a JSON request */
+    int max_json_depth, max_json_nodes;
+    int max_choices;            /* n times prompts of one request */
+    int max_prompts;            /* prompts of one completions request */
+    int max_stop_bytes;         /* length of one stop string */
+    int max_messages;
+    int default_max_tokens;     /* when a request names none; 0: what the context leaves */
+    size_t max_answer_bytes;    /* of a response that is not streamed, and of a stream's backlog */
+    bool strict;                /* unknown request fields are an error instead of ignored */
+    bool client_templates;      /* requests may bring chat_template (off) */
+    const char *version;
+    struct engine *engine;
+};
+int api_open(struct api **out, const struct api_options *o, struct err *e);
+void api_close(struct api *a);
+/* Compiles the chat templates of the loaded models; call once when the engine is ready, on the loop.
+ * A template that does not parse is logged and makes that model's chat answer an error. */
+void api_models_ready(struct api *a);
+
+enum api_handler_id {
+    API_SERVER, /* answered by server/ itself: health, metrics ... */
+    API_CHAT,
+    API_COMPLETIONS,
+    API_MODELS,
+    API_MODEL,
+    API_TOKENIZE,
+    API_DETOKENIZE,
+    API_APPLY_TEMPLATE,
+    API_OPENAPI,
+    API_PROPS
+};
+
+enum { ROUTE_PUBLIC = 1 /* needs no API key */, ROUTE_LOADING_OK = 2 /* answers while loading */ };
+
+/* One table (api/routes.c) makes the dispatch, the 405s, /openapi.json and docs/API.md's check. */
+struct api_route {
+    const char *method; /* "GET" (HEAD is answered too), "POST" */
+    const char *path;   /* "/v1/models/{model}": {x} matches the rest of the path */
+    enum api_handler_id id;
+    unsigned flags;
+    const char *summary;
+};
+extern const struct api_route api_routes[];
+extern const int api_n_routes;
+/* The route, or NULL with ERR_NOTFOUND; *allow gets the methods of the path ("GET, POST") when
+ * only the method is wrong (then status 405).  A trailing "/" is ignored, a missing "/v1" allowed. */
+const struct api_route *api_route(const char *method, const char *path, const char **allow,
+                                  struct err *e);
+
+struct api_request {
+    const struct api_route *route;
+    const char *path;       /* decoded, no query */
+    const char *body;       /* borrowed until api_begin returns */
+    size_t body_len;
+    const char *request_id;
+};
+
+enum api_state {
+    API_RUNNING, /* a job works; pump after wakes */
+    API_DONE,    /* status and out are complete */
+};
+
+/* One request being answered.  The server reads the fields; only api/ writes them, except that the
+ * server drops what it has sent from out (buf_drop). */
+struct api_call {
+    enum api_state state;
+    bool stream;              /* the answer is text/event-stream, written as it comes */
+    int status;               /* 0 until it is known; then final */
+    const char *content_type;
+    int retry_after_s;        /* > 0: send Retry-After */
+    struct buf out;           /* what is to be sent */
+    struct job *job;          /* NULL when none was needed */
+    /* for the log line and metrics; complete when state is API_DONE */
+    const char *model, *finish, *error_reason;
+    int prompt_tokens, cached_tokens, completion_tokens, n_choices;
+    int64_t queue_us, prefill_us, decode_us, ttft_us;
+    struct api_call_private *priv;
+};
+
+/* Never fails: an error is an answer (API_DONE with its status and OpenAI error body). */
+struct api_call *api_begin(struct api *a, const struct api_request *rq);
+/* Drains events.  true when out, status or state changed. */
+bool api_pump(struct api_call *c);
+/* Frees the call.  A job that still runs is cancelled. */
+void api_end(struct api_call *c);
+
+/* An error body on its own, for what never becomes a call: 401, 404, 405, 408, 413, 431 ...
+ * OpenAI's {"error":{"message","type","param","code"}}, all four keys always. */
+void api_error_body(struct buf *out, int status, const struct err *e);
+/* The status of an error code: the one table. */
+int api_error_status(const struct err *e);
+#endif

@@ -1,0 +1,79 @@
+/* What the files of api/ share and nobody else sees.
+ * Thread: loop, or one worker during api_begin. */
+#ifndef API_CALL_H
+#define API_CALL_H
+#include <stdatomic.h>
+
+#include "api/api.h"
+#include "api/params.h"
+#include "api/render.h"
+#include "base/json.h"
+#include "engine/text/tokenizer.h"
+
+struct template;
+
+struct api_model {
+    const struct model_card *card;
+    struct template *tmpl; /* NULL when it did not compile: then tmpl_err says why */
+    struct err tmpl_err;
+};
+
+struct api {
+    struct api_options o;
+    struct json_limits limits;
+    struct api_model *models;
+    int n_models;
+    atomic_bool ready; /* models may be read */
+    char fingerprint[40];
+};
+
+struct api_call_private {
+    struct api *api;
+    struct render *render; /* NULL when no job was needed */
+    struct err err;        /* what error_reason points into */
+    int64_t begin_us;
+    bool first_text; /* ttft_us is known */
+};
+
+/* The model that the request names; absent, null or "" is the first. */
+int api_find_model(const struct api *a, const struct cJSON *body, const struct api_model **m,
+                   struct err *e);
+/* source (NULL: ChatML) with the model's bos and eos as its variables. */
+int api_open_template(const struct model_card *card, const char *source, struct template **out,
+                      struct err *e);
+/* 404 model_not_found, with the names that there are. */
+int api_unknown_model(const struct api *a, const char *id, struct err *e);
+/* Memory for a job's spec: enough for whatever a body of the allowed size can ask for. */
+size_t api_arena_bytes(const struct api *a);
+/* Hands c->job to the engine and makes the renderer; what chat and completions end with. */
+int api_start(struct api_call *c, const struct api_model *m, const struct params *p,
+              struct render_options *ro, struct err *e);
+
+/* The handlers.  0: the call is answered (out holds the body) or c->job runs; else *e. */
+int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int completions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int models_list(struct api_call *c, struct err *e);
+int models_one(struct api_call *c, const char *path, struct err *e);
+int models_props(struct api_call *c, struct err *e);
+int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err *e);
+int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct err *e);
+int openapi_write(const struct api *a, struct buf *out, struct err *e);
+
+/* Messages, tools and template options of body -> the text that the model reads. */
+int chat_prompt(const struct api *a, const struct api_model *m, const struct cJSON *body,
+                struct buf *out, struct err *e);
+/* That text -> ids (from malloc), with the model's BOS in front if it wants one and the text has
+ * none.  ERR_TOOBIG beyond max_ids. */
+int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_ids, int32_t **ids,
+                size_t *n_ids, struct err *e);
+/* The answer when a prompt does not fit; n_prompt 0: more than can be told. */
+int api_context_error(const struct model_card *card, size_t n_prompt, const char *param,
+                      struct err *e);
+/* Ids that may come out of one prompt before it is refused unread. */
+size_t api_max_ids(const struct model_card *card);
+
+const char *error_code_word(const struct err *e, int status);
+/* msg without addresses and absolute paths. */
+void error_scrub(char *out, size_t size, const char *msg);
+#endif

@@ -1,0 +1,401 @@
+/* POST /v1/chat/completions: checks the messages, lets the model's template turn them into a
+ * prompt, and hands the job over.
+ *
+ * Templates are written for plain messages, so what OpenAI allows beside that is made plain first:
+ * parts become one text, null becomes "", and "developer" becomes "system" for templates that do
+ * not know it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/call.h"
+#include "api/template.h"
+
+static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+
+static bool role_known(const char *role)
+{
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (strcmp(roles[i], role) == 0)
+            return true;
+    return false;
+}
+
+static int refuse_part(int i, int k, const char *type, struct err *e)
+{
+    const char *what = strstr(type, "image") != NULL   ? "images"
+                       : strstr(type, "audio") != NULL ? "audio"
+                       : strstr(type, "file") != NULL  ? "files"
+                       : strstr(type, "video") != NULL ? "video"
+                                                       : NULL;
+    if (what != NULL)
+        err_set(e, ERR_UNSUPPORTED, "this model does not take %s, only text", what);
+    else
+        err_set(e, ERR_INVALID, "the type of a content part must be text, not \"%.40s\"", type);
+    return err_param(e, "messages[%d].content[%d].type", i, k);
+}
+
+/* A list of parts -> their texts, one a line. */
+static int join_parts(const struct cJSON *parts, int i, struct buf *text, struct err *e)
+{
+    int k = 0;
+    for (const struct cJSON *p = json_first(parts); p != NULL; p = json_next(p), k++) {
+        const char *type = json_str(json_get(p, "type"));
+        if (json_type(p) != JSON_OBJECT || type == NULL) {
+            err_set(e, ERR_INVALID, "a content part must be an object with a type");
+            return err_param(e, "messages[%d].content[%d]", i, k);
+        }
+        bool refusal = strcmp(type, "refusal") == 0;
+        if (!refusal && strcmp(type, "text") != 0)
+            return refuse_part(i, k, type, e);
+        const char *s = json_str(json_get(p, refusal ? "refusal" : "text"));
+        if (s == NULL) {
+            err_set(e, ERR_INVALID, "a text part must have a text that is a string");
+            return err_param(e, "messages[%d].content[%d].text", i, k);
+        }
+        if (k > 0)
+            buf_addc(text, '\n');
+        buf_adds(text, s);
+    }
+    if (text->failed)
+        return err_set(e, ERR_TOOBIG, "the messages are larger than allowed");
+    return 0;
+}
+
+static int put_content(struct json_writer *w, const struct cJSON *m, int i, const char *role,
+                       size_t max_bytes, struct err *e)
+{
+    const struct cJSON *content = json_get(m, "content");
+    struct buf text;
+    int err = 0;
+    switch (json_type(content)) {
+    case JSON_STRING:
+        json_put_str(w, "content", json_str(content));
+        return 0;
+    case JSON_ARRAY:
+        buf_init(&text, max_bytes);
+        err = join_parts(content, i, &text, e);
+        if (err == 0)
+            json_put_strn(w, "content", buf_str(&text), text.len);
+        buf_free(&text);
+        return err;
+    case JSON_NULL:
+        if (strcmp(role, "assistant") == 0) {
+            json_put_str(w, "content", "");
+            return 0;
+        }
+        break;
+    default:
+        break;
+    }
+    err_set(e, ERR_INVALID, "content must be a string or a list of text parts, not %s",
+            json_type_name(json_type(content)));
+    return err_param(e, "messages[%d].content", i);
+}
+
+static int put_tool_calls(struct json_writer *w, const struct cJSON *calls, int i, struct err *e)
+{
+    if (json_type(calls) == JSON_NULL)
+        return 0;
+    if (json_type(calls) != JSON_ARRAY) {
+        err_set(e, ERR_INVALID, "tool_calls must be a list, not %s",
+                json_type_name(json_type(calls)));
+        return err_param(e, "messages[%d].tool_calls", i);
+    }
+    if (json_size(calls) == 0)
+        return 0;
+    json_open(w, "tool_calls", '[');
+    int k = 0;
+    for (const struct cJSON *call = json_first(calls); call != NULL; call = json_next(call), k++) {
+        const struct cJSON *fn = json_get(call, "function");
+        if (json_str(json_get(fn, "name")) == NULL) {
+            err_set(e, ERR_INVALID, "a tool call must have a function with a name");
+            return err_param(e, "messages[%d].tool_calls[%d].function", i, k);
+        }
+        json_put_node(w, NULL, call);
+    }
+    json_close(w, ']');
+    return 0;
+}
+
+static int put_message(struct json_writer *w, const struct cJSON *m, int i, const struct api *a,
+                       bool developer_ok, struct err *e)
+{
+    if (json_type(m) != JSON_OBJECT) {
+        err_set(e, ERR_INVALID, "a message must be an object, not %s",
+                json_type_name(json_type(m)));
+        return err_param(e, "messages[%d]", i);
+    }
+    const char *role = json_str(json_get(m, "role"));
+    if (role == NULL || !role_known(role)) {
+        err_set(e, ERR_INVALID,
+                "role must be system, developer, user, assistant, tool or function");
+        return err_param(e, "messages[%d].role", i);
+    }
+    json_open(w, NULL, '{');
+    json_put_str(w, "role", !developer_ok && strcmp(role, "developer") == 0 ? "system" : role);
+    int err = put_content(w, m, i, role, a->o.max_body_bytes, e);
+    if (err == 0)
+        err = put_tool_calls(w, json_get(m, "tool_calls"), i, e);
+    if (err != 0)
+        return err;
+    for (const struct cJSON *v = json_first(m); v != NULL; v = json_next(v)) {
+        const char *key = json_key(v);
+        if (strcmp(key, "role") != 0 && strcmp(key, "content") != 0 &&
+            strcmp(key, "tool_calls") != 0)
+            json_put_node(w, key, v);
+    }
+    json_close(w, '}');
+    return 0;
+}
+
+/* The messages made plain, as a document of its own (json_free). */
+static int plain_messages(const struct api *a, const struct api_model *m,
+                          const struct cJSON *messages, struct cJSON **doc, struct err *e)
+{
+    if (json_type(messages) != JSON_ARRAY || json_size(messages) == 0 ||
+        json_size(messages) > a->o.max_messages) {
+        err_set(e, ERR_INVALID, "messages must be a list of 1 to %d messages", a->o.max_messages);
+        return err_param(e, "messages");
+    }
+    const char *source = m->card->chat_template;
+    bool developer_ok = source != NULL && strstr(source, "developer") != NULL;
+    struct buf text;
+    struct json_writer w;
+    buf_init(&text, 2 * a->o.max_body_bytes + 65536);
+    json_begin(&w, &text);
+    json_open(&w, NULL, '[');
+    int err = 0, i = 0;
+    for (const struct cJSON *v = json_first(messages); v != NULL && err == 0; v = json_next(v))
+        err = put_message(&w, v, i++, a, developer_ok, e);
+    json_close(&w, ']');
+    if (err == 0 && text.failed)
+        err = err_set(e, ERR_TOOBIG, "the messages are larger than allowed");
+    if (err == 0) {
+        struct json_limits lim = a->limits;
+        lim.max_bytes = text.max;
+        lim.max_nodes += a->o.max_messages; /* content that was absent is "" */
+        if ((err = json_parse(doc, text.data, text.len, &lim, e)) != 0)
+            err_param(e, "messages");
+    }
+    buf_free(&text);
+    return err;
+}
+
+static int check_tools(const struct cJSON *body, const struct cJSON **tools, struct err *e)
+{
+    *tools = json_get(body, "tools");
+    if (json_type(*tools) != JSON_NULL && json_type(*tools) != JSON_ARRAY) {
+        err_set(e, ERR_INVALID, "tools must be a list of tools, not %s",
+                json_type_name(json_type(*tools)));
+        return err_param(e, "tools");
+    }
+    int i = 0;
+    for (const struct cJSON *t = json_first(*tools); t != NULL; t = json_next(t), i++)
+        if (json_str(json_get(json_get(t, "function"), "name")) == NULL) {
+            err_set(e, ERR_INVALID,
+                    "a tool must have the type function and a function with a name");
+            return err_param(e, "tools[%d].function.name", i);
+        }
+    if (json_size(*tools) == 0 || json_type(*tools) == JSON_NULL)
+        *tools = NULL;
+    const struct cJSON *choice = json_get(body, "tool_choice");
+    const char *word = json_str(choice);
+    if (word != NULL && strcmp(word, "none") == 0)
+        *tools = NULL;
+    else if (json_type(choice) != JSON_NULL && (word == NULL || strcmp(word, "auto") != 0)) {
+        err_set(e, ERR_UNSUPPORTED,
+                "tool_choice must be none or auto: this server cannot make a "
+                "model call a tool");
+        return err_param(e, "tool_choice");
+    }
+    return 0;
+}
+
+static int check_modalities(const struct cJSON *body, struct err *e)
+{
+    const struct cJSON *v = json_get(body, "modalities");
+    if (json_type(v) == JSON_NULL)
+        return 0;
+    bool ok = json_type(v) == JSON_ARRAY && json_size(v) > 0;
+    for (const struct cJSON *x = json_first(v); x != NULL && ok; x = json_next(x))
+        ok = json_str(x) != NULL && strcmp(json_str(x), "text") == 0;
+    if (ok)
+        return 0;
+    err_set(e, ERR_UNSUPPORTED, "modalities must be [\"text\"]: this model answers in text only");
+    return err_param(e, "modalities");
+}
+
+/* continue_final_message: what the template wrote after the last message is cut off. */
+static int cut_after_final(const struct cJSON *messages, struct buf *out, struct err *e)
+{
+    const struct cJSON *last = json_first(messages);
+    while (json_next(last) != NULL)
+        last = json_next(last);
+    const char *role = json_str(json_get(last, "role"));
+    const char *text = json_str(json_get(last, "content"));
+    if (role == NULL || text == NULL || strcmp(role, "assistant") != 0) {
+        err_set(e, ERR_INVALID,
+                "continue_final_message needs a last message with the role assistant");
+        return err_param(e, "continue_final_message");
+    }
+    text += strspn(text, " \t\r\n");
+    size_t n = strlen(text);
+    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL)
+        n--;
+    for (size_t at = out->len; n > 0 && at-- > 0;) {
+        if (at + n <= out->len && memcmp(out->data + at, text, n) == 0) {
+            out->len = at + n;
+            out->data[out->len] = '\0';
+            return 0;
+        }
+    }
+    err_set(e, ERR_INVALID,
+            "the chat template does not show the last message as it is, so it "
+            "cannot be continued");
+    return err_param(e, "continue_final_message");
+}
+
+/* The model's template, or the request's own where the server allows it (*own must be closed). */
+static int pick_template(const struct api *a, const struct api_model *m, const struct cJSON *body,
+                         const struct template **t, struct template **own, struct err *e)
+{
+    const char *source = NULL;
+    int err = json_get_str(body, "chat_template", &source, e);
+    if (err != 0)
+        return err;
+    if (source == NULL) {
+        *t = m->tmpl;
+        if (m->tmpl != NULL)
+            return 0;
+        return err_set(e, ERR_UNSUPPORTED, "the chat template of this model cannot be used: %.180s",
+                       m->tmpl_err.msg);
+    }
+    if (!a->o.client_templates) {
+        err_set(e, ERR_UNSUPPORTED, "this server does not take chat templates from requests");
+        return err_param(e, "chat_template");
+    }
+    if (api_open_template(m->card, source, own, e) != 0) {
+        if (e->code != ERR_NOMEM)
+            e->code = ERR_INVALID;
+        return err_param(e, "chat_template");
+    }
+    *t = *own;
+    return 0;
+}
+
+int chat_prompt(const struct api *a, const struct api_model *m, const struct cJSON *body,
+                struct buf *out, struct err *e)
+{
+    const struct cJSON *tools = NULL, *kwargs = json_get(body, "chat_template_kwargs");
+    bool generate = true, carry_on = false;
+    const struct template *t = NULL;
+    struct template *own = NULL;
+    struct cJSON *messages = NULL;
+    int err = plain_messages(a, m, json_get(body, "messages"), &messages, e);
+    if (err != 0 || (err = check_tools(body, &tools, e)) != 0 ||
+        (err = json_get_bool(body, "add_generation_prompt", &generate, e)) != 0 ||
+        (err = json_get_bool(body, "continue_final_message", &carry_on, e)) != 0 ||
+        (err = pick_template(a, m, body, &t, &own, e)) != 0)
+        goto out;
+    if (json_type(kwargs) != JSON_NULL && json_type(kwargs) != JSON_OBJECT) {
+        err_set(e, ERR_INVALID, "chat_template_kwargs must be an object, not %s",
+                json_type_name(json_type(kwargs)));
+        err = err_param(e, "chat_template_kwargs");
+        goto out;
+    }
+    if (json_type(kwargs) == JSON_NULL)
+        kwargs = NULL;
+    err = template_render(t, messages, tools, kwargs, generate && !carry_on, out, e);
+    if (err == 0 && carry_on)
+        err = cut_after_final(messages, out, e);
+out:
+    template_close(own);
+    json_free(messages);
+    return err;
+}
+
+int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_ids, int32_t **ids,
+                size_t *n_ids, struct err *e)
+{
+    const struct tokenizer *tk = m->card->tokenizer;
+    const struct tokenizer_info *info = tokenizer_info(tk);
+    int err =
+        tokenizer_encode(tk, buf_str(text), text->len, TOKENIZE_SPECIAL, ids, n_ids, max_ids, e);
+    if (err != 0 || !info->add_bos || info->bos < 0 || (*n_ids > 0 && (*ids)[0] == info->bos))
+        return err;
+    int32_t *more = mem_try(*n_ids + 1, sizeof *more);
+    if (more == NULL) {
+        free(*ids);
+        *ids = NULL;
+        return err_set(e, ERR_NOMEM, "not enough memory for the prompt");
+    }
+    more[0] = info->bos;
+    if (*n_ids > 0)
+        memcpy(more + 1, *ids, *n_ids * sizeof *more);
+    free(*ids);
+    *ids = more;
+    (*n_ids)++;
+    return 0;
+}
+
+/* The one prompt of the job; its ids move to the job's arena. */
+static int set_prompt(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+                      struct err *e)
+{
+    const struct api *a = c->priv->api;
+    struct job *j = c->job;
+    struct buf text;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    buf_init(&text, 4 * a->o.max_body_bytes + (1 << 20));
+    int err = chat_prompt(a, m, body, &text, e);
+    if (err != 0)
+        goto out;
+    err = chat_tokens(m, &text, api_max_ids(m->card), &ids, &n_ids, e);
+    if (err == ERR_TOOBIG)
+        err = api_context_error(m->card, 0, "messages", e);
+    if (err != 0)
+        goto out;
+    if (n_ids == 0) {
+        err = err_set(e, ERR_INVALID, "the chat template made an empty prompt of the messages");
+        err_param(e, "messages");
+        goto out;
+    }
+    int32_t *copy = arena_array(&j->arena, n_ids, sizeof *copy);
+    int32_t *n_prompt = arena_alloc(&j->arena, sizeof *n_prompt);
+    const int32_t **prompts = arena_alloc(&j->arena, sizeof *prompts);
+    if (copy == NULL || n_prompt == NULL || prompts == NULL) {
+        err = err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+        goto out;
+    }
+    memcpy(copy, ids, n_ids * sizeof *copy);
+    *n_prompt = (int32_t)n_ids;
+    *prompts = copy;
+    j->text.n_prompts = 1;
+    j->text.prompts = prompts;
+    j->text.n_prompt = n_prompt;
+out:
+    free(ids);
+    buf_free(&text);
+    return err;
+}
+
+int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
+{
+    struct api *a = c->priv->api;
+    const struct api_model *m = NULL;
+    struct params p;
+    int err = api_find_model(a, body, &m, e);
+    if (err != 0)
+        return err;
+    c->model = m->card->id;
+    const struct params_limits lim = {.max_choices = a->o.max_choices,
+                                      .max_stop_bytes = a->o.max_stop_bytes,
+                                      .n_vocab = m->card->n_vocab,
+                                      .strict = a->o.strict};
+    if ((err = params_parse(body, PARAM_CHAT, &lim, &c->job->arena, &p, &c->job->text, e)) != 0 ||
+        (err = check_modalities(body, e)) != 0 || (err = set_prompt(c, m, body, e)) != 0)
+        return err;
+    struct render_options ro = {.shape = RENDER_CHAT};
+    return api_start(c, m, &p, &ro, e);
+}

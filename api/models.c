@@ -1,0 +1,135 @@
+/* GET /v1/models, /v1/models/{model} and /props. */
+#include <string.h>
+
+#include "api/call.h"
+
+static void put_model(struct json_writer *w, const char *key, const struct model_card *m)
+{
+    json_open(w, key, '{');
+    json_put_str(w, "id", m->id);
+    json_put_str(w, "object", "model");
+    json_put_int(w, "created", m->created);
+    json_put_str(w, "owned_by", "duetto");
+    json_put_str(w, "root", m->id);
+    json_put_null(w, "parent");
+    json_put_int(w, "max_model_len", m->n_ctx);
+    json_open(w, "meta", '{');
+    json_put_str(w, "arch", m->arch);
+    json_put_str(w, "quant", m->quant);
+    json_put_int(w, "n_params", m->n_params);
+    json_put_int(w, "size", (int64_t)m->weight_bytes);
+    json_put_int(w, "n_vocab", m->n_vocab);
+    json_put_int(w, "n_ctx", m->n_ctx);
+    json_put_int(w, "n_ctx_train", m->n_ctx_train);
+    json_open(w, "modalities", '{');
+    json_open(w, "input", '[');
+    json_put_str(w, NULL, "text");
+    json_close(w, ']');
+    json_open(w, "output", '[');
+    json_put_str(w, NULL, "text");
+    json_close(w, ']');
+    json_close(w, '}');
+    json_close(w, '}');
+    json_close(w, '}');
+}
+
+int models_list(struct api_call *c, struct err *e)
+{
+    const struct api *a = c->priv->api;
+    struct json_writer w;
+    (void)e;
+    json_begin(&w, &c->out);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "object", "list");
+    json_open(&w, "data", '[');
+    for (int i = 0; i < a->n_models; i++)
+        put_model(&w, NULL, a->models[i].card);
+    json_close(&w, ']');
+    json_close(&w, '}');
+    return 0;
+}
+
+int models_one(struct api_call *c, const char *path, struct err *e)
+{
+    const struct api *a = c->priv->api;
+    const char *id = strstr(path, "/models/");
+    id = id != NULL ? id + strlen("/models/") : "";
+    size_t n = strlen(id);
+    for (int i = 0; i < a->n_models; i++) {
+        const char *have = a->models[i].card->id;
+        size_t n_have = strlen(have);
+        bool same = n_have <= n && memcmp(have, id, n_have) == 0;
+        if (same && strspn(id + n_have, "/") == n - n_have) {
+            struct json_writer w;
+            json_begin(&w, &c->out);
+            put_model(&w, NULL, a->models[i].card);
+            c->model = have;
+            return 0;
+        }
+    }
+    return api_unknown_model(a, id, e);
+}
+
+static void put_defaults(struct json_writer *w, const struct api *a)
+{
+    json_open(w, "default_generation_settings", '{');
+    json_open(w, "params", '{');
+    json_put_num(w, "temperature", sample_params_default.temperature);
+    json_put_num(w, "top_p", sample_params_default.top_p);
+    json_put_int(w, "top_k", sample_params_default.top_k);
+    json_put_num(w, "min_p", sample_params_default.min_p);
+    json_put_num(w, "typical_p", sample_params_default.typical_p);
+    json_put_num(w, "presence_penalty", sample_params_default.presence_penalty);
+    json_put_num(w, "frequency_penalty", sample_params_default.frequency_penalty);
+    json_put_num(w, "repetition_penalty", sample_params_default.repetition_penalty);
+    json_put_int(w, "max_tokens", a->o.default_max_tokens);
+    json_close(w, '}');
+    json_put_int(w, "n_ctx", a->n_models > 0 ? a->models[0].card->n_ctx : 0);
+    json_close(w, '}');
+}
+
+static void put_limits(struct json_writer *w, const struct api *a)
+{
+    json_open(w, "limits", '{');
+    json_put_int(w, "max_body_bytes", (int64_t)a->o.max_body_bytes);
+    json_put_int(w, "max_answer_bytes", (int64_t)a->o.max_answer_bytes);
+    json_put_int(w, "max_json_depth", a->o.max_json_depth);
+    json_put_int(w, "max_json_nodes", a->o.max_json_nodes);
+    json_put_int(w, "max_choices", a->o.max_choices);
+    json_put_int(w, "max_prompts", a->o.max_prompts);
+    json_put_int(w, "max_messages", a->o.max_messages);
+    json_put_int(w, "max_stop", JOB_STOP_MAX);
+    json_put_int(w, "max_stop_bytes", a->o.max_stop_bytes);
+    json_put_int(w, "max_top_logprobs", JOB_TOP_LOGPROBS);
+    json_close(w, '}');
+}
+
+int models_props(struct api_call *c, struct err *e)
+{
+    const struct api *a = c->priv->api;
+    const struct model_card *first = a->n_models > 0 ? a->models[0].card : NULL;
+    struct engine_stats stats = {0};
+    struct json_writer w;
+    (void)e;
+    engine_stats(a->o.engine, &stats);
+    json_begin(&w, &c->out);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "version", a->o.version);
+    json_put_str(&w, "build_info", a->fingerprint);
+    json_put_str(&w, "device", engine_device(a->o.engine));
+    json_put_int(&w, "total_slots", stats.sequences_max);
+    json_put_str(&w, "model_alias", first != NULL ? first->id : NULL);
+    json_open(&w, "models", '[');
+    for (int i = 0; i < a->n_models; i++)
+        put_model(&w, NULL, a->models[i].card);
+    json_close(&w, ']');
+    put_limits(&w, a);
+    put_defaults(&w, a);
+    json_put_str(&w, "chat_template", first != NULL ? first->chat_template : NULL);
+    json_open(&w, "modalities", '{');
+    json_put_bool(&w, "vision", false);
+    json_put_bool(&w, "audio", false);
+    json_close(&w, '}');
+    json_close(&w, '}');
+    return 0;
+}

@@ -1,0 +1,242 @@
+/* GET /openapi.json: OpenAPI 3.1, made of the routes and the parameter table, so that it cannot say
+ * something else than the server does. */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/call.h"
+
+#define TOKENIZE_SCHEMA                                                                     \
+    "{\"type\":\"object\",\"properties\":{\"model\":{\"type\":[\"string\",\"null\"]},"      \
+    "\"content\":{\"type\":\"string\"},\"prompt\":{\"type\":\"string\"},"                   \
+    "\"messages\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"                    \
+    "\"add_special\":{\"type\":\"boolean\"},\"add_special_tokens\":{\"type\":\"boolean\"}," \
+    "\"parse_special\":{\"type\":\"boolean\"},\"with_pieces\":{\"type\":\"boolean\"},"      \
+    "\"return_token_strs\":{\"type\":\"boolean\"}}}"
+#define DETOKENIZE_SCHEMA                                             \
+    "{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{" \
+    "\"model\":{\"type\":[\"string\",\"null\"]},"                     \
+    "\"tokens\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}}}"
+#define ERROR_SCHEMA                                                                              \
+    "{\"type\":\"object\",\"required\":[\"error\"],\"properties\":{\"error\":{"                   \
+    "\"type\":\"object\",\"required\":[\"message\",\"type\",\"param\",\"code\"],\"properties\":{" \
+    "\"message\":{\"type\":\"string\"},\"type\":{\"type\":\"string\"},"                           \
+    "\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":[\"string\",\"null\"]}}}}}"
+
+static void put_type(struct json_writer *w, const char *type)
+{
+    json_open(w, "type", '[');
+    json_put_str(w, NULL, type);
+    json_put_str(w, NULL, "null");
+    json_close(w, ']');
+}
+
+static void put_bound(struct json_writer *w, const char *key, const struct param *p, double v)
+{
+    if (p->kind == PARAM_INT)
+        json_put_int(w, key, (int64_t)v);
+    else
+        json_put_num(w, key, v);
+}
+
+/* The configuration may allow fewer choices than the table. */
+static double param_max(const struct param *p, const struct api *a)
+{
+    bool choices = strcmp(p->name, "n") == 0 || strcmp(p->name, "best_of") == 0;
+    return choices && a->o.max_choices < p->max ? a->o.max_choices : p->max;
+}
+
+static void put_param(struct json_writer *w, const struct param *p, const struct api *a)
+{
+    if (p->kind == PARAM_OTHER) {
+        json_put_raw(w, p->name, p->schema, strlen(p->schema));
+        return;
+    }
+    json_open(w, p->name, '{');
+    json_put_str(w, "description", p->help);
+    switch (p->kind) {
+    case PARAM_BOOL:
+        put_type(w, "boolean");
+        break;
+    case PARAM_INT:
+    case PARAM_NUM:
+        put_type(w, p->kind == PARAM_INT ? "integer" : "number");
+        put_bound(w, "minimum", p, p->min);
+        put_bound(w, "maximum", p, param_max(p, a));
+        break;
+    case PARAM_STR:
+        put_type(w, "string");
+        break;
+    case PARAM_REFUSED:
+        json_put_str(w, "type", "null");
+        break;
+    case PARAM_OTHER:
+    case PARAM_IGNORED:
+        break;
+    }
+    json_close(w, '}');
+}
+
+static void put_schema(struct json_writer *w, const char *name, unsigned where,
+                       const char *required, const struct api *a)
+{
+    json_open(w, name, '{');
+    json_put_str(w, "type", "object");
+    json_open(w, "required", '[');
+    json_put_str(w, NULL, required);
+    json_close(w, ']');
+    json_open(w, "properties", '{');
+    for (int i = 0; i < params_n; i++)
+        if (params_table[i].where & where)
+            put_param(w, &params_table[i], a);
+    json_close(w, '}');
+    json_put_bool(w, "additionalProperties", !a->o.strict);
+    json_close(w, '}');
+}
+
+static const char *schema_of(enum api_handler_id id)
+{
+    switch (id) {
+    case API_CHAT:
+        return "ChatRequest";
+    case API_COMPLETIONS:
+        return "CompletionRequest";
+    case API_APPLY_TEMPLATE:
+        return "ApplyTemplateRequest";
+    case API_TOKENIZE:
+        return "TokenizeRequest";
+    default:
+        return "DetokenizeRequest";
+    }
+}
+
+static void put_ref(struct json_writer *w, const char *schema)
+{
+    char ref[80];
+    snprintf(ref, sizeof ref, "#/components/schemas/%s", schema);
+    json_open(w, "content", '{');
+    json_open(w, "application/json", '{');
+    json_open(w, "schema", '{');
+    json_put_str(w, "$ref", ref);
+    json_close(w, '}');
+    json_close(w, '}');
+    json_close(w, '}');
+}
+
+static void put_response(struct json_writer *w, const char *status, const char *what,
+                         const char *schema)
+{
+    json_open(w, status, '{');
+    json_put_str(w, "description", what);
+    if (schema != NULL)
+        put_ref(w, schema);
+    json_close(w, '}');
+}
+
+/* "post_v1_chat_completions" */
+static void put_operation_id(struct json_writer *w, const struct api_route *r)
+{
+    char id[96];
+    size_t n = 0;
+    for (const char *s = r->method; *s != '\0' && n + 1 < sizeof id; s++)
+        id[n++] = (char)tolower((unsigned char)*s);
+    for (const char *s = r->path; *s != '\0' && n + 1 < sizeof id; s++)
+        if (*s != '{' && *s != '}')
+            id[n++] = isalnum((unsigned char)*s) ? *s : '_';
+    id[n] = '\0';
+    json_put_str(w, "operationId", id);
+}
+
+static void put_operation(struct json_writer *w, const struct api_route *r)
+{
+    bool post = strcmp(r->method, "POST") == 0;
+    json_open(w, post ? "post" : "get", '{');
+    put_operation_id(w, r);
+    json_put_str(w, "summary", r->summary);
+    if (r->flags & ROUTE_PUBLIC) {
+        json_open(w, "security", '[');
+        json_close(w, ']');
+    }
+    if (strchr(r->path, '{') != NULL)
+        json_put_raw(w, "parameters",
+                     "[{\"name\":\"model\",\"in\":\"path\",\"required\":true,"
+                     "\"schema\":{\"type\":\"string\"}}]",
+                     strlen("[{\"name\":\"model\",\"in\":\"path\",\"required\":true,"
+                            "\"schema\":{\"type\":\"string\"}}]"));
+    if (post) {
+        json_open(w, "requestBody", '{');
+        json_put_bool(w, "required", true);
+        put_ref(w, schema_of(r->id));
+        json_close(w, '}');
+    }
+    json_open(w, "responses", '{');
+    put_response(w, "200", "the answer; text/event-stream when stream is true", NULL);
+    if (post) {
+        put_response(w, "400", "the request is wrong; param names the field", "Error");
+        put_response(w, "404", "no such model", "Error");
+        put_response(w, "413", "the body is too large", "Error");
+        put_response(w, "429", "the queue is full; see Retry-After", "Error");
+        put_response(w, "500", "a fault of the server", "Error");
+    }
+    if (!(r->flags & ROUTE_PUBLIC))
+        put_response(w, "401", "the API key is missing or wrong", "Error");
+    if (!(r->flags & ROUTE_LOADING_OK) || r->id == API_SERVER)
+        put_response(w, "503", "loading, draining or out of memory; see Retry-After", "Error");
+    json_close(w, '}');
+    json_close(w, '}');
+}
+
+static void put_paths(struct json_writer *w)
+{
+    json_open(w, "paths", '{');
+    for (int i = 0; i < api_n_routes; i++) {
+        bool before = false;
+        for (int k = 0; k < i && !before; k++)
+            before = strcmp(api_routes[k].path, api_routes[i].path) == 0;
+        if (before)
+            continue;
+        json_open(w, api_routes[i].path, '{');
+        for (int k = i; k < api_n_routes; k++)
+            if (strcmp(api_routes[k].path, api_routes[i].path) == 0)
+                put_operation(w, &api_routes[k]);
+        json_close(w, '}');
+    }
+    json_close(w, '}');
+}
+
+int openapi_write(const struct api *a, struct buf *out, struct err *e)
+{
+    struct json_writer w;
+    (void)e;
+    json_begin(&w, out);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "openapi", "3.1.0");
+    json_open(&w, "info", '{');
+    json_put_str(&w, "title", "Duetto");
+    json_put_str(&w, "description",
+                 "Language models over OpenAI's protocol. A trailing / is ignored, and /v1 may be "
+                 "left out or put in front of any path.");
+    json_put_str(&w, "version", a->o.version != NULL ? a->o.version : "0");
+    json_close(&w, '}');
+    json_open(&w, "security", '[');
+    json_put_raw(&w, NULL, "{\"key\":[]}", strlen("{\"key\":[]}"));
+    json_put_raw(&w, NULL, "{}", 2);
+    json_close(&w, ']');
+    put_paths(&w);
+    json_open(&w, "components", '{');
+    json_open(&w, "securitySchemes", '{');
+    json_put_raw(&w, "key", "{\"type\":\"http\",\"scheme\":\"bearer\"}",
+                 strlen("{\"type\":\"http\",\"scheme\":\"bearer\"}"));
+    json_close(&w, '}');
+    json_open(&w, "schemas", '{');
+    put_schema(&w, "ChatRequest", PARAM_CHAT, "messages", a);
+    put_schema(&w, "CompletionRequest", PARAM_COMPLETIONS, "prompt", a);
+    put_schema(&w, "ApplyTemplateRequest", PARAM_CHAT, "messages", a);
+    json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
+    json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
+    json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));
+    json_close(&w, '}');
+    json_close(&w, '}');
+    json_close(&w, '}');
+    return 0;
+}

@@ -1,0 +1,453 @@
+/* Request fields that chat and completions share. */
+#include "api/params.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/rng.h"
+
+enum { LOGIT_BIAS_MAX = 4096 };
+
+#define MAX_INT32 2147483647.0
+#define MAX_EXACT 9007199254740992.0 /* 2^53, what a JSON number holds exactly */
+#define AT(field) offsetof(struct params, field)
+
+#define STOP_SCHEMA                                                          \
+    "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"maxItems\":16," \
+    "\"items\":{\"type\":\"string\",\"minLength\":1}},{\"type\":\"null\"}]}"
+#define BIAS_SCHEMA                                                                           \
+    "{\"oneOf\":[{\"type\":\"object\",\"additionalProperties\":{\"type\":\"number\","         \
+    "\"minimum\":-100,\"maximum\":100}},{\"type\":\"array\",\"items\":{\"type\":\"array\"}}," \
+    "{\"type\":\"null\"}]}"
+#define MESSAGES_SCHEMA                                                                          \
+    "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"object\",\"required\":[\"role\"]," \
+    "\"properties\":{\"role\":{\"enum\":[\"system\",\"developer\",\"user\",\"assistant\","       \
+    "\"tool\",\"function\"]},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"null\"}," \
+    "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"required\":[\"type\",\"text\"],"       \
+    "\"properties\":{\"type\":{\"const\":\"text\"},\"text\":{\"type\":\"string\"}}}}]}}}}"
+#define PROMPT_SCHEMA                                                                             \
+    "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"items\":{\"oneOf\":[" \
+    "{\"type\":\"string\"},{\"type\":\"integer\"},{\"type\":\"array\","                           \
+    "\"items\":{\"type\":\"integer\"}}]}}]}"
+#define FORMAT_SCHEMA \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":{\"const\":\"text\"}}}"
+#define STREAM_OPTIONS_SCHEMA \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}"
+
+const struct param params_table[] = {
+    {"model", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+     "which model; the first one when absent"},
+    {"messages", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, MESSAGES_SCHEMA, "the conversation (required)"},
+    {"prompt", PARAM_OTHER, PARAM_COMPLETIONS, 0, 0, 0, PROMPT_SCHEMA,
+     "text, list of texts, token ids, or list of lists of token ids (required)"},
+    {"stream", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(stream), NULL, "answer as server-sent events"},
+    {"stream_options", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, STREAM_OPTIONS_SCHEMA,
+     "include_usage: a last chunk with the usage"},
+    {"max_tokens", PARAM_INT, PARAM_BOTH, 0, MAX_INT32, AT(max_tokens), NULL,
+     "tokens of a choice at most; the context bounds it as well"},
+    {"max_completion_tokens", PARAM_INT, PARAM_BOTH, 0, MAX_INT32, AT(max_tokens), NULL,
+     "the same as max_tokens, and goes first"},
+    {"n", PARAM_INT, PARAM_BOTH, 1, 128, AT(n), NULL, "choices for each prompt"},
+    {"best_of", PARAM_INT, PARAM_COMPLETIONS, 1, 128, AT(best_of), NULL, "must be equal to n"},
+    {"temperature", PARAM_NUM, PARAM_BOTH, 0, 2, AT(temperature), NULL,
+     "0: always the most probable token"},
+    {"top_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(top_p), NULL,
+     "sample from the most probable tokens that sum to top_p"},
+    {"top_k", PARAM_INT, PARAM_BOTH, -1, MAX_INT32, AT(top_k), NULL,
+     "sample from the k most probable tokens; 0 or -1: off"},
+    {"min_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(min_p), NULL,
+     "drop tokens below min_p times the best probability"},
+    {"typical_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(typical_p), NULL,
+     "locally typical sampling; 1: off"},
+    {"presence_penalty", PARAM_NUM, PARAM_BOTH, -2, 2, AT(presence_penalty), NULL,
+     "subtracted once from the logit of a token that came before"},
+    {"frequency_penalty", PARAM_NUM, PARAM_BOTH, -2, 2, AT(frequency_penalty), NULL,
+     "subtracted for each time a token came before"},
+    {"repetition_penalty", PARAM_NUM, PARAM_BOTH, 0.01, 10, AT(repetition_penalty), NULL,
+     "divides the logit of a token that came before; 1: off"},
+    {"repeat_penalty", PARAM_NUM, PARAM_BOTH, 0.01, 10, AT(repetition_penalty), NULL,
+     "the same as repetition_penalty"},
+    {"repeat_last_n", PARAM_INT, PARAM_BOTH, -1, MAX_INT32, AT(repeat_last_n), NULL,
+     "tokens that the penalties look back on; -1: all"},
+    {"logit_bias", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, BIAS_SCHEMA,
+     "token id -> added to its logit; -100 bans it"},
+    {"logprobs", PARAM_BOOL, PARAM_CHAT, 0, 0, AT(chat_logprobs), NULL,
+     "give the log probability of each token"},
+    {"top_logprobs", PARAM_INT, PARAM_CHAT, 0, JOB_TOP_LOGPROBS, AT(top_logprobs), NULL,
+     "alternatives to report for each token; needs logprobs"},
+    {"logprobs", PARAM_INT, PARAM_COMPLETIONS, 0, JOB_TOP_LOGPROBS, AT(logprobs), NULL,
+     "log probabilities, and that many alternatives"},
+    {"echo", PARAM_BOOL, PARAM_COMPLETIONS, 0, 0, AT(echo), NULL,
+     "give the prompt back in front of the text"},
+    {"stop", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, STOP_SCHEMA,
+     "texts that end the answer, at most 16"},
+    {"include_stop_str_in_output", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(include_stop), NULL,
+     "keep the stop text in the answer"},
+    {"seed", PARAM_INT, PARAM_BOTH, -MAX_EXACT, MAX_EXACT, AT(seed), NULL,
+     "the same seed and request give the same answer; -1: random"},
+    {"ignore_eos", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(ignore_eos), NULL,
+     "go on after the end-of-text token"},
+    {"skip_special_tokens", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(skip_special), NULL,
+     "leave control tokens out of the text (default)"},
+    {"add_special_tokens", PARAM_BOOL, PARAM_COMPLETIONS, 0, 0, AT(add_special), NULL,
+     "put the BOS token that the model wants before a text prompt (default)"},
+    {"cache_prompt", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(cache_prompt), NULL,
+     "false: neither use nor leave shared prompt pages"},
+    {"timings", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(timings), NULL,
+     "add a timings object as llama-server has it"},
+    {"timings_per_token", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(timings_alias), NULL,
+     "the same as timings"},
+    {"response_format", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, FORMAT_SCHEMA,
+     "only {\"type\":\"text\"}"},
+    {"tools", PARAM_OTHER, PARAM_CHAT, 0, 0, 0,
+     "{\"type\":[\"array\",\"null\"],\"items\":{\"type\":\"object\"}}",
+     "functions that the chat template shows to the model"},
+    {"tool_choice", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, "{\"enum\":[\"none\",\"auto\",null]}",
+     "none: tools are not shown"},
+    {"add_generation_prompt", PARAM_BOOL, PARAM_CHAT, 0, 0, AT(add_generation_prompt), NULL,
+     "open an assistant turn after the messages (default)"},
+    {"continue_final_message", PARAM_BOOL, PARAM_CHAT, 0, 0, AT(continue_final), NULL,
+     "go on writing the last message, which must be the assistant's"},
+    {"chat_template_kwargs", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
+     "variables for the chat template"},
+    {"chat_template", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+     "a template instead of the model's, where the server allows it"},
+    {"user", PARAM_STR, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"metadata", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"store", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"service_tier", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"parallel_tool_calls", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
+    {"prompt_cache_key", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"prompt_cache_retention", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"safety_identifier", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"reasoning_effort", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
+    {"verbosity", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
+    {"prediction", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
+    {"modalities", PARAM_OTHER, PARAM_CHAT, 0, 0, 0,
+     "{\"type\":[\"array\",\"null\"],\"items\":{\"const\":\"text\"}}", "only [\"text\"]"},
+    {"suffix", PARAM_REFUSED, PARAM_COMPLETIONS, 0, 0, 0, NULL,
+     "text after the gap is not supported"},
+    {"audio", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "this model gives no audio"},
+    {"functions", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tools instead"},
+    {"function_call", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tool_choice instead"},
+    {"use_beam_search", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "beam search is not supported"},
+    {"grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
+    {"json_schema", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
+    {"structured_outputs", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
+     "structured output is not supported"},
+    {"guided_json", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
+    {"guided_regex", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
+     "structured output is not supported"},
+    {"guided_choice", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
+     "structured output is not supported"},
+    {"guided_grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
+     "structured output is not supported"},
+};
+const int params_n = (int)(sizeof params_table / sizeof *params_table);
+
+static const struct params defaults = {
+    .skip_special = true,
+    .add_special = true,
+    .cache_prompt = true,
+    .add_generation_prompt = true,
+    .n = 1,
+    .best_of = -1,
+    .max_tokens = -1,
+    .top_logprobs = -1,
+    .logprobs = -1,
+    .repeat_last_n = -1,
+    .temperature = 1,
+    .top_p = 1,
+    .typical_p = 1,
+    .repetition_penalty = 1,
+};
+
+/* null, false, 0, "", [] and {} ask for nothing. */
+static bool asks_nothing(const struct cJSON *v)
+{
+    switch (json_type(v)) {
+    case JSON_NULL:
+        return true;
+    case JSON_BOOL:
+        return !json_bool(v);
+    case JSON_NUMBER:
+        return json_num(v) == 0;
+    case JSON_STRING:
+        return json_str(v)[0] == '\0';
+    default:
+        return json_size(v) == 0;
+    }
+}
+
+static int parse_row(const struct cJSON *body, const struct param *r, struct params *p,
+                     struct err *e)
+{
+    void *at = (char *)p + r->offset;
+    const char *text = NULL;
+    switch (r->kind) {
+    case PARAM_BOOL:
+        return json_get_bool(body, r->name, at, e);
+    case PARAM_INT:
+        return json_get_int(body, r->name, at, (int64_t)r->min, (int64_t)r->max, e);
+    case PARAM_NUM:
+        return json_get_float(body, r->name, at, r->min, r->max, e);
+    case PARAM_STR:
+        return json_get_str(body, r->name, &text, e);
+    case PARAM_REFUSED:
+        if (asks_nothing(json_get(body, r->name)))
+            return 0;
+        err_set(e, ERR_UNSUPPORTED, "%s is not supported: %s", r->name, r->help);
+        return err_param(e, "%s", r->name);
+    case PARAM_OTHER:
+    case PARAM_IGNORED:
+        break;
+    }
+    return 0;
+}
+
+static int check_unknown(const struct cJSON *body, unsigned where, struct err *e)
+{
+    for (const struct cJSON *v = json_first(body); v != NULL; v = json_next(v)) {
+        bool known = false;
+        for (int i = 0; i < params_n && !known; i++)
+            known =
+                (params_table[i].where & where) && strcmp(params_table[i].name, json_key(v)) == 0;
+        if (!known) {
+            err_set(e, ERR_INVALID, "unknown field %.60s; /openapi.json lists what there is",
+                    json_key(v));
+            err_reason(e, "unknown_parameter");
+            return err_param(e, "%.60s", json_key(v));
+        }
+    }
+    return 0;
+}
+
+static int parse_stream_options(const struct cJSON *body, struct params *p, struct err *e)
+{
+    const struct cJSON *v = json_get(body, "stream_options");
+    if (json_type(v) == JSON_NULL)
+        return 0;
+    if (json_type(v) != JSON_OBJECT) {
+        err_set(e, ERR_INVALID, "stream_options must be an object, not %s",
+                json_type_name(json_type(v)));
+        return err_param(e, "stream_options");
+    }
+    if (!p->stream) {
+        err_set(e, ERR_INVALID, "stream_options is only allowed when stream is true");
+        return err_param(e, "stream_options");
+    }
+    if (json_get_bool(v, "include_usage", &p->include_usage, e) != 0)
+        return err_param(e, "stream_options.include_usage");
+    return 0;
+}
+
+static int add_stop(const struct cJSON *v, const char *param, const struct params_limits *lim,
+                    struct arena *arena, struct text_spec *spec, const char **list, struct err *e)
+{
+    const char *s = json_str(v);
+    if (s == NULL) {
+        err_set(e, ERR_INVALID, "%s must be a string, not %s", param, json_type_name(json_type(v)));
+        return err_param(e, "%s", param);
+    }
+    if (s[0] == '\0' || strlen(s) > (size_t)lim->max_stop_bytes) {
+        err_set(e, ERR_INVALID, "%s must have 1 to %d bytes, got %zu", param, lim->max_stop_bytes,
+                strlen(s));
+        return err_param(e, "%s", param);
+    }
+    list[spec->n_stop] = arena_strdup(arena, s);
+    if (list[spec->n_stop] == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    spec->n_stop++;
+    return 0;
+}
+
+static int parse_stop(const struct cJSON *body, const struct params_limits *lim,
+                      struct arena *arena, struct text_spec *spec, struct err *e)
+{
+    const struct cJSON *v = json_get(body, "stop");
+    enum json_type t = json_type(v);
+    if (t == JSON_NULL)
+        return 0;
+    if (t != JSON_STRING && t != JSON_ARRAY) {
+        err_set(e, ERR_INVALID, "stop must be a string or a list of strings, not %s",
+                json_type_name(t));
+        return err_param(e, "stop");
+    }
+    if (t == JSON_ARRAY && json_size(v) > JOB_STOP_MAX) {
+        err_set(e, ERR_INVALID, "stop must have at most %d strings, got %d", JOB_STOP_MAX,
+                json_size(v));
+        return err_param(e, "stop");
+    }
+    const char **list = arena_array(arena, JOB_STOP_MAX, sizeof *list);
+    if (list == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    spec->stop = list;
+    if (t == JSON_STRING)
+        return add_stop(v, "stop", lim, arena, spec, list, e);
+    int i = 0;
+    for (const struct cJSON *s = json_first(v); s != NULL; s = json_next(s), i++) {
+        char param[32];
+        snprintf(param, sizeof param, "stop[%d]", i);
+        int err = add_stop(s, param, lim, arena, spec, list, e);
+        if (err != 0)
+            return err;
+    }
+    return 0;
+}
+
+/* "15" and nothing else: no sign, no space, no fraction. */
+static int64_t parse_id(const char *s)
+{
+    int64_t id = 0;
+    for (size_t i = 0; s[i] != '\0'; i++) {
+        if (s[i] < '0' || s[i] > '9' || i > 9)
+            return -1;
+        id = id * 10 + (s[i] - '0');
+    }
+    return s[0] != '\0' ? id : -1;
+}
+
+static int bad_bias(struct err *e, const char *what)
+{
+    err_set(e, ERR_INVALID, "logit_bias must map token ids to numbers from -100 to 100: %s", what);
+    return err_param(e, "logit_bias");
+}
+
+static int add_bias(int64_t id, const struct cJSON *value, const struct params_limits *lim,
+                    struct logit_bias *b, struct err *e)
+{
+    bool ban = json_type(value) == JSON_BOOL && !json_bool(value); /* llama.cpp's false */
+    if (id < 0 || id > INT32_MAX || (lim->n_vocab > 0 && id >= lim->n_vocab))
+        return bad_bias(e, "a key is not a token id of this model");
+    if (!ban && (json_type(value) != JSON_NUMBER || fabs(json_num(value)) > 100))
+        return bad_bias(e, "a value is something else");
+    b->id = (int32_t)id;
+    b->bias = ban ? -100 : (float)json_num(value);
+    return 0;
+}
+
+static int parse_bias(const struct cJSON *body, const struct params_limits *lim,
+                      struct arena *arena, struct text_spec *spec, struct err *e)
+{
+    const struct cJSON *v = json_get(body, "logit_bias");
+    enum json_type t = json_type(v);
+    if (t == JSON_NULL || (t == JSON_OBJECT && json_size(v) == 0))
+        return 0;
+    if (t != JSON_OBJECT && t != JSON_ARRAY)
+        return bad_bias(e, "it is neither an object nor a list");
+    if (json_size(v) > LOGIT_BIAS_MAX)
+        return bad_bias(e, "it has more than 4096 entries");
+    struct logit_bias *list = arena_array(arena, (size_t)json_size(v) + 1, sizeof *list);
+    if (list == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    for (const struct cJSON *m = json_first(v); m != NULL; m = json_next(m)) {
+        int64_t id = -1;
+        const struct cJSON *value = m;
+        if (t == JSON_OBJECT) {
+            id = parse_id(json_key(m));
+        } else {
+            const struct cJSON *first = json_first(m);
+            if (json_type(m) != JSON_ARRAY || json_size(m) != 2 || !json_is_int(first))
+                return bad_bias(e, "a pair of the list is not [id, number]");
+            id = (int64_t)json_num(first);
+            value = json_next(first);
+        }
+        int err = add_bias(id, value, lim, &list[spec->n_bias], e);
+        if (err != 0)
+            return err;
+        spec->n_bias++;
+    }
+    spec->bias = list;
+    return 0;
+}
+
+static int check_format(const struct cJSON *body, struct err *e)
+{
+    const struct cJSON *v = json_get(body, "response_format");
+    if (json_type(v) == JSON_NULL)
+        return 0;
+    const char *type = json_str(json_get(v, "type"));
+    if (type == NULL) {
+        err_set(e, ERR_INVALID, "response_format must be an object with a type");
+        return err_param(e, "response_format");
+    }
+    if (strcmp(type, "text") == 0)
+        return 0;
+    bool known = strcmp(type, "json_object") == 0 || strcmp(type, "json_schema") == 0;
+    err_set(e, known ? ERR_UNSUPPORTED : ERR_INVALID,
+            "response_format.type %.40s is not supported; only text is", type);
+    return err_param(e, "response_format");
+}
+
+static int check_together(const struct params *p, unsigned where, const struct params_limits *lim,
+                          struct err *e)
+{
+    if (p->n > lim->max_choices) {
+        err_set(e, ERR_INVALID, "n must be 1 to %d, got %lld", lim->max_choices, (long long)p->n);
+        return err_param(e, "n");
+    }
+    if (p->best_of >= 0 && p->best_of != p->n) {
+        err_set(e, ERR_INVALID, "best_of must be equal to n (%lld), got %lld", (long long)p->n,
+                (long long)p->best_of);
+        return err_param(e, "best_of");
+    }
+    if (where == PARAM_CHAT && p->top_logprobs > 0 && !p->chat_logprobs) {
+        err_set(e, ERR_INVALID, "top_logprobs needs logprobs: true");
+        return err_param(e, "top_logprobs");
+    }
+    return 0;
+}
+
+static void fill_spec(const struct params *p, unsigned where, struct text_spec *spec)
+{
+    spec->n = (int)p->n;
+    spec->sample = (struct sample_params){
+        .temperature = p->temperature,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .typical_p = p->typical_p,
+        .presence_penalty = p->presence_penalty,
+        .frequency_penalty = p->frequency_penalty,
+        .repetition_penalty = p->repetition_penalty,
+        .top_k = p->top_k > 0 ? (int)p->top_k : 0,
+        .repeat_last_n = (int)p->repeat_last_n,
+        .seed = p->has_seed ? (uint64_t)p->seed : rng_seed_random(),
+    };
+    spec->ignore_eos = p->ignore_eos;
+    spec->include_stop = p->include_stop;
+    spec->special = !p->skip_special;
+    spec->no_cache = !p->cache_prompt;
+    if (where == PARAM_CHAT) {
+        spec->logprobs = p->chat_logprobs;
+        spec->top_logprobs = p->chat_logprobs && p->top_logprobs > 0 ? (int)p->top_logprobs : 0;
+    } else {
+        spec->logprobs = p->logprobs >= 0;
+        spec->top_logprobs = p->logprobs > 0 ? (int)p->logprobs : 0;
+        spec->echo_logprobs = p->echo && p->logprobs >= 0;
+    }
+}
+
+int params_parse(const struct cJSON *body, unsigned where, const struct params_limits *lim,
+                 struct arena *arena, struct params *p, struct text_spec *spec, struct err *e)
+{
+    int err = 0;
+    *p = defaults;
+    if (lim->strict && (err = check_unknown(body, where, e)) != 0)
+        return err;
+    for (int i = 0; i < params_n; i++)
+        if ((params_table[i].where & where) && (err = parse_row(body, &params_table[i], p, e)) != 0)
+            return err;
+    p->timings = p->timings || p->timings_alias;
+    p->has_seed = json_type(json_get(body, "seed")) != JSON_NULL && p->seed != -1;
+    if ((err = check_together(p, where, lim, e)) != 0 ||
+        (err = parse_stream_options(body, p, e)) != 0 || (err = check_format(body, e)) != 0 ||
+        (err = parse_stop(body, lim, arena, spec, e)) != 0 ||
+        (err = parse_bias(body, lim, arena, spec, e)) != 0)
+        return err;
+    fill_spec(p, where, spec);
+    return 0;
+}

@@ -1,0 +1,62 @@
+/* The fields that chat and completions share: one table of name, type and range.  It does the
+ * parsing, decides what is unknown, and becomes the schemas of /openapi.json.
+ * Thread: loop, or one worker during api_begin. */
+#ifndef API_PARAMS_H
+#define API_PARAMS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/job.h"
+
+struct cJSON;
+
+enum param_kind {
+    PARAM_BOOL,
+    PARAM_INT,     /* int64_t in [min, max] */
+    PARAM_NUM,     /* float in [min, max] */
+    PARAM_STR,     /* checked to be a string; not kept */
+    PARAM_OTHER,   /* has its own code; schema says what it looks like */
+    PARAM_IGNORED, /* accepted and without effect, whatever it holds */
+    PARAM_REFUSED, /* 400 unless null, false, "" or empty: ignoring it would change the answer */
+};
+enum { PARAM_CHAT = 1, PARAM_COMPLETIONS = 2, PARAM_BOTH = 3 };
+
+struct param {
+    const char *name;
+    enum param_kind kind;
+    unsigned where;
+    double min, max;
+    size_t offset;      /* in struct params */
+    const char *schema; /* JSON Schema of PARAM_OTHER */
+    const char *help;
+};
+extern const struct param params_table[];
+extern const int params_n;
+
+/* What a request asked for, with defaults for what it did not. */
+struct params {
+    bool stream, include_usage, timings, timings_alias, echo, ignore_eos, include_stop;
+    bool chat_logprobs, cache_prompt, skip_special, add_special;
+    bool add_generation_prompt, continue_final;
+    int64_t n, best_of, max_tokens, top_k, top_logprobs, logprobs,
+        repeat_last_n; /* -1: not given */
+    int64_t seed;
+    bool has_seed;
+    float temperature, top_p, min_p, typical_p;
+    float presence_penalty, frequency_penalty, repetition_penalty;
+};
+
+struct params_limits {
+    int max_choices; /* of n */
+    int max_stop_bytes;
+    int n_vocab; /* 0: ids of logit_bias have no upper bound */
+    bool strict;
+};
+
+/* Reads the shared fields of body into *p and the matching ones of spec (not model, prompts and
+ * max_tokens); strings and lists are copied to the arena. */
+int params_parse(const struct cJSON *body, unsigned where, const struct params_limits *lim,
+                 struct arena *arena, struct params *p, struct text_spec *spec, struct err *e);
+#endif
