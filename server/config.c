@@ -1,0 +1,413 @@
+/* Configuration: file < environment < flag, all from one table (config.h). */
+#include "server/config.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+
+#define FILE_BYTES_MAX (1 << 20)
+
+enum option_kind { OPT_STR, OPT_INT, OPT_BOOL };
+
+struct option {
+    const char *name;
+    enum option_kind kind;
+    size_t offset; /* in struct config */
+    const char *text, *choices;
+    int64_t number, min, max;
+    const char *help;
+};
+
+/* clang-format off */
+static const struct option options[] = {
+#define S(name, value, choices, help) \
+    {#name, OPT_STR, offsetof(struct config, name), value, choices, 0, 0, 0, help},
+#define I(name, value, min, max, help) \
+    {#name, OPT_INT, offsetof(struct config, name), NULL, NULL, value, min, max, help},
+#define B(name, value, help) \
+    {#name, OPT_BOOL, offsetof(struct config, name), NULL, NULL, value, 0, 1, help},
+    CONFIG_TABLE(S, I, B)
+#undef S
+#undef I
+#undef B
+};
+/* clang-format on */
+#define N_OPTIONS (sizeof(options) / sizeof(options[0]))
+
+static void *slot(struct config *c, const struct option *o)
+{
+    return (char *)c + o->offset;
+}
+
+static const void *slot_const(const struct config *c, const struct option *o)
+{
+    return (const char *)c + o->offset;
+}
+
+static bool is_choice(const char *choices, const char *s)
+{
+    size_t n = strlen(s);
+    for (const char *p = choices; *p;) {
+        size_t word = strcspn(p, " ");
+        if (word == n && !memcmp(p, s, n))
+            return true;
+        p += word;
+        p += strspn(p, " ");
+    }
+    return false;
+}
+
+static int set_str(struct config *c, const struct option *o, const char *s, const char *from,
+                   struct err *e)
+{
+    if (o->choices && !is_choice(o->choices, s))
+        return err_set(e, ERR_INVALID, "%s: %s must be one of: %s", from, o->name, o->choices);
+    char *copy = arena_strdup(&c->arena, s);
+    if (!copy)
+        return err_set(e, ERR_TOOBIG, "%s: %s is too long", from, o->name);
+    *(const char **)slot(c, o) = copy;
+    return 0;
+}
+
+static int set_int(struct config *c, const struct option *o, int64_t v, const char *from,
+                   struct err *e)
+{
+    if (v < o->min || v > o->max)
+        return err_set(e, ERR_INVALID, "%s: %s must be %lld to %lld", from, o->name,
+                       (long long)o->min, (long long)o->max);
+    *(int64_t *)slot(c, o) = v;
+    return 0;
+}
+
+/* A value as text: from a flag or the environment. */
+static int set_text(struct config *c, const struct option *o, const char *s, const char *from,
+                    struct err *e)
+{
+    if (o->kind == OPT_STR)
+        return set_str(c, o, s, from, e);
+    if (o->kind == OPT_INT) {
+        char *end;
+        errno = 0;
+        long long v = strtoll(s, &end, 10);
+        if (errno || end == s || *end)
+            return err_set(e, ERR_INVALID, "%s: %s must be a whole number", from, o->name);
+        return set_int(c, o, v, from, e);
+    }
+    bool on = is_choice("1 true yes on", s);
+    if (!on && !is_choice("0 false no off", s))
+        return err_set(e, ERR_INVALID, "%s: %s must be true or false", from, o->name);
+    *(bool *)slot(c, o) = on;
+    return 0;
+}
+
+static int add_model(struct config *c, const char *id, size_t id_len, const char *path,
+                     const char *from, struct err *e)
+{
+    if (c->n_models == CONFIG_MODELS_MAX)
+        return err_set(e, ERR_INVALID, "%s: at most %d models", from, CONFIG_MODELS_MAX);
+    if (!*path || !id_len)
+        return err_set(e, ERR_INVALID, "%s: a model needs a name and a path", from);
+    struct config_model *m = &c->models[c->n_models];
+    m->id = arena_strndup(&c->arena, id, id_len);
+    m->path = arena_strdup(&c->arena, path);
+    if (!m->id || !m->path)
+        return err_set(e, ERR_TOOBIG, "%s: the model's path is too long", from);
+    for (int i = 0; i < c->n_models; i++)
+        if (!strcmp(c->models[i].id, m->id))
+            return err_set(e, ERR_INVALID, "%s: two models are called %s", from, m->id);
+    c->n_models++;
+    return 0;
+}
+
+/* "[NAME=]PATH"; without a name the file's own, less its ending. */
+static int add_model_flag(struct config *c, const char *arg, struct err *e)
+{
+    const char *eq = strchr(arg, '=');
+    if (eq)
+        return add_model(c, arg, (size_t)(eq - arg), eq + 1, "-m", e);
+    size_t len = strlen(arg);
+    while (len > 1 && arg[len - 1] == '/')
+        len--;
+    size_t start = len;
+    while (start > 0 && arg[start - 1] != '/')
+        start--;
+    size_t id_len = len - start;
+    static const char *const endings[] = {".gguf", ".safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = strlen(endings[i]);
+        if (id_len > n && !memcmp(arg + len - n, endings[i], n))
+            id_len -= n;
+    }
+    return add_model(c, arg + start, id_len, arg, "-m", e);
+}
+
+static int file_models(struct config *c, const struct cJSON *v, const char *from, struct err *e)
+{
+    if (json_type(v) != JSON_OBJECT)
+        return err_set(e, ERR_INVALID, "%s: models must be an object of name: path", from);
+    for (const struct cJSON *m = json_first(v); m; m = json_next(m)) {
+        if (!json_str(m))
+            return err_set(e, ERR_INVALID, "%s: the path of model %s must be a string", from,
+                           json_key(m));
+        int rc = add_model(c, json_key(m), strlen(json_key(m)), json_str(m), from, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int file_value(struct config *c, const struct option *o, const struct cJSON *v,
+                      const char *from, struct err *e)
+{
+    if (o->kind == OPT_STR && json_str(v))
+        return set_str(c, o, json_str(v), from, e);
+    if (o->kind == OPT_INT && json_is_int(v))
+        return set_int(c, o, (int64_t)json_num(v), from, e);
+    if (o->kind == OPT_BOOL && json_type(v) == JSON_BOOL) {
+        *(bool *)slot(c, o) = json_bool(v);
+        return 0;
+    }
+    static const char *const want[] = {"a string", "a whole number", "true or false"};
+    return err_set(e, ERR_INVALID, "%s: %s must be %s", from, o->name, want[o->kind]);
+}
+
+static const struct option *find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const char *n = options[i].name;
+        size_t k = 0;
+        for (; k < len && n[k]; k++)
+            if (n[k] != (name[k] == '-' ? '_' : name[k]))
+                break;
+        if (k == len && !n[k])
+            return &options[i];
+    }
+    return NULL;
+}
+
+static int load_file(struct config *c, const char *path, struct err *e)
+{
+    struct buf text;
+    struct cJSON *doc = NULL;
+    buf_init(&text, FILE_BYTES_MAX);
+    int rc = file_read(&text, path, e);
+    if (!rc)
+        rc = json_parse(&doc, buf_str(&text), text.len, &json_limits_default, e);
+    if (rc)
+        err_wrap(e, "%s", path);
+    if (!rc && json_type(doc) != JSON_OBJECT)
+        rc = err_set(e, ERR_INVALID, "%s: the configuration must be a JSON object", path);
+    for (const struct cJSON *v = rc ? NULL : json_first(doc); v && !rc; v = json_next(v)) {
+        const char *key = json_key(v);
+        const struct option *o = find(key, strlen(key));
+        if (!strcmp(key, "models"))
+            rc = file_models(c, v, path, e);
+        else if (o)
+            rc = file_value(c, o, v, path, e);
+        else
+            rc = err_set(e, ERR_INVALID, "%s: there is no option \"%s\"", path, key);
+    }
+    json_free(doc);
+    buf_free(&text);
+    return rc;
+}
+
+static int load_environment(struct config *c, struct err *e)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        char name[64] = "DUETTO_";
+        size_t n = strlen(name);
+        for (const char *p = options[i].name; *p && n + 1 < sizeof(name); p++)
+            name[n++] = (char)(*p >= 'a' && *p <= 'z' ? *p - 'a' + 'A' : *p);
+        const char *v = getenv(name); /* NOLINT(concurrency-mt-unsafe): before any thread */
+        if (!v)
+            continue;
+        int rc = set_text(c, &options[i], v, name, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* One pass over the flags: models (and nothing else) may be repeated.  file_only: just find -c. */
+static int load_flags(struct config *c, int argc, char **argv, int first, const char **file,
+                      struct err *e)
+{
+    bool models_cleared = false;
+    for (int i = first; i < argc; i++) {
+        const char *a = argv[i];
+        const char *eq = strncmp(a, "--", 2) ? NULL : strchr(a, '=');
+        size_t len = eq ? (size_t)(eq - a) : strlen(a);
+        bool is_file = !strcmp(a, "-c") || (len == 8 && !strncmp(a, "--config", 8));
+        bool is_model = !strcmp(a, "-m") || (len == 7 && !strncmp(a, "--model", 7));
+        const struct option *o = strncmp(a, "--", 2) ? NULL : find(a + 2, len - 2);
+        if (!is_file && !is_model && !o)
+            return err_set(e, ERR_INVALID, "unknown option %s (duetto --help lists them)", a);
+        const char *value = eq ? eq + 1 : NULL;
+        bool next_is_flag = i + 1 >= argc || argv[i + 1][0] == '-';
+        if (!value && o && o->kind == OPT_BOOL && next_is_flag)
+            value = "true";
+        if (!value) {
+            if (++i == argc)
+                return err_set(e, ERR_INVALID, "%s needs a value", a);
+            value = argv[i];
+        }
+        int rc = 0;
+        if (is_file)
+            *file = value;
+        else if (c && is_model) {
+            if (!models_cleared)
+                c->n_models = 0; /* flags replace the file's list */
+            models_cleared = true;
+            rc = add_model_flag(c, value, e);
+        } else if (c && o)
+            rc = set_text(c, o, value, a, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static void defaults(struct config *c)
+{
+    *c = (struct config){0};
+    arena_init(&c->arena, 4 << 20);
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        if (o->kind == OPT_STR)
+            *(const char **)slot(c, o) = o->text;
+        else if (o->kind == OPT_INT)
+            *(int64_t *)slot(c, o) = o->number;
+        else
+            *(bool *)slot(c, o) = o->number != 0;
+    }
+}
+
+int config_load(struct config *c, int argc, char **argv, int first, struct err *e)
+{
+    defaults(c);
+    const char *file = NULL;
+    int rc = load_flags(NULL, argc, argv, first, &file, e);
+    if (!rc && file)
+        rc = load_file(c, file, e);
+    if (!rc)
+        rc = load_environment(c, e);
+    if (!rc)
+        rc = load_flags(c, argc, argv, first, &file, e);
+    if (!rc && !*c->tls_cert_file != !*c->tls_key_file)
+        rc = err_set(e, ERR_INVALID, "tls_cert_file and tls_key_file come together");
+    return rc;
+}
+
+void config_free(struct config *c)
+{
+    arena_free(&c->arena);
+}
+
+static void default_text(const struct option *o, struct buf *out)
+{
+    if (o->kind == OPT_STR)
+        buf_printf(out, "%s", *o->text ? o->text : "none");
+    else if (o->kind == OPT_INT)
+        buf_printf(out, "%lld", (long long)o->number);
+    else
+        buf_adds(out, o->number ? "true" : "false");
+}
+
+void config_help(struct buf *out)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        static const char *const kinds[] = {" TEXT", " N", ""};
+        char flag[48];
+        snprintf(flag, sizeof(flag), "--%s%s", o->name, kinds[o->kind]);
+        buf_printf(out, "  %-32s %s (", flag, o->help);
+        default_text(o, out);
+        buf_adds(out, ")\n");
+    }
+}
+
+void config_json(const struct config *c, struct buf *out)
+{
+    struct json_writer w;
+    buf_adds(out, "{\n");
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        struct buf one;
+        buf_init(&one, 8192);
+        json_begin(&w, &one);
+        if (o->kind == OPT_STR)
+            json_put_str(&w, NULL, *(const char *const *)slot_const(c, o));
+        else if (o->kind == OPT_INT)
+            json_put_int(&w, NULL, *(const int64_t *)slot_const(c, o));
+        else
+            json_put_bool(&w, NULL, *(const bool *)slot_const(c, o));
+        buf_printf(out, "  \"%s\": %s%s\n", o->name, buf_str(&one), i + 1 < N_OPTIONS ? "," : "");
+        buf_free(&one);
+    }
+    buf_adds(out, "}\n");
+}
+
+void config_markdown(struct buf *out)
+{
+    buf_adds(out, "| option | default | range | meaning |\n| --- | --- | --- | --- |\n");
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        buf_printf(out, "| `%s` | ", o->name);
+        default_text(o, out);
+        if (o->kind == OPT_INT)
+            buf_printf(out, " | %lld to %lld", (long long)o->min, (long long)o->max);
+        else
+            buf_printf(out, " | %s",
+                       o->kind == OPT_BOOL ? "true, false"
+                       : o->choices        ? o->choices
+                                           : "text");
+        buf_printf(out, " | %s |\n", o->help);
+    }
+}
+
+/* Splits s at any of seps and appends the non-empty trimmed parts. */
+static int split_keys(struct config *c, const char *s, const char *seps, const char **keys, int *n,
+                      int max, struct err *e)
+{
+    while (*s) {
+        s += strspn(s, " \t");
+        size_t len = strcspn(s, seps), end = len;
+        while (end && (s[end - 1] == ' ' || s[end - 1] == '\r' || s[end - 1] == '\t'))
+            end--;
+        if (end && *s != '#') {
+            if (*n == max)
+                return err_set(e, ERR_TOOBIG, "at most %d API keys", max);
+            keys[(*n)++] = arena_strndup(&c->arena, s, end);
+        }
+        s += len + (s[len] != '\0');
+    }
+    return 0;
+}
+
+int config_api_keys(struct config *c, const char ***keys, int *n, struct err *e)
+{
+    enum { MAX_KEYS = 1024 };
+    *n = 0;
+    *keys = arena_array(&c->arena, MAX_KEYS, sizeof(**keys));
+    const char *env = getenv("DUETTO_API_KEYS"); /* NOLINT(concurrency-mt-unsafe): at start */
+    int rc = env ? split_keys(c, env, ",", *keys, n, MAX_KEYS, e) : 0;
+    if (!rc && env && *env && !*n) /* meant to guard the server: never open it by mistake */
+        rc = err_set(e, ERR_INVALID, "DUETTO_API_KEYS has no key in it");
+    if (rc || !*c->api_keys_file)
+        return rc;
+    struct buf text;
+    buf_init(&text, FILE_BYTES_MAX);
+    rc = file_read(&text, c->api_keys_file, e);
+    if (!rc)
+        rc = split_keys(c, buf_str(&text), "\n", *keys, n, MAX_KEYS, e);
+    if (!rc && !*n)
+        rc = err_set(e, ERR_INVALID, "%s: no API key in it", c->api_keys_file);
+    buf_free(&text);
+    return rc;
+}

@@ -1,0 +1,93 @@
+/* Configuration: one table of options makes the parser of the JSON file, the environment variables
+ * (DUETTO_<NAME>), the flags (--name) and the help text.  A flag wins over the environment, the
+ * environment over the file, the file over the default.
+ * Thread: loop (filled once at start). */
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/err.h"
+
+/* clang-format off */
+/* S(name, default, choices or NULL, help)   I(name, default, min, max, help)   B(name, default, help) */
+#define CONFIG_TABLE(S, I, B) \
+    S(host, "127.0.0.1", NULL, "address to listen on; 0.0.0.0 for all") \
+    I(port, 8080, 0, 65535, "TCP port; 0 lets the system choose") \
+    S(models_dir, "models/cache", NULL, "where the default models lie: served when no -m is given") \
+    S(device, "cpu", NULL, "cpu, or a level of it: cpu/scalar, cpu/avx2, cpu/avx512, cpu/avx512vnni") \
+    I(threads, 0, 0, 1024, "worker threads of the CPU; 0: one for each core") \
+    I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \
+    S(kv_type, "f16", "f16 f32", "type of the key/value cache") \
+    I(cache_mib, 0, 0, 1 << 22, "memory for the key/value cache in MiB; 0: a quarter of what is free") \
+    I(max_sequences, 16, 1, 1024, "sequences that run at once") \
+    I(max_queued_jobs, 256, 1, 100000, "requests that may wait; more get 429") \
+    I(max_queued_tokens, 1 << 20, 1, 1 << 30, "prompt tokens that may wait; more get 429") \
+    I(max_batch_rows, 512, 16, 8192, "token rows of one engine step at most") \
+    I(prefill_chunk, 128, 16, 8192, "prompt rows of a step while other sequences decode") \
+    B(prefix_sharing, true, "share the cache pages of equal prompt beginnings between requests") \
+    I(default_max_tokens, 0, 0, 1 << 20, "max_tokens of requests that name none; 0: what the context leaves") \
+    I(max_body_kib, 1024, 1, 1 << 20, "size of a JSON request in KiB") \
+    I(max_json_depth, 64, 4, 500, "nesting of a JSON request") \
+    I(max_json_nodes, 65536, 100, 1 << 24, "values in a JSON request") \
+    I(max_choices, 16, 1, 1024, "answers of one request (n times prompts)") \
+    I(max_prompts, 16, 1, 1024, "prompts of one completions request") \
+    I(max_messages, 1024, 1, 100000, "messages of one chat request") \
+    I(max_stop_bytes, 256, 1, 4096, "length of one stop string") \
+    I(max_answer_kib, 8192, 16, 1 << 20, "size of an answer, and of a stream's unsent part, in KiB") \
+    B(strict, false, "refuse unknown request fields instead of ignoring them") \
+    B(client_templates, false, "let requests bring a chat_template of their own") \
+    I(max_connections, 1024, 1, 100000, "open connections; more wait in the backlog") \
+    I(max_connections_per_ip, 0, 0, 100000, "open connections of one address; 0: no limit of its own") \
+    I(header_timeout_s, 10, 1, 3600, "seconds for the first request's headers to arrive") \
+    I(body_timeout_s, 10, 1, 3600, "seconds for a body to arrive, and one more for every KiB of it") \
+    I(idle_timeout_s, 75, 1, 86400, "seconds a connection may idle between requests") \
+    I(write_timeout_s, 30, 1, 3600, "seconds a client may leave an answer unread") \
+    I(sse_keepalive_s, 15, 1, 3600, "seconds between keep-alive comments in a silent stream") \
+    I(heartbeat_timeout_s, 30, 2, 3600, "seconds without an engine step after which /health says 503") \
+    S(api_keys_file, "", NULL, "file with one API key a line; DUETTO_API_KEYS holds them with commas") \
+    B(metrics_public, true, "answer /metrics without an API key") \
+    S(cors_origins, "", NULL, "origins that browsers may call from, with commas, or *; empty: none") \
+    S(tls_cert_file, "", NULL, "certificate chain (PEM); with tls_key_file the server speaks HTTPS") \
+    S(tls_key_file, "", NULL, "private key (PEM)") \
+    I(drain_settle_s, 1, 0, 600, "seconds to answer 503 on SIGTERM before the port closes") \
+    I(drain_grace_s, 60, 0, 86400, "seconds that running requests get to finish on SIGTERM") \
+    S(log_level, "info", "debug info warn error off", "least severe event that is logged") \
+    S(log_format, "text", "text json", "text for people, json for machines") \
+    B(log_requests, true, "log one line for each request")
+
+#define CONFIG_MODELS_MAX 64
+
+struct config_model {
+    const char *id, *path;
+};
+
+struct config {
+#define S(name, ...) const char *name;
+#define I(name, ...) int64_t name;
+#define B(name, ...) bool name;
+    CONFIG_TABLE(S, I, B)
+#undef S
+#undef I
+#undef B
+    int n_models;
+    struct config_model models[CONFIG_MODELS_MAX]; /* -m, or "models" in the file */
+    struct arena arena;                            /* owns every string */
+};
+/* clang-format on */
+
+/* Fills c from defaults, the -c file, environ and the flags in argv[first...].  ERR_INVALID names the
+ * option and where it came from. */
+int config_load(struct config *c, int argc, char **argv, int first, struct err *e);
+void config_free(struct config *c);
+
+/* The option list of --help, and configs/default.json / docs/CONFIG.md's tables: one text. */
+void config_help(struct buf *out);
+void config_json(const struct config *c, struct buf *out);
+void config_markdown(struct buf *out);
+
+/* DUETTO_API_KEYS and api_keys_file: the keys, *n of them, in c's arena. */
+int config_api_keys(struct config *c, const char ***keys, int *n, struct err *e);
+#endif

@@ -1,0 +1,82 @@
+/* A client connection and the one request it carries at a time (HTTP/1.1 without pipelined work).
+ * Private to server/http.c, server/respond.c and server/deadlines.c.  Thread: loop. */
+#ifndef SERVER_CONN_H
+#define SERVER_CONN_H
+#include <microhttpd.h>
+#include <uv.h>
+
+#include "server/guard.h"
+#include "server/http.h"
+
+enum conn_phase {
+    PHASE_FRESH,  /* connected, nothing complete yet */
+    PHASE_IDLE,   /* between two requests */
+    PHASE_BODY,   /* headers are there, the body is coming */
+    PHASE_WORK,   /* suspended or about to be: nothing is owed by the client */
+    PHASE_ANSWER, /* the answer is going out */
+};
+
+struct conn {
+    struct http *http;
+    struct MHD_Connection *mhd; /* NULL once closed */
+    struct conn *prev, *next;   /* all connections */
+    int fd;
+    int refs; /* libmicrohttpd, the disconnect watch, a worker */
+    enum conn_phase phase;
+    int64_t phase_us; /* when it began; in PHASE_ANSWER, the last time bytes were taken */
+    uv_poll_t watch;
+    bool watch_open, suspended;
+
+    /* the request */
+    bool begun;     /* the handler has seen it */
+    bool target_ok; /* guard_target of the raw target */
+    bool responded; /* a response is queued */
+    bool client_gone;
+    bool working; /* api_begin runs on a worker */
+    bool cors;    /* the origin may read the answer */
+    const struct api_route *route;
+    const char *path; /* libmicrohttpd's, until the request is complete */
+    struct api_call *call;
+    struct api_call *worked; /* what the worker made */
+    uv_work_t work;
+    struct err refusal; /* code != 0: answer with this once the body is in */
+    int refusal_status;
+    const char *allow;
+    struct buf body;
+    size_t body_dropped;
+    int body_pieces;
+    char request_id[GUARD_ID_BYTES];
+    char origin[256];
+    int status;
+    int64_t start_us;
+};
+
+struct http {
+    struct http_options o;
+    struct MHD_Daemon *daemon;
+    struct MHD_Response *alive; /* the answer of /health and /live while all is well */
+    uv_poll_t epoll;
+    uv_timer_t timeout, tick;
+    struct conn *conns;
+    int in_flight, working; /* requests; of them, on a worker */
+    int open_handles;       /* of the three above; freed when the last is closed */
+    bool refusing, closing;
+    int listen_fd; /* -1 once closed */
+    int port;
+};
+
+/* http.c */
+void http_drive(struct http *h);
+void http_suspend(struct conn *c);
+void http_resume(struct conn *c);
+
+/* respond.c: every answer goes through one of these. */
+enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, bool close);
+enum MHD_Result respond_call(struct conn *c);
+enum MHD_Result respond_builtin(struct conn *c);
+enum MHD_Result respond_preflight(struct conn *c);
+struct MHD_Response *respond_alive(void);
+
+/* deadlines.c: once a second. */
+void deadlines_check(struct http *h);
+#endif

@@ -1,0 +1,51 @@
+/* Time limits of connections, looked at once a second.  libmicrohttpd's own timeout starts anew with
+ * every byte, so a client that trickles would hold a connection for ever. */
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "server/conn.h"
+
+static bool is_late(const struct conn *c, int64_t now_us)
+{
+    const struct config *config = c->http->o.config;
+    int64_t s = (now_us - c->phase_us) / 1000000;
+    switch (c->phase) {
+    case PHASE_FRESH:
+        return s >= config->header_timeout_s;
+    case PHASE_IDLE:
+        return s >= config->idle_timeout_s;
+    case PHASE_BODY:
+        return s >= config->body_timeout_s + (int64_t)(c->body.len + c->body_dropped) / 1024;
+    case PHASE_WORK:
+        return false;
+    case PHASE_ANSWER:
+        return !c->suspended && s >= config->write_timeout_s;
+    }
+    return false;
+}
+
+/* A silent stream gets a comment, so that proxies keep it and a dead peer is found out. */
+static void keep_alive(struct conn *c, int64_t now_us)
+{
+    struct api_call *call = c->call;
+    int64_t every_us = c->http->o.config->sse_keepalive_s * 1000000;
+    if (!c->suspended || !call || !call->stream || call->state != API_RUNNING || call->out.len ||
+        now_us - c->phase_us < every_us)
+        return;
+    if (!call->status)
+        call->status = 200; /* waiting in the queue: from here on errors are events */
+    buf_adds(&call->out, ": keep-alive\n\n");
+    c->phase_us = now_us;
+    http_resume(c);
+}
+
+void deadlines_check(struct http *h)
+{
+    int64_t now_us = clock_us();
+    for (struct conn *c = h->conns; c; c = c->next) {
+        if (is_late(c, now_us))
+            shutdown(c->fd, SHUT_RDWR);
+        else
+            keep_alive(c, now_us);
+    }
+}

@@ -1,0 +1,588 @@
+/* The connections' life: accept, guard, gather the body, begin the call, wait, answer, log.
+ * respond.c writes the answers, deadlines.c ends connections that take too long. */
+#include "server/http.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/conn.h"
+
+#define WORKER_BODY_BYTES (64 * 1024) /* larger bodies are parsed on a worker thread */
+#define BODY_PIECES_MAX   4096        /* and one more for every 16 bytes (Triton's chunk bomb) */
+/* Headers of a request must fit (431).  Above 32 KiB it is mapped, not from the heap, so that a wave
+ * of connections leaves nothing behind. */
+#define CONNECTION_MEMORY (36 * 1024)
+#define LISTEN_BACKLOG    1024
+
+static void conn_unref(struct conn *c)
+{
+    if (--c->refs == 0) {
+        buf_free(&c->body);
+        free(c);
+    }
+}
+
+static void on_watch_closed(uv_handle_t *handle)
+{
+    conn_unref(handle->data);
+}
+
+/* The peer closed (or half-closed, as nginx reads it) while nobody else was looking. */
+static void on_disconnect(uv_poll_t *watch, int status, int events)
+{
+    struct conn *c = watch->data;
+    if (status == 0 && !(events & UV_DISCONNECT))
+        return;
+    c->client_gone = true;
+    if (c->call && c->call->job)
+        job_cancel(c->call->job);
+    shutdown(c->fd, SHUT_RDWR);
+    http_resume(c);
+    http_drive(c->http);
+}
+
+void http_suspend(struct conn *c)
+{
+    c->suspended = true;
+    MHD_suspend_connection(c->mhd);
+    if (!c->watch_open && uv_poll_init(c->http->o.loop, &c->watch, c->fd) == 0) {
+        c->watch_open = true;
+        c->watch.data = c;
+        c->refs++;
+    }
+    if (c->watch_open)
+        uv_poll_start(&c->watch, UV_DISCONNECT, on_disconnect);
+}
+
+void http_resume(struct conn *c)
+{
+    if (!c->suspended)
+        return;
+    if (c->watch_open)
+        uv_poll_stop(&c->watch);
+    c->suspended = false;
+    MHD_resume_connection(c->mhd);
+}
+
+/* ------------------------------------------------------------------ libmicrohttpd in the loop */
+
+static void on_timeout(uv_timer_t *t)
+{
+    http_drive(t->data);
+}
+
+static void on_epoll(uv_poll_t *p, int status, int events)
+{
+    (void)status;
+    (void)events;
+    http_drive(p->data);
+}
+
+void http_drive(struct http *h)
+{
+    if (!h->daemon)
+        return;
+    MHD_run(h->daemon);
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (MHD_get_timeout(h->daemon, &ms) == MHD_YES)
+        uv_timer_start(&h->timeout, on_timeout, ms, 0);
+    else
+        uv_timer_stop(&h->timeout);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *h = cls;
+    struct conn *c = *context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        c = xcalloc(1, sizeof(*c));
+        c->http = h;
+        c->mhd = mhd;
+        c->refs = 1;
+        c->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        c->phase_us = clock_us();
+        c->next = h->conns;
+        if (c->next)
+            c->next->prev = c;
+        h->conns = c;
+        h->o.metrics->connections++;
+        *context = c;
+        return;
+    }
+    if (!c)
+        return;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        h->conns = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    h->o.metrics->connections--;
+    c->mhd = NULL;
+    if (c->watch_open) {
+        c->watch_open = false;
+        uv_close((uv_handle_t *)&c->watch, on_watch_closed);
+    }
+    conn_unref(c);
+}
+
+static struct conn *conn_of(struct MHD_Connection *mhd)
+{
+    return MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
+/* Called with the raw request target, before anything is decoded. */
+static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd)
+{
+    (void)cls;
+    struct conn *c = conn_of(mhd);
+    c->begun = c->responded = c->client_gone = c->cors = false;
+    c->target_ok = guard_target(target);
+    c->route = NULL;
+    c->path = "";
+    c->refusal = (struct err){0};
+    c->refusal_status = 0;
+    c->allow = NULL;
+    c->body_dropped = 0;
+    c->body_pieces = 0;
+    c->status = 0;
+    c->start_us = clock_us();
+    c->http->in_flight++;
+    return c;
+}
+
+static void log_request(const struct conn *c, const char *method, int64_t total_us)
+{
+    struct log_line l;
+    const struct api_call *call = c->call;
+    bool quiet = !c->route || c->route->id == API_SERVER;
+    log_begin(&l, quiet && c->status < 400 ? LOG_DEBUG : LOG_INFO, "request");
+    log_str(&l, "id", c->request_id);
+    log_str(&l, "method", method);
+    log_str(&l, "path", c->path);
+    log_int(&l, "status", c->client_gone ? 499 : c->status);
+    if (call && call->model)
+        log_str(&l, "model", call->model);
+    if (call && call->job) {
+        log_int(&l, "in", call->prompt_tokens);
+        log_int(&l, "cached", call->cached_tokens);
+        log_int(&l, "out", call->completion_tokens);
+        log_num(&l, "queue_ms", (double)call->queue_us / 1e3);
+        log_num(&l, "ttft_ms", (double)call->ttft_us / 1e3);
+    }
+    log_num(&l, "ms", (double)total_us / 1e3);
+    if (call && call->finish)
+        log_str(&l, "finish", call->finish);
+    if (call && call->error_reason)
+        log_str(&l, "error", call->error_reason);
+    if (c->client_gone)
+        log_str(&l, "client", "gone");
+    log_end(&l);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
+                         enum MHD_RequestTerminationCode code)
+{
+    (void)mhd;
+    struct http *h = cls;
+    struct conn *c = *context;
+    if (!c)
+        return;
+    *context = NULL;
+    h->in_flight--;
+    if (c->watch_open && c->suspended)
+        uv_poll_stop(&c->watch);
+    c->suspended = false;
+    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && (c->call || c->working))
+        c->client_gone = true;
+    if (c->call && c->client_gone)
+        api_pump(c->call); /* what was generated until now counts */
+    if (c->begun) {
+        int64_t total_us = clock_us() - c->start_us;
+        metrics_request(h->o.metrics, c->call, c->status, total_us, c->client_gone);
+        if (h->o.config->log_requests)
+            log_request(c, c->route ? c->route->method : "-", total_us);
+    }
+    if (c->call)
+        api_end(c->call);
+    c->call = NULL;
+    buf_free(&c->body);
+    c->begun = false;
+    c->phase = PHASE_IDLE;
+    c->phase_us = clock_us();
+}
+
+/* ------------------------------------------------------------------ a request */
+
+static void refuse(struct conn *c, int status)
+{
+    c->refusal_status = status;
+}
+
+/* Everything that can be known from the headers; what is wrong is answered after the body. */
+static void request_headers(struct conn *c, const char *url, const char *method)
+{
+    struct http *h = c->http;
+    const struct config *config = h->o.config;
+    struct guard_headers g;
+    struct err *e = &c->refusal;
+    guard_read(&g, c->mhd);
+    guard_request_id(&g, c->request_id);
+    c->begun = true;
+    c->path = url;
+    c->phase = PHASE_BODY;
+    c->phase_us = clock_us();
+    buf_init(&c->body, (size_t)config->max_body_kib * 1024);
+    if (g.origin && strlen(g.origin) < sizeof(c->origin) &&
+        guard_origin(g.origin, config->cors_origins)) {
+        memcpy(c->origin, g.origin, strlen(g.origin) + 1);
+        c->cors = true;
+    }
+    if (guard_framing(&g, e)) {
+        refuse(c, 400);
+        return;
+    }
+    if (!c->target_ok) {
+        err_set(e, ERR_INVALID, "the request target has a control character");
+        refuse(c, 400);
+        return;
+    }
+    c->route = api_route(strcmp(method, "HEAD") ? method : "GET", url, &c->allow, e);
+    if (!c->route) {
+        refuse(c, c->allow ? 405 : 404);
+        return;
+    }
+    bool open = c->route->flags & ROUTE_PUBLIC ||
+                (config->metrics_public && !strcmp(c->route->path, "/metrics"));
+    if (h->o.n_keys && !open && !guard_key(&g, h->o.keys, h->o.n_keys)) {
+        err_set(e, ERR_INVALID,
+                g.authorization || g.api_key ? "Incorrect API key provided"
+                                             : "You didn't provide an API key; "
+                                               "use \"Authorization: Bearer KEY\"");
+        err_reason(e, "invalid_api_key");
+        refuse(c, 401);
+    } else if (g.content_length > (long long)c->body.max) {
+        err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed", g.content_length,
+                c->body.max);
+        refuse(c, 413);
+    }
+}
+
+static void request_body(struct conn *c, const char *data, size_t n)
+{
+    if (++c->body_pieces > BODY_PIECES_MAX + (int)(c->body.len / 16)) {
+        shutdown(c->fd, SHUT_RDWR);
+        return;
+    }
+    if (c->refusal_status) {
+        c->body_dropped += n;
+    } else if (buf_add(&c->body, data, n)) {
+        err_set(&c->refusal, ERR_TOOBIG, "the body has more than %zu bytes", c->body.max);
+        refuse(c, 413);
+    }
+    /* A client that goes on long after it was too much does not get to hear why. */
+    if (c->body_dropped > 8 * c->body.max + (64 << 20))
+        shutdown(c->fd, SHUT_RDWR);
+}
+
+static struct api_call *begin(struct conn *c)
+{
+    struct api_request rq = {
+        .route = c->route,
+        .path = c->path,
+        .body = buf_str(&c->body),
+        .body_len = c->body.len,
+        .request_id = c->request_id,
+    };
+    return api_begin(c->http->o.api, &rq);
+}
+
+static void on_work(uv_work_t *w)
+{
+    struct conn *c = w->data;
+    c->worked = begin(c);
+}
+
+static void on_worked(uv_work_t *w, int status)
+{
+    (void)status;
+    struct conn *c = w->data;
+    struct http *h = c->http;
+    c->working = false;
+    h->working--;
+    if (!c->mhd || c->client_gone) {
+        api_end(c->worked);
+    } else {
+        c->call = c->worked;
+        api_pump(c->call);
+    }
+    c->worked = NULL;
+    if (c->mhd)
+        http_resume(c);
+    conn_unref(c);
+    http_drive(h);
+}
+
+/* The body is complete, or the connection was resumed. */
+static enum MHD_Result request_answer(struct conn *c, const char *method)
+{
+    struct http *h = c->http;
+    c->phase = PHASE_WORK;
+    if (!strcmp(method, "OPTIONS") && c->cors)
+        return respond_preflight(c);
+    if (c->refusal_status)
+        return respond_error(c, c->refusal_status, &c->refusal, c->refusal_status == 400);
+    if (c->route->id == API_SERVER)
+        return respond_builtin(c);
+    if (c->client_gone)
+        return MHD_NO;
+    if (!c->call && !c->working) {
+        struct err e = {0};
+        enum engine_state state = engine_state(h->o.engine);
+        if (h->refusing || (state != ENGINE_READY && !(c->route->flags & ROUTE_LOADING_OK))) {
+            err_set(&e, ERR_UNAVAILABLE,
+                    h->refusing               ? "the server is shutting down"
+                    : state == ENGINE_LOADING ? "the models are being loaded"
+                                              : "the engine has failed");
+            return respond_error(c, 503, &e, h->refusing);
+        }
+        if (c->body.len > WORKER_BODY_BYTES) {
+            c->working = true;
+            c->work.data = c;
+            c->refs++;
+            h->working++;
+            uv_queue_work(h->o.loop, &c->work, on_work, on_worked);
+        } else {
+            c->call = begin(c);
+        }
+    }
+    if (c->call && c->call->status)
+        return respond_call(c);
+    http_suspend(c);
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *data_bytes, void **context)
+{
+    (void)cls;
+    (void)mhd;
+    (void)version;
+    struct conn *c = *context;
+    if (!c->begun) {
+        request_headers(c, url, method);
+        return MHD_YES;
+    }
+    if (*data_bytes) {
+        request_body(c, data, *data_bytes);
+        *data_bytes = 0;
+        return MHD_YES;
+    }
+    return request_answer(c, method);
+}
+
+/* ------------------------------------------------------------------ wakes */
+
+void http_events(struct http *h)
+{
+    bool any = false;
+    for (struct conn *c = h->conns; c; c = c->next) {
+        if (!c->call || !c->call->job)
+            continue;
+        if (api_pump(c->call) && c->suspended && c->call->status &&
+            (c->call->stream || c->call->state == API_DONE)) {
+            http_resume(c);
+            any = true;
+        }
+    }
+    if (any)
+        http_drive(h);
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    deadlines_check(t->data);
+    http_drive(t->data);
+}
+
+/* ------------------------------------------------------------------ open and close */
+
+/* A listening socket on host:port; IPv6 sockets take IPv4 as well where the system does. */
+static int listen_socket(const char *host, int port, struct err *e)
+{
+    char service[16];
+    snprintf(service, sizeof(service), "%d", port);
+    struct addrinfo *list, hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    int rc = getaddrinfo(host, service, &hints, &list);
+    if (rc) {
+        err_set(e, ERR_IO, "host %s: %s", host, gai_strerror(rc));
+        return -1;
+    }
+    int fd = socket(list->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    if (fd >= 0)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (fd < 0 || bind(fd, list->ai_addr, list->ai_addrlen) || listen(fd, LISTEN_BACKLOG)) {
+        char why[128];
+        err_set(e, ERR_IO, "cannot listen on %s port %d: %s", host, port,
+                strerror_r(errno, why, sizeof(why)));
+        if (fd >= 0)
+            close(fd);
+        fd = -1;
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
+static int bound_port(int fd)
+{
+    struct sockaddr_storage a;
+    socklen_t n = sizeof(a);
+    if (getsockname(fd, (struct sockaddr *)&a, &n))
+        return 0;
+    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
+                                         : ((struct sockaddr_in *)&a)->sin_port);
+}
+
+static void mhd_log(void *cls, const char *fmt, va_list ap)
+{
+    (void)cls;
+    char text[256];
+    vsnprintf(text, sizeof(text), fmt, ap);
+    text[strcspn(text, "\n")] = '\0';
+    log_msg(LOG_DEBUG, "http", "%s", text);
+}
+
+static struct MHD_Daemon *start_daemon(struct http *h)
+{
+    const struct config *config = h->o.config;
+    struct MHD_OptionItem options[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)mhd_log, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, h->listen_fd, NULL},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, h},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, h},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)on_target, h},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, config->max_connections, NULL},
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, config->max_connections_per_ip, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, config->idle_timeout_s, NULL},
+#if MHD_VERSION >= 0x01000000
+        {MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1, NULL},
+#else
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+#endif
+        {MHD_OPTION_END, 0, NULL},
+        {MHD_OPTION_END, 0, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    size_t n = sizeof(options) / sizeof(options[0]) - 3;
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    if (h->o.tls_cert) {
+        flags |= MHD_USE_TLS;
+        options[n++] =
+            (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)h->o.tls_cert};
+        options[n++] =
+            (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)h->o.tls_key};
+    }
+    return MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_ARRAY, options,
+                            MHD_OPTION_END);
+}
+
+int http_open(struct http **out, const struct http_options *o, struct err *e)
+{
+    struct http *h = xcalloc(1, sizeof(*h));
+    h->o = *o;
+    h->listen_fd = listen_socket(o->config->host, (int)o->config->port, e);
+    if (h->listen_fd < 0) {
+        free(h);
+        return ERR_IO;
+    }
+    h->port = bound_port(h->listen_fd);
+    h->daemon = start_daemon(h);
+    if (!h->daemon) {
+        close(h->listen_fd);
+        free(h);
+        return err_set(e, ERR_IO, "the HTTP server does not start%s",
+                       o->tls_cert ? " (are the certificate and key valid PEM?)" : "");
+    }
+    h->alive = respond_alive();
+    int epoll_fd = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    uv_poll_init(o->loop, &h->epoll, epoll_fd);
+    uv_timer_init(o->loop, &h->timeout);
+    uv_timer_init(o->loop, &h->tick);
+    h->open_handles = 3;
+    h->epoll.data = h->timeout.data = h->tick.data = h;
+    uv_poll_start(&h->epoll, UV_READABLE, on_epoll);
+    uv_timer_start(&h->tick, on_tick, 1000, 1000);
+    http_drive(h);
+    *out = h;
+    return 0;
+}
+
+int http_port(const struct http *h)
+{
+    return h->port;
+}
+
+void http_refuse(struct http *h)
+{
+    h->refusing = true;
+}
+
+void http_stop_listening(struct http *h)
+{
+    if (h->listen_fd < 0)
+        return;
+    MHD_quiesce_daemon(h->daemon); /* leaves the socket open: close it, or clients hang in it */
+    close(h->listen_fd);
+    h->listen_fd = -1;
+}
+
+int http_in_flight(const struct http *h)
+{
+    return h->in_flight;
+}
+
+void http_cancel_all(struct http *h)
+{
+    for (struct conn *c = h->conns; c; c = c->next)
+        if (c->call && c->call->job)
+            job_cancel(c->call->job);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct http *h = handle->data;
+    if (--h->open_handles == 0)
+        free(h);
+}
+
+void http_close(struct http *h)
+{
+    http_stop_listening(h);
+    while (h->working) /* they use the engine, which closes next */
+        uv_run(h->o.loop, UV_RUN_ONCE);
+    for (struct conn *c = h->conns; c; c = c->next) {
+        c->client_gone = true;
+        shutdown(c->fd, SHUT_RDWR);
+        http_resume(c); /* MHD_stop_daemon aborts on suspended connections */
+    }
+    MHD_run(h->daemon);
+    uv_poll_stop(&h->epoll);
+    MHD_stop_daemon(h->daemon);
+    h->daemon = NULL;
+    MHD_destroy_response(h->alive);
+    uv_close((uv_handle_t *)&h->epoll, on_handle_closed);
+    uv_close((uv_handle_t *)&h->timeout, on_handle_closed);
+    uv_close((uv_handle_t *)&h->tick, on_handle_closed);
+}

@@ -1,0 +1,44 @@
+/* HTTP: libmicrohttpd driven inside the libuv loop, no threads of its own.
+ * Thread: loop.
+ *
+ * A connection waits suspended while its job works; the engine's wake resumes it when there is
+ * something to send.  libmicrohttpd does not watch a suspended connection, so a second poll for the
+ * peer's close does (UV_DISCONNECT), and the work of a client that left is cancelled at once. */
+#ifndef SERVER_HTTP_H
+#define SERVER_HTTP_H
+#include <uv.h>
+
+#include "api/api.h"
+#include "server/config.h"
+#include "server/metrics.h"
+
+struct http;
+
+struct http_options {
+    uv_loop_t *loop;
+    const struct config *config;
+    const char *const *keys; /* API keys; none: everybody may call */
+    int n_keys;
+    const char *tls_cert, *tls_key; /* PEM texts or NULL; kept */
+    struct engine *engine;
+    struct api *api;
+    struct metrics *metrics;
+    const char *version;
+};
+/* Listens.  ERR_IO says which address and why. */
+int http_open(struct http **out, const struct http_options *o, struct err *e);
+int http_port(const struct http *h); /* the one that was bound */
+/* Events are waiting in some job: takes them to their connections. */
+void http_events(struct http *h);
+
+/* Answer 503 to new requests (and in /health) from now on, with Connection: close. */
+void http_refuse(struct http *h);
+/* Close the listening socket. */
+void http_stop_listening(struct http *h);
+/* Requests that are not answered completely. */
+int http_in_flight(const struct http *h);
+/* Ends every running job with an error event. */
+void http_cancel_all(struct http *h);
+/* Closes all connections and frees h once the loop has run its closing callbacks. */
+void http_close(struct http *h);
+#endif

@@ -1,0 +1,509 @@
+/* The process: commands, start order, signals, drain, exit code.
+ *
+ * Exit codes: 0 done, 1 a configuration, file or address that does not work, 2 wrong usage,
+ * 70 the engine failed while serving. */
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "api/api.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "engine/bench.h"
+#include "server/config.h"
+#include "server/healthcheck.h"
+#include "server/http.h"
+#include "server/metrics.h"
+
+#define PEM_BYTES_MAX (1 << 20)
+
+enum drain { DRAIN_NO, DRAIN_SETTLE, DRAIN_WAIT, DRAIN_FLUSH, DRAIN_DONE };
+
+struct server {
+    struct config config;
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t timer; /* progress while loading, then the drain's clock */
+    struct engine *engine;
+    struct api *api;
+    struct metrics metrics;
+    struct http *http;
+    struct buf tls_cert, tls_key;
+    bool ready;
+    enum drain drain;
+    int64_t drain_us; /* when this stage of the drain began */
+    int64_t load_us;
+    int exit_code;
+};
+
+static const char usage[] =
+    "usage: duetto serve [-c FILE] [-m [NAME=]PATH]... [options]   serve models over HTTP\n"
+    "       duetto healthcheck [options]                           0 if the server is healthy\n"
+    "       duetto bench -m FILE [-p 512] [-n 128] [-b 1,16] [-t N] [-r 5] [--device D] [--kv_type "
+    "T]\n"
+    "                    [--json]                                  tokens per second of a model\n"
+    "       duetto config [options]                                print the configuration as "
+    "JSON\n"
+    "       duetto --help | --version\n";
+
+static void help(void)
+{
+    struct buf text;
+    buf_init(&text, 64 * 1024);
+    config_help(&text);
+    printf("%s\n"
+           "  -c, --config FILE                options as a JSON object; \"models\": {name: path}\n"
+           "  -m, --model [NAME=]PATH          a GGUF file or a model directory; may be repeated\n"
+           "%s\n"
+           "Every option is also an environment variable (--n_ctx is DUETTO_N_CTX, and may be\n"
+           "written --n-ctx); a flag wins over the environment, the environment over the file.\n",
+           usage, buf_str(&text));
+    buf_free(&text);
+}
+
+/* ------------------------------------------------------------------ start */
+
+static int compare_paths(const void *a, const void *b)
+{
+    const struct config_model *x = a, *y = b;
+    return strcmp(x->path, y->path);
+}
+
+/* Without -m: every GGUF file in models_dir. */
+static int default_models(struct config *c, struct err *e)
+{
+    DIR *d = opendir(c->models_dir);
+    struct dirent *entry;
+    while (d && (entry = readdir(d))) { /* NOLINT(concurrency-mt-unsafe): before any thread */
+        size_t n = strlen(entry->d_name);
+        if (n < 6 || strcmp(entry->d_name + n - 5, ".gguf") || c->n_models == CONFIG_MODELS_MAX)
+            continue;
+        struct config_model *m = &c->models[c->n_models++];
+        m->id = arena_strndup(&c->arena, entry->d_name, n - 5);
+        m->path = arena_printf(&c->arena, "%s/%s", c->models_dir, entry->d_name);
+    }
+    if (d)
+        closedir(d);
+    if (!c->n_models)
+        return err_set(e, ERR_NOTFOUND,
+                       "no model: give one with -m FILE.gguf, or run `make models` first "
+                       "(looked for *.gguf in %s)",
+                       c->models_dir);
+    qsort(c->models, (size_t)c->n_models, sizeof(c->models[0]), compare_paths);
+    return 0;
+}
+
+static void say_ready(const struct server *s)
+{
+    const struct config *c = &s->config;
+    const char *scheme = *c->tls_cert_file ? "https" : "http";
+    const char *host = strcmp(c->host, "0.0.0.0") && strcmp(c->host, "::") ? c->host : "localhost";
+    for (int i = 0; i < engine_n_models(s->engine); i++) {
+        const struct model_card *m = engine_card_at(s->engine, i);
+        printf("  %s: %s %s, %.0fM parameters, %.0f MB, context %d\n", m->id, m->arch, m->quant,
+               (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6, m->n_ctx);
+    }
+    printf("Serving on %s://%s:%d (%s, loaded in %.1f s).  Try:\n\n"
+           "  curl -N %s://%s:%d/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
+           "\"content\":\"Name three rivers in Italy.\"}],\"stream\":true}'\n\n",
+           scheme, host, http_port(s->http), engine_device(s->engine),
+           (double)(clock_us() - s->load_us) / 1e6, scheme, host, http_port(s->http));
+    fflush(stdout);
+    log_msg(LOG_INFO, "ready", "version=%s device=%s", DUETTO_VERSION, engine_device(s->engine));
+}
+
+static void finish(struct server *s, int exit_code)
+{
+    s->exit_code = exit_code;
+    s->drain = DRAIN_DONE;
+    uv_stop(&s->loop);
+}
+
+/* The engine's state may have changed. */
+static void check_engine(struct server *s)
+{
+    enum engine_state state = engine_state(s->engine);
+    if (!s->ready && state == ENGINE_READY) {
+        s->ready = true;
+        if (isatty(STDOUT_FILENO))
+            printf("\r%60s\r", "");
+        api_models_ready(s->api);
+        metrics_models_ready(&s->metrics);
+        uv_timer_stop(&s->timer);
+        say_ready(s);
+    } else if (state == ENGINE_FAILED) {
+        struct err e = {0};
+        engine_failure(s->engine, &e);
+        if (!s->ready) {
+            fprintf(stderr, "duetto: %s\n", e.msg);
+            finish(s, 1);
+        } else if (s->drain == DRAIN_NO) {
+            log_msg(LOG_ERROR, "engine.failed", "%s", e.msg);
+            http_refuse(s->http);
+            s->exit_code = 70;
+            s->drain = DRAIN_FLUSH;
+            s->drain_us = clock_us();
+        }
+    }
+}
+
+static void on_wake(uv_async_t *a)
+{
+    struct server *s = a->data;
+    check_engine(s);
+    if (s->http && s->drain != DRAIN_DONE)
+        http_events(s->http);
+}
+
+static void wake(void *ctx)
+{
+    uv_async_send(&((struct server *)ctx)->wake);
+}
+
+static void on_progress(uv_timer_t *t)
+{
+    struct server *s = t->data;
+    int done = engine_progress(s->engine), cells = done * 30 / 1000;
+    if (isatty(STDOUT_FILENO)) {
+        printf("\rloading [%.*s%*s] %3d %%", cells, "##############################", 30 - cells,
+               "", done / 10);
+        fflush(stdout);
+    }
+    check_engine(s);
+}
+
+/* ------------------------------------------------------------------ drain */
+
+static void drain_step(struct server *s)
+{
+    const struct config *c = &s->config;
+    int64_t seconds = (clock_us() - s->drain_us) / 1000000;
+    bool idle = http_in_flight(s->http) == 0;
+    enum drain was = s->drain;
+    if (s->drain == DRAIN_SETTLE && seconds >= c->drain_settle_s) {
+        http_stop_listening(s->http);
+        s->drain = DRAIN_WAIT;
+    } else if (s->drain == DRAIN_WAIT && idle) {
+        finish(s, s->exit_code);
+    } else if (s->drain == DRAIN_WAIT && seconds >= c->drain_grace_s) {
+        http_cancel_all(s->http);
+        s->drain = DRAIN_FLUSH;
+    } else if (s->drain == DRAIN_FLUSH && (idle || seconds >= 2)) {
+        finish(s, s->exit_code);
+    }
+    if (was != s->drain)
+        s->drain_us = clock_us();
+}
+
+static void on_drain(uv_timer_t *t)
+{
+    drain_step(t->data);
+}
+
+/* First signal: drain (Ctrl-C skips the settling); second: end now. */
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct server *s = signal->data;
+    if (s->drain != DRAIN_NO || !s->ready) {
+        finish(s, s->exit_code);
+        return;
+    }
+    log_msg(LOG_INFO, "drain", "%d requests in flight", http_in_flight(s->http));
+    http_refuse(s->http);
+    s->drain = DRAIN_SETTLE;
+    s->drain_us = clock_us();
+    if (number == SIGINT) {
+        http_stop_listening(s->http);
+        s->drain = DRAIN_WAIT;
+    }
+    uv_timer_start(&s->timer, on_drain, 0, 20);
+}
+
+/* ------------------------------------------------------------------ serve */
+
+static int open_engine(struct server *s, struct err *e)
+{
+    const struct config *c = &s->config;
+    struct engine_model models[CONFIG_MODELS_MAX];
+    for (int i = 0; i < c->n_models; i++)
+        models[i] = (struct engine_model){.id = c->models[i].id, .path = c->models[i].path};
+    struct engine_options o = {
+        .device = c->device,
+        .n_threads = (int)c->threads,
+        .n_models = c->n_models,
+        .models = models,
+        .n_ctx = (int)c->n_ctx,
+        .cache_bytes = (size_t)c->cache_mib << 20,
+        .kv_type = strcmp(c->kv_type, "f32") ? DTYPE_F16 : DTYPE_F32,
+        .max_sequences = (int)c->max_sequences,
+        .max_queued_jobs = (int)c->max_queued_jobs,
+        .max_queued_tokens = (int)c->max_queued_tokens,
+        .prefill_chunk = (int)c->prefill_chunk,
+        .max_batch_rows = (int)c->max_batch_rows,
+        .prefix_sharing = c->prefix_sharing,
+        .wake = wake,
+        .wake_ctx = s,
+    };
+    return engine_open(&s->engine, &o, e);
+}
+
+static int open_api(struct server *s, struct err *e)
+{
+    const struct config *c = &s->config;
+    struct api_options o = {
+        .max_body_bytes = (size_t)c->max_body_kib * 1024,
+        .max_json_depth = (int)c->max_json_depth,
+        .max_json_nodes = (int)c->max_json_nodes,
+        .max_choices = (int)c->max_choices,
+        .max_prompts = (int)c->max_prompts,
+        .max_stop_bytes = (int)c->max_stop_bytes,
+        .max_messages = (int)c->max_messages,
+        .default_max_tokens = (int)c->default_max_tokens,
+        .max_answer_bytes = (size_t)c->max_answer_kib * 1024,
+        .strict = c->strict,
+        .client_templates = c->client_templates,
+        .version = DUETTO_VERSION,
+        .engine = s->engine,
+    };
+    return api_open(&s->api, &o, e);
+}
+
+static int open_http(struct server *s, struct err *e)
+{
+    struct config *c = &s->config;
+    struct http_options o = {
+        .loop = &s->loop,
+        .config = c,
+        .engine = s->engine,
+        .api = s->api,
+        .metrics = &s->metrics,
+        .version = DUETTO_VERSION,
+    };
+    const char **keys;
+    int rc = config_api_keys(c, &keys, &o.n_keys, e);
+    o.keys = keys;
+    buf_init(&s->tls_cert, PEM_BYTES_MAX);
+    buf_init(&s->tls_key, PEM_BYTES_MAX);
+    if (!rc && *c->tls_cert_file) {
+        rc = file_read(&s->tls_cert, c->tls_cert_file, e);
+        if (!rc)
+            rc = file_read(&s->tls_key, c->tls_key_file, e);
+        o.tls_cert = buf_str(&s->tls_cert);
+        o.tls_key = buf_str(&s->tls_key);
+    }
+    return rc ? rc : http_open(&s->http, &o, e);
+}
+
+static void open_loop(struct server *s)
+{
+    uv_loop_init(&s->loop);
+    uv_async_init(&s->loop, &s->wake, on_wake);
+    uv_signal_init(&s->loop, &s->sigterm);
+    uv_signal_init(&s->loop, &s->sigint);
+    uv_timer_init(&s->loop, &s->timer);
+    s->wake.data = s->sigterm.data = s->sigint.data = s->timer.data = s;
+    uv_signal_start(&s->sigterm, on_signal, SIGTERM);
+    uv_signal_start(&s->sigint, on_signal, SIGINT);
+}
+
+static void close_all(struct server *s)
+{
+    if (s->http)
+        http_close(s->http);
+    s->http = NULL;
+    uv_close((uv_handle_t *)&s->sigterm, NULL);
+    uv_close((uv_handle_t *)&s->sigint, NULL);
+    uv_close((uv_handle_t *)&s->timer, NULL);
+    if (s->engine)
+        engine_close(s->engine); /* after this nobody wakes */
+    uv_close((uv_handle_t *)&s->wake, NULL);
+    uv_run(&s->loop, UV_RUN_DEFAULT); /* closing callbacks, workers that still parse */
+    uv_loop_close(&s->loop);
+    if (s->api)
+        api_close(s->api);
+    metrics_close(&s->metrics);
+    buf_free(&s->tls_cert);
+    buf_free(&s->tls_key);
+}
+
+static int serve(struct config *config)
+{
+    static struct server s; /* zero */
+    struct err e = {0};
+    s.config = *config;
+    signal(SIGPIPE, SIG_IGN);
+    s.load_us = clock_us();
+    open_loop(&s);
+    int rc = s.config.n_models ? 0 : default_models(&s.config, &e);
+    if (!rc)
+        rc = open_engine(&s, &e);
+    if (!rc) {
+        metrics_open(&s.metrics, s.engine, DUETTO_VERSION);
+        rc = open_api(&s, &e);
+    }
+    if (!rc)
+        rc = open_http(&s, &e);
+    if (rc) {
+        fprintf(stderr, "duetto: %s\n", e.msg);
+        s.exit_code = 1;
+    } else {
+        log_msg(LOG_INFO, "listening", "port=%d models=%d", http_port(s.http), s.config.n_models);
+        uv_timer_start(&s.timer, on_progress, 0, 100);
+        uv_run(&s.loop, UV_RUN_DEFAULT);
+        log_msg(LOG_INFO, "stopped", "code=%d", s.exit_code);
+    }
+    close_all(&s);
+    *config = s.config;
+    return s.exit_code;
+}
+
+/* ------------------------------------------------------------------ bench */
+
+static bool whole_number(const char *s, int min, int max, int *out)
+{
+    char *end;
+    long v = strtol(s, &end, 10);
+    if (end == s || (*end && *end != ',') || v < min || v > max)
+        return false;
+    *out = (int)v;
+    return true;
+}
+
+/* "1,16" */
+static bool batch_list(const char *s, struct bench_options *o)
+{
+    for (o->n_batches = 0; o->n_batches < BENCH_BATCHES_MAX; s++) {
+        if (!whole_number(s, 1, 1024, &o->batches[o->n_batches++]))
+            return false;
+        s += strcspn(s, ",");
+        if (!*s)
+            return true;
+    }
+    return false;
+}
+
+static bool bench_flags(int argc, char **argv, struct bench_options *o)
+{
+    for (int i = 2; i < argc; i++) {
+        if (!strcmp(argv[i], "--json")) {
+            o->json = true;
+            continue;
+        }
+        const char *flag = argv[i], *v = argv[i + 1];
+        bool ok = v != NULL;
+        if (!ok)
+            return false;
+        if (!strcmp(flag, "-m"))
+            o->path = v;
+        else if (!strcmp(flag, "--device"))
+            o->device = v;
+        else if (!strcmp(flag, "--kv_type"))
+            o->kv_type = strcmp(v, "f32") ? DTYPE_F16 : DTYPE_F32;
+        else if (!strcmp(flag, "-p"))
+            ok = whole_number(v, 0, 1 << 20, &o->n_prompt);
+        else if (!strcmp(flag, "-n"))
+            ok = whole_number(v, 0, 1 << 20, &o->n_generate);
+        else if (!strcmp(flag, "-t"))
+            ok = whole_number(v, 0, 1024, &o->n_threads);
+        else if (!strcmp(flag, "-r"))
+            ok = whole_number(v, 1, 1000, &o->repeats);
+        else if (!strcmp(flag, "-b"))
+            ok = batch_list(v, o);
+        else
+            ok = false;
+        if (!ok)
+            return false;
+        i++;
+    }
+    return o->path != NULL;
+}
+
+static int bench(int argc, char **argv)
+{
+    struct bench_options o = bench_defaults;
+    if (!bench_flags(argc, argv, &o)) {
+        fprintf(stderr, "%s", usage);
+        return 2;
+    }
+    struct err e = {0};
+    struct buf text;
+    buf_init(&text, 64 * 1024);
+    int rc = bench_run(&o, &text, &e);
+    if (rc)
+        fprintf(stderr, "duetto: %s\n", e.msg);
+    fputs(buf_str(&text), stdout);
+    buf_free(&text);
+    return rc ? 1 : 0;
+}
+
+/* ------------------------------------------------------------------ main */
+
+static int print_config(const struct config *c, bool markdown)
+{
+    struct buf text;
+    buf_init(&text, 256 * 1024);
+    if (markdown)
+        config_markdown(&text);
+    else
+        config_json(c, &text);
+    fputs(buf_str(&text), stdout);
+    buf_free(&text);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *command = argc > 1 ? argv[1] : "";
+    if (!strcmp(command, "--help") || !strcmp(command, "-h") || !strcmp(command, "help")) {
+        help();
+        return 0;
+    }
+    if (!strcmp(command, "--version")) {
+        printf("duetto %s\n", DUETTO_VERSION);
+        return 0;
+    }
+    if (!strcmp(command, "bench"))
+        return bench(argc, argv);
+    bool markdown = argc > 2 && !strcmp(command, "config") && !strcmp(argv[2], "--markdown");
+    bool known =
+        !strcmp(command, "serve") || !strcmp(command, "healthcheck") || !strcmp(command, "config");
+    if (!known) {
+        fprintf(stderr, "%s", usage);
+        return 2;
+    }
+    for (int i = 2; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            help();
+            return 0;
+        }
+    }
+    struct config config;
+    struct err e = {0};
+    int code = 1;
+    if (config_load(&config, argc, argv, markdown ? 3 : 2, &e)) {
+        fprintf(stderr, "duetto: %s\n", e.msg);
+        config_free(&config);
+        return 1;
+    }
+    static const char *const levels[] = {"debug", "info", "warn", "error", "off"};
+    int level = 0;
+    while (strcmp(config.log_level, levels[level]))
+        level++;
+    log_init((enum log_level)level, !strcmp(config.log_format, "json"));
+    if (!strcmp(command, "serve"))
+        code = serve(&config);
+    else if (!strcmp(command, "config"))
+        code = print_config(&config, markdown);
+    else if (healthcheck_run(&config, &e))
+        fprintf(stderr, "duetto: %s\n", e.msg);
+    else
+        code = 0;
+    config_free(&config);
+    return code;
+}
