@@ -1,0 +1,366 @@
+/* Paged attention and kv_store: against attention in doubles over plain arrays; a row's bits alone,
+ * in a batch, and at several thread counts; the inner loop against scalar between guards.
+ *
+ * The pages start as NaN, in shuffled order, so a token that may not be seen poisons what reads it. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "kernels/quant.h"
+#include "tests/kcheck/kcheck.h"
+
+#define MAX_POS  1100
+#define N_SEQS   5
+#define MAX_ROWS 64
+
+struct shape {
+    int n_heads, n_kv_heads, head_dim, window;
+    enum dtype type;
+};
+
+/* Sequences of tokens and the rows that ask. */
+struct world {
+    struct shape s;
+    int width, q_width;           /* n_kv_heads * head_dim, n_heads * head_dim */
+    float *k[N_SEQS], *v[N_SEQS]; /* [MAX_POS, width], rounded to the type */
+    int32_t *pages[N_SEQS];
+    int seq[MAX_ROWS], n_rows;
+    struct kv_row rows[MAX_ROWS];
+    float *q, *want, *first; /* [n_rows, q_width] */
+    struct kv_view kv;
+    float scale;
+};
+
+/* Rows of each sequence: positions from ... from + n - 1. */
+static const struct {
+    int seq, from, n;
+} asked[] = {
+    {0, 0, 1},   {1, 250, 11}, {2, 700, 1}, {3, 14, 5},   {2, 701, 2},
+    {4, 255, 1}, {4, 256, 1},  {0, 1, 17},  {3, 1023, 2},
+};
+
+static void attn_in_doubles(const struct world *w, int r, float *out)
+{
+    const struct shape *s = &w->s;
+    const float *k = w->k[w->seq[r]], *v = w->v[w->seq[r]];
+    int pos = w->rows[r].pos, hd = s->head_dim;
+    int first = s->window > 0 && pos - s->window + 1 > 0 ? pos - s->window + 1 : 0;
+    double *p = xcalloc((size_t)pos + 1, sizeof(*p));
+    for (int h = 0; h < s->n_heads; h++) {
+        const float *q = w->q + (int64_t)r * w->q_width + h * hd;
+        int at = h / (s->n_heads / s->n_kv_heads) * hd;
+        double top = -INFINITY, sum = 0;
+        for (int t = first; t <= pos; t++) {
+            p[t] = 0;
+            for (int d = 0; d < hd; d++)
+                p[t] += (double)q[d] * (double)k[(int64_t)t * w->width + at + d];
+            p[t] *= (double)w->scale;
+            top = p[t] > top ? p[t] : top;
+        }
+        for (int t = first; t <= pos; t++)
+            sum += p[t] = exp(p[t] - top);
+        for (int d = 0; d < hd; d++) {
+            double x = 0;
+            for (int t = first; t <= pos; t++)
+                x += p[t] * (double)v[(int64_t)t * w->width + at + d];
+            out[h * hd + d] = (float)(x / sum);
+        }
+    }
+    free(p);
+}
+
+static void world_open(struct kcheck *kc, struct world *w, struct shape s)
+{
+    *w = (struct world){.s = s, .width = s.n_kv_heads * s.head_dim};
+    w->q_width = s.n_heads * s.head_dim;
+    w->scale = 1.0f / sqrtf((float)s.head_dim);
+    int per_seq = MAX_POS / KV_PAGE_TOKENS + 1, n_pages = N_SEQS * per_seq;
+    size_t half = dtype_bytes(s.type, (int64_t)KV_PAGE_TOKENS * w->width);
+    w->kv = (struct kv_view){
+        .page_bytes = 2 * half + 192, /* as with other layers around it */
+        .k_offset = 64,
+        .v_offset = 128 + half,
+        .n_kv_heads = s.n_kv_heads,
+        .head_dim = s.head_dim,
+        .type = s.type,
+    };
+    w->kv.base = xmalloc(w->kv.page_bytes * (size_t)n_pages);
+    memset(w->kv.base, 0xff, w->kv.page_bytes * (size_t)n_pages); /* NaN in either type */
+    for (int i = 0; i < N_SEQS; i++) {
+        w->k[i] = xmalloc(sizeof(float) * (size_t)(MAX_POS * w->width));
+        w->v[i] = xmalloc(sizeof(float) * (size_t)(MAX_POS * w->width));
+        w->pages[i] = xmalloc(sizeof(int32_t) * (size_t)per_seq);
+        kcheck_fill(kc, w->k[i], (int64_t)MAX_POS * w->width, 2.0f);
+        kcheck_fill(kc, w->v[i], (int64_t)MAX_POS * w->width, 1.0f);
+        for (int j = 0; s.type == DTYPE_F16 && j < MAX_POS * w->width; j++) {
+            w->k[i][j] = f16_to_f32(f32_to_f16(w->k[i][j]));
+            w->v[i][j] = f16_to_f32(f32_to_f16(w->v[i][j]));
+        }
+        for (int j = 0; j < per_seq; j++) /* any order that is one-to-one */
+            w->pages[i][j] = (j * N_SEQS + i) * 7 % n_pages;
+    }
+    for (size_t a = 0; a < sizeof(asked) / sizeof(asked[0]); a++) {
+        for (int i = 0; i < asked[a].n; i++) {
+            w->seq[w->n_rows] = asked[a].seq;
+            w->rows[w->n_rows++] = (struct kv_row){w->pages[asked[a].seq], asked[a].from + i};
+        }
+    }
+    size_t bytes = sizeof(float) * (size_t)(w->n_rows * w->q_width);
+    w->q = xmalloc(bytes);
+    w->want = xmalloc(bytes);
+    w->first = xmalloc(bytes);
+    kcheck_fill(kc, w->q, (int64_t)w->n_rows * w->q_width, 2.0f);
+    for (int r = 0; r < w->n_rows; r++)
+        attn_in_doubles(w, r, w->want + (int64_t)r * w->q_width);
+}
+
+static void world_close(struct world *w)
+{
+    for (int i = 0; i < N_SEQS; i++) {
+        free(w->k[i]);
+        free(w->v[i]);
+        free(w->pages[i]);
+    }
+    free(w->kv.base);
+    free(w->q);
+    free(w->want);
+    free(w->first);
+}
+
+/* Positions from ... from + n - 1 of a sequence. */
+static void store(struct backend *be, const struct world *w, int seq, int from, int n)
+{
+    struct kv_row *rows = xcalloc((size_t)n, sizeof(*rows));
+    for (int i = 0; i < n; i++)
+        rows[i] = (struct kv_row){w->pages[seq], from + i};
+    struct tensor k = kcheck_tensor(w->k[seq] + (int64_t)from * w->width, n, w->width);
+    struct tensor v = kcheck_tensor(w->v[seq] + (int64_t)from * w->width, n, w->width);
+    OP(be, kv_store, .kv = w->kv, .k = &k, .v = &v, .rows = rows);
+    free(rows);
+}
+
+/* Rows r0 ... r0 + n - 1 into out. */
+static void attend(struct backend *be, const struct world *w, int r0, int n, float *out)
+{
+    struct tensor q = kcheck_tensor(w->q + (int64_t)r0 * w->q_width, n, w->q_width);
+    struct tensor o = kcheck_tensor(out, n, w->q_width);
+    OP(be, attn_paged, .out = &o, .q = &q, .kv = w->kv, .rows = w->rows + r0,
+       .n_heads = w->s.n_heads, .window = w->s.window, .scale = w->scale);
+}
+
+static void check_shape(struct kcheck *kc, struct shape s)
+{
+    struct world w;
+    world_open(kc, &w, s);
+    size_t row_bytes = sizeof(float) * (size_t)w.q_width;
+    char what[96];
+    snprintf(what, sizeof(what), "heads %d/%d dim %d window %d %s", s.n_heads, s.n_kv_heads,
+             s.head_dim, s.window, dtype_name(s.type));
+    for (int threads = 1; threads <= 4; threads++) {
+        struct backend *be = kcheck_backend(kc, threads);
+        float *out = kcheck_out(kc, (int64_t)w.n_rows * w.q_width);
+        if (threads == 1) { /* what is asked for, and all before it */
+            static const int stored[N_SEQS] = {18, 261, 703, 1025, 257};
+            for (int i = 0; i < N_SEQS; i++) {
+                store(be, &w, i, 0, 3);
+                store(be, &w, i, 3, stored[i] - 3);
+            }
+        }
+        attend(be, &w, 0, w.n_rows, out);
+        kcheck_near(kc, w.want, out, (int64_t)w.n_rows * w.q_width, 3e-6f, 16, what);
+        if (threads == 1)
+            memcpy(w.first, out, row_bytes * (size_t)w.n_rows);
+        kcheck_same(kc, w.first, out, row_bytes * (size_t)w.n_rows, "another number of threads");
+        for (int r = 0; r < w.n_rows; r++)
+            attend(be, &w, r, 1, out + (int64_t)r * w.q_width);
+        kcheck_same(kc, w.first, out, row_bytes * (size_t)w.n_rows, "rows alone");
+        for (int r = 0; r + 3 <= w.n_rows; r += 3)
+            attend(be, &w, r, 3, out + (int64_t)r * w.q_width);
+        kcheck_same(kc, w.first, out, row_bytes * (size_t)w.n_rows, "rows by threes");
+        kcheck_done(kc);
+        be->close(be);
+    }
+    world_close(&w);
+}
+
+static void check_op(struct kcheck *kc)
+{
+    static const struct shape shapes[] = {
+        {9, 3, 64, 0, DTYPE_F16},   {4, 4, 40, 0, DTYPE_F16},   {8, 1, 80, 0, DTYPE_F16},
+        {4, 2, 128, 0, DTYPE_F32},  {3, 1, 8, 0, DTYPE_F32},    {5, 1, 64, 0, DTYPE_F32},
+        {9, 3, 64, 1, DTYPE_F16},   {4, 4, 40, 100, DTYPE_F16}, {6, 1, 64, 300, DTYPE_F32},
+        {2, 1, 256, 17, DTYPE_F16}, {40, 1, 24, 0, DTYPE_F16},  {4, 4, 72, 256, DTYPE_F16},
+    };
+    int n = sizeof(shapes) / sizeof(shapes[0]);
+    for (int i = 0; i < n; i++)
+        check_shape(kc, shapes[i]);
+}
+
+/* A context so long that the shared memory for partials does not hold all chunks at once. */
+static void check_long(struct kcheck *kc)
+{
+    enum { HD = 256, HEADS = 32, TOKENS = 12000 };
+    int n_pages = TOKENS / KV_PAGE_TOKENS;
+    size_t half = dtype_bytes(DTYPE_F16, KV_PAGE_TOKENS * HD);
+    int32_t *pages = xcalloc((size_t)n_pages, sizeof(*pages));
+    uint16_t *base = xcalloc((size_t)n_pages, 2 * half);
+    float *q = kcheck_in(kc, HEADS * HD), *out[2];
+    kcheck_fill(kc, q, HEADS * HD, 1.0f);
+    for (int i = 0; i < n_pages; i++)
+        pages[i] = n_pages - 1 - i;
+    for (size_t i = 0; i < (size_t)n_pages * half; i++) /* finite halves of either sign, below 1 */
+        base[i] = (uint16_t)(kcheck_random(kc) & 0xbbff);
+    struct kv_row row = {pages, TOKENS - 1};
+    struct tensor tq = kcheck_tensor(q, 1, HEADS * HD);
+    for (int i = 0; i < 2; i++) {
+        struct backend *be = kcheck_backend(kc, i == 0 ? 1 : 3);
+        out[i] = kcheck_out(kc, HEADS * HD);
+        struct tensor to = kcheck_tensor(out[i], 1, HEADS * HD);
+        OP(be, attn_paged, .out = &to, .q = &tq, .rows = &row, .n_heads = HEADS, .scale = 0.0625f,
+           .kv = {(char *)base, 2 * half, 0, half, 1, HD, DTYPE_F16});
+        be->close(be);
+    }
+    kcheck_that(kc, isfinite(out[0][0]), "a long context gives numbers");
+    kcheck_same(kc, out[0], out[1], sizeof(float) * HEADS * HD, "a long context, split or not");
+    kcheck_done(kc);
+    free(pages);
+    free(base);
+}
+
+/* The inner loop: results of R queries with different reach, every buffer between guards. */
+static void check_tile(struct kcheck *kc, int hd, int n_q, enum dtype type)
+{
+    size_t bytes = dtype_bytes(type, (int64_t)KV_PAGE_TOKENS * hd),
+           align = type == DTYPE_F16 ? 2 : 4;
+    const char *k[16], *v[16];
+    int64_t elements = (int64_t)KV_PAGE_TOKENS * hd;
+    float *values = xmalloc(sizeof(float) * (size_t)elements);
+    for (int i = 0; i < 32; i++) {
+        void *page = kcheck_in_bytes(kc, bytes, align);
+        kcheck_fill(kc, values, elements, 1.0f);
+        quant_pack(type, page, values, elements);
+        *(i < 16 ? &k[i] : &v[i - 16]) = page;
+    }
+    free(values);
+    int lo[8], hi[8];
+    float *q = kcheck_in(kc, n_q * hd), *acc[2];
+    float *m[2], *l[2];
+    kcheck_fill(kc, q, n_q * hd, 1.0f);
+    for (int i = 0; i < n_q; i++) {
+        lo[i] = (int)(kcheck_random(kc) % 100);
+        hi[i] = i == 5 ? 0 : 100 + (int)(kcheck_random(kc) % 157); /* the sixth sees nothing */
+    }
+    for (int i = 0; i < 2; i++) {
+        m[i] = kcheck_out(kc, n_q);
+        l[i] = kcheck_out(kc, n_q);
+        acc[i] = kcheck_out(kc, n_q * hd);
+        struct cpu_attn_tile t = {
+            .k = k,
+            .v = v,
+            .n_pages = 16,
+            .n_q = n_q,
+            .head_dim = hd,
+            .type = type,
+            .q = q,
+            .lo = lo,
+            .hi = hi,
+            .m = m[i],
+            .l = l[i],
+            .acc = acc[i],
+            .score = kcheck_out(kc, n_q * ATTN_CHUNK),
+        };
+        (i == 0 ? kc->ref : kc->var)->attn_tile(&t);
+    }
+    kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
+    kcheck_near(kc, l[0], l[1], n_q, 1e-4f, 64, "sum of weights");
+    kcheck_near(kc, acc[0], acc[1], n_q * hd, 1e-4f, 64, "sum of values");
+    for (int i = 0; i < n_q; i++)
+        kc->ref->attn_merge(&m[0][0], &l[0][0], acc[0], m[0][i], l[0][i], acc[0] + i * hd, hd);
+    for (int i = 0; i < n_q; i++)
+        kc->var->attn_merge(&m[1][0], &l[1][0], acc[1], m[1][i], l[1][i], acc[1] + i * hd, hd);
+    kcheck_near(kc, l[0], l[1], 1, 1e-3f, 64, "merged weights");
+    kcheck_near(kc, acc[0], acc[1], hd, 1e-3f, 64, "merged values");
+    kcheck_done(kc);
+}
+
+struct attn_bench {
+    struct backend *be;
+    struct op_attn_paged op;
+};
+
+static void attn_bench_run(void *arg)
+{
+    struct attn_bench *b = arg;
+    b->be->ops->attn_paged(b->be, &b->op);
+}
+
+/* n_rows at the end of a context of n tokens, heads 9/3 of 64, one thread and all. */
+static void bench(struct kcheck *kc, int n, int n_rows)
+{
+    enum { HD = 64, KV = 3, HEADS = 9 };
+    int n_pages = (n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    int32_t *pages = xcalloc((size_t)n_pages, sizeof(*pages));
+    struct kv_row *rows = xcalloc((size_t)n_rows, sizeof(*rows));
+    size_t half = dtype_bytes(DTYPE_F16, KV_PAGE_TOKENS * KV * HD);
+    char *base = xcalloc((size_t)n_pages, 2 * half);
+    float *q = xcalloc((size_t)n_rows * HEADS * HD, sizeof(float));
+    float *out = xcalloc((size_t)n_rows * HEADS * HD, sizeof(float));
+    kcheck_fill(kc, q, (int64_t)n_rows * HEADS * HD, 1.0f);
+    for (int i = 0; i < n_pages; i++)
+        pages[i] = i;
+    double seen = 0;
+    for (int r = 0; r < n_rows; r++) {
+        rows[r] = (struct kv_row){pages, n - n_rows + r};
+        seen += n - n_rows + r + 1;
+    }
+    struct tensor tq = kcheck_tensor(q, n_rows, HEADS * HD),
+                  to = kcheck_tensor(out, n_rows, HEADS * HD);
+    for (int threads = 1; threads >= 0; threads--) {
+        struct attn_bench b = {.be = kcheck_backend(kc, threads)};
+        b.op = (struct op_attn_paged){
+            .out = &to,
+            .q = &tq,
+            .rows = rows,
+            .n_heads = HEADS,
+            .scale = 0.125f,
+            .kv = {base, 2 * half, 0, half, KV, HD, DTYPE_F16},
+        };
+        char what[80];
+        snprintf(what, sizeof(what), "attn %d rows of %d, %d threads", n_rows, n, b.be->n_threads);
+        kcheck_bench(kc, what, seen * HEADS * HD * 4, "GFLOP/s", attn_bench_run, &b);
+        if (n_rows == 1)
+            kcheck_bench(kc, what, n * KV * HD * 4.0, "GB/s", attn_bench_run, &b);
+        b.be->close(b.be);
+    }
+    free(pages);
+    free(rows);
+    free(base);
+    free(q);
+    free(out);
+}
+
+void kcheck_attn(struct kcheck *kc)
+{
+    if (KCHECK(kc, attn_tile)) {
+        static const int dims[] = {8, 16, 24, 40, 64, 72, 80, 96, 128, 256};
+        for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
+            for (int n_q = 1; n_q <= 8; n_q++) {
+                check_tile(kc, dims[d], n_q, DTYPE_F16);
+                check_tile(kc, dims[d], n_q, DTYPE_F32);
+            }
+        }
+    }
+    if (KCHECK_OP(kc, attn_paged, attn_tile)) {
+        check_op(kc);
+        check_long(kc);
+        if (kc->bench) {
+            bench(kc, 256, 1);
+            bench(kc, 4096, 1);
+            bench(kc, 32768, 1);
+            bench(kc, 512, 512);
+            bench(kc, 4096, 512);
+        }
+    }
+}

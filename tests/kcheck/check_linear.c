@@ -1,0 +1,313 @@
+/* linear: every weight type and level against the scalar level (same bits), the scalar level against
+ * doubles, rows alone against rows together, any number of threads; weight_row against quant_unpack;
+ * embed. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/quant.h"
+#include "tests/kcheck/kcheck.h"
+
+static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_0,   DTYPE_Q4_1,
+                                   DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q2_K,   DTYPE_Q3_K,
+                                   DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_IQ4_NL, DTYPE_MXFP4};
+#define N_TYPES ((int)(sizeof(types) / sizeof(types[0])))
+
+struct matrix {
+    enum dtype type;
+    int64_t n_out, n_in;
+    void *raw;    /* packed rows */
+    float *plain; /* [n_out, n_in] what they mean */
+};
+
+/* Random bits as codes, so that extremes occur; scales of about 1/16, also negative. */
+static struct matrix matrix_new(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in)
+{
+    static const struct {
+        enum dtype type;
+        int at[2]; /* of the f16 scales in a block; -1 for none */
+    } halves[] = {{DTYPE_Q4_0, {0, -1}},   {DTYPE_Q4_1, {0, 2}},   {DTYPE_Q5_0, {0, -1}},
+                  {DTYPE_Q5_1, {0, 2}},    {DTYPE_Q8_0, {0, -1}},  {DTYPE_Q2_K, {80, 82}},
+                  {DTYPE_Q3_K, {108, -1}}, {DTYPE_Q4_K, {0, 2}},   {DTYPE_Q5_K, {0, 2}},
+                  {DTYPE_Q6_K, {208, -1}}, {DTYPE_IQ4_NL, {0, -1}}};
+    size_t bytes = dtype_bytes(type, n_out * n_in), size = (size_t)dtype_block_bytes(type);
+    struct matrix m = {type, n_out, n_in, kcheck_in_bytes(kc, bytes, 1), NULL};
+    m.plain = xmalloc((size_t)(n_out * n_in) * sizeof(float));
+    uint8_t *p = m.raw;
+    if (dtype_block(type) == 1) {
+        kcheck_fill(kc, m.plain, n_out * n_in, 1.0f);
+        quant_pack(type, p, m.plain, n_out * n_in);
+    } else {
+        for (size_t i = 0; i < bytes; i++)
+            p[i] = (uint8_t)(kcheck_random(kc) >> 7);
+        /* the first row: the largest codes, against overflow of partial sums */
+        memset(p, type == DTYPE_Q8_0 ? 0x7f : 0xff, dtype_bytes(type, n_in));
+        for (size_t b = 0; b < bytes; b += size) {
+            if (type == DTYPE_MXFP4)
+                p[b] = (uint8_t)(120 + p[b] % 6);
+            for (size_t h = 0; h < sizeof(halves) / sizeof(halves[0]); h++) {
+                for (int i = 0; i < 2 && halves[h].type == type && halves[h].at[i] >= 0; i++) {
+                    float scale;
+                    kcheck_fill(kc, &scale, 1, 0.125f);
+                    uint16_t half = f32_to_f16(scale);
+                    memcpy(p + b + halves[h].at[i], &half, 2);
+                }
+            }
+        }
+    }
+    quant_unpack(type, m.plain, p, n_out * n_in);
+    return m;
+}
+
+/* A backend's op over one matrix. */
+static void run(struct backend *be, const struct weight *w, bool precise, const float *x,
+                int64_t rows, const float *bias, const float *add, float *out)
+{
+    struct tensor tx = kcheck_tensor(x, rows, w->n_in), to = kcheck_tensor(out, rows, w->n_out);
+    struct tensor tb = kcheck_tensor(bias, w->n_out, 0), ta = kcheck_tensor(add, rows, w->n_out);
+    OP(be, linear, .out = {&to}, .x = &tx, .w = {w}, .bias = {bias ? &tb : NULL},
+       .add = add ? &ta : NULL, .precise = precise);
+}
+
+/* |got - exact| may be what rounding x to 8 (16) bits in blocks of 32 and fp32 sums allow. */
+static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise, const float *x,
+                        int64_t rows, const float *bias, const float *add, const float *got)
+{
+    bool quant = dtype_block(m->type) > 1;
+    double step = precise ? 1.0 / 127 / 254 : 1.0 / 127; /* of the rounding, per largest value */
+    double worst = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t o = 0; o < m->n_out; o++) {
+            double sum = (double)bias[o] + (double)add[r * m->n_out + o];
+            double rounding = 0, size = fabs(sum);
+            for (int64_t b = 0; b < m->n_in; b += 32) {
+                double top = 0, squares = 0;
+                for (int64_t k = b; k < b + 32 && k < m->n_in; k++) {
+                    double w = (double)m->plain[o * m->n_in + k], v = (double)x[r * m->n_in + k];
+                    sum += w * v;
+                    size += fabs(w * v);
+                    squares += w * w;
+                    top = fmax(top, fabs(v));
+                }
+                rounding += squares * (top * step) * (top * step) / 12;
+            }
+            double bound = (quant ? 7 * sqrt(rounding) : 0) + 3e-6 * size;
+            worst = fmax(worst, fabs(sum - (double)got[r * m->n_out + o]) / bound);
+        }
+    }
+    kcheck_that(kc, worst <= 1.0, "against doubles");
+}
+
+static void check_matrix(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in,
+                         bool precise)
+{
+    enum { MAX_ROWS = 40 };
+    static const int rows_of[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 33, 40};
+    struct matrix m = matrix_new(kc, type, n_out, n_in);
+    float *x = kcheck_in(kc, MAX_ROWS * n_in), *bias = kcheck_in(kc, n_out);
+    float *add = kcheck_in(kc, MAX_ROWS * n_out), *want = kcheck_out(kc, MAX_ROWS * n_out);
+    kcheck_fill(kc, x, MAX_ROWS * n_in, 2.0f);
+    memset(x + n_in, 0, 32 * sizeof(float)); /* a block of zeros */
+    for (int64_t k = 0; k < n_in; k++) {     /* largest values of one sign */
+        x[2 * n_in + k] = 2.0f;
+        x[3 * n_in + k] = -2.0f;
+    }
+    kcheck_fill(kc, bias, n_out, 1.0f);
+    kcheck_fill(kc, add, MAX_ROWS * n_out, 1.0f);
+
+    struct backend *law = NULL;
+    struct weight *w = NULL;
+    int n_want = kc->isa == CPU_SCALAR ? 6 : MAX_ROWS;
+    kcheck_that(kc, backend_open(&law, "cpu/scalar", 1, NULL) == 0, "scalar backend");
+    kcheck_that(kc, law->weight_open(law, &w, type, n_out, n_in, m.raw, NULL) == 0, "weight_open");
+    run(law, w, precise, x, n_want, bias, add, want);
+    check_exact(kc, &m, precise, x, n_want, bias, add, want);
+    float *row = kcheck_out(kc, n_in);
+    for (int64_t o = 0; o < n_out; o += o < 17 ? 1 : 13) {
+        law->weight_row(law, w, o, row);
+        kcheck_same(kc, m.plain + o * n_in, row, (size_t)n_in * sizeof(float), "weight_row");
+    }
+    law->weight_close(law, w);
+
+    for (int threads = 1; threads <= 3; threads += 2) {
+        struct backend *be = kcheck_backend(kc, threads);
+        kcheck_that(kc, be->weight_open(be, &w, type, n_out, n_in, m.raw, NULL) == 0, "open");
+        for (size_t i = 0; i < sizeof(rows_of) / sizeof(rows_of[0]); i++) {
+            int rows = rows_of[i], from = (MAX_ROWS - rows) / 2;
+            if (from + rows > n_want)
+                from = 0;
+            rows = rows > n_want ? n_want : rows;
+            float *out = kcheck_out(kc, rows * n_out);
+            run(be, w, precise, x + from * n_in, rows, bias, add + from * n_out, out);
+            kcheck_same(kc, want + from * n_out, out, (size_t)(rows * n_out) * sizeof(float),
+                        dtype_name(type));
+        }
+        be->weight_close(be, w);
+        be->close(be);
+    }
+    law->close(law);
+    free(m.plain);
+    kcheck_done(kc);
+}
+
+/* Three matrices of different types over one x, out used as add, rows that are not numbers. */
+static void check_shared(struct kcheck *kc)
+{
+    enum { ROWS = 14, IN = 256 };
+    static const int64_t n_out[3] = {40, 16, 7};
+    static const enum dtype kinds[3] = {DTYPE_Q4_1, DTYPE_Q6_K, DTYPE_F16};
+    struct backend *be = kcheck_backend(kc, 2);
+    struct weight *w[3];
+    struct matrix m[3];
+    float *x = kcheck_in(kc, ROWS * IN), *want[3], *got[3];
+    kcheck_fill(kc, x, ROWS * IN, 1.0f);
+    x[3 * IN + 7] = NAN;
+    x[4 * IN + 250] = INFINITY;
+    struct tensor tx = kcheck_tensor(x, ROWS, IN), to[3];
+    for (int i = 0; i < 3; i++) {
+        m[i] = matrix_new(kc, kinds[i], n_out[i], IN);
+        kcheck_that(kc, be->weight_open(be, &w[i], kinds[i], n_out[i], IN, m[i].raw, NULL) == 0,
+                    "weight_open");
+        want[i] = kcheck_out(kc, ROWS * n_out[i]);
+        got[i] = kcheck_out(kc, ROWS * n_out[i]);
+        kcheck_fill(kc, want[i], ROWS * n_out[i], 1.0f);
+        memcpy(got[i], want[i], (size_t)(ROWS * n_out[i]) * sizeof(float));
+        to[i] = kcheck_tensor(got[i], ROWS, n_out[i]);
+        run(be, w[i], false, x, ROWS, NULL, i == 0 ? want[i] : NULL, want[i]);
+    }
+    OP(be, linear, .out = {&to[0], &to[1], &to[2]}, .x = &tx, .w = {w[0], w[1], w[2]},
+       .add = &to[0]);
+    for (int i = 0; i < 3; i++) {
+        for (int64_t k = 0; k < ROWS * n_out[i]; k++) {
+            int64_t r = k / n_out[i];
+            if (r == 3 || r == 4)
+                kcheck_that(kc, !isfinite(got[i][k]), "not a number stays one");
+            else
+                kcheck_same(kc, &want[i][k], &got[i][k], sizeof(float), "three matrices");
+        }
+        be->weight_close(be, w[i]);
+        free(m[i].plain);
+    }
+    be->close(be);
+    kcheck_done(kc);
+}
+
+static void check_quant(struct kcheck *kc)
+{
+    enum { N = 32 * 64 };
+    float *x = kcheck_in(kc, N);
+    struct linear_x *a = kcheck_out_bytes(kc, N * 2, 64), *b = kcheck_out_bytes(kc, N * 2, 64);
+    for (int i = 0; i < N; i += 32)
+        kcheck_fill(kc, x + i, 32, ldexpf(1.0f, (int)(kcheck_random(kc) % 250) - 125));
+    x[5] = NAN;
+    x[40] = -INFINITY;
+    memset(x + 64, 0, 32 * sizeof(float));
+    for (int i = 96; i < 128; i++)
+        x[i] = (float)(i - 96) - 15.5f + (i == 96 ? -111.5f : 0.0f); /* halves, top -127 */
+    kc->ref->linear_quant(a, x, N);
+    kc->var->linear_quant(b, x, N);
+    for (int i = 0; i < N / 32; i++) {
+        if (isnan(a[i].d))
+            kcheck_that(kc, isnan(b[i].d) && isnan(b[i].m), "NaN");
+        else
+            kcheck_same(kc, &a[i], &b[i], sizeof(a[i]), "rounded");
+    }
+    kcheck_done(kc);
+}
+
+static void check_embed(struct kcheck *kc)
+{
+    static const int32_t ids[] = {0, 16, 5, 40, 40};
+    struct matrix m = matrix_new(kc, DTYPE_Q5_1, 41, 64);
+    struct backend *be = kcheck_backend(kc, 2);
+    struct weight *w = NULL;
+    float *out = kcheck_out(kc, 5 * 64);
+    struct tensor to = kcheck_tensor(out, 5, 64);
+    kcheck_that(kc, be->weight_open(be, &w, DTYPE_Q5_1, 41, 64, m.raw, NULL) == 0, "weight_open");
+    OP(be, embed, .out = &to, .w = w, .ids = ids);
+    for (int i = 0; i < 5; i++)
+        kcheck_same(kc, m.plain + ids[i] * 64, out + i * 64, 64 * sizeof(float), "row");
+    struct err e = {0};
+    struct weight *none = NULL;
+    kcheck_that(kc, be->weight_open(be, &none, DTYPE_I32, 4, 4, m.raw, &e) == ERR_UNSUPPORTED,
+                "i32");
+    kcheck_that(kc, be->weight_open(be, &none, DTYPE_Q4_K, 4, 64, m.raw, &e) == ERR_INVALID, "64");
+    kcheck_that(
+        kc, be->weight_open(be, &none, DTYPE_F32, INT64_MAX / 2, 1 << 20, m.raw, &e) == ERR_NOMEM,
+        "overflow");
+    be->weight_close(be, w);
+    be->close(be);
+    free(m.plain);
+    kcheck_done(kc);
+}
+
+struct linear_bench {
+    struct backend *be;
+    struct weight *w[24]; /* copies, so that decode reads memory and not a cache */
+    int n, at;
+    struct tensor x, out;
+};
+
+static void linear_bench_run(void *arg)
+{
+    struct linear_bench *b = arg;
+    OP(b->be, linear, .out = {&b->out}, .x = &b->x, .w = {b->w[b->at++ % b->n]});
+}
+
+/* The amounts: bytes of weights read for one row, operations for many. */
+static void bench(struct kcheck *kc, enum dtype type, int n_threads)
+{
+    enum { OUT = 1536, IN = 1536, ROWS = 256 };
+    static const int rows_of[] = {1, 4, 8, ROWS};
+    struct matrix m = matrix_new(kc, type, OUT, IN);
+    struct linear_bench b = {.be = kcheck_backend(kc, n_threads), .n = 24};
+    float *x = kcheck_in(kc, ROWS * IN), *out = kcheck_out(kc, ROWS * OUT);
+    kcheck_fill(kc, x, ROWS * IN, 1.0f);
+    for (int i = 0; i < b.n; i++)
+        kcheck_that(kc, b.be->weight_open(b.be, &b.w[i], type, OUT, IN, m.raw, NULL) == 0, "open");
+    for (size_t i = 0; i < sizeof(rows_of) / sizeof(rows_of[0]); i++) {
+        char what[64];
+        int rows = rows_of[i];
+        b.x = kcheck_tensor(x, rows, IN);
+        b.out = kcheck_tensor(out, rows, OUT);
+        snprintf(what, sizeof(what), "linear %s %d rows, %d threads", dtype_name(type), rows,
+                 n_threads);
+        if (rows == 1)
+            kcheck_bench(kc, what, (double)b.w[0]->bytes, "GB/s", linear_bench_run, &b);
+        else
+            kcheck_bench(kc, what, 2.0 * OUT * IN * rows, "GOP/s", linear_bench_run, &b);
+    }
+    for (int i = 0; i < b.n; i++)
+        b.be->weight_close(b.be, b.w[i]);
+    b.be->close(b.be);
+    free(m.plain);
+    kcheck_done(kc);
+}
+
+void kcheck_linear(struct kcheck *kc)
+{
+    if (KCHECK(kc, linear_quant))
+        check_quant(kc);
+    if (!KCHECK_OP(kc, linear, linear_dot))
+        return;
+    for (int t = 0; t < N_TYPES; t++) {
+        static const int64_t n_out[] = {1, 15, 16, 17, 48, 150};
+        static const int64_t n_in[] = {1, 2, 18};
+        int64_t block = dtype_block(types[t]);
+        for (int i = 0; i < 6; i++)
+            check_matrix(kc, types[t], n_out[i], block == 1 ? 40 + i : block * n_in[i % 2],
+                         i % 2 == 1);
+        check_matrix(kc, types[t], 33, block == 256 ? 1536 : 576, true);
+        if (kc->isa != CPU_SCALAR)
+            check_matrix(kc, types[t], 16, 4096, false);
+    }
+    check_shared(kc);
+    check_embed(kc);
+    for (int t = 0; t < N_TYPES && kc->bench && kc->isa != CPU_SCALAR; t++) {
+        bench(kc, types[t], 1);
+        bench(kc, types[t], 2);
+    }
+}

@@ -1,0 +1,79 @@
+/* kcheck: every CPU kernel against the scalar one (and the scalar one against plain formulas).
+ * Thread: one.
+ *
+ *     kcheck [--bench] [--seed N] [NAME]
+ *
+ * runs the checks whose name contains NAME at every level that this machine has.  An inner loop
+ * (a slot of struct cpu_ops) is compared where its level has a version of its own; a whole op goes
+ * through a backend of that level.
+ *
+ * All memory that a kernel sees comes from kcheck_in and kcheck_out: it starts at odd addresses and
+ * stands between guards.  Inputs end in NaN, so reading past the end poisons the result; outputs end
+ * in a fixed pattern, so writing past the end is noticed. */
+#ifndef TESTS_KCHECK_KCHECK_H
+#define TESTS_KCHECK_KCHECK_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_ops.h"
+
+struct kcheck {
+    /* the scalar table, the one that is tested, and the one of the level below (at scalar: itself) */
+    const struct cpu_ops *ref, *var, *below;
+    enum cpu_isa isa;
+    const char *level; /* isa's name */
+    bool bench;
+    const char *only; /* the filter, or NULL */
+    uint64_t seed;    /* state of kcheck_random */
+    /* of the check that runs now */
+    char name[64];
+    int cases, bad;
+    int passed, failed; /* checks */
+};
+
+/* To be asked first: `if (KCHECK(kc, rmsnorm_row)) { ... }`: does this level have its own version of
+ * the inner loop, and does the filter want it? */
+#define KCHECK(kc, slot) ((kc)->var->slot != (kc)->below->slot && kcheck_begin((kc), #slot))
+/* The same for a whole op, which is checked at scalar as well: it rests on `slot`. */
+#define KCHECK_OP(kc, op, slot) \
+    (((kc)->isa == CPU_SCALAR || (kc)->var->slot != (kc)->below->slot) && kcheck_begin((kc), #op))
+bool kcheck_begin(struct kcheck *kc, const char *name);
+
+/* Lengths on both sides of the lane counts. */
+#define KCHECK_SIZES 10
+extern const int kcheck_sizes[KCHECK_SIZES];
+
+/* Memory of `bytes` with guards, at an address that is a multiple of `align` (1, 2, 4 ...) and not
+ * of much more.  Freed by kcheck_done. */
+void *kcheck_in_bytes(struct kcheck *kc, size_t bytes, size_t align);
+void *kcheck_out_bytes(struct kcheck *kc, size_t bytes, size_t align);
+float *kcheck_in(struct kcheck *kc, int64_t n);  /* n floats */
+float *kcheck_out(struct kcheck *kc, int64_t n); /* n floats */
+void kcheck_done(struct kcheck *kc);             /* checks all guards and frees */
+
+uint32_t kcheck_random(struct kcheck *kc);
+void kcheck_fill(struct kcheck *kc, float *p, int64_t n, float range); /* uniform in +-range */
+
+/* A case passes where |a - b| <= eps or at most max_ulp floats lie between a and b. */
+void kcheck_near(struct kcheck *kc, const float *ref, const float *got, int64_t n, float eps,
+                 int max_ulp, const char *what);
+void kcheck_same(struct kcheck *kc, const void *a, const void *b, size_t bytes, const char *what);
+void kcheck_that(struct kcheck *kc, bool ok, const char *what);
+
+/* A backend of the level that is tested; the caller closes it. */
+struct backend *kcheck_backend(struct kcheck *kc, int n_threads);
+struct tensor kcheck_tensor(const void *data, int64_t rows, int64_t cols);
+
+/* With --bench: how often a second fn runs, times amount, as "12.3 GB/s". */
+void kcheck_bench(struct kcheck *kc, const char *what, double amount, const char *unit,
+                  void (*fn)(void *arg), void *arg);
+
+/* The check functions, one a file: called once for each level. */
+void kcheck_norm(struct kcheck *kc);
+void kcheck_elem(struct kcheck *kc);
+void kcheck_rope(struct kcheck *kc);
+void kcheck_attn(struct kcheck *kc);
+void kcheck_linear(struct kcheck *kc);
+#endif
