@@ -1,0 +1,161 @@
+# `make run` sets everything up and serves; `make test` runs every test; `make help` lists the rest.
+# Nothing is built outside build/.  Python (models, API tests) lives in build/venv.
+B       ?= build
+CC      ?= cc
+CLANG   ?= clang
+OPT     ?= -O3
+PYTHON  ?= python3
+VERSION := $(shell cat VERSION)
+WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) -g -fno-math-errno -fno-trapping-math $(WARN) -I. -MMD -MP $(SAN)
+LDLIBS  += -lmicrohttpd -luv -lcjson -lpcre2-8 -lutf8proc -lpthread -lm
+ifdef WERROR
+WARN    += -Werror
+endif
+ifdef SANITIZE            # make test-unit SANITIZE=address,undefined   or   SANITIZE=thread
+, := ,
+SAN      = -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+OPT      = -O1
+override B := build/$(subst $(,),-,$(SANITIZE))
+endif
+
+# Quiet by default: one line a file.  V=1 shows the commands.
+Q   = $(if $(V),,@)
+say = $(if $(V),,@printf '  %-6s %s\n' $(1) $(2);)
+
+SRC    := $(sort $(wildcard base/*.c kernels/*.c kernels/cpu/*.c engine/*.c engine/*/*.c api/*.c server/*.c))
+LIBOBJ := $(patsubst %.c,$(B)/%.o,$(filter-out server/main.c,$(SRC)))
+UNIT   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+GOLDEN := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/golden/test_*.c))
+KCHECK := $(patsubst %.c,$(B)/%.o,$(wildcard tests/kcheck/*.c))
+FUZZ   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+# The only files that may use instructions above the baseline.  Their templates unroll into much code:
+# full debugging information or sanitizers would take minutes to compile; kcheck guards their buffers.
+$(B)/kernels/cpu/isa_%.o: SAN =
+AVX2   = -mavx2 -mfma -mf16c
+AVX512 = $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(B)/kernels/cpu/isa_%.o: CFLAGS += -g1 -fno-var-tracking
+$(B)/kernels/cpu/isa_scalar.o:     CFLAGS += -ffp-contract=off
+$(B)/kernels/cpu/isa_avx2.o:       CFLAGS += $(AVX2)
+$(B)/kernels/cpu/isa_avx512.o:     CFLAGS += $(AVX512)
+$(B)/kernels/cpu/isa_avx512vnni.o: CFLAGS += $(AVX512) -mavx512vnni
+$(B)/server/main.o $(B)/server/config.o: CFLAGS += -DDUETTO_VERSION='"$(VERSION)"'
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-files fuzz \
+        bench lint tidy format format-check asan tsan valgrind docker docker-check install clean distclean
+
+all: $(B)/duetto                      ## build the server: build/duetto
+run: deps                             ## install what is needed, get the default models, serve
+	$(Q)$(MAKE) --no-print-directory all models
+	$(Q)exec $(B)/duetto serve
+test: deps                            ## run every test
+	$(Q)$(MAKE) --no-print-directory -j2 all models build/venv/.done tests-built
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B)
+check: test
+deps:                                 ## install the Debian packages that build and tests need
+	$(Q)tools/install-deps
+models: build/venv/.done               ## put the default models into models/cache
+	$(Q)build/venv/bin/python tools/get_models.py
+
+.PHONY: tests-built
+tests-built: $(UNIT) $(GOLDEN) $(B)/kcheck $(B)/kcheck_simde
+test-unit: $(UNIT)                    ## unit tests; T=name runs the files that match
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite unit $(if $(T),--match $(T))
+test-kernels: $(B)/kcheck $(B)/kcheck_simde ## every kernel against the scalar one; T=name
+	$(Q)$(B)/kcheck $(T)
+	$(Q)$(B)/kcheck_simde $(T)
+test-golden: $(GOLDEN)                ## models and tokenizers against reference values
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite golden $(if $(T),--match $(T))
+test-api: all build/venv/.done         ## the server, through the openai client
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite api $(if $(T),--match $(T))
+bench: all build/venv/.done            ## tokens/s, TTFT, HTTP requests/s on this machine
+	$(Q)build/venv/bin/python tests/bench/bench.py --build $(B)
+fuzz: $(FUZZ)                         ## every parser, SECONDS=60 each, under ASan and UBSan
+	$(Q)tools/fuzz $(B) $(or $(SECONDS),60)
+asan:                                 ## unit, golden and API tests under ASan and UBSan
+	$(Q)$(PYTHON) tools/run_tests.py --build build --suite asan
+tsan:                                 ## the threaded unit tests under TSan
+	$(Q)$(PYTHON) tools/run_tests.py --build build --suite tsan
+valgrind: $(UNIT)                     ## unit tests under valgrind
+	$(Q)for t in $(UNIT); do valgrind -q --error-exitcode=9 --leak-check=full $$t || exit 1; done
+lint: format-check                    ## layers, sizes, banned calls, scripts, clang-tidy
+	$(Q)tools/check_layers.py
+	$(Q)tools/check_complete.py
+	$(Q)shellcheck tools/install-deps tools/fuzz .ci/run docker/*.sh
+	$(Q)codespell -q 3 -S './build,./models,*.txt,*.json,*.jinja,*.gguf,*.bin,*.tsv' -L 'te,ot,fo,inout,ans' .
+	$(Q)git diff --check
+tidy:                                 ## clang-tidy over the product (slow)
+	$(Q)clang-tidy --quiet $(SRC) -- -std=c11 -D_GNU_SOURCE -I. -DDUETTO_VERSION='""'
+format:                               ## rewrite the sources with clang-format
+	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+format-check:
+	$(Q)clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+docker:                               ## build the CPU image
+	docker build -f docker/Dockerfile -t duetto:$(VERSION) .
+docker-check:                         ## run the image's stages in a fresh root, without an engine
+	docker/check.sh
+install: all                          ## PREFIX=/usr/local DESTDIR=
+	install -D -m 755 $(B)/duetto $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/duetto
+	install -D -m 644 configs/default.json $(DESTDIR)/etc/duetto/duetto.json
+clean:                                ## remove what was built, keep build/venv
+	$(Q)find build -mindepth 1 -maxdepth 1 ! -name venv -exec rm -rf {} + 2>/dev/null || true
+distclean:                            ## remove build/ and models/cache
+	$(Q)rm -rf build models/cache
+help:                                 ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(B)/duetto: $(B)/server/main.o $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/libduetto.a: $(LIBOBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/tests/unit/%: tests/unit/%.c $(B)/libduetto.a
+	@mkdir -p $(@D)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libduetto.a -lcmocka $(LDLIBS)
+$(B)/tests/golden/%: tests/golden/%.c $(B)/libduetto.a
+	@mkdir -p $(@D)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libduetto.a -lcmocka $(LDLIBS)
+$(B)/kcheck: $(KCHECK) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# The AVX-512 levels on any machine: the same sources over Debian's SIMD Everywhere headers.
+SIMDE = $(patsubst %.c,$(B)/simde/%.o,$(wildcard base/*.c kernels/*.c kernels/cpu/*.c tests/kcheck/*.c))
+$(B)/kcheck_simde: $(SIMDE)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/simde/kernels/cpu/isa_%.o:        CFLAGS += $(AVX2) -w -g1 -fno-var-tracking
+$(B)/simde/kernels/cpu/isa_scalar.o:   CFLAGS += -ffp-contract=off
+$(B)/simde/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,SIMDE,$<)
+	$(Q)$(CC) $(CFLAGS) -O2 -DDUETTO_SIMDE -c -o $@ $<
+
+# Fuzzers: everything they reach is built with coverage by clang.
+FUZZSRC := $(filter-out server/% kernels/cpu/isa_avx512%,$(SRC))
+$(B)/tests/fuzz/%: tests/fuzz/%.c $(SRC)
+	@mkdir -p $(@D)
+	$(call say,FUZZ,$@)
+	$(Q)$(CLANG) -std=c11 -D_GNU_SOURCE -O1 -g -I. -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=undefined -DDUETTO_VERSION='"$(VERSION)"' $(AVX2) -DDUETTO_NO_AVX512 \
+	    -o $@ $< $(FUZZSRC) $(LDLIBS)
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+
+# One environment for models, API tests and tools; made again when the list changes.
+build/venv/.done: tests/api/requirements.txt
+	$(call say,VENV,build/venv)
+	$(Q)$(PYTHON) -m venv build/venv
+	$(Q)build/venv/bin/pip install -q --disable-pip-version-check -r $<
+	$(Q)touch $@
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Runs the test suites, prints one line a program and ends with `N passed, N failed`.
+
+Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), golden (cmocka), api (pytest);
+asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
+A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
+usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
+"""
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM_TIMEOUT_S = 900
+DEFAULT = ["lint", "unit", "kcheck", "golden", "api", "asan", "tsan"]
+
+
+def counts(text):
+    """(passed, failed, skipped) from cmocka's, kcheck's or pytest's closing lines."""
+    cmocka = re.findall(r"\[  PASSED  \] (\d+) test", text)
+    if cmocka:
+        failed = sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) test\(s\), listed", text))
+        skipped = sum(int(n) for n in re.findall(r"\[  SKIPPED \] (\d+) test\(s\), listed", text))
+        return sum(int(n) for n in cmocka), failed, skipped
+    tail = "\n".join(text.splitlines()[-3:])
+
+    def find(word):
+        found = re.search(rf"(\d+) {word}", tail)
+        return int(found[1]) if found else 0
+
+    return find("passed"), find("failed") + find("error"), find("skipped")
+
+
+class Run:
+    def __init__(self, args):
+        self.args, self.passed, self.failed, self.skipped = args, 0, 0, 0
+
+    def program(self, name, command, env=None):
+        """One test program; its output is shown only when something failed (or with --verbose)."""
+        start = time.monotonic()
+        try:
+            done = subprocess.run([str(c) for c in command], cwd=ROOT, text=True, errors="replace",
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  stdin=subprocess.DEVNULL, timeout=PROGRAM_TIMEOUT_S,
+                                  env={**os.environ, **(env or {})})
+            out, code = done.stdout, done.returncode
+        except subprocess.TimeoutExpired as e:
+            out, code = (e.stdout or b"").decode(errors="replace"), "timeout"
+        passed, failed, skipped = counts(out)
+        if code != 0 and failed == 0:
+            failed = 1
+        if passed + failed + skipped == 0:
+            failed = 1
+            out += "\nno test was executed"
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+        if failed or self.args.verbose:
+            print(out)
+        word = "FAIL" if failed else "ok"
+        extra = f", {skipped} skipped" if skipped else ""
+        print(f"{word:4} {name}: {passed} passed, {failed} failed{extra} "
+              f"({time.monotonic() - start:.1f} s)", flush=True)
+
+    def make(self, *arguments):
+        subprocess.run(["make", "--no-print-directory", "-j2", *arguments], cwd=ROOT, check=True,
+                       stdout=subprocess.DEVNULL)
+
+    def programs(self, folder, prefix, env=None):
+        for path in sorted(pathlib.Path(ROOT, folder).glob("test_*")):
+            if path.suffix or self.args.match not in path.name:
+                continue
+            self.program(f"{prefix}/{path.name.removeprefix('test_')}", [path], env)
+
+    def lint(self):
+        for script in ("tools/check_layers.py", "tools/check_complete.py"):
+            self.program(script, [sys.executable, script])
+
+    def unit(self):
+        self.programs(f"{self.args.build}/tests/unit", "unit")
+
+    def kcheck(self):
+        for name in ("kcheck", "kcheck_simde"):
+            self.program(name, [f"{self.args.build}/{name}"] +
+                         ([self.args.match] if self.args.match else []))
+
+    def golden(self):
+        self.programs(f"{self.args.build}/tests/golden", "golden")
+
+    def api(self, build=None, marks="", env=None):
+        python = ROOT / "build/venv/bin/python"
+        command = [python, "-m", "pytest", "-q", "tests/api"] + (["-x"] if self.args.fast else [])
+        if self.args.match:
+            command += ["-k", self.args.match]
+        if marks:
+            command += ["-m", marks]
+        self.program("api" if not build else f"api ({build})", command,
+                     {"DUETTO": f"{build or self.args.build}/duetto", **(env or {})})
+
+    def asan(self):
+        build = "build/address-undefined"
+        targets = [f"{build}/tests/{p.relative_to(ROOT / 'tests').with_suffix('')}"
+                   for p in ROOT.glob("tests/unit/test_*.c")]
+        self.make("SANITIZE=address,undefined", f"{build}/duetto", *targets)
+        self.programs(f"{build}/tests/unit", "asan/unit", {"DUETTO_TEST_SHORT": "1"})
+        self.api(build, "asan", {"DUETTO_TEST_SHORT": "1"})
+
+    def tsan(self):
+        build = "build/thread"
+        names = [n for n in ("pool", "job", "engine") if (ROOT / f"tests/unit/test_{n}.c").exists()]
+        targets = [f"{build}/tests/unit/test_{n}" for n in names]
+        self.make("SANITIZE=thread", *targets)
+        self.programs(f"{build}/tests/unit", "tsan/unit", {"DUETTO_TEST_SHORT": "1"})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--suite", action="append", choices=DEFAULT)
+    parser.add_argument("--match", default="")
+    parser.add_argument("--fast", action="store_true", help="stop the API tests at the first failure")
+    parser.add_argument("--verbose", action="store_true")
+    run = Run(parser.parse_args())
+    for suite in run.args.suite or DEFAULT:
+        getattr(run, suite)()
+    skipped = f", {run.skipped} skipped" if run.skipped else ""
+    print(f"{run.passed} passed, {run.failed} failed{skipped}")
+    return 1 if run.failed or not run.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
