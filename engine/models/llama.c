@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "engine/gguf.h"
 #include "engine/models/rope_freq.h"
 #include "kernels/quant.h"
@@ -552,15 +553,16 @@ static void llama_close(struct text_model *base)
     free(m);
 }
 
-static int choose_context(struct llama *m, int wanted, struct err *e)
+/* The wanted context, or what the model was trained for if that is less: positions beyond it give
+ * nonsense. */
+static void choose_context(struct llama *m, int wanted)
 {
-    m->base.n_ctx_train = (int)m->c.rope.n_ctx_train;
-    m->base.n_ctx = wanted > 0 ? wanted : m->base.n_ctx_train;
-    if (m->base.n_ctx > m->base.n_ctx_train)
-        return err_set(e, ERR_INVALID,
-                       "a context of %d positions was asked for, the model was trained for %d",
-                       wanted, m->base.n_ctx_train);
-    return 0;
+    int n_ctx_train = (int)m->c.rope.n_ctx_train;
+    if (wanted > n_ctx_train)
+        log_msg(LOG_WARN, "model.context", "n_ctx is %d; the model was trained for %d, which is used",
+                wanted, n_ctx_train);
+    m->base.n_ctx_train = n_ctx_train;
+    m->base.n_ctx = wanted > 0 && wanted < n_ctx_train ? wanted : n_ctx_train;
 }
 
 int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
@@ -575,10 +577,9 @@ int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
     m->kv_type = o->kv_type == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
     struct config *c = &m->c;
     int rc = read_config(c, g, e);
-    if (rc == 0)
-        rc = choose_context(m, o->n_ctx, e);
     if (rc != 0)
         goto fail;
+    choose_context(m, o->n_ctx);
     m->base.n_vocab = c->n_vocab;
     m->base.page_bytes = (size_t)c->n_layers * 2 * KV_PAGE_TOKENS * (size_t)c->n_kv_heads *
                          (size_t)c->head_dim * (size_t)dtype_block_bytes(m->kv_type);

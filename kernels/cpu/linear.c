@@ -148,6 +148,7 @@ static void linear_slice(void *arg, int worker, int n_workers)
     if (begin == end)
         return;
     struct linear_x *x = j->x;
+    char *expanded = j->expanded ? j->expanded + (size_t)worker * j->expanded_bytes : NULL;
     if (j->quant && j->few) {
         x += worker * j->part * (j->p->precise ? 2 : 1);
         linear_round(j, x, j->p->x->data, j->n_rows * j->n_in);
@@ -157,7 +158,7 @@ static void linear_slice(void *arg, int worker, int n_workers)
         int64_t n = cpu_weight_of(j->p->w[i])->n_panels;
         int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
         if (from < to)
-            linear_panels(j, i, from, to, x, j->expanded + (size_t)worker * j->expanded_bytes);
+            linear_panels(j, i, from, to, x, expanded);
         first += n;
     }
 }
