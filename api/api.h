@@ -23,16 +23,16 @@ struct api;
 
 /* Limits and defaults, from the configuration table. */
 struct api_options {
-    size_t max_body_bytes;      /* of a JSON request */
+    size_t max_body_bytes; /* of a JSON request */
     int max_json_depth, max_json_nodes;
-    int max_choices;            /* n times prompts of one request */
-    int max_prompts;            /* prompts of one completions request */
-    int max_stop_bytes;         /* length of one stop string */
+    int max_choices;    /* n times prompts of one request */
+    int max_prompts;    /* prompts of one completions request */
+    int max_stop_bytes; /* length of one stop string */
     int max_messages;
-    int default_max_tokens;     /* when a request names none; 0: what the context leaves */
-    size_t max_answer_bytes;    /* of a response that is not streamed, and of a stream's backlog */
-    bool strict;                /* unknown request fields are an error instead of ignored */
-    bool client_templates;      /* requests may bring chat_template (off) */
+    int default_max_tokens;  /* when a request names none; 0: what the context leaves */
+    size_t max_answer_bytes; /* of a response that is not streamed, and of a stream's backlog */
+    bool strict;             /* unknown request fields are an error instead of ignored */
+    bool client_templates;   /* requests may bring chat_template (off) */
     const char *version;
     struct engine *engine;
 };
@@ -74,8 +74,8 @@ const struct api_route *api_route(const char *method, const char *path, const ch
 
 struct api_request {
     const struct api_route *route;
-    const char *path;       /* decoded, no query */
-    const char *body;       /* borrowed until api_begin returns */
+    const char *path; /* decoded, no query */
+    const char *body; /* borrowed until api_begin returns */
     size_t body_len;
     const char *request_id;
 };
@@ -89,12 +89,12 @@ enum api_state {
  * server drops what it has sent from out (buf_drop). */
 struct api_call {
     enum api_state state;
-    bool stream;              /* the answer is text/event-stream, written as it comes */
-    int status;               /* 0 until it is known; then final */
+    bool stream; /* the answer is text/event-stream, written as it comes */
+    int status;  /* 0 until it is known; then final */
     const char *content_type;
-    int retry_after_s;        /* > 0: send Retry-After */
-    struct buf out;           /* what is to be sent */
-    struct job *job;          /* NULL when none was needed */
+    int retry_after_s; /* > 0: send Retry-After */
+    struct buf out;    /* what is to be sent */
+    struct job *job;   /* NULL when none was needed */
     /* for the log line and metrics; complete when state is API_DONE */
     const char *model, *finish, *error_reason;
     int prompt_tokens, cached_tokens, completion_tokens, n_choices;

@@ -23,6 +23,6 @@ int buf_add(struct buf *b, const void *p, size_t n);
 int buf_adds(struct buf *b, const char *s);
 int buf_addc(struct buf *b, char c);
 int buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
-void buf_drop(struct buf *b, size_t n); /* removes the first n bytes */
+void buf_drop(struct buf *b, size_t n);   /* removes the first n bytes */
 const char *buf_str(const struct buf *b); /* "" when empty */
 #endif

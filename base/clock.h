@@ -3,6 +3,6 @@
 #define BASE_CLOCK_H
 #include <stdint.h>
 
-int64_t clock_us(void);        /* monotonic microseconds */
-int64_t clock_unix_s(void);    /* wall clock, seconds since 1970 */
+int64_t clock_us(void);     /* monotonic microseconds */
+int64_t clock_unix_s(void); /* wall clock, seconds since 1970 */
 #endif

@@ -38,12 +38,12 @@ const char *json_type_name(enum json_type t);    /* "a number", "an object" ... 
 const struct cJSON *json_get(const struct cJSON *obj, const char *key);
 const struct cJSON *json_first(const struct cJSON *v); /* of an array or object; NULL when empty */
 const struct cJSON *json_next(const struct cJSON *v);
-const char *json_key(const struct cJSON *v);  /* the member's name, NULL outside objects */
-int json_size(const struct cJSON *v);         /* members or elements */
-const char *json_str(const struct cJSON *v);  /* NULL unless a string */
-double json_num(const struct cJSON *v);       /* 0 unless a number */
-bool json_is_int(const struct cJSON *v);      /* a number without fraction, |v| <= 2^53 */
-bool json_bool(const struct cJSON *v);        /* false unless true */
+const char *json_key(const struct cJSON *v); /* the member's name, NULL outside objects */
+int json_size(const struct cJSON *v);        /* members or elements */
+const char *json_str(const struct cJSON *v); /* NULL unless a string */
+double json_num(const struct cJSON *v);      /* 0 unless a number */
+bool json_is_int(const struct cJSON *v);     /* a number without fraction, |v| <= 2^53 */
+bool json_bool(const struct cJSON *v);       /* false unless true */
 
 /* Typed members.  Absent or null leaves *out alone and returns 0; another type or a value outside
  * [min, max] gives ERR_INVALID with param = key and a message that names both. */
@@ -61,8 +61,8 @@ struct json_writer {
     bool comma; /* the next value needs a comma before it */
 };
 void json_begin(struct json_writer *w, struct buf *out);
-void json_open(struct json_writer *w, const char *key, char bracket); /* '{' or '[' */
-void json_close(struct json_writer *w, char bracket);                 /* '}' or ']' */
+void json_open(struct json_writer *w, const char *key, char bracket);     /* '{' or '[' */
+void json_close(struct json_writer *w, char bracket);                     /* '}' or ']' */
 void json_put_str(struct json_writer *w, const char *key, const char *s); /* NULL writes null */
 void json_put_strn(struct json_writer *w, const char *key, const char *s, size_t n);
 void json_put_int(struct json_writer *w, const char *key, int64_t v);

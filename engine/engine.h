@@ -8,19 +8,19 @@
 struct engine;
 
 struct engine_options {
-    const char *device;        /* backend_open's name, "cpu" */
-    int n_threads;             /* 0: one for each core */
+    const char *device; /* backend_open's name, "cpu" */
+    int n_threads;      /* 0: one for each core */
     int n_models;
     const struct engine_model {
         const char *id, *path;
-    } *models;
-    int n_ctx;                 /* per sequence; 0: as trained */
-    size_t cache_bytes;        /* KV budget; 0: a quarter of what memory is free after loading */
+    } * models;
+    int n_ctx;          /* per sequence; 0: as trained */
+    size_t cache_bytes; /* KV budget; 0: a quarter of what memory is free after loading */
     enum dtype kv_type;
-    int max_sequences;         /* running at once ("slots") */
-    int max_queued_jobs;       /* waiting; more are refused with ERR_BUSY */
-    int max_queued_tokens;     /* prompt tokens waiting; more are refused with ERR_BUSY */
-    int prefill_chunk;         /* prompt rows a step takes at most when others decode */
+    int max_sequences;     /* running at once ("slots") */
+    int max_queued_jobs;   /* waiting; more are refused with ERR_BUSY */
+    int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
+    int prefill_chunk;     /* prompt rows a step takes at most when others decode */
     int max_batch_rows;
     bool prefix_sharing;
     /* Called from the engine thread when a job got an event or the state changed; must only
@@ -39,7 +39,7 @@ void engine_close(struct engine *g);
 enum engine_state engine_state(const struct engine *g);
 /* Why the state is ENGINE_FAILED (a file that does not load, a dead device). */
 void engine_failure(const struct engine *g, struct err *e);
-int engine_progress(const struct engine *g); /* per mille of loading */
+int engine_progress(const struct engine *g);       /* per mille of loading */
 const char *engine_device(const struct engine *g); /* "cpu/avx512vnni", "" while loading */
 
 /* Cards of the loaded models; stable once ENGINE_READY until engine_close. */
@@ -55,7 +55,7 @@ int engine_submit(struct engine *g, struct job *j, struct err *e);
 
 /* A snapshot without locks: every field is an atomic that the engine thread keeps. */
 struct engine_stats {
-    int64_t heartbeat_us;          /* clock_us of the last step or idle turn */
+    int64_t heartbeat_us; /* clock_us of the last step or idle turn */
     int jobs_waiting, sequences_running, sequences_max;
     int64_t prompt_tokens, cached_tokens, generated_tokens, steps, step_rows;
     int64_t pages_total, pages_used, pages_cached; /* used: held by running sequences */

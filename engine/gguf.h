@@ -21,7 +21,7 @@ struct gguf_tensor {
     const char *name;
     enum dtype type;
     int ndim;
-    int64_t dims[4]; /* PyTorch order: [n_out, n_in]; GGUF stores the reverse */
+    int64_t dims[4];  /* PyTorch order: [n_out, n_in]; GGUF stores the reverse */
     const void *data; /* within the mapping, not aligned for certain */
     size_t bytes;
 };
@@ -46,7 +46,7 @@ int gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *v, stru
 struct gguf_arr {
     uint32_t type; /* GGUF value type of the elements */
     size_t n;
-    const char *data; /* fixed-size elements only, unaligned */
+    const char *data;            /* fixed-size elements only, unaligned */
     const struct gguf_str *strs; /* string elements only */
 };
 int gguf_get_strs(const struct gguf *g, const char *key, struct gguf_arr *v, struct err *e);

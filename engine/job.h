@@ -18,8 +18,8 @@
 #include "base/arena.h"
 #include "base/err.h"
 
-#define JOB_STOP_MAX      16  /* stop strings of a request */
-#define JOB_TOP_LOGPROBS  20  /* alternatives a position may report */
+#define JOB_STOP_MAX     16 /* stop strings of a request */
+#define JOB_TOP_LOGPROBS 20 /* alternatives a position may report */
 
 struct logit_bias {
     int32_t id;
@@ -29,9 +29,9 @@ struct logit_bias {
 /* How the next token is chosen.  Order: bias, penalties, temperature, top_k, typical_p, top_p, min_p.
  * temperature 0 is greedy: the highest logit, the lower id on a tie. */
 struct sample_params {
-    float temperature, top_p, min_p, typical_p;                  /* off: 1, 1, 0, 1 */
+    float temperature, top_p, min_p, typical_p;                    /* off: 1, 1, 0, 1 */
     float presence_penalty, frequency_penalty, repetition_penalty; /* off: 0, 0, 1 */
-    int top_k;                                                   /* off: 0 */
+    int top_k;                                                     /* off: 0 */
     int repeat_last_n; /* tokens the penalties look back on; -1: all, prompt included for
                           repetition_penalty only */
     uint64_t seed;
@@ -39,25 +39,25 @@ struct sample_params {
 extern const struct sample_params sample_params_default; /* temperature 1, all else off */
 
 struct text_spec {
-    const char *model;           /* card id */
+    const char *model; /* card id */
     int n_prompts;
     const int32_t *const *prompts; /* [n_prompts] token ids, each at least 1 */
     const int32_t *n_prompt;       /* [n_prompts] */
-    int n;                       /* choices a prompt; choice index = prompt * n + i, each with its
+    int n;                         /* choices a prompt; choice index = prompt * n + i, each with its
                                     own random stream */
-    int max_tokens;              /* per choice, >= 0; the context window bounds it as well */
+    int max_tokens;                /* per choice, >= 0; the context window bounds it as well */
     struct sample_params sample;
     int n_bias;
     const struct logit_bias *bias;
     int n_stop;
-    const char *const *stop;     /* non-empty strings; not part of the text given out */
-    bool include_stop;           /* give the stop string out too */
+    const char *const *stop; /* non-empty strings; not part of the text given out */
+    bool include_stop;       /* give the stop string out too */
     bool ignore_eos;
-    bool logprobs;               /* events carry the chosen token's logprob */
-    int top_logprobs;            /* 0 ... JOB_TOP_LOGPROBS alternatives as well */
-    bool echo_logprobs;          /* EV_PROMPT events with the prompt tokens' logprobs */
-    bool no_cache;               /* neither use nor leave shared prefix pages */
-    bool special;                /* give control tokens out as text */
+    bool logprobs;      /* events carry the chosen token's logprob */
+    int top_logprobs;   /* 0 ... JOB_TOP_LOGPROBS alternatives as well */
+    bool echo_logprobs; /* EV_PROMPT events with the prompt tokens' logprobs */
+    bool no_cache;      /* neither use nor leave shared prefix pages */
+    bool special;       /* give control tokens out as text */
 };
 
 /* Logprobs are of the model's own distribution, before temperature and filters (as OpenAI's). */
@@ -89,24 +89,24 @@ struct job_usage {
 struct event {
     struct event *next;
     enum event_kind kind;
-    int index;                        /* which choice */
-    const char *text;                 /* whole UTF-8 characters, len bytes, NUL-terminated */
+    int index;        /* which choice */
+    const char *text; /* whole UTF-8 characters, len bytes, NUL-terminated */
     size_t len;
     int n_tokens;
-    const struct token_info *tokens;  /* EV_TEXT with logprobs; EV_PROMPT: one */
+    const struct token_info *tokens; /* EV_TEXT with logprobs; EV_PROMPT: one */
     enum finish finish;
-    const char *stop;                 /* the stop string that ended it, or NULL */
+    const char *stop; /* the stop string that ended it, or NULL */
     struct job_usage usage;
     struct err err;
 };
 
 struct job {
-    uint64_t id;               /* for logs */
-    struct arena arena;        /* loop side's: spec and what it points to */
+    uint64_t id;        /* for logs */
+    struct arena arena; /* loop side's: spec and what it points to */
     struct text_spec text;
-    void *user;                /* the loop side's own */
-    int64_t submit_us;         /* set by engine_submit */
-    struct job_private *priv;  /* engine/job.c */
+    void *user;               /* the loop side's own */
+    int64_t submit_us;        /* set by engine_submit */
+    struct job_private *priv; /* engine/job.c */
 };
 
 /* One reference, the caller's. */

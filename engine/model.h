@@ -18,13 +18,13 @@ struct model_card {
     const char *arch;   /* "llama" */
     const char *source; /* "gguf" */
     enum model_kind kind;
-    char *quant;        /* dominating weight type, "q4_1" */
+    char *quant; /* dominating weight type, "q4_1" */
     int64_t n_params;
     size_t weight_bytes; /* memory of the repacked weights */
     int n_vocab;
-    int n_ctx_train;     /* positions the model was trained for (after rope scaling) */
-    int n_ctx;           /* positions one sequence may have here */
-    int64_t created;     /* unix seconds of the file */
+    int n_ctx_train; /* positions the model was trained for (after rope scaling) */
+    int n_ctx;       /* positions one sequence may have here */
+    int64_t created; /* unix seconds of the file */
     struct tokenizer *tokenizer;
     char *chat_template; /* Jinja source, NULL when the file has none */
 };
@@ -42,11 +42,11 @@ struct text_batch {
 
 struct model;
 struct model_options {
-    int n_ctx;              /* 0: what the model was trained for */
-    int max_rows;           /* rows of the largest batch; scratch is allocated for it once */
-    int max_logits;         /* logit rows of the largest batch */
-    enum dtype kv_type;     /* DTYPE_F16 (default) or DTYPE_F32 */
-    atomic_int *progress;   /* per mille of loading done, or NULL */
+    int n_ctx;            /* 0: what the model was trained for */
+    int max_rows;         /* rows of the largest batch; scratch is allocated for it once */
+    int max_logits;       /* logit rows of the largest batch */
+    enum dtype kv_type;   /* DTYPE_F16 (default) or DTYPE_F32 */
+    atomic_int *progress; /* per mille of loading done, or NULL */
 };
 
 /* The kind of file is read from its contents.  id is copied. */

@@ -559,8 +559,8 @@ static void choose_context(struct llama *m, int wanted)
 {
     int n_ctx_train = (int)m->c.rope.n_ctx_train;
     if (wanted > n_ctx_train)
-        log_msg(LOG_WARN, "model.context", "n_ctx is %d; the model was trained for %d, which is used",
-                wanted, n_ctx_train);
+        log_msg(LOG_WARN, "model.context",
+                "n_ctx is %d; the model was trained for %d, which is used", wanted, n_ctx_train);
     m->base.n_ctx_train = n_ctx_train;
     m->base.n_ctx = wanted > 0 && wanted < n_ctx_train ? wanted : n_ctx_train;
 }
