@@ -81,11 +81,11 @@ tsan:                                 ## the threaded unit tests under TSan
 	$(Q)$(PYTHON) tools/run_tests.py --build build --suite tsan
 valgrind: $(UNIT)                     ## unit tests under valgrind
 	$(Q)for t in $(UNIT); do valgrind -q --error-exitcode=9 --leak-check=full $$t || exit 1; done
-lint: format-check                    ## layers, sizes, banned calls, scripts, clang-tidy
+lint: format-check                    ## format, layers, sizes, banned calls, scripts, spelling
 	$(Q)tools/check_layers.py
 	$(Q)tools/check_complete.py
-	$(Q)shellcheck tools/install-deps tools/fuzz .ci/run docker/*.sh
-	$(Q)codespell -q 3 -S './build,./models,*.txt,*.json,*.jinja,*.gguf,*.bin,*.tsv' -L 'te,ot,fo,inout,ans' .
+	$(Q)shellcheck tools/install-deps tools/fuzz tools/hooks/pre-commit .ci/run docker/*.sh
+	$(Q)codespell .
 	$(Q)git diff --check
 tidy:                                 ## clang-tidy over the product (slow)
 	$(Q)clang-tidy --quiet $(SRC) -- -std=c11 -D_GNU_SOURCE -I. -DDUETTO_VERSION='""'
