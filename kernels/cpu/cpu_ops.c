@@ -20,8 +20,6 @@ enum cpu_isa cpu_isa_detect(void)
         return CPU_SCALAR;
 #if defined(DUETTO_SIMDE) /* the levels above are emulated with AVX2 */
     return CPU_AVX512VNNI;
-#elif defined(DUETTO_NO_AVX512) /* built without them */
-    return CPU_AVX2;
 #else
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
@@ -36,11 +34,7 @@ enum cpu_isa cpu_isa_detect(void)
 void cpu_ops_init(struct cpu_ops *ops, enum cpu_isa isa)
 {
     static const struct cpu_ops *const tables[CPU_ISA_N] = {
-        &cpu_ops_scalar, &cpu_ops_avx2,
-#ifndef DUETTO_NO_AVX512
-        &cpu_ops_avx512, &cpu_ops_avx512vnni,
-#endif
-    };
+        &cpu_ops_scalar, &cpu_ops_avx2, &cpu_ops_avx512, &cpu_ops_avx512vnni};
     *ops = *tables[CPU_SCALAR];
     for (int i = CPU_AVX2; i <= (int)isa; i++) {
 #define X(ret, name, params) if (tables[i]->name) ops->name = tables[i]->name;

@@ -49,7 +49,7 @@ struct linear_tile;
     /* one query: (m, l, acc) absorbs (m1, l1, acc1); n = head_dim */ \
     X(void, attn_merge, (float *m, float *l, float *acc, float m1, float l1, const float *acc1, int n)) \
     /* linear: what the arguments mean is in linear.h */ \
-    X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n)) \
+    X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n, int parts)) \
     X(void, linear_dot, (const struct linear_tile *t)) \
     X(int64_t, linear_gemm, (const struct linear_tile *t)) /* rows done */ \
     X(void, linear_expand, (char *to, enum dtype type, const char *panel, int64_t n_in)) \

@@ -6,11 +6,10 @@
  * are.  Many rows: a group of panels that fits the L2 cache is expanded to one byte a code, and all
  * rows of x go by.
  *
- * Precise calls round what the 8 bits left over to 8 bits once more, and every group of panels is
- * multiplied with both parts: 16 bits at the price of a second product with weights that are in
- * the cache.
+ * Precise calls round x to 16 bits, which are two parts of 8 bits: twice the integer products for
+ * the same reading, unpacking and scaling.
  *
- * Scratch:   [ rounded rows of x: n_rows * n_in / 32, then their rests ]
+ * Scratch:   [ rounded rows of x: n_rows * n_in / 32 * parts ]
  *            [ expanded panels of worker 0 ] [ of worker 1 ] ...
  * For few rows there is one set of rounded rows a worker: rounding them n times is cheaper than
  * meeting the other workers once more. */
@@ -32,8 +31,8 @@ struct linear_job {
     int64_t n_panels; /* of all matrices */
     bool quant;       /* some matrix has block weights */
     bool few;
-    struct linear_x *x; /* [parts, n_rows, n_in / 32]; few: that for every worker */
-    int64_t part;       /* blocks of one part: n_rows * n_in / 32 */
+    int parts;          /* of x: 2 if precise */
+    struct linear_x *x; /* [n_rows, n_in / 32, parts]; few: that for every worker */
     char *expanded;     /* expanded_bytes a worker */
     size_t expanded_bytes;
 };
@@ -65,7 +64,7 @@ static void linear_multiply(const struct cpu_ops *ops, const struct linear_tile 
             return;
     }
     packed.n_rows -= done;
-    packed.x += done * (t->n_in / 32);
+    packed.x += done * (t->n_in / 32) * t->parts;
     packed.out += done * t->out_stride;
     packed.add = t->add ? t->add + done * t->out_stride : NULL;
     ops->linear_dot(&packed);
@@ -81,7 +80,7 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
     bool quant = quant_format(w->w.type) != NULL;
     bool expand = quant && j->n_rows >= EXPAND_ROWS;
     size_t panel_bytes = expand ? expanded_panel_bytes(&w->w) : w->panel_bytes;
-    bool whole = quant && !expand && !p->precise; /* every panel is needed just once */
+    bool whole = quant && !expand; /* every panel is needed just once */
     int64_t group = whole ? end - begin : group_panels(panel_bytes);
     for (int64_t first = begin, n; first < end; first += n) {
         n = end - first < group ? end - first : group;
@@ -95,6 +94,7 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
             .n_panels = n,
             .n_rows = j->n_rows,
             .x = x,
+            .parts = j->parts,
             .x_plain = p->x->data,
             .out = (float *)p->out[i]->data + o,
             .add = i == 0 && p->add ? (const float *)p->add->data + o : NULL,
@@ -109,27 +109,7 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
         for (int64_t k = 0; expand && k < n; k++)
             ops->linear_expand(expanded + (size_t)k * panel_bytes, w->w.type,
                                panels + (size_t)k * w->panel_bytes, j->n_in);
-        if (p->precise) { /* the rests first: out = rests + add, then + rounded + bias */
-            struct linear_tile rests = t;
-            rests.x += j->part;
-            rests.bias = NULL;
-            linear_multiply(ops, &rests, expand ? expanded : NULL, w->panel_bytes);
-            t.add = t.out;
-        }
         linear_multiply(ops, &t, expand ? expanded : NULL, w->panel_bytes);
-    }
-}
-
-/* n values at x to 8 bits, and for precise calls the rests. */
-static void linear_round(const struct linear_job *j, struct linear_x *to, const float *x, int64_t n)
-{
-    const struct cpu_ops *ops = &j->cb->ops;
-    ops->linear_quant(to, x, n);
-    for (int64_t b = 0; j->p->precise && b < n / 32; b++) {
-        float rest[32];
-        for (int k = 0; k < 32; k++)
-            rest[k] = x[b * 32 + k] - to[b].d * (float)to[b].q[k];
-        ops->linear_quant(to + j->part + b, rest, 32);
     }
 }
 
@@ -137,8 +117,9 @@ static void linear_quant_slice(void *arg, int worker, int n_workers)
 {
     const struct linear_job *j = arg;
     int64_t begin = j->n_rows * worker / n_workers, end = j->n_rows * (worker + 1) / n_workers;
-    linear_round(j, j->x + begin * (j->n_in / 32), (const float *)j->p->x->data + begin * j->n_in,
-                 (end - begin) * j->n_in);
+    j->cb->ops.linear_quant(j->x + begin * (j->n_in / 32) * j->parts,
+                            (const float *)j->p->x->data + begin * j->n_in, (end - begin) * j->n_in,
+                            j->parts);
 }
 
 static void linear_slice(void *arg, int worker, int n_workers)
@@ -150,8 +131,8 @@ static void linear_slice(void *arg, int worker, int n_workers)
     struct linear_x *x = j->x;
     char *expanded = j->expanded ? j->expanded + (size_t)worker * j->expanded_bytes : NULL;
     if (j->quant && j->few) {
-        x += worker * j->part * (j->p->precise ? 2 : 1);
-        linear_round(j, x, j->p->x->data, j->n_rows * j->n_in);
+        x += worker * j->n_rows * (j->n_in / 32) * j->parts;
+        j->cb->ops.linear_quant(x, j->p->x->data, j->n_rows * j->n_in, j->parts);
     }
     int64_t first = 0; /* panel of matrix i, counted over all */
     for (int i = 0; i < LINEAR_MAX && j->p->w[i]; i++) {
@@ -167,6 +148,7 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
 {
     struct cpu_backend *cb = cpu_of(be);
     struct linear_job j = {.cb = cb, .p = p, .n_rows = p->x->dims[0], .n_in = p->x->dims[1]};
+    j.parts = p->precise ? 2 : 1;
     j.few = j.n_rows <= FEW_ROWS;
     for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
         const struct weight *w = p->w[i];
@@ -183,9 +165,8 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
         return;
     int n_workers = pool_n(cb->pool);
     if (j.quant) {
-        j.part = j.n_rows * (j.n_in / 32);
-        size_t x_bytes = (size_t)j.part * sizeof(struct linear_x);
-        x_bytes *= (p->precise ? 2 : 1) * (j.few ? (size_t)n_workers : 1);
+        size_t x_bytes = (size_t)(j.n_rows * (j.n_in / 32) * j.parts) * sizeof(struct linear_x);
+        x_bytes *= j.few ? (size_t)n_workers : 1;
         j.expanded_bytes = j.n_rows < EXPAND_ROWS ? 0 : (j.expanded_bytes + 63) / 64 * 64;
         j.x = cpu_scratch(cb, x_bytes + (size_t)n_workers * j.expanded_bytes);
         j.expanded = (char *)j.x + x_bytes;

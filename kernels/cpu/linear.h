@@ -6,7 +6,7 @@
  *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
  *     acc = fma(M(g), x.m, acc)                                           (affine formats)
  *
- * with the integer sum exact, and acc + bias + add at the end.  With plain weights it is
+ * with the integer sum exact (x.q of 8 bits, or of 16 in two parts), and acc + bias + add at the end.  With plain weights it is
  * acc = fma(w[k], x[k], acc), k ascending.  One accumulator an output, always in this order: so the
  * bits of a row do not depend on how many rows, panels or threads there are, nor on the
  * instruction set (lanes are outputs, never parts of one sum). */
@@ -17,14 +17,15 @@
 
 #include "kernels/tensor.h"
 
-/* 32 activations of one row, rounded to 8 bits: x = d * q, one cache line.  A block with an infinity
- * or a NaN has d = NaN. */
+/* 32 activations of one row, rounded to integers: x = d * q, one cache line.  In two parts, where more
+ * is wanted than 8 bits: q = 256 * the q here + the q of the next struct, whose other fields are unused.
+ * A block with an infinity or a NaN has d = NaN. */
 struct linear_x {
-    int8_t q[32];   /* -127 ... 127 */
-    float d;        /* largest magnitude / 127 */
+    int8_t q[32];   /* -127 ... 127; a second part -128 ... 127 */
+    float d;        /* largest magnitude / 127, of two parts / 32512 */
     float m;        /* d * s */
     float m16[2];   /* d * s16[i] */
-    int32_t s;      /* sum of q */
+    int32_t s;      /* sum of q, of both parts */
     int32_t s16[2]; /* of either half */
     int32_t unused;
 };
@@ -37,7 +38,8 @@ struct linear_tile {
     size_t panel_bytes;
     int64_t n_panels;
     int64_t n_rows;
-    const struct linear_x *x; /* block weights: [n_rows, n_in / 32] */
+    const struct linear_x *x; /* block weights: [n_rows, n_in / 32, parts] */
+    int parts;                /* of x: 1 or 2 */
     const float *x_plain;     /* plain weights: [n_rows, n_in] */
     float *out;               /* [n_rows, out_stride], of which n_out are written */
     const float *add;         /* like out, may be out; or NULL */

@@ -7,9 +7,10 @@
 
 #define LAW_ROWS 8 /* rows of x that share the unpacking of a block */
 
-static void linear_quant(struct linear_x *to, const float *x, int64_t n)
+static void linear_quant(struct linear_x *to, const float *x, int64_t n, int parts)
 {
-    for (int64_t b = 0; b < n / 32; b++, to++, x += 32) {
+    float largest = parts == 2 ? 127.0f * 256 : 127.0f;
+    for (int64_t b = 0; b < n / 32; b++, to += parts, x += 32) {
         uint32_t top = 0; /* of the magnitudes' bits: orders like the floats, NaN above all */
         for (int k = 0; k < 32; k++) {
             uint32_t u;
@@ -18,17 +19,21 @@ static void linear_quant(struct linear_x *to, const float *x, int64_t n)
         }
         float amax;
         memcpy(&amax, &top, sizeof(amax));
-        memset(to, 0, sizeof(*to));
+        memset(to, 0, (size_t)parts * sizeof(*to));
         if (top >= 0x7f800000) {
             to->d = to->m = to->m16[0] = to->m16[1] = NAN;
-        } else if (amax >= 1e-30f) { /* below, 127 / amax might overflow: taken for zero */
-            float inverse = 127.0f / amax;
+        } else if (amax >= 1e-30f) { /* below, largest / amax might overflow: taken for zero */
+            float inverse = largest / amax;
             for (int k = 0; k < 32; k++) {
-                to->q[k] = (int8_t)lrintf(x[k] * inverse);
-                to->s16[k / 16] += to->q[k];
+                int q = (int)lrintf(x[k] * inverse);
+                int upper = parts == 2 ? (q + 128) >> 8 : q;
+                to[0].q[k] = (int8_t)upper;
+                if (parts == 2)
+                    to[1].q[k] = (int8_t)(q - 256 * upper);
+                to->s16[k / 16] += q;
             }
             to->s = to->s16[0] + to->s16[1];
-            to->d = amax / 127.0f;
+            to->d = amax / largest;
             to->m = to->d * (float)to->s;
             to->m16[0] = to->d * (float)to->s16[0];
             to->m16[1] = to->d * (float)to->s16[1];
@@ -69,15 +74,20 @@ static void law_block_expanded(struct law_block *b, const struct quant_format *f
         memcpy(b->m, from + sizeof(b->q) + scales, scales);
 }
 
+static int law_x(const struct linear_x *x, int parts, int k)
+{
+    return parts == 2 ? 256 * x[0].q[k] + x[1].q[k] : x[0].q[k];
+}
+
 static void law_dot(float acc[PANEL_ROWS], const struct quant_format *f, const struct law_block *b,
-                    const struct linear_x *x)
+                    const struct linear_x *x, int parts)
 {
     struct panel_geometry geo = panel_geometry(*f);
     for (int r = 0; r < PANEL_ROWS; r++) {
         for (int g = 0; g < geo.groups; g++) {
             int sum = 0;
             for (int k = g * f->group; k < (g + 1) * f->group; k++)
-                sum += b->q[k / 4][4 * r + k % 4] * x->q[k];
+                sum += b->q[k / 4][4 * r + k % 4] * law_x(x, parts, k);
             sum -= f->zero * (geo.groups == 1 ? x->s : x->s16[g]);
             acc[r] = fmaf(b->d[g][r] * x->d, (float)sum, acc[r]);
             if (geo.affine)
@@ -113,7 +123,8 @@ static void law_panels(const struct linear_tile *t, bool expanded)
                     law_block(&block, f, panel + b / geo.subs * geo.unit_bytes,
                               (int)(b % geo.subs));
                 for (int64_t r = 0; r < n; r++)
-                    law_dot(acc[r], f, &block, t->x + (r0 + r) * n_blocks + b);
+                    law_dot(acc[r], f, &block, t->x + ((r0 + r) * n_blocks + b) * t->parts,
+                            t->parts);
             }
             for (int64_t r = 0; r < n; r++)
                 law_store(t, r0 + r, p, acc[r]);

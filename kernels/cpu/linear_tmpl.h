@@ -8,7 +8,8 @@
  *
  * Without VNNI the products of two neighbours are summed into 16 bits, and those sums among each
  * other only as often as they cannot overflow:   2 * largest code * 127 * times <= 32767
- *     15: 8 times      31: 4 times      63: 2 times      255: as two nibbles of at most 15 */
+ *     15: 8 times      31: 4 times      63: 2 times      255: as two nibbles of at most 15
+ * (with 128 in place of 127, for the second part of x, as well) */
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/panel.h"
 
@@ -23,6 +24,7 @@ struct tile_kind {
     int max;       /* largest code (after the table) */
     bool lookup;   /* the codes go through f.table */
     bool expanded; /* the panel has one byte a code and f32 scales */
+    int parts;     /* of x */
 };
 
 /* Codes of quad j; q points at the tile's rows in the first plane. */
@@ -59,74 +61,93 @@ VEC_INLINE vi tile_codes(const struct tile_kind k, const uint8_t *q, const int j
     return k.lookup ? vi_lookup(k.f.table, codes) : codes;
 }
 
-/* sum[h * n + i] = codes of group g, half h0 + h of the panel, x x[i][b], as i32.  n_halves at once
- * share the loads of x. */
+/* sum[h * n + i] = codes of group g, half h0 + h of the panel, times x[i][b], as i32.  n_halves at
+ * once share the loads of x.  With two parts: 256 times the sums of the first plus those of the second. */
+#if QUANT_VNNI
+VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_halves,
+                         const uint8_t *q, const struct linear_x *const *x, const int64_t b,
+                         const int g)
+{
+    const int first = g * k.f.group / 4, n_quads = k.f.group / 4;
+    vi codes[8];
+#pragma GCC unroll 2
+    for (int part = 0; part < k.parts; part++) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++)
+            sum[i] = part == 0 ? vi_zero() : vi_left32(sum[i], 8);
+#pragma GCC unroll 16
+        for (int c = 0; c < n_quads; c++) {
+            /* nibbles come in the order that uses a loaded plane twice */
+            const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
+            const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+            if (part == 0)
+                codes[c] = tile_codes(k, q, j);
+#pragma GCC unroll 16
+            for (int i = 0; i < n; i++)
+                sum[i] = vi_dot8(sum[i], codes[c], vi_load4(x[i][b * k.parts + part].q + 4 * j));
+        }
+    }
+    (void)n_halves;
+}
+#else
 VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_halves,
                          const uint8_t *q, const struct linear_x *const *x, const int64_t b,
                          const int g)
 {
     const int first = g * k.f.group / 4, n_quads = k.f.group / 4, half_bytes = 4 * VLEN;
-    /* nibbles come in the order that uses a loaded plane twice */
     const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
-#if QUANT_VNNI
-#pragma GCC unroll 16
-    for (int i = 0; i < n; i++)
-        sum[i] = vi_zero();
-#pragma GCC unroll 16
-    for (int c = 0; c < n_quads; c++) {
-        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
-        vi codes = tile_codes(k, q, j);
-#pragma GCC unroll 16
-        for (int i = 0; i < n; i++)
-            sum[i] = vi_dot8(sum[i], codes, vi_load4(x[i][b].q + 4 * j));
-    }
-    (void)n_halves, (void)half_bytes;
-#else
     const int times = k.max <= 15 || k.max > 63 ? 8 : k.max <= 31 ? 4 : 2;
     const bool split = k.max > 63;
     vi low[TILE_MAX], high[TILE_MAX], codes[2], upper[2];
+#pragma GCC unroll 2
+    for (int part = 0; part < k.parts; part++) {
 #pragma GCC unroll 16
-    for (int c = 0; c < n_quads; c++) {
-        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+        for (int at = 0; at < n * n_halves; at++)
+            sum[at] = part == 0 ? vi_zero() : vi_left32(sum[at], 8);
 #pragma GCC unroll 16
-        for (int h = 0; h < n_halves; h++) {
-            codes[h] = tile_codes(k, q + h * half_bytes, j);
-            if (split) {
-                upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
-                codes[h] = vi_and(codes[h], vi_set8(15));
-            }
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < n; i++) {
-            vi xs = vi_load4(x[i][b].q + 4 * j);
+        for (int c = 0; c < n_quads; c++) {
+            const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
 #pragma GCC unroll 16
             for (int h = 0; h < n_halves; h++) {
-                const int at = h * n + i;
-                vi product = vi_mul8(codes[h], xs);
-                low[at] = c % times == 0 ? product : vi_add16(low[at], product);
-                vi_keep(low[at]);
+                codes[h] = tile_codes(k, q + h * half_bytes, j);
                 if (split) {
-                    product = vi_mul8(upper[h], xs);
-                    high[at] = c == 0 ? product : vi_add16(high[at], product);
-                    vi_keep(high[at]);
+                    upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
+                    codes[h] = vi_and(codes[h], vi_set8(15));
+                }
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < n; i++) {
+                vi xs = vi_load4(x[i][b * k.parts + part].q + 4 * j);
+#pragma GCC unroll 16
+                for (int h = 0; h < n_halves; h++) {
+                    const int at = h * n + i;
+                    vi product = vi_mul8(codes[h], xs);
+                    low[at] = c % times == 0 ? product : vi_add16(low[at], product);
+                    vi_keep(low[at]);
+                    if (split) {
+                        product = vi_mul8(upper[h], xs);
+                        high[at] = c == 0 ? product : vi_add16(high[at], product);
+                        vi_keep(high[at]);
+                    }
+                }
+            }
+            if (c % times == times - 1 || c == n_quads - 1) {
+#pragma GCC unroll 16
+                for (int at = 0; at < n * n_halves; at++) {
+                    vi wide = vi_widen(low[at]);
+                    sum[at] = part == 0 && c < times ? wide : vi_add32(sum[at], wide);
+                    vi_keep(sum[at]);
                 }
             }
         }
-        if (c % times == times - 1 || c == n_quads - 1) {
+        if (split) {
 #pragma GCC unroll 16
-            for (int at = 0; at < n * n_halves; at++) {
-                sum[at] = c < times ? vi_widen(low[at]) : vi_add32(sum[at], vi_widen(low[at]));
-                vi_keep(sum[at]);
-            }
+            for (int at = 0; at < n * n_halves; at++)
+                sum[at] = vi_add32(sum[at], vi_left32(vi_widen(high[at]), 4));
         }
     }
-    if (split) {
-#pragma GCC unroll 16
-        for (int at = 0; at < n * n_halves; at++)
-            sum[at] = vi_add32(sum[at], vi_left32(vi_widen(high[at]), 4));
-    }
-#endif
 }
+#endif
 
 /* D and M of group g for the tile's rows row0 ...; at: the unit and its
  * sub-block's scales, or (for an expanded block) the block and its scales. */
@@ -182,7 +203,7 @@ VEC_INLINE void tile_add_d(const struct tile_kind k, const int n, vf *acc, const
 {
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++) {
-        const struct linear_x *xb = x[i] + b;
+        const struct linear_x *xb = x[i] + b * k.parts;
         if (k.f.zero) {
             int32_t s = k.f.group == 32 ? xb->s : xb->s16[g];
             sum[i] = vi_sub32(sum[i], vi_set32(s * k.f.zero));
@@ -197,7 +218,8 @@ VEC_INLINE void tile_add_m(const struct tile_kind k, const int n, vf *acc, const
 {
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++) {
-        float xm = k.f.group == 32 ? x[i][b].m : x[i][b].m16[g];
+        const struct linear_x *xb = x[i] + b * k.parts;
+        float xm = k.f.group == 32 ? xb->m : xb->m16[g];
         acc[i] = vf_fma(m, vf_set1(xm), acc[i]);
     }
 }
@@ -220,7 +242,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const struct l
     vf acc[2 * TILE_MAX]; /* [halves][n] */
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
-        x[i] = t->x + (row0 + i) * n_blocks;
+        x[i] = t->x + (row0 + i) * n_blocks * k.parts;
 #pragma GCC unroll 16
     for (int at = 0; at < halves * n; at++)
         acc[at] = vf_set1(0.0f);
@@ -310,7 +332,8 @@ typedef void tile_fn(const struct linear_tile *t, int64_t p, int64_t row0);
         quant_tile(k, n, t, p, row0); \
     }
 #define GEMM(name, group, scale, zero, max) \
-    TILE(name, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true})
+    TILE(name##_1, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, 1}) \
+    TILE(name##_2, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, 2})
 GEMM(gemm_4_m, 32, F16_M, 0, 15)
 GEMM(gemm_5_m, 32, F16_M, 0, 31)
 GEMM(gemm_4, 32, F16, 8, 15)
@@ -321,26 +344,31 @@ GEMM(gemm_3_k, 16, S8, 4, 7)
 GEMM(gemm_6_k, 16, S8, 32, 63)
 
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    TILE(dot1_##type, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
-    TILE(dot2_##type, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
-    TILE(dot_##type, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
+    TILE(dot1_##type##_1, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
+    TILE(dot2_##type##_1, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
+    TILE(dot_##type##_1, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
+    TILE(dot1_##type##_2, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
+    TILE(dot2_##type##_2, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
+    TILE(dot_##type##_2, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
     static void expand_##type(char *to, const char *panel, int64_t n_in) \
     { \
-        const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup); \
+        const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1); \
         expand_panel(k, to, panel, n_in); \
     }
-#define TILE_PACKED(type, bits, group, scale, zero, max, lookup) \
+#define TILE_PACKED(type, bits, group, scale, zero, max, lookup, parts) \
     {{bits, group, QUANT_SCALE_##scale, zero, \
-      lookup ? quant_format(DTYPE_##type)->table : NULL}, max, lookup, false}
+      lookup ? quant_format(DTYPE_##type)->table : NULL}, max, lookup, false, parts}
 TILE_KINDS(X)
 #undef X
 
+/* [parts of x - 1] */
 static const struct tile_set {
-    tile_fn *dot, *dot2, *dot1, *gemm;
+    tile_fn *dot[2], *dot2[2], *dot1[2], *gemm[2];
     void (*expand)(char *to, const char *panel, int64_t n_in);
 } tiles[DTYPE_N] = {
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    [DTYPE_##type] = {dot_##type, dot2_##type, dot1_##type, gemm, expand_##type},
+    [DTYPE_##type] = {{dot_##type##_1, dot_##type##_2}, {dot2_##type##_1, dot2_##type##_2}, \
+                      {dot1_##type##_1, dot1_##type##_2}, {gemm##_1, gemm##_2}, expand_##type},
     TILE_KINDS(X)
 #undef X
 };
@@ -350,14 +378,15 @@ static const struct tile_set {
 static void linear_dot(const struct linear_tile *t)
 {
     const struct tile_set *set = &tiles[t->type];
+    const int part = t->parts - 1;
     for (int64_t p = 0; p < t->n_panels; p++) {
         int64_t r = 0;
         for (; r + DOT_ROWS <= t->n_rows; r += DOT_ROWS)
-            set->dot(t, p, r);
+            set->dot[part](t, p, r);
         for (; r + 2 <= t->n_rows; r += 2)
-            set->dot2(t, p, r);
+            set->dot2[part](t, p, r);
         if (r < t->n_rows)
-            set->dot1(t, p, r);
+            set->dot1[part](t, p, r);
     }
 }
 
@@ -367,7 +396,7 @@ static int64_t linear_gemm(const struct linear_tile *t)
     int64_t r = 0;
     for (; r + GEMM_ROWS <= t->n_rows; r += GEMM_ROWS)
         for (int64_t p = 0; p < t->n_panels; p++)
-            tiles[t->type].gemm(t, p, r);
+            tiles[t->type].gemm[t->parts - 1](t, p, r);
     return r;
 }
 

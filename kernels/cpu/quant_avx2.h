@@ -70,11 +70,20 @@ VEC_INLINE vf vf_load_b(const uint16_t *p) /* bf16 */
 VEC_INLINE void vi_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
 /* clang-format on */
 
-/* The activations of one row to 8 bits; the law is in linear_law.h. */
-static void linear_quant(struct linear_x *to, const float *x, int64_t n)
+/* Packs interleave the 128-bit halves: dwords 0 4 1 5 2 6 3 7 put them in order. */
+VEC_INLINE void quant_store8(int8_t *to, const __m256i q16[2])
+{
+    __m256i q8 = _mm256_packs_epi16(q16[0], q16[1]);
+    q8 = _mm256_permutevar8x32_epi32(q8, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)to, q8);
+}
+
+/* The activations of one row to integers; the law is in linear_law.h. */
+static void linear_quant(struct linear_x *to, const float *x, int64_t n, int parts)
 {
     const __m256i low31 = _mm256_set1_epi32(0x7fffffff);
-    for (int64_t b = 0; b < n / 32; b++, to++, x += 32) {
+    const float largest = parts == 2 ? 127.0f * 256 : 127.0f;
+    for (int64_t b = 0; b < n / 32; b++, to += parts, x += 32) {
         __m256 v[4];
         __m256i top = _mm256_setzero_si256();
         for (int i = 0; i < 4; i++) {
@@ -86,21 +95,28 @@ static void linear_quant(struct linear_x *to, const float *x, int64_t n)
         t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
         float amax = _mm_cvtss_f32(_mm_castsi128_ps(t));
         if (_mm_cvtsi128_si32(t) >= 0x7f800000 || amax < 1e-30f) {
-            memset(to, 0, sizeof(*to));
+            memset(to, 0, (size_t)parts * sizeof(*to));
             if (_mm_cvtsi128_si32(t) >= 0x7f800000)
                 to->d = to->m = to->m16[0] = to->m16[1] = NAN;
             continue;
         }
-        __m256 inverse = _mm256_set1_ps(127.0f / amax);
+        __m256 inverse = _mm256_set1_ps(largest / amax);
         __m256i q[4];
         for (int i = 0; i < 4; i++)
             q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-        /* the packs interleave the 128-bit halves: dwords 0 4 1 5 2 6 3 7 put them
-     * in order */
         __m256i q16[2] = {_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])};
-        __m256i q8 = _mm256_packs_epi16(q16[0], q16[1]);
-        q8 = _mm256_permutevar8x32_epi32(q8, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)to->q, q8);
+        if (parts == 2) {
+            __m256i upper[2], lower[2];
+            for (int i = 0; i < 2; i++) {
+                upper[i] = _mm256_add_epi16(q16[i], _mm256_set1_epi16(128));
+                upper[i] = _mm256_srai_epi16(upper[i], 8);
+                lower[i] = _mm256_sub_epi16(q16[i], _mm256_slli_epi16(upper[i], 8));
+            }
+            quant_store8(to[0].q, upper);
+            quant_store8(to[1].q, lower);
+        } else {
+            quant_store8(to->q, q16);
+        }
         for (int i = 0; i < 2; i++) {
             __m256i s8 = _mm256_madd_epi16(q16[i], _mm256_set1_epi16(1));
             __m128i s = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
@@ -109,7 +125,7 @@ static void linear_quant(struct linear_x *to, const float *x, int64_t n)
             to->s16[i] = _mm_cvtsi128_si32(s);
         }
         to->s = to->s16[0] + to->s16[1];
-        to->d = amax / 127.0f;
+        to->d = amax / largest;
         to->m = to->d * (float)to->s;
         to->m16[0] = to->d * (float)to->s16[0];
         to->m16[1] = to->d * (float)to->s16[1];

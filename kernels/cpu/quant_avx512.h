@@ -37,10 +37,6 @@ VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 VEC_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 #define vi_left32(a, n) _mm512_slli_epi32(a, n)
 VEC_INLINE vi vi_mul8(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
-#ifdef DUETTO_SIMDE /* its alias of this one takes the arguments of the masked form */
-#undef _mm512_madd_epi16
-#define _mm512_madd_epi16 simde_mm512_madd_epi16
-#endif
 #ifdef DUETTO_SIMDE /* 0.7.4 gives this alias the arguments of the masked form */
 VEC_INLINE vi vi_widen(vi a) { return simde_mm512_madd_epi16(a, simde_mm512_set1_epi16(1)); }
 #else

@@ -199,7 +199,7 @@ static void check_quant(struct kcheck *kc)
 {
     enum { N = 32 * 64 };
     float *x = kcheck_in(kc, N);
-    struct linear_x *a = kcheck_out_bytes(kc, N * 2, 64), *b = kcheck_out_bytes(kc, N * 2, 64);
+    struct linear_x *a = kcheck_out_bytes(kc, N * 4, 64), *b = kcheck_out_bytes(kc, N * 4, 64);
     for (int i = 0; i < N; i += 32)
         kcheck_fill(kc, x + i, 32, ldexpf(1.0f, (int)(kcheck_random(kc) % 250) - 125));
     x[5] = NAN;
@@ -207,13 +207,17 @@ static void check_quant(struct kcheck *kc)
     memset(x + 64, 0, 32 * sizeof(float));
     for (int i = 96; i < 128; i++)
         x[i] = (float)(i - 96) - 15.5f + (i == 96 ? -111.5f : 0.0f); /* halves, top -127 */
-    kc->ref->linear_quant(a, x, N);
-    kc->var->linear_quant(b, x, N);
-    for (int i = 0; i < N / 32; i++) {
-        if (isnan(a[i].d))
-            kcheck_that(kc, isnan(b[i].d) && isnan(b[i].m), "NaN");
-        else
-            kcheck_same(kc, &a[i], &b[i], sizeof(a[i]), "rounded");
+    for (int parts = 1; parts <= 2; parts++) {
+        kc->ref->linear_quant(a, x, N, parts);
+        kc->var->linear_quant(b, x, N, parts);
+        for (int i = 0; i < N / 32 * parts; i += parts) {
+            if (isnan(a[i].d))
+                kcheck_that(kc, isnan(b[i].d) && isnan(b[i].m), "NaN");
+            else
+                kcheck_same(kc, &a[i], &b[i], sizeof(a[i]), "rounded");
+            if (parts == 2)
+                kcheck_same(kc, a[i + 1].q, b[i + 1].q, sizeof(a[i].q), "second part");
+        }
     }
     kcheck_done(kc);
 }
