@@ -203,7 +203,7 @@ static int f_wordcount(struct jinja_ctx *c, struct jv in, const struct jv *arg, 
     for (uint32_t i = 0; rc == 0 && i < s.n;) {
         uint32_t cp;
         i += (uint32_t)utf8_decode(s.s + i, s.n - i, &cp);
-        bool part = cp == '_' || jinja_is_alpha(cp) || jinja_is_digit(cp);
+        bool part = cp == '_' || utf8_is_letter(cp) || utf8_is_digit(cp);
         n += part && !word;
         word = part;
     }

@@ -366,16 +366,6 @@ int jinja_tojson(struct jinja_ctx *c, struct jv v, const struct jtojson *o, int 
                  struct buf *b);
 int jinja_format(struct jinja_ctx *c, struct jv fmt, struct jv args, struct jv *out); /* % */
 
-/* jinja_chars.c */
-bool jinja_is_space(uint32_t cp);
-bool jinja_is_cased(uint32_t cp);
-bool jinja_is_alpha(uint32_t cp);
-bool jinja_is_digit(uint32_t cp);
-bool jinja_is_printable(uint32_t cp);
-uint32_t jinja_char_upper(uint32_t cp);
-uint32_t jinja_char_lower(uint32_t cp);
-uint32_t jinja_char_title(uint32_t cp);
-
 /* jinja_strings.c: strings as Python sees them, in characters */
 size_t jinja_chars(const char *s, size_t n);                 /* how many characters */
 size_t jinja_char_at(const char *s, size_t n, size_t index); /* byte offset of a character */

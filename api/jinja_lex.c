@@ -39,7 +39,7 @@ static size_t lex_spaces(const struct jlex *x, size_t pos)
     while (pos < x->n) {
         uint32_t cp;
         int k = utf8_decode(x->s + pos, x->n - pos, &cp);
-        if (!jinja_is_space(cp))
+        if (!utf8_is_space(cp))
             break;
         pos += (size_t)k;
     }

@@ -102,7 +102,7 @@ static int split_spaces(struct jinja_ctx *c, struct jv self, int64_t max, bool r
                 while (k < at && ((unsigned char)rest.s[at - k] & 0xC0) == 0x80)
                     k++;
                 utf8_decode(rest.s + at - k, k, &cp);
-                if (jinja_is_space(cp))
+                if (utf8_is_space(cp))
                     break;
                 at -= k;
             }
@@ -111,7 +111,7 @@ static int split_spaces(struct jinja_ctx *c, struct jv self, int64_t max, bool r
         } else {
             while (at < rest.n) {
                 size_t k = (size_t)utf8_decode(rest.s + at, rest.n - at, &cp);
-                if (jinja_is_space(cp))
+                if (utf8_is_space(cp))
                     break;
                 at += k;
             }
@@ -351,18 +351,17 @@ static int all_are(struct jinja_ctx *c, struct jv self, char which, struct jv *o
     for (uint32_t i = 0; i < self.n && all;) {
         uint32_t cp;
         i += (uint32_t)utf8_decode(self.s + i, self.n - i, &cp);
-        cased = cased || jinja_is_cased(cp);
+        cased = cased || utf8_is_cased(cp);
         if (which == 'a')
-            all = jinja_is_alpha(cp);
+            all = utf8_is_letter(cp);
         else if (which == 'd')
-            all = jinja_is_digit(cp);
+            all = utf8_is_digit(cp);
         else if (which == 'n')
-            all = jinja_is_alpha(cp) || jinja_is_digit(cp);
+            all = utf8_is_letter(cp) || utf8_is_digit(cp);
         else if (which == 's')
-            all = jinja_is_space(cp);
+            all = utf8_is_space(cp);
         else
-            all = !jinja_is_cased(cp) ||
-                  cp == (which == 'u' ? jinja_char_upper(cp) : jinja_char_lower(cp));
+            all = !utf8_is_cased(cp) || cp == (which == 'u' ? utf8_upper(cp) : utf8_lower(cp));
     }
     *out = jinja_bool(all && (cased || (which != 'u' && which != 'l')));
     return jinja_charge(c, (size_t)self.n * 4);

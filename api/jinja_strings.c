@@ -51,7 +51,7 @@ static bool strips(const struct jv *chars, const char *s, size_t n)
         return jinja_find(chars->s, chars->n, jinja_strn(s, n)) != NULL;
     uint32_t cp;
     utf8_decode(s, n, &cp);
-    return jinja_is_space(cp);
+    return utf8_is_space(cp);
 }
 
 /* chars NULL: whitespace. */
@@ -84,7 +84,7 @@ struct jv jinja_strip(struct jv v, const struct jv *chars, bool left, bool right
 static bool starts_word(uint32_t before)
 {
     return before == '-' || before == '(' || before == '{' || before == '[' || before == '<' ||
-           jinja_is_space(before);
+           utf8_is_space(before);
 }
 
 static uint32_t map_case(uint32_t cp, int mode, uint32_t before, bool first)
@@ -92,13 +92,13 @@ static uint32_t map_case(uint32_t cp, int mode, uint32_t before, bool first)
     bool big = mode == CASE_UPPER;
     switch (mode) {
     case CASE_SWAP:
-        big = jinja_char_lower(cp) == cp;
+        big = utf8_lower(cp) == cp;
         break;
     case CASE_CAPITAL:
         big = first;
         break;
     case CASE_TITLE:
-        big = first || !jinja_is_cased(before);
+        big = first || !utf8_is_cased(before);
         break;
     case CASE_JINJA_TITLE:
         big = first || starts_word(before);
@@ -107,8 +107,8 @@ static uint32_t map_case(uint32_t cp, int mode, uint32_t before, bool first)
         break;
     }
     if (!big)
-        return jinja_char_lower(cp);
-    return mode == CASE_CAPITAL || mode == CASE_TITLE ? jinja_char_title(cp) : jinja_char_upper(cp);
+        return utf8_lower(cp);
+    return mode == CASE_CAPITAL || mode == CASE_TITLE ? utf8_title(cp) : utf8_upper(cp);
 }
 
 int jinja_case(struct jinja_ctx *c, struct jv s, int mode, struct jv *out)

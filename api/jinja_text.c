@@ -65,7 +65,7 @@ static void repr_str(struct jv v, struct buf *b)
             buf_printf(b, "\\%c", (int)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
             buf_adds(b, cp == '\n' ? "\\n" : cp == '\r' ? "\\r" : "\\t");
-        else if (jinja_is_printable(cp))
+        else if (utf8_is_printable(cp))
             buf_add(b, v.s + i, (size_t)k);
         else
             buf_printf(b, cp < 256 ? "\\x%02x" : cp < 65536 ? "\\u%04x" : "\\U%08x", cp);

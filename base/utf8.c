@@ -128,3 +128,68 @@ char *utf8_nfc(const char *s, size_t n, size_t *out_len)
     *out_len = (size_t)len;
     return (char *)out;
 }
+
+/* ---- one code point ---- */
+
+bool utf8_is_space(uint32_t cp)
+{
+    return (cp >= 9 && cp <= 13) || (cp >= 28 && cp <= 32) || cp == 0x85 || cp == 0xA0 ||
+           cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 ||
+           cp == 0x202F || cp == 0x205F || cp == 0x3000;
+}
+
+/* Beyond U+10FFFF nothing is assigned; utf8proc takes signed numbers. */
+static utf8proc_category_t category(uint32_t cp)
+{
+    return cp > 0x10FFFF ? UTF8PROC_CATEGORY_CN : utf8proc_category((utf8proc_int32_t)cp);
+}
+
+bool utf8_is_cased(uint32_t cp)
+{
+    utf8proc_category_t k = category(cp);
+    return k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL || k == UTF8PROC_CATEGORY_LT;
+}
+
+bool utf8_is_letter(uint32_t cp)
+{
+    utf8proc_category_t k = category(cp);
+    return utf8_is_cased(cp) || k == UTF8PROC_CATEGORY_LM || k == UTF8PROC_CATEGORY_LO;
+}
+
+bool utf8_is_digit(uint32_t cp)
+{
+    return category(cp) == UTF8PROC_CATEGORY_ND;
+}
+
+bool utf8_is_printable(uint32_t cp)
+{
+    switch (category(cp)) {
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+        return false;
+    case UTF8PROC_CATEGORY_ZS:
+        return cp == ' ';
+    default:
+        return true;
+    }
+}
+
+uint32_t utf8_upper(uint32_t cp)
+{
+    return cp > 0x10FFFF ? cp : (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp);
+}
+
+uint32_t utf8_lower(uint32_t cp)
+{
+    return cp > 0x10FFFF ? cp : (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+}
+
+uint32_t utf8_title(uint32_t cp)
+{
+    return cp > 0x10FFFF ? cp : (uint32_t)utf8proc_totitle((utf8proc_int32_t)cp);
+}

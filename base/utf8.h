@@ -1,4 +1,5 @@
-/* UTF-8: checks, decoding, whole-character borders, NFC (through utf8proc).  Thread: any. */
+/* UTF-8: checks, decoding, whole-character borders; NFC and the properties of characters (through
+ * utf8proc).  Thread: any. */
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 #include <stdbool.h>
@@ -17,4 +18,14 @@ size_t utf8_whole(const char *s, size_t n);
 size_t utf8_repair(char *out, const char *s, size_t n);
 /* NFC; result from malloc (caller frees), NULL when out of memory or the input is not UTF-8. */
 char *utf8_nfc(const char *s, size_t n, size_t *out_len);
+
+/* One code point, in the classes of Python's str methods; any number is allowed. */
+bool utf8_is_space(uint32_t cp);
+bool utf8_is_cased(uint32_t cp);     /* Lu, Ll, Lt */
+bool utf8_is_letter(uint32_t cp);    /* those and Lm, Lo */
+bool utf8_is_digit(uint32_t cp);     /* Nd */
+bool utf8_is_printable(uint32_t cp); /* what repr() leaves as it is */
+uint32_t utf8_upper(uint32_t cp);    /* the simple mappings: one code point each */
+uint32_t utf8_lower(uint32_t cp);
+uint32_t utf8_title(uint32_t cp);
 #endif

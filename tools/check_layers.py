@@ -32,7 +32,7 @@ ONLY_IN = {
     "microhttpd.h": ("server/",),
     "uv.h": ("server/",),
     "cjson/": ("base/json.c",),
-    "utf8proc.h": ("base/utf8.c", "api/jinja_chars.c"),
+    "utf8proc.h": ("base/utf8.c",),
     "pcre2.h": ("engine/text/",),
     "pthread.h": ("base/", "engine/engine.c", "engine/job.c", "kernels/cpu/pool.c"),
     "immintrin.h": ("kernels/cpu/vec_", "kernels/cpu/quant_"),

@@ -188,6 +188,55 @@ static void utf8_nfc_keeps_nul_and_refuses_invalid_input(void **state)
     assert_null(utf8_nfc("\xED\xA0\x80", 3, &n));
 }
 
+static void utf8_knows_the_classes_of_characters(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t cp;
+        bool space, cased, letter, digit, printable;
+    } cases[] = {
+        {'a', 0, 1, 1, 0, 1},      {'Z', 0, 1, 1, 0, 1},        {'7', 0, 0, 0, 1, 1},
+        {' ', 1, 0, 0, 0, 1},      {'\n', 1, 0, 0, 0, 0},       {0x1C, 1, 0, 0, 0, 0},
+        {0xA0, 1, 0, 0, 0, 0},     {0xDF, 0, 1, 1, 0, 1},       {0x1C5, 0, 1, 1, 0, 1},
+        {0x2B0, 0, 0, 1, 0, 1},    {0x4E2D, 0, 0, 1, 0, 1},     {0x663, 0, 0, 0, 1, 1},
+        {0xB2, 0, 0, 0, 0, 1},     {0x200B, 0, 0, 0, 0, 0},     {0x3000, 1, 0, 0, 0, 0},
+        {0xE000, 0, 0, 0, 0, 0},   {0xD800, 0, 0, 0, 0, 0},     {0x1F600, 0, 0, 0, 0, 1},
+        {0, 0, 0, 0, 0, 0},        {0x378, 0, 0, 0, 0, 0},      {0x10FFFF, 0, 0, 0, 0, 0},
+        {0x110000, 0, 0, 0, 0, 0}, {UINT32_MAX, 0, 0, 0, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint32_t cp = cases[i].cp;
+        assert_int_equal(utf8_is_space(cp), cases[i].space);
+        assert_int_equal(utf8_is_cased(cp), cases[i].cased);
+        assert_int_equal(utf8_is_letter(cp), cases[i].letter);
+        assert_int_equal(utf8_is_digit(cp), cases[i].digit);
+        assert_int_equal(utf8_is_printable(cp), cases[i].printable);
+    }
+}
+
+static void utf8_maps_upper_lower_and_title_case(void **state)
+{
+    (void)state;
+    static const uint32_t cases[][4] = {
+        /* character, upper, lower, title */
+        {'a', 'A', 'a', 'A'},
+        {'A', 'A', 'a', 'A'},
+        {'1', '1', '1', '1'},
+        {0xE9, 0xC9, 0xE9, 0xC9},
+        {0x1C6, 0x1C4, 0x1C6, 0x1C5}, /* dz with caron: title case of its own */
+        {0x3C2, 0x3A3, 0x3C2, 0x3A3}, /* final sigma */
+        {0x10428, 0x10400, 0x10428, 0x10400},
+        {0x4E2D, 0x4E2D, 0x4E2D, 0x4E2D},
+        {0x110000, 0x110000, 0x110000, 0x110000},
+        {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(utf8_upper(cases[i][0]), cases[i][1]);
+        assert_int_equal(utf8_lower(cases[i][0]), cases[i][2]);
+        assert_int_equal(utf8_title(cases[i][0]), cases[i][3]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +248,8 @@ int main(void)
         cmocka_unit_test(utf8_repair_replaces_maximal_subparts),
         cmocka_unit_test(utf8_nfc_composes_and_reorders),
         cmocka_unit_test(utf8_nfc_keeps_nul_and_refuses_invalid_input),
+        cmocka_unit_test(utf8_knows_the_classes_of_characters),
+        cmocka_unit_test(utf8_maps_upper_lower_and_title_case),
     };
     return cmocka_run_group_tests_name("base/utf8", tests, NULL, NULL);
 }
