@@ -2,8 +2,8 @@
  * prompt, and hands the job over.
  *
  * Templates are written for plain messages, so what OpenAI allows beside that is made plain first:
- * parts become one text, null becomes "", and "developer" becomes "system" for templates that do
- * not know it. */
+ * parts become one text, an assistant's absent content becomes null, and "developer" becomes
+ * "system" for templates that do not know it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,7 +80,7 @@ static int put_content(struct json_writer *w, const struct cJSON *m, int i, cons
         return err;
     case JSON_NULL:
         if (strcmp(role, "assistant") == 0) {
-            json_put_str(w, "content", "");
+            json_put_null(w, "content");
             return 0;
         }
         break;
@@ -173,7 +173,7 @@ static int plain_messages(const struct api *a, const struct api_model *m,
     if (err == 0) {
         struct json_limits lim = a->limits;
         lim.max_bytes = text.max;
-        lim.max_nodes += a->o.max_messages; /* content that was absent is "" */
+        lim.max_nodes += a->o.max_messages; /* content that was absent is null */
         if ((err = json_parse(doc, text.data, text.len, &lim, e)) != 0)
             err_param(e, "messages");
     }

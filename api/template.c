@@ -14,6 +14,7 @@ struct template
     char *bos, *eos;     /* NULL: not defined in the template */
     bool parts;          /* reads content as [{"type": "text", "text": ...}] only */
     bool text_arguments; /* reads the arguments of a tool call as a string */
+    bool no_null[2];     /* cannot show an assistant's null content; [1]: one that calls tools */
 };
 
 enum { MAX_KWARGS = 32, MAX_VARS = MAX_KWARGS + 8 };
@@ -42,19 +43,20 @@ static bool is_text_parts(const struct cJSON *content)
     return json_type(content) == JSON_ARRAY;
 }
 
-/* An assistant that only calls tools has no content; everybody else's null is "". */
-static bool null_is_empty(const struct cJSON *message)
+/* An assistant's null is the template's none, as transformers has it, where the template can show
+ * that; everybody else's null is "". */
+static bool null_is_empty(const struct template *t, const struct cJSON *message)
 {
     const char *role = json_str(json_get(message, "role"));
     bool assistant = role && strcmp(role, "assistant") == 0;
-    return !assistant || json_size(json_get(message, "tool_calls")) == 0;
+    return !assistant || t->no_null[json_size(json_get(message, "tool_calls")) > 0];
 }
 
 static void put_content(struct json_writer *w, const struct template *t,
                         const struct cJSON *message, const struct cJSON *content)
 {
     const char *s = json_str(content);
-    if (json_type(content) == JSON_NULL && null_is_empty(message))
+    if (json_type(content) == JSON_NULL && null_is_empty(t, message))
         s = "";
     if (s && t->parts) {
         json_open(w, "content", '[');
@@ -250,36 +252,55 @@ int template_render(const struct template *t, const struct cJSON *messages,
 
 #define NEEDLE "duetto-needle"
 
-/* Whether the text of a message, or an argument, shows in the prompt. */
-static bool trial_shows(const struct template *t, const char *messages)
+/* The prompt of a trial conversation into out; false when the template refuses it. */
+static bool trial(const struct template *t, const char *messages, struct buf *out)
 {
     struct cJSON *doc = NULL;
-    struct buf out;
     struct jinja_var vars[MAX_VARS];
     int n = 0;
+    buf_init(out, 1 << 20);
     if (json_parse(&doc, messages, strlen(messages), NULL, NULL) != 0)
         return false;
-    buf_init(&out, 1 << 20);
     vars[n++] = (struct jinja_var){.name = "messages", .type = JINJA_VAR_JSON, .json = doc};
     vars[n++] = (struct jinja_var){.name = "tools", .type = JINJA_VAR_NONE};
     vars[n++] = (struct jinja_var){.name = "documents", .type = JINJA_VAR_NONE};
     vars[n++] = (struct jinja_var){.name = "add_generation_prompt", .type = JINJA_VAR_BOOL};
     vars[n++] = var_str("bos_token", t->bos ? t->bos : "");
     vars[n++] = var_str("eos_token", t->eos ? t->eos : "");
-    bool shows = jinja_render(t->jinja, vars, n, NULL, &out, NULL) == 0 &&
-                 strstr(buf_str(&out), NEEDLE) != NULL;
-    buf_free(&out);
+    int rc = jinja_render(t->jinja, vars, n, NULL, out, NULL);
     json_free(doc);
+    return rc == 0;
+}
+
+/* Whether the text of a message, or an argument, shows in the prompt. */
+static bool trial_shows(const struct template *t, const char *messages)
+{
+    struct buf out;
+    bool shows = trial(t, messages, &out) && strstr(buf_str(&out), NEEDLE) != NULL;
+    buf_free(&out);
     return shows;
+}
+
+/* Whether it becomes a prompt without the word that Jinja prints for none. */
+static bool trial_is_clean(const struct template *t, const char *messages)
+{
+    struct buf out;
+    bool clean = trial(t, messages, &out) && strstr(buf_str(&out), "None") == NULL;
+    buf_free(&out);
+    return clean;
 }
 
 /* A conversation with one tool call; its id has the nine characters that Mistral wants. */
 #define TOOL_TRIAL(content, arguments)                                                          \
-    "[{\"role\":\"user\",\"content\":" content "},{\"role\":\"assistant\",\"content\":\"\","    \
+    "[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":" content ","   \
     "\"tool_calls\":[{\"id\":\"call12345\",\"type\":\"function\",\"function\":{\"name\":\"f\"," \
     "\"arguments\":" arguments "}}]}]"
 #define AS_OBJECT "{\"a\":\"" NEEDLE "\"}"
 #define AS_TEXT   "\"{\\\"a\\\":\\\"" NEEDLE "\\\"}\""
+
+#define NULL_TRIAL(content)                   \
+    "[{\"role\":\"user\",\"content\":\"x\"}," \
+    "{\"role\":\"assistant\",\"content\":" content "}]"
 
 static void find_wishes(struct template *t)
 {
@@ -287,8 +308,13 @@ static void find_wishes(struct template *t)
         !trial_shows(t, "[{\"role\":\"user\",\"content\":\"" NEEDLE "\"}]") &&
         trial_shows(t, "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"" NEEDLE
                        "\"}]}]");
-    t->text_arguments = !trial_shows(t, TOOL_TRIAL("\"x\"", AS_OBJECT)) &&
-                        trial_shows(t, TOOL_TRIAL("\"x\"", AS_TEXT));
+    t->text_arguments = !trial_shows(t, TOOL_TRIAL("\"\"", AS_OBJECT)) &&
+                        trial_shows(t, TOOL_TRIAL("\"\"", AS_TEXT));
+    t->no_null[0] = !trial_is_clean(t, NULL_TRIAL("null")) && trial_is_clean(t, NULL_TRIAL("\"\""));
+    t->no_null[1] = t->text_arguments ? !trial_is_clean(t, TOOL_TRIAL("null", AS_TEXT)) &&
+                                            trial_is_clean(t, TOOL_TRIAL("\"\"", AS_TEXT))
+                                      : !trial_is_clean(t, TOOL_TRIAL("null", AS_OBJECT)) &&
+                                            trial_is_clean(t, TOOL_TRIAL("\"\"", AS_OBJECT));
 }
 
 bool template_wants_parts(const struct template *t)
@@ -299,6 +325,11 @@ bool template_wants_parts(const struct template *t)
 bool template_wants_text_arguments(const struct template *t)
 {
     return t->text_arguments;
+}
+
+bool template_takes_null(const struct template *t, bool calls_tools)
+{
+    return !t->no_null[calls_tools];
 }
 
 int template_open(struct template **out, const char *src, size_t len, const char *bos,

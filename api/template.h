@@ -3,7 +3,8 @@
  * Thread: any; a template is immutable once open.
  *
  * Templates differ in what they want: text of a message as one string or as a list of parts, the
- * arguments of a tool call as an object or as a string.  template_open finds out by rendering small
+ * arguments of a tool call as an object or as a string, an assistant's content that is null as none
+ * or, where none would break them or show as "None", as "".  template_open finds out by rendering small
  * trials; template_render gives each template what it wants. */
 #ifndef API_TEMPLATE_H
 #define API_TEMPLATE_H
@@ -32,4 +33,5 @@ int template_render(const struct template *t, const struct cJSON *messages,
 /* What the trials found; for tests and logs. */
 bool template_wants_parts(const struct template *t);
 bool template_wants_text_arguments(const struct template *t);
+bool template_takes_null(const struct template *t, bool calls_tools);
 #endif

@@ -144,6 +144,7 @@ PLAIN = {
         assistant("<think>\nhm\n</think>\n\nSix."),
     ],
     "assistant-last": [user("Say a"), assistant("a")],
+    "assistant-null": [user("Say nothing"), assistant(None), user("Thanks")],
     "two-users": [user("a"), user("b")],
     "assistant-first": [assistant("Welcome."), user("Hi")],
     "late-system": [user("a"), assistant("b"), system("c"), user("d")],
@@ -234,18 +235,20 @@ def random_conversation(rng):
 NEEDLE = "duetto-needle"
 
 
-def shows(env, source, bos, eos, messages):
-    """Whether the needle of a trial conversation is in the prompt (api/template.c does the same)."""
-    text = render(env, source, {"messages": messages, "tools": None, "documents": None,
-                                "add_generation_prompt": False, "bos_token": bos or "",
-                                "eos_token": eos or ""})
-    return text is not None and NEEDLE in text
-
-
 def wishes(env, source, bos, eos):
-    """(content as parts only, arguments as text only)"""
+    """What api/template.c finds out by the same trials: (content as parts only, arguments as text
+    only, null content is fine, null content beside tool calls is fine)."""
+    def prompt(messages):
+        return render(env, source, {"messages": messages, "tools": None, "documents": None,
+                                    "add_generation_prompt": False, "bos_token": bos or "",
+                                    "eos_token": eos or ""})
+
     def trial(messages):
-        return shows(env, source, bos, eos, messages)
+        return NEEDLE in (prompt(messages) or "")
+
+    def clean(messages):
+        text = prompt(messages)
+        return text is not None and "None" not in text
 
     part = [{"type": "text", "text": NEEDLE}]
     parts = not trial([user(NEEDLE)]) and trial([user(part)])
@@ -253,12 +256,17 @@ def wishes(env, source, bos, eos):
     text = not trial([user("x"), calls(call("f", args))]) and trial(
         [user("x"), calls(call("f", json.dumps(args)))]
     )
-    return parts, text
+    alone = clean([user("x"), assistant(None)]) or not clean([user("x"), assistant("")])
+    a_call = call("f", json.dumps(args) if text else args)
+    beside = clean([user("x"), calls(a_call, content=None)]) or not clean([user("x"), calls(a_call)])
+    return parts, text, alone, beside
 
 
-def as_wished(messages, parts, text_arguments):
+def as_wished(messages, parts, text_arguments, null_alone, null_beside):
     messages = json.loads(json.dumps(messages))
     for m in messages:
+        if m.get("content", "") is None and not (null_beside if m.get("tool_calls") else null_alone):
+            m["content"] = ""
         if parts and isinstance(m.get("content"), str):
             m["content"] = [{"type": "text", "text": m["content"]}]
         for c in m.get("tool_calls", []):
@@ -271,7 +279,7 @@ def as_wished(messages, parts, text_arguments):
 
 def family_cases(env, name, bos, eos, kwargs, rng, folder=HERE):
     source = (folder / f"{name}.jinja").read_bytes().decode("utf-8")
-    parts, text_arguments = wishes(env, source, bos, eos)
+    wish = wishes(env, source, bos, eos)
     jobs = [(n, m, None, {}, True) for n, m in PLAIN.items()]
     jobs += [(n + "-closed", PLAIN[n], None, {}, False) for n in ("turns", "assistant-last")]
     if "tool" in source:
@@ -284,15 +292,15 @@ def family_cases(env, name, bos, eos, kwargs, rng, folder=HERE):
     cases = []
     for case, messages, tools, kw, generate in jobs:
         tokens = {k: v for k, v in (("bos_token", bos), ("eos_token", eos)) if v is not None}
-        wished = as_wished(messages, parts, text_arguments)
+        wished = as_wished(messages, *wish)
         if "strftime_now" in source:  # the test must not depend on the day
             kw = {"date_string": "26 Jul 2024", **kw}
         text = render(env, source, {"messages": wished, "tools": tools, "documents": None,
                                     "add_generation_prompt": generate, **tokens, **kw})
         cases.append({"name": case, "messages": messages, "tools": tools, "kwargs": kw,
                       "generate": generate, "expected": text})
-    return {"template": name, "bos": bos, "eos": eos, "parts": parts,
-            "text_arguments": text_arguments, "cases": cases}
+    names = ("parts", "text_arguments", "null_alone", "null_beside_calls")
+    return {"template": name, "bos": bos, "eos": eos, **dict(zip(names, wish)), "cases": cases}
 
 
 def write(name, value):

@@ -78,6 +78,10 @@ static void test_families(void **state)
                 template_wants_text_arguments(t) != json_bool(json_get(f, "text_arguments")))
                 fail_msg("%s: parts %d, text arguments %d", name, template_wants_parts(t),
                          template_wants_text_arguments(t));
+            for (int calls = 0; calls < 2; calls++)
+                if (template_takes_null(t, calls) !=
+                    json_bool(json_get(f, calls ? "null_beside_calls" : "null_alone")))
+                    fail_msg("%s: takes null %d", name, template_takes_null(t, calls));
             for (const struct cJSON *k = json_first(json_get(f, "cases")); k; k = json_next(k)) {
                 bad += !case_is_same(t, name, k);
                 n++;
@@ -142,10 +146,31 @@ static void test_contents(void **state)
     expect(parts, "[{\"role\":\"user\",\"content\":\"x\"}]", NULL, "<x>");
     expect(text, "[{\"role\":\"user\",\"content\":null},{\"role\":\"assistant\",\"content\":null}]",
            NULL, "[][]");
-    expect(text,
-           "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":"
-           "\"f\"}}]}]",
-           NULL, "[None]");
+}
+
+/* none where the template can tell it from a text, "" where none would do harm. */
+static void test_null(void **state)
+{
+    (void)state;
+#define NULL_ALONE "[{\"role\":\"assistant\",\"content\":null}]"
+#define NULL_CALLS \
+    "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]"
+    static const char tests[] = "{% for m in messages %}[{{ 'none' if m.content is none else "
+                                "m.content }}]{% endfor %}";
+    static const char prints[] = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+    static const char adds[] = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
+    static const char calls_only[] =
+        "{% for m in messages %}{% if m.tool_calls %}[call{{ m.content is none }}]{% else %}"
+        "{{ '[' + m.content + ']' }}{% endif %}{% endfor %}";
+    expect(tests, NULL_ALONE, NULL, "[none]");
+    expect(tests, NULL_CALLS, NULL, "[none]");
+    expect(prints, NULL_ALONE, NULL, "[]");
+    expect(prints, NULL_CALLS, NULL, "[]");
+    expect(adds, NULL_ALONE, NULL, "[]");
+    expect(adds, NULL_CALLS, NULL, "[]");
+    expect(calls_only, NULL_ALONE, NULL, "[]");
+    expect(calls_only, NULL_CALLS, NULL, "[callTrue]");
+    expect(tests, "[{\"role\":\"user\",\"content\":null}]", NULL, "[]");
 }
 
 static void test_arguments(void **state)
@@ -210,8 +235,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_families),  cmocka_unit_test(test_default),
-        cmocka_unit_test(test_contents),  cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_variables), cmocka_unit_test(test_today),
+        cmocka_unit_test(test_contents),  cmocka_unit_test(test_null),
+        cmocka_unit_test(test_arguments), cmocka_unit_test(test_variables),
+        cmocka_unit_test(test_today),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
