@@ -52,6 +52,7 @@ struct linear_tile;
     X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n, int parts)) \
     X(void, linear_dot, (const struct linear_tile *t)) \
     X(int64_t, linear_gemm, (const struct linear_tile *t)) /* rows done */ \
+    X(int64_t, linear_expand_rows, (void)) /* from that many rows on expanding pays */ \
     X(void, linear_expand, (char *to, enum dtype type, const char *panel, int64_t n_in)) \
     X(void, linear_plain, (const struct linear_tile *t))
 

@@ -32,6 +32,7 @@ const struct cpu_ops cpu_ops_avx2 = {
     .linear_quant = linear_quant,
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,
+    .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
 };

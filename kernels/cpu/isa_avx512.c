@@ -31,6 +31,7 @@ const struct cpu_ops cpu_ops_avx512 = {
     .attn_merge = attn_merge,
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,
+    .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
 };

@@ -14,5 +14,6 @@
 const struct cpu_ops cpu_ops_avx512vnni = {
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,
+    .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
 };

@@ -20,9 +20,8 @@
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/weight.h"
 
-#define FEW_ROWS    4                   /* rounded by every worker for itself */
-#define EXPAND_ROWS 12                  /* from here on expanding pays */
-#define L2_BYTES    ((size_t)192 << 10) /* of a worker's L2 for a group of panels */
+#define FEW_ROWS 4                   /* rounded by every worker for itself */
+#define L2_BYTES ((size_t)192 << 10) /* of a worker's L2 for a group of panels */
 
 struct linear_job {
     struct cpu_backend *cb;
@@ -43,10 +42,11 @@ static size_t expanded_panel_bytes(const struct weight *w)
     return (size_t)(w->n_in / 32) * (size_t)geo.expanded_bytes;
 }
 
-/* Panels that are multiplied together; at least one. */
+/* Panels that are multiplied together: a multiple of what a tile may have side by side. */
 static int64_t group_panels(size_t panel_bytes)
 {
-    return panel_bytes < L2_BYTES ? (int64_t)(L2_BYTES / panel_bytes) : 1;
+    int64_t n = (int64_t)(L2_BYTES / panel_bytes);
+    return n < 3 ? 3 : n - n % 3;
 }
 
 /* t's panels lie packed at t->panels and, for many rows, expanded at `expanded`. */
@@ -78,7 +78,7 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
     const struct cpu_weight *w = cpu_weight_of(p->w[i]);
     const struct cpu_ops *ops = &j->cb->ops;
     bool quant = quant_format(w->w.type) != NULL;
-    bool expand = quant && j->n_rows >= EXPAND_ROWS;
+    bool expand = quant && j->n_rows >= ops->linear_expand_rows();
     size_t panel_bytes = expand ? expanded_panel_bytes(&w->w) : w->panel_bytes;
     bool whole = quant && !expand; /* every panel is needed just once */
     int64_t group = whole ? end - begin : group_panels(panel_bytes);
@@ -167,7 +167,8 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
     if (j.quant) {
         size_t x_bytes = (size_t)(j.n_rows * (j.n_in / 32) * j.parts) * sizeof(struct linear_x);
         x_bytes *= j.few ? (size_t)n_workers : 1;
-        j.expanded_bytes = j.n_rows < EXPAND_ROWS ? 0 : (j.expanded_bytes + 63) / 64 * 64;
+        j.expanded_bytes =
+            j.n_rows < cb->ops.linear_expand_rows() ? 0 : (j.expanded_bytes + 63) / 64 * 64;
         j.x = cpu_scratch(cb, x_bytes + (size_t)n_workers * j.expanded_bytes);
         j.expanded = (char *)j.x + x_bytes;
         if (!j.few)

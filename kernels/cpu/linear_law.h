@@ -143,6 +143,11 @@ static int64_t linear_gemm(const struct linear_tile *t)
     return t->n_rows;
 }
 
+static int64_t linear_expand_rows(void)
+{
+    return 12;
+}
+
 static void linear_expand(char *to, enum dtype type, const char *panel, int64_t n_in)
 {
     const struct quant_format *f = quant_format(type);

@@ -1,7 +1,7 @@
 /* The inner loops of linear in the words of quant_*.h; once for each instruction set.
  *
- * A tile is a panel times 1 ... 8 rows of x: the codes are unpacked once and multiplied with every
- * row of x, in vectors of VLEN rows of the panel (half of it on AVX2, all on AVX-512).  All tiles
+ * A tile is one or several panels times 1 ... 8 rows of x: the codes are unpacked once and multiplied
+ * with every row of x, in vectors of VLEN rows of a panel (half of it on AVX2, all on AVX-512).  All tiles
  * are one text, quant_tile, that is inlined with constant arguments: the format, where its codes
  * come from, and the number of rows.  The arithmetic is the one of linear.h, so every tile gives
  * the same bits.
@@ -13,7 +13,7 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/panel.h"
 
-#define TILE_MAX (2 * (GEMM_ROWS > DOT_ROWS ? GEMM_ROWS : DOT_ROWS))
+#define TILE_MAX 16 /* largest number of rows of x times columns */
 
 #ifndef TILE_AHEAD
 #define TILE_AHEAD 2048 /* bytes that packed panels are prefetched ahead */
@@ -61,40 +61,52 @@ VEC_INLINE vi tile_codes(const struct tile_kind k, const uint8_t *q, const int j
     return k.lookup ? vi_lookup(k.f.table, codes) : codes;
 }
 
-/* sum[h * n + i] = codes of group g, half h0 + h of the panel, times x[i][b], as i32.  n_halves at
- * once share the loads of x.  With two parts: 256 times the sums of the first plus those of the second. */
+/* sum[h * n + i] = codes of group g, column h, times x[i][b], as i32.  A column is VLEN rows of a panel;
+ * the n_cols columns lie stride bytes apart and share the loads of x.  With two parts: 256 times the
+ * sums of the first plus those of the second. */
 #if QUANT_VNNI
-VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_halves,
-                         const uint8_t *q, const struct linear_x *const *x, const int64_t b,
-                         const int g)
+VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_cols,
+                         const uint8_t *q, const size_t stride, const struct linear_x *const *x,
+                         const int64_t b, const int g)
 {
     const int first = g * k.f.group / 4, n_quads = k.f.group / 4;
-    vi codes[8];
+    vi codes[GEMM_WIDE][8];
 #pragma GCC unroll 2
     for (int part = 0; part < k.parts; part++) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i++)
-            sum[i] = part == 0 ? vi_zero() : vi_left32(sum[i], 8);
+        for (int at = 0; at < n * n_cols; at++)
+            sum[at] = part == 0 ? vi_zero() : vi_left32(sum[at], 8);
+        if (n_cols > 1)
+            vi_fence(); /* too many codes to keep */
 #pragma GCC unroll 16
         for (int c = 0; c < n_quads; c++) {
             /* nibbles come in the order that uses a loaded plane twice */
             const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
             const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
-            if (part == 0)
-                codes[c] = tile_codes(k, q, j);
+#pragma GCC unroll 4
+            for (int h = 0; h < n_cols; h++)
+                if (part == 0 || n_cols > 1)
+                    codes[h][c] = tile_codes(k, q + (size_t)h * stride, j);
 #pragma GCC unroll 16
-            for (int i = 0; i < n; i++)
-                sum[i] = vi_dot8(sum[i], codes[c], vi_load4(x[i][b * k.parts + part].q + 4 * j));
+            for (int i = 0; i < n; i++) {
+                vi xs = vi_load4(x[i][b * k.parts + part].q + 4 * j);
+#pragma GCC unroll 4
+                for (int h = 0; h < n_cols; h++) {
+                    const int at = h * n + i;
+                    sum[at] = vi_dot8(sum[at], codes[h][c], xs);
+                    if (n_cols > 1)
+                        vi_keep(sum[at]);
+                }
+            }
         }
     }
-    (void)n_halves;
 }
 #else
-VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_halves,
-                         const uint8_t *q, const struct linear_x *const *x, const int64_t b,
-                         const int g)
+VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_cols,
+                         const uint8_t *q, const size_t stride, const struct linear_x *const *x,
+                         const int64_t b, const int g)
 {
-    const int first = g * k.f.group / 4, n_quads = k.f.group / 4, half_bytes = 4 * VLEN;
+    const int first = g * k.f.group / 4, n_quads = k.f.group / 4;
     const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
     const int times = k.max <= 15 || k.max > 63 ? 8 : k.max <= 31 ? 4 : 2;
     const bool split = k.max > 63;
@@ -102,14 +114,14 @@ VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const i
 #pragma GCC unroll 2
     for (int part = 0; part < k.parts; part++) {
 #pragma GCC unroll 16
-        for (int at = 0; at < n * n_halves; at++)
+        for (int at = 0; at < n * n_cols; at++)
             sum[at] = part == 0 ? vi_zero() : vi_left32(sum[at], 8);
 #pragma GCC unroll 16
         for (int c = 0; c < n_quads; c++) {
             const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
 #pragma GCC unroll 16
-            for (int h = 0; h < n_halves; h++) {
-                codes[h] = tile_codes(k, q + h * half_bytes, j);
+            for (int h = 0; h < n_cols; h++) {
+                codes[h] = tile_codes(k, q + (size_t)h * stride, j);
                 if (split) {
                     upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
                     codes[h] = vi_and(codes[h], vi_set8(15));
@@ -119,7 +131,7 @@ VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const i
             for (int i = 0; i < n; i++) {
                 vi xs = vi_load4(x[i][b * k.parts + part].q + 4 * j);
 #pragma GCC unroll 16
-                for (int h = 0; h < n_halves; h++) {
+                for (int h = 0; h < n_cols; h++) {
                     const int at = h * n + i;
                     vi product = vi_mul8(codes[h], xs);
                     low[at] = c % times == 0 ? product : vi_add16(low[at], product);
@@ -133,7 +145,7 @@ VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const i
             }
             if (c % times == times - 1 || c == n_quads - 1) {
 #pragma GCC unroll 16
-                for (int at = 0; at < n * n_halves; at++) {
+                for (int at = 0; at < n * n_cols; at++) {
                     vi wide = vi_widen(low[at]);
                     sum[at] = part == 0 && c < times ? wide : vi_add32(sum[at], wide);
                     vi_keep(sum[at]);
@@ -142,7 +154,7 @@ VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const i
         }
         if (split) {
 #pragma GCC unroll 16
-            for (int at = 0; at < n * n_halves; at++)
+            for (int at = 0; at < n * n_cols; at++)
                 sum[at] = vi_add32(sum[at], vi_left32(vi_widen(high[at]), 4));
         }
     }
@@ -224,27 +236,29 @@ VEC_INLINE void tile_add_m(const struct tile_kind k, const int n, vf *acc, const
     }
 }
 
-/* Panel p times n rows of x from row0 on. */
-VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const struct linear_tile *t,
-                           const int64_t p, const int64_t row0)
+/* `wide` panels from p on times n rows of x from row0 on. */
+VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide,
+                           const struct linear_tile *t, const int64_t p, const int64_t row0)
 {
     const struct panel_geometry geo = panel_geometry(k.f);
-    const int halves = PANEL_ROWS / VLEN, subs = k.expanded ? 1 : geo.subs;
+    const int halves = PANEL_ROWS / VLEN, n_cols = wide * halves;
+    const int subs = k.expanded ? 1 : geo.subs;
     const int head_bytes = k.expanded ? 0 : geo.head_bytes;
     const int q_bytes = k.expanded ? 8 * PANEL_PLANE : geo.q_bytes;
     const int sub_bytes = k.expanded ? geo.expanded_bytes : geo.sub_bytes;
     const int unit_bytes = k.expanded ? geo.expanded_bytes : geo.unit_bytes;
     const int64_t n_blocks = t->n_in / 32;
     const uint8_t *unit = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
-    /* both halves at once, if the registers suffice */
-    const int together = halves == 2 && !QUANT_VNNI && k.max <= 63 ? 2 : 1;
+    /* columns at once, if the registers suffice */
+    const int together = k.max <= 63 || halves == 1 ? n_cols : 1;
+    const size_t stride = halves == 1 ? t->panel_bytes : 4 * VLEN;
     const struct linear_x *x[TILE_MAX];
-    vf acc[2 * TILE_MAX]; /* [halves][n] */
+    vf acc[2 * TILE_MAX]; /* [n_cols][n] */
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
         x[i] = t->x + (row0 + i) * n_blocks * k.parts;
 #pragma GCC unroll 16
-    for (int at = 0; at < halves * n; at++)
+    for (int at = 0; at < n_cols * n; at++)
         acc[at] = vf_set1(0.0f);
     for (int64_t b = 0; b < n_blocks; unit += unit_bytes) {
         for (int s = 0; s < subs; s++, b++) {
@@ -254,17 +268,19 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const struct l
                     __builtin_prefetch(q + TILE_AHEAD + line);
             }
 #pragma GCC unroll 16
-            for (int h0 = 0; h0 < halves; h0 += together) {
+            for (int h0 = 0; h0 < n_cols; h0 += together) {
 #pragma GCC unroll 16
                 for (int g = 0; g < geo.groups; g++) {
                     vi sum[TILE_MAX];
-                    tile_dot(sum, k, n, together, q + h0 * 4 * VLEN, x, b, g);
+                    tile_dot(sum, k, n, together, q + (size_t)h0 * stride, stride, x, b, g);
 #pragma GCC unroll 16
                     for (int h = h0; h < h0 + together; h++) {
-                        vf d = tile_scale(k, unit, scales, g, h * VLEN, false);
+                        const size_t at = (size_t)(h / halves) * t->panel_bytes;
+                        const int row = h % halves * VLEN;
+                        vf d = tile_scale(k, unit + at, scales + at, g, row, false);
                         tile_add_d(k, n, acc + h * n, d, sum + (h - h0) * n, x, b, g);
                         if (geo.affine) {
-                            vf m = tile_scale(k, unit, scales, g, h * VLEN, true);
+                            vf m = tile_scale(k, unit + at, scales + at, g, row, true);
                             tile_add_m(k, n, acc + h * n, m, x, b, g);
                         }
                     }
@@ -276,7 +292,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const struct l
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 16
-        for (int h = 0; h < halves; h++)
+        for (int h = 0; h < n_cols; h++)
             tile_store(t, acc[h * n + i], row0 + i, p * PANEL_ROWS + h * VLEN);
 }
 
@@ -325,15 +341,19 @@ typedef void tile_fn(const struct linear_tile *t, int64_t p, int64_t row0);
 
 /* The instances: functions of their own, because the compiler takes minutes for one that has
  * several of them inlined.  Expanded panels of several types are alike. */
-#define TILE(name, n, ...) \
+#define TILE(name, n, wide, ...) \
     static __attribute__((noinline)) void name(const struct linear_tile *t, int64_t p, int64_t row0) \
     { \
         const struct tile_kind k = __VA_ARGS__; \
-        quant_tile(k, n, t, p, row0); \
+        quant_tile(k, n, wide, t, p, row0); \
     }
 #define GEMM(name, group, scale, zero, max) \
-    TILE(name##_1, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, 1}) \
-    TILE(name##_2, GEMM_ROWS, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, 2})
+    GEMM_TILE(name##_1, 1, 1, group, scale, zero, max) \
+    GEMM_TILE(name##_2, 1, 2, group, scale, zero, max) \
+    GEMM_TILE(name##_wide_1, GEMM_WIDE, 1, group, scale, zero, max) \
+    GEMM_TILE(name##_wide_2, GEMM_WIDE, 2, group, scale, zero, max)
+#define GEMM_TILE(name, wide, parts, group, scale, zero, max) \
+    TILE(name, GEMM_ROWS, wide, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, parts})
 GEMM(gemm_4_m, 32, F16_M, 0, 15)
 GEMM(gemm_5_m, 32, F16_M, 0, 31)
 GEMM(gemm_4, 32, F16, 8, 15)
@@ -343,13 +363,24 @@ GEMM(gemm_2_k, 16, U8_M, 0, 3)
 GEMM(gemm_3_k, 16, S8, 4, 7)
 GEMM(gemm_6_k, 16, S8, 32, 63)
 
+#if DOT_ROWS == 8
+#define DOT_TILE8(...) TILE(__VA_ARGS__)
+#define DOT8(name)     name
+#else
+#define DOT_TILE8(...)
+#define DOT8(name) NULL
+#endif
+#define DOT_TILES(type, parts, ...) \
+    TILE(dot1_##type##_##parts, 1, 1, __VA_ARGS__) \
+    TILE(dot2_##type##_##parts, 2, 1, __VA_ARGS__) \
+    TILE(dot4_##type##_##parts, 4, 1, __VA_ARGS__) \
+    DOT_TILE8(dot8_##type##_##parts, 8, 1, __VA_ARGS__)
+#define DOT_SET(type, parts) \
+    {dot1_##type##_##parts, dot2_##type##_##parts, dot4_##type##_##parts, \
+     DOT8(dot8_##type##_##parts)}
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    TILE(dot1_##type##_1, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
-    TILE(dot2_##type##_1, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
-    TILE(dot_##type##_1, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
-    TILE(dot1_##type##_2, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
-    TILE(dot2_##type##_2, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
-    TILE(dot_##type##_2, DOT_ROWS, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
+    DOT_TILES(type, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
+    DOT_TILES(type, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
     static void expand_##type(char *to, const char *panel, int64_t n_in) \
     { \
         const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1); \
@@ -361,43 +392,49 @@ GEMM(gemm_6_k, 16, S8, 32, 63)
 TILE_KINDS(X)
 #undef X
 
-/* [parts of x - 1] */
+/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x */
 static const struct tile_set {
-    tile_fn *dot[2], *dot2[2], *dot1[2], *gemm[2];
+    tile_fn *dot[2][4], *gemm[2], *gemm_wide[2];
     void (*expand)(char *to, const char *panel, int64_t n_in);
 } tiles[DTYPE_N] = {
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    [DTYPE_##type] = {{dot_##type##_1, dot_##type##_2}, {dot2_##type##_1, dot2_##type##_2}, \
-                      {dot1_##type##_1, dot1_##type##_2}, {gemm##_1, gemm##_2}, expand_##type},
+    [DTYPE_##type] = {{DOT_SET(type, 1), DOT_SET(type, 2)}, {gemm##_1, gemm##_2}, \
+                      {gemm##_wide_1, gemm##_wide_2}, expand_##type},
     TILE_KINDS(X)
 #undef X
 };
 /* clang-format on */
 
-/* Packed panels, each unpacked once for every DOT_ROWS rows of x. */
+/* Packed panels, each unpacked once for up to DOT_ROWS rows of x. */
 static void linear_dot(const struct linear_tile *t)
 {
-    const struct tile_set *set = &tiles[t->type];
-    const int part = t->parts - 1;
+    tile_fn *const *dot = tiles[t->type].dot[t->parts - 1];
     for (int64_t p = 0; p < t->n_panels; p++) {
         int64_t r = 0;
-        for (; r + DOT_ROWS <= t->n_rows; r += DOT_ROWS)
-            set->dot[part](t, p, r);
-        for (; r + 2 <= t->n_rows; r += 2)
-            set->dot2[part](t, p, r);
-        if (r < t->n_rows)
-            set->dot1[part](t, p, r);
+        for (int i = DOT_ROWS == 8 ? 3 : 2; i >= 0; i--)
+            for (; r + (1 << i) <= t->n_rows; r += 1 << i)
+                dot[i](t, p, r);
     }
 }
 
 /* Expanded panels, which stay in the L2 cache while the rows of x go by, a tile of them in L1. */
 static int64_t linear_gemm(const struct linear_tile *t)
 {
+    const struct tile_set *set = &tiles[t->type];
     int64_t r = 0;
-    for (; r + GEMM_ROWS <= t->n_rows; r += GEMM_ROWS)
-        for (int64_t p = 0; p < t->n_panels; p++)
-            tiles[t->type].gemm[t->parts - 1](t, p, r);
+    for (; r + GEMM_ROWS <= t->n_rows; r += GEMM_ROWS) {
+        int64_t p = 0;
+        for (; p + GEMM_WIDE <= t->n_panels; p += GEMM_WIDE)
+            set->gemm_wide[t->parts - 1](t, p, r);
+        for (; p < t->n_panels; p++)
+            set->gemm[t->parts - 1](t, p, r);
+    }
     return r;
+}
+
+static int64_t linear_expand_rows(void)
+{
+    return EXPAND_ROWS;
 }
 
 static void linear_expand(char *to, enum dtype type, const char *panel, int64_t n_in)

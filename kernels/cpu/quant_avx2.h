@@ -10,12 +10,14 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/vec_avx2.h"
 
-#define QUANT_VNNI 0
-#define DOT_ROWS   4 /* rows of x that share the unpacking of a packed panel */
-#define GEMM_ROWS  4 /* rows of x in a tile of an expanded panel */
-#define PLAIN_ROWS 6 /* rows and panels of a tile of plain weights: */
-#define PLAIN_WIDE 1
-#define PLAIN_ONE  4 /* panels side by side for one row, to hide the latency of fma */
+#define QUANT_VNNI  0
+#define DOT_ROWS    4  /* rows of x that share the unpacking of a packed panel: 4 or 8 */
+#define GEMM_ROWS   4  /* rows of x in a tile of expanded panels, */
+#define GEMM_WIDE   1  /* and panels side by side */
+#define EXPAND_ROWS 12 /* from here on expanding pays */
+#define PLAIN_ROWS  6  /* rows and panels of a tile of plain weights: */
+#define PLAIN_WIDE  1
+#define PLAIN_ONE   4 /* panels side by side for one row, to hide the latency of fma */
 
 typedef __m256i vi;
 

@@ -9,8 +9,17 @@
 #ifndef QUANT_VNNI
 #define QUANT_VNNI 0
 #endif
-#define DOT_ROWS   4
-#define GEMM_ROWS  8
+#if QUANT_VNNI
+#define DOT_ROWS    8
+#define GEMM_ROWS   4 /* 12 sums, 12 accumulators; as 8 x 1 the loads of x would be the limit */
+#define GEMM_WIDE   3
+#define EXPAND_ROWS 32
+#else
+#define DOT_ROWS    4
+#define GEMM_ROWS   8
+#define GEMM_WIDE   1
+#define EXPAND_ROWS 12
+#endif
 #define PLAIN_ROWS 6
 #define PLAIN_WIDE 4
 #define PLAIN_ONE  8
