@@ -32,14 +32,16 @@ FUZZ   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # The only files that may use instructions above the baseline.  Their templates unroll into much code:
 # full debugging information or sanitizers would take minutes to compile; kcheck guards their buffers.
-$(B)/kernels/cpu/isa_%.o: SAN =
-AVX2   = -mavx2 -mfma -mf16c
-AVX512 = $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
-$(B)/kernels/cpu/isa_%.o: CFLAGS += -g1 -fno-var-tracking
-$(B)/kernels/cpu/isa_scalar.o:     CFLAGS += -ffp-contract=off
-$(B)/kernels/cpu/isa_avx2.o:       CFLAGS += $(AVX2)
-$(B)/kernels/cpu/isa_avx512.o:     CFLAGS += $(AVX512)
-$(B)/kernels/cpu/isa_avx512vnni.o: CFLAGS += $(AVX512) -mavx512vnni
+ISA     = $(B)/kernels/cpu/isa_
+FUZZISA = $(B)/fuzz/kernels/cpu/isa_
+AVX2    = -mavx2 -mfma -mf16c
+AVX512  = $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(ISA)%.o: SAN =
+$(ISA)%.o: CFLAGS += -g1 -fno-var-tracking
+$(ISA)scalar.o     $(FUZZISA)scalar.o:     CFLAGS += -ffp-contract=off
+$(ISA)avx2.o       $(FUZZISA)avx2.o:       CFLAGS += $(AVX2)
+$(ISA)avx512.o     $(FUZZISA)avx512.o:     CFLAGS += $(AVX512)
+$(ISA)avx512vnni.o $(FUZZISA)avx512vnni.o: CFLAGS += $(AVX512) -mavx512vnni
 $(B)/server/main.o $(B)/server/config.o: CFLAGS += -DDUETTO_VERSION='"$(VERSION)"'
 
 .DEFAULT_GOAL := all
@@ -137,14 +139,22 @@ $(B)/simde/%.o: %.c
 	$(call say,SIMDE,$<)
 	$(Q)$(CC) $(CFLAGS) -O2 -DDUETTO_SIMDE -c -o $@ $<
 
-# Fuzzers: everything they reach is built with coverage by clang.
-FUZZSRC := $(filter-out server/% kernels/cpu/isa_avx512%,$(SRC))
-$(B)/tests/fuzz/%: tests/fuzz/%.c $(SRC)
+# Fuzzers: what they reach is built by clang with coverage, once for all of them.
+FUZZOBJ = $(patsubst %.c,$(B)/fuzz/%.o,$(filter-out server/%,$(SRC)))
+$(B)/fuzz/% $(B)/tests/fuzz/%: OPT = -O1
+$(B)/fuzz/% $(B)/tests/fuzz/%: SAN = -fsanitize=fuzzer-no-link,address,undefined \
+    -fno-sanitize-recover=undefined
+$(FUZZISA)%.o: SAN =
+$(B)/fuzz/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,FUZZ,$<)
+	$(Q)$(CLANG) $(CFLAGS) -c -o $@ $<
+$(B)/fuzz/libduetto.a: $(FUZZOBJ)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/fuzz/libduetto.a
 	@mkdir -p $(@D)
 	$(call say,FUZZ,$@)
-	$(Q)$(CLANG) -std=c11 -D_GNU_SOURCE -O1 -g -I. -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=undefined -DDUETTO_VERSION='"$(VERSION)"' $(AVX2) -DDUETTO_NO_AVX512 \
-	    -o $@ $< $(FUZZSRC) $(LDLIBS)
+	$(Q)$(CLANG) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(B)/fuzz/libduetto.a $(LDLIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)

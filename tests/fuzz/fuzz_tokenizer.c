@@ -6,7 +6,7 @@
  *     the rest    the text
  * or, when it begins with "GGUF", a whole file that is opened and used on a fixed text.
  * What came out is decoded and must not be longer than the vocabulary allows.
- *     clang -fsanitize=fuzzer,address,undefined ...; a corpus: tests/fixtures/tokenizer_*.gguf */
+ * The seeds of the second kind are tests/fixtures/tokenizer_*.gguf. */
 #include <stddef.h>
 #include <stdint.h>
 
