@@ -96,7 +96,7 @@ format:                               ## rewrite the sources with clang-format
 format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
 docker:                               ## build the CPU image
-	docker build -f docker/Dockerfile -t duetto:$(VERSION) .
+	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine
 	docker/check.sh
 install: all                          ## PREFIX=/usr/local DESTDIR=
