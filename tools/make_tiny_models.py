@@ -5,9 +5,11 @@
     build/venv-tools/bin/python tools/make_tiny_models.py [DIR]        (DIR: tests/fixtures)
 
 tiny-llama.gguf serves the API tests: a working byte-level BPE of 320 tokens, a chat template, and
-random weights whose greedy text varies.  llama_<variant>.gguf each show one property of the family
-(see VARIANTS); tools/make_llama_golden.py computes what they should answer.  The smallest model that
-opens goes to DIR/../fuzz/corpus/fuzz_gguf, where the fuzzer starts from.
+random weights whose greedy text varies.  endless-llama.gguf is smaller still but has room for 262144
+positions: a job that fills it takes minutes on any machine, so a test may count on finding it at work.
+llama_<variant>.gguf each show one property of the family (see VARIANTS); tools/make_llama_golden.py
+computes what they should answer.  The smallest model that opens goes to DIR/../fuzz/corpus/fuzz_gguf,
+where the fuzzer starts from.
 """
 
 import sys
@@ -196,6 +198,7 @@ MATRICES = ["embd", "q", "k", "v", "o", "gate", "up", "down", "output"]
 BASE = {
     "layers": 2, "d": 64, "ff": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 288,
     "tied": True, "bias": False, "rope": "none", "base": 10000.0, "window": 0, "type": Q.F16,
+    "context": CONTEXT,
 }  # fmt: skip
 WIDE = {"layers": 1, "d": 256, "ff": 256, "kv_heads": 1, "head_dim": 32}
 K_A = {
@@ -228,6 +231,7 @@ MICRO = {
     "rope": "yarn",
 }  # fmt: skip
 TINY = {"vocab": 320, "ff": 128, "tied": False, "type": Q.Q8_0}
+ENDLESS = {"type": Q.Q4_0, "context": 1 << 18}
 
 
 def config(changes):
@@ -241,7 +245,7 @@ def make(path, name, changes, seed):
     rng = np.random.default_rng(seed)
     w = gguf.GGUFWriter(path, "llama")
     w.add_name(name)
-    w.add_context_length(CONTEXT)
+    w.add_context_length(c["context"])
     w.add_embedding_length(c["d"])
     w.add_block_count(c["layers"])
     w.add_feed_forward_length(c["ff"])
@@ -274,6 +278,7 @@ def main():
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures")
     out.mkdir(parents=True, exist_ok=True)
     make(out / "tiny-llama.gguf", "tiny-llama", TINY, 1)
+    make(out / "endless-llama.gguf", "endless-llama", ENDLESS, 3)
     seeds = out.parent / "fuzz/corpus/fuzz_gguf"
     seeds.mkdir(parents=True, exist_ok=True)
     make(seeds / "micro.gguf", "micro", MICRO, 2)

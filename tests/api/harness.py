@@ -1,6 +1,7 @@
-"""Starts the built server for a test and talks to it over raw sockets.
+"""Starts the built server for a test and talks to it: plain requests, raw sockets, the openai client.
 
-DUETTO names the binary (build/duetto by default); TINY is a two-layer random model that loads at once.
+DUETTO names the binary (default build/duetto).  Nothing here depends on how fast the machine is: what a
+test waits for gets PATIENCE_S, and a job that must still run when the test looks at it is `endless`.
 """
 import contextlib
 import http.client
@@ -8,124 +9,219 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
 
+import openai
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DUETTO = ROOT / os.environ.get("DUETTO", "build/duetto")
 TINY = ROOT / "tests/fixtures/tiny-llama.gguf"
-SMOL = ROOT / "models/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
+ENDLESS = ROOT / "tests/fixtures/endless-llama.gguf"
+SMOLLM = ROOT / "models/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHORT = bool(os.environ.get("DUETTO_TEST_SHORT"))  # fewer rounds, for the slow sanitised server
+PATIENCE_S = 120
+
+CHAT = "/v1/chat/completions"
+RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+CONNECTIONS, CANCELLED = "duetto:connections", "duetto:requests_cancelled_total"
+
+
+def eventually(what, seconds=PATIENCE_S):
+    """what() once it is true; fails when it does not become so."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, "what the test waits for does not happen"
+        time.sleep(0.005)
+    return value
 
 
 class Server:
-    """A running `duetto serve`; the port is chosen by the system and read from its output."""
+    """A running `duetto serve`; the system chooses the port, the server's log tells it."""
 
-    def __init__(self, *flags, model=f"tiny={TINY}", env=None, wait=True):
-        command = [str(DUETTO), "serve", "--port", "0", "-m", str(model), *map(str, flags)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        text=True, env={**os.environ, **(env or {})}, cwd=ROOT)
-        self.lines, self.port = [], None
+    def __init__(self, *flags, models=None, env=None, keys=()):
+        command = [DUETTO, "serve", "--port", 0, "--drain_settle_s", 0, "--drain_grace_s", 0]
+        for name, path in (models or {"tiny": TINY}).items():
+            command += ["-m", f"{name}={path}"]
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("DUETTO_")}
+        if keys:
+            environ["DUETTO_API_KEYS"] = ",".join(keys)
+        self.key = keys[0] if keys else "none"
         self.tls = any(str(f).startswith("--tls") for f in flags)
-        self._seen = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
-        if wait:
-            self.wait_ready()
+        self.lines, self.port = [], None
+        self.process = subprocess.Popen(
+            [str(c) for c in (*command, *flags)], cwd=ROOT, env={**environ, **(env or {})},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        eventually(lambda: self.port or self.process.poll() is not None)
+        assert self.port, f"the server does not start:\n{self.log}"
+        self.wait_ready()
 
     def _read(self):
         for line in self.process.stdout:
-            with self._seen:
-                self.lines.append(line.rstrip("\n"))
-                found = re.search(r"\bport=(\d+)", line)
-                if found and self.port is None:
-                    self.port = int(found[1])
-                self._seen.notify_all()
-        with self._seen:
-            self._seen.notify_all()
+            found = re.search(r"\bport=(\d+)", line)
+            if found and self.port is None:
+                self.port = int(found[1])
+            self.lines.append(line)
 
     @property
     def log(self):
-        return "\n".join(self.lines)
+        return "".join(self.lines)
 
-    def wait_ready(self, seconds=120):
-        end = time.monotonic() + seconds
-        with self._seen:
-            while not any("Serving on" in line for line in self.lines):
-                if self.process.poll() is not None or not self._seen.wait(end - time.monotonic()):
-                    raise AssertionError(f"the server did not start:\n{self.log}")
+    def wait_ready(self):
+        eventually(lambda: self.process.poll() is not None or
+                   self.request("GET", "/health")[0] == 200)
+        assert self.process.poll() is None, f"the server has ended:\n{self.log}"
 
-    def request(self, method, path, body=None, headers=None, timeout=60):
-        """(status, headers, body bytes) of one request on a connection of its own."""
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    # ---- requests ----
+
+    @property
+    def url(self):
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
+
+    def client(self, **options):
+        return openai.OpenAI(base_url=self.url, api_key=options.pop("api_key", self.key),
+                             max_retries=0, timeout=PATIENCE_S, **options)
+
+    def connect(self, receive_buffer=None):
+        s = socket.socket()
+        if receive_buffer:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        s.settimeout(PATIENCE_S)
+        s.connect(("127.0.0.1", self.port))
+        if self.tls:
+            s = ssl._create_unverified_context().wrap_socket(s)
+        return s
+
+    def request(self, method, path, body=None, headers=None):
+        """(status, headers, body) of one request on a connection of its own."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        c.sock = self.connect()
         with contextlib.closing(c):
-            data = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
-            c.request(method, path, body=data, headers=headers or {})
+            if isinstance(body, (dict, list)):
+                body = json.dumps(body)
+            c.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
             r = c.getresponse()
-            return r.status, dict((k.lower(), v) for k, v in r.getheaders()), r.read()
+            return r.status, r.headers, r.read()
 
-    def get(self, path, **kw):
-        return self.request("GET", path, **kw)
+    def post(self, path, body):
+        status, _, text = self.request("POST", path, body)
+        return status, json.loads(text)
 
-    def post(self, path, body, **kw):
-        status, headers, data = self.request("POST", path, body, **kw)
-        return status, headers, json.loads(data)
+    def get(self, path):
+        status, _, text = self.request("GET", path)
+        return status, json.loads(text)
 
-    def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
-
-    def raw(self, data, seconds=5):
-        """Sends bytes, returns all that comes back until the server closes or falls silent."""
-        with self.connect() as s:
-            s.sendall(data)
-            s.settimeout(seconds)
-            answer = b""
-            with contextlib.suppress(TimeoutError, ConnectionResetError):
-                while part := s.recv(65536):
-                    answer += part
-            return answer
-
-    def stream(self, path, body, headers=None):
-        """Opens a stream and returns its socket once the first bytes of the answer are there."""
-        s = self.connect()
+    def send(self, path, body, *headers, receive_buffer=None):
+        """The socket that a POST was written to; nothing is read yet."""
+        s = self.connect(receive_buffer)
         data = json.dumps(body).encode()
         lines = [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/json",
-                 f"Content-Length: {len(data)}", *(headers or [])]
+                 f"Content-Length: {len(data)}", *headers]
         s.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
         return s
 
+    def raw(self, data):
+        """Sends bytes and says that no more will come; all that comes back."""
+        with self.connect() as s:
+            with contextlib.suppress(OSError):
+                s.sendall(data)
+                s.shutdown(socket.SHUT_WR)
+            return read_all(s)
+
+    # ---- what it says about itself ----
+
     def metric(self, name):
-        status, _, text = self.get("/metrics")
+        status, _, text = self.request("GET", "/metrics")
         assert status == 200
         found = re.search(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text.decode(), re.M)
-        return float(found[1]) if found else None
+        return float(found[1])
 
-    def wait_metric(self, name, value, seconds):
-        """Seconds until the metric has the value; fails after the given time."""
+    def wait_metric(self, name, value):
+        """Seconds until the metric has the value."""
         start = time.monotonic()
-        while self.metric(name) != value:
-            assert time.monotonic() - start < seconds, f"{name} is {self.metric(name)}"
-            time.sleep(0.01)
+        eventually(lambda: self.metric(name) == value)
         return time.monotonic() - start
+
+    def wait_idle(self):
+        """Nothing runs or waits."""
+        self.wait_metric(WAITING, 0)
+        self.wait_metric(RUNNING, 0)
 
     def rss_kib(self):
         text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", text)[1])
 
-    def stop(self, signal=15, seconds=60):
-        if self.process.poll() is None:
-            self.process.send_signal(signal)
-        code = self.process.wait(seconds)
+    # ---- the end ----
+
+    def wait_end(self):
+        """The exit code, once it has ended by itself."""
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join()
         return code
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait_end()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *unused):
-        if self.process.poll() is None:
+    def __exit__(self, kind, *unused):
+        """However the test ends; unless it failed, the server must end well."""
+        try:
+            code = self.stop() if kind is None else None
+        finally:
             self.process.kill()
-        self.process.wait(30)
+            self.process.wait()
+        if kind is None:
+            self.check(code)
+
+    def check(self, code):
+        assert code == 0, self.log[-4000:]
+        for bad in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:"):
+            assert bad not in self.log, self.log[-4000:]
+
+
+def endless(*flags):
+    """A server whose jobs run until they are cancelled, if their request is chat(**FOREVER)."""
+    return Server("--max_answer_kib", 1 << 20, "--cache_mib", 4096, *flags,
+                  models={"endless": ENDLESS})
+
+
+# No max_tokens: it goes on to the end of the context, hundreds of thousands of tokens.
+FOREVER = {"ignore_eos": True, "temperature": 0}
+
+
+# Some 14 MB from the tiny model: more than two sockets hold, so unfinished until the client reads.
+LOUD = {"n": 16, "max_tokens": 450, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
 
 
 def chat(text="Say something", **fields):
     return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+def read_all(s):
+    """What comes until the other side closes."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := s.recv(65536):
+            data += part
+    return data
+
+
+def close(s):
+    s.close()
+
+
+def reset(s):
+    """Closes so that the server sees a reset, as from a process that died."""
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    s.close()

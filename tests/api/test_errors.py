@@ -1,8 +1,8 @@
 """Refusals: what the openai client raises, and what the body says."""
-import concurrent.futures
-
 import openai
 import pytest
+
+from harness import CHAT, FOREVER, RUNNING, WAITING, chat, endless
 
 pytestmark = pytest.mark.asan
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -145,24 +145,16 @@ def test_a_wrong_key_raises_authentication_error(start):
     assert s.request("GET", "/health")[0] == 200
 
 
-def test_a_full_queue_raises_rate_limit_error(start):
-    s = start("--max_sequences", "1", "--max_queued_jobs", "1")
-    c = s.client()
-
-    def ask(_):
-        try:
-            return c.chat.completions.create(model="tiny", messages=HELLO, n=16, max_tokens=400,
-                                             extra_body={"ignore_eos": True})
-        except openai.RateLimitError as e:
-            return e
-
-    with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(ask, range(24)))
-    refused = [a for a in answers if isinstance(a, openai.RateLimitError)]
-    assert refused and len(refused) < len(answers)
-    assert refused[0].status_code == 429 and refused[0].code == "rate_limit_exceeded"
-    assert int(refused[0].response.headers["retry-after"]) >= 1
-    assert s.wait_idle()
+def test_a_full_queue_raises_rate_limit_error():
+    with endless("--max_sequences", 1, "--max_queued_jobs", 1) as s:
+        with s.send(CHAT, chat(**FOREVER)):
+            s.wait_metric(RUNNING, 1)
+            with s.send(CHAT, chat(**FOREVER)):
+                s.wait_metric(WAITING, 1)
+                with pytest.raises(openai.RateLimitError) as e:
+                    s.client().chat.completions.create(model="", messages=HELLO)
+    assert e.value.status_code == 429 and e.value.code == "rate_limit_exceeded"
+    assert int(e.value.response.headers["retry-after"]) >= 1
 
 
 def test_strict_mode_refuses_unknown_fields(start):

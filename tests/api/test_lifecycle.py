@@ -1,7 +1,6 @@
 """Clients that leave, overload, and shutting down: nobody else pays for it."""
 import concurrent.futures
 import json
-import os
 import random
 import signal
 import socket
@@ -10,188 +9,189 @@ import time
 
 import pytest
 
-from harness import Server, chat
+from harness import (CANCELLED, CHAT, CONNECTIONS, FOREVER, LOUD, RUNNING, SHORT, WAITING, Server,
+                     chat, close, endless, eventually, read_all, reset)
 
 pytestmark = pytest.mark.asan
-RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 LONG = {"max_tokens": 400, "ignore_eos": True, "temperature": 0}
 
 
-@pytest.fixture
-def short():
-    """Fewer rounds, for the slow sanitised server."""
-    return bool(os.environ.get("DUETTO_TEST_SHORT"))
+def text_of(server, body):
+    return server.post(CHAT, body)[1]["choices"][0]["message"]["content"]
 
 
-def reset(s):
-    """Closes so that the server sees a reset, as from a process that died."""
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    s.close()
-
-
-def stream_text(data):
-    """The text of a complete chat stream; checks its frame."""
-    events = [line[6:] for line in data.decode().splitlines() if line.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    deltas = [json.loads(e)["choices"][0]["delta"] for e in events[:-1] if json.loads(e)["choices"]]
-    return "".join(d.get("content") or "" for d in deltas)
-
-
-def read_all(s):
-    data = b""
-    while part := s.recv(65536):
-        data += part
-    s.close()
-    return data
-
-
-@pytest.mark.parametrize("leave", [socket.socket.close, reset])
-def test_a_client_that_leaves_frees_its_slot(leave):
-    with Server("--max_sequences", 2) as server:
+@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("where", ["stream", "whole answer", "prompt"])
+def test_a_client_that_leaves_frees_its_slot(where, leave):
+    """The promise is 250 ms on an idle machine (docs/SPEED.md has the figure).  Here: it is freed,
+    long before the job could be over."""
+    text = "A long story. " * 12000 if where == "prompt" else "Tell me a story"
+    with endless("--max_sequences", 1) as server:
         for _ in range(4):
-            s = server.stream("/v1/chat/completions", chat(stream=True, **LONG))
-            s.recv(100)
+            s = server.send(CHAT, chat(text, stream=where == "stream", **FOREVER))
+            server.wait_metric(RUNNING, 1)
+            if where == "stream":
+                assert s.recv(100)
             leave(s)
-            server.wait_metric(RUNNING, 0, 2)
-        quiet = server.stream("/v1/chat/completions", chat(**LONG))  # suspended: nothing is sent
-        server.wait_metric(RUNNING, 1, 2)
-        leave(quiet)
-        server.wait_metric(RUNNING, 0, 2)
-        assert server.post("/v1/chat/completions", chat(max_tokens=2))[0] == 200
+            print(f"freed within {server.wait_metric(RUNNING, 0) * 1000:.0f} ms")
+        assert server.metric(CANCELLED) == 4
+        assert server.post(CHAT, chat(max_tokens=2))[0] == 200
 
 
 def test_queued_clients_that_leave_are_forgotten():
-    with Server("--max_sequences", 1) as server:
-        first = server.stream("/v1/chat/completions", chat(stream=True, **LONG))
-        first.recv(100)
-        queued = [server.stream("/v1/chat/completions", chat(**LONG)) for _ in range(5)]
-        time.sleep(0.05)
+    with endless("--max_sequences", 1) as server:
+        first = server.send(CHAT, chat(stream=True, **FOREVER))
+        server.wait_metric(RUNNING, 1)
+        queued = [server.send(CHAT, chat(**FOREVER)) for _ in range(5)]
+        server.wait_metric(WAITING, 5)
         for s in queued:
             s.close()
+        server.wait_metric(WAITING, 0)
+        assert server.metric(RUNNING) == 1
         first.close()
-        server.wait_metric(WAITING, 0, 2)
-        server.wait_metric(RUNNING, 0, 2)
+        server.wait_metric(RUNNING, 0)
 
 
-def test_aborts_do_not_disturb_the_neighbours(short):
+def test_aborts_do_not_disturb_the_neighbours():
     body = chat("Tell me a story", max_tokens=60, temperature=0.8, seed=5, ignore_eos=True)
     with Server("--max_sequences", 8) as server:
-        alone = server.post("/v1/chat/completions", body)[2]["choices"][0]["message"]["content"]
+        alone = text_of(server, body)
         stop = threading.Event()
 
         def abort(seed):
             rng = random.Random(seed)
             while not stop.is_set():
-                s = server.stream("/v1/chat/completions",
-                                  chat("word " * rng.randint(1, 30), stream=True, **LONG))
+                s = server.send(CHAT, chat("word " * rng.randint(1, 30), stream=True, **LONG))
                 time.sleep(rng.random() * 0.02)
-                (reset if rng.random() < 0.5 else socket.socket.close)(s)
+                (reset if rng.random() < 0.5 else close)(s)
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             jobs = [pool.submit(abort, i) for i in range(3)]
-            for _ in range(5 if short else 20):
-                answer = server.post("/v1/chat/completions", body)[2]
-                assert answer["choices"][0]["message"]["content"] == alone
+            for _ in range(5 if SHORT else 20):
+                assert text_of(server, body) == alone
             stop.set()
             for j in jobs:
                 j.result()
-        server.wait_metric(RUNNING, 0, 5)
+        server.wait_idle()
 
 
 def test_a_full_queue_is_429_with_retry_after():
-    with Server("--max_sequences", 1, "--max_queued_jobs", 2) as server:
-        streams = []
-        for _ in range(3):
-            streams.append(server.stream("/v1/chat/completions", chat(stream=True, **LONG)))
-            time.sleep(0.05)
-        status, headers, body = server.post("/v1/chat/completions", chat(max_tokens=1))
-        if status != 200:  # the machine may have been faster than us
-            assert status == 429 and int(headers["retry-after"]) >= 1
-            assert set(body["error"]) == {"message", "type", "param", "code"}
-        for s in streams:
+    with endless("--max_sequences", 1, "--max_queued_jobs", 2) as server:
+        clients = [server.send(CHAT, chat(**FOREVER))]
+        server.wait_metric(RUNNING, 1)
+        clients += [server.send(CHAT, chat(**FOREVER)) for _ in range(2)]
+        server.wait_metric(WAITING, 2)
+        status, headers, body = server.request("POST", CHAT, chat(max_tokens=1))
+        assert status == 429 and int(headers["retry-after"]) >= 1
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        for s in clients:
             s.close()
-        server.wait_metric(RUNNING, 0, 5)
+        server.wait_idle()
+        assert server.post(CHAT, chat(max_tokens=1))[0] == 200
 
 
-def test_sixty_four_chats_on_sixteen_slots_are_the_same_as_alone():
-    with Server("--max_sequences", 16) as server:
-        bodies = [chat(f"Number {i} " + "x" * (i % 7), max_tokens=24, seed=i, ignore_eos=True,
-                       temperature=0 if i % 2 else 0.9) for i in range(64)]
-        ask = lambda b: server.post("/v1/chat/completions", b)[2]["choices"][0]["message"]["content"]
-        alone = [ask(b) for b in bodies]
-        with concurrent.futures.ThreadPoolExecutor(64) as pool:
-            assert list(pool.map(ask, bodies)) == alone
+# ---- shutting down ----
 
 
-def test_term_finishes_streams_and_refuses_new_requests():
-    with Server("--drain_settle_s", 1) as server:
-        streams = [server.stream("/v1/chat/completions", chat(stream=True, **LONG),
-                                 ["Connection: close"]) for _ in range(20)]
-        for s in streams:
-            s.recv(15)
+def refused(server):
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_term_refuses_new_requests_while_old_ones_go_on():
+    with endless("--drain_settle_s", 600) as server:
+        stream = server.send(CHAT, chat(stream=True, **FOREVER))
+        assert stream.recv(15) == b"HTTP/1.1 200 OK"
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        assert server.get("/health")[0] == 503
-        status, headers, _ = server.post("/v1/chat/completions", chat(max_tokens=1))
+        eventually(lambda: server.request("GET", "/health")[0] == 503)
+        status, headers, body = server.request("POST", CHAT, chat(max_tokens=1))
         assert status == 503 and headers["connection"].lower() == "close"
-        for s in streams:
-            assert b"data: [DONE]" in read_all(s)
-        assert server.process.wait(30) == 0
+        assert json.loads(body)["error"]["code"] == "service_unavailable"
+        for _ in range(100):
+            assert stream.recv(1 << 20)
+        assert server.stop() == 0  # the second signal
+
+
+def test_interrupt_does_not_wait_to_settle():
+    with endless("--drain_settle_s", 600, "--drain_grace_s", 0) as server:
+        assert server.stop(signal.SIGINT) == 0
+
+
+def test_term_lets_answers_be_finished():
+    with Server("--drain_grace_s", 600, "--max_answer_kib", 1 << 20,
+                "--write_timeout_s", 3600) as server:
+        streams = [server.send(CHAT, chat(stream=True, seed=i, **LOUD), receive_buffer=8192)
+                   for i in range(4)]
+        heads = [s.recv(15) for s in streams]
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: refused(server))
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for head, rest in zip(heads, pool.map(read_all, streams)):
+                assert head == b"HTTP/1.1 200 OK"
+                assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and len(rest) > 10_000_000
+        assert server.wait_end() == 0
 
 
 def test_streams_end_with_an_error_event_when_the_grace_is_over():
-    with Server("--drain_settle_s", 0, "--drain_grace_s", 0, "--n_ctx", 512) as server:
-        s = server.stream("/v1/chat/completions", chat(stream=True, n=8, **LONG), ["Connection: close"])
-        s.recv(15)
+    with endless("--drain_settle_s", 0, "--drain_grace_s", 0) as server:
+        s = server.send(CHAT, chat(stream=True, n=8, **FOREVER), "Connection: close")
+        assert s.recv(15) == b"HTTP/1.1 200 OK"
         server.process.send_signal(signal.SIGTERM)
-        data = read_all(s)
-        assert b"[DONE]" in data or b'"error"' in data
-        assert server.process.wait(30) == 0
+        last = read_all(s).split(b"data: ")[-1]
+        assert b"[DONE]" not in last and set(json.loads(last[:last.index(b"\n")])) == {"error"}
+        assert server.wait_end() == 0
 
 
-def test_junk_and_aborts_leave_no_memory_behind(short):
+# ---- memory ----
+
+
+def junk(rng):
+    """A request that makes no sense, or no request at all."""
+    kind = rng.randrange(4)
+    size = rng.randrange(200)
+    if kind == 0:
+        return rng.randbytes(size)
+    body = rng.randbytes(size) if kind == 1 else json.dumps(
+        {rng.choice(["messages", "prompt", "n", "stop", "model"]):
+         rng.choice([None, 3, -1, [], {}, "x" * size, [[[]]], 1e300, True])}).encode()
+    path = rng.choice([CHAT, "/v1/completions", "/tokenize", "/detokenize", "/apply-template",
+                       "/nothing"])
+    return (f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+
+
+def test_junk_and_aborts_leave_no_memory_behind():
     rng = random.Random(3)
-    rounds = 300 if short else 10000
+    rounds = 300 if SHORT else 10000
 
-    def junk(server):
-        kind = rng.randrange(4)
-        size = rng.randrange(200)
-        if kind == 0:
-            return rng.randbytes(size)
-        body = rng.randbytes(size) if kind == 1 else json.dumps(
-            {rng.choice(["messages", "prompt", "n", "stop", "model"]):
-             rng.choice([None, 3, -1, [], {}, "x" * size, [[[]]], 1e300, True])}).encode()
-        path = rng.choice(["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
-                           "/apply-template", "/nothing"])
-        return (f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+    def batch(server, n):
+        for _ in range(n):
+            with server.connect() as s:
+                try:
+                    s.sendall(junk(rng))
+                    s.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass
+
+    def aborts(server, n):
+        for _ in range(n):
+            s = server.send(CHAT, chat(stream=True, **LONG))
+            if rng.random() < 0.5:
+                s.recv(20)
+            reset(s)
 
     with Server("--max_sequences", 4, "--cache_mib", 4) as server:
-        def batch(n):
-            for _ in range(n):
-                with server.connect() as s:
-                    try:
-                        s.sendall(junk(server))
-                        s.shutdown(socket.SHUT_WR)
-                    except OSError:
-                        pass
-
-        def aborts(n):
-            for _ in range(n):
-                s = server.stream("/v1/chat/completions", chat(stream=True, **LONG))
-                if rng.random() < 0.5:
-                    s.recv(20)
-                reset(s)
-
-        batch(rounds // 4)
-        aborts(20 if short else 300)
-        server.wait_metric(RUNNING, 0, 10)
+        batch(server, rounds // 4)
+        aborts(server, 20 if SHORT else 300)
+        server.wait_idle()
         before = server.rss_kib()
-        batch(rounds)
-        aborts(30 if short else 1000)
-        server.wait_metric(RUNNING, 0, 10)
-        server.wait_metric("duetto:connections", 1, 20)
+        batch(server, rounds)
+        aborts(server, 30 if SHORT else 1000)
+        server.wait_idle()
+        server.wait_metric(CONNECTIONS, 1)
         assert server.get("/health")[0] == 200
-        if not short:  # sanitizers keep freed memory
+        if not SHORT:  # sanitizers keep freed memory
             assert server.rss_kib() < before * 1.05 + 2048
-        assert server.stop() == 0
