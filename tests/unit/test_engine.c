@@ -19,6 +19,8 @@
 #include "engine/engine.h"
 
 static const char model_path[] = "tests/fixtures/tiny-llama.gguf";
+/* 262144 positions: a job that fills them takes minutes on any machine. */
+static const char endless_path[] = "tests/fixtures/endless-llama.gguf";
 
 enum { CHOICES = 8, PAGE = KV_PAGE_TOKENS };
 
@@ -58,9 +60,10 @@ static uint64_t wakes(void)
     return n;
 }
 
-static struct engine *open_engine(int max_sequences, size_t cache_bytes, bool sharing)
+static struct engine *open_model(const char *path, int max_sequences, size_t cache_bytes,
+                                 bool sharing)
 {
-    static const struct engine_model model = {"tiny", model_path};
+    const struct engine_model model = {"tiny", path};
     const struct engine_options o = {
         .device = "cpu",
         .n_threads = 2,
@@ -88,6 +91,16 @@ static struct engine *open_engine(int max_sequences, size_t cache_bytes, bool sh
     return g;
 }
 
+static struct engine *open_engine(int max_sequences, size_t cache_bytes, bool sharing)
+{
+    return open_model(model_path, max_sequences, cache_bytes, sharing);
+}
+
+static struct engine *open_endless(int max_sequences)
+{
+    return open_model(endless_path, max_sequences, (size_t)1 << 30, true);
+}
+
 static struct engine_stats stats_of(struct engine *g)
 {
     struct engine_stats s;
@@ -98,7 +111,7 @@ static struct engine_stats stats_of(struct engine *g)
 /* The counters are written once a turn, after the events of that turn. */
 static bool settles(struct engine *g, int64_t pages_used, int running)
 {
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 12000; i++) { /* two minutes, for busy machines */
         struct engine_stats s = stats_of(g);
         if (s.pages_used == pages_used && s.sequences_running == running)
             return true;
@@ -374,7 +387,7 @@ static void engine_finishes_more_jobs_than_slots(void **state)
     engine_close(g);
 }
 
-/* A job that runs until it is cancelled or the context is full. */
+/* A job that runs until it is cancelled, if the engine is endless. */
 static struct job *long_job(struct engine *g, unsigned seed)
 {
     struct job *j = make_job(g, 20, 0, seed, 1 << 20);
@@ -385,7 +398,7 @@ static struct job *long_job(struct engine *g, unsigned seed)
 static void engine_cancel_frees_pages_at_once(void **state)
 {
     (void)state;
-    struct engine *g = open_engine(2, 0, true);
+    struct engine *g = open_endless(2);
     struct result *r[4];
     for (unsigned k = 0; k < 4; k++) {
         r[k] = result_new(long_job(g, k));
@@ -394,7 +407,7 @@ static void engine_cancel_frees_pages_at_once(void **state)
     for (int k = 3; k >= 0; k--) { /* waiting ones too */
         job_cancel(r[k]->job);
         wait_for(r[k]);
-        assert_true(r[k]->err_code == ERR_CANCELLED || r[k]->finish[0] == FINISH_LENGTH);
+        assert_int_equal(r[k]->err_code, ERR_CANCELLED);
     }
     assert_true(settles(g, 0, 0));
     assert_int_equal(stats_of(g).jobs_waiting, 0);
@@ -406,7 +419,7 @@ static void engine_cancel_frees_pages_at_once(void **state)
 static void engine_refuses_when_the_queue_is_full(void **state)
 {
     (void)state;
-    struct engine *g = open_engine(1, 0, true);
+    struct engine *g = open_endless(1);
     enum { N = 130 };
     struct result *r[N];
     int n = 0, rc = 0;
@@ -663,7 +676,7 @@ static void engine_bias_that_bans_all_is_an_error_of_that_job_alone(void **state
 static void engine_close_ends_every_job(void **state)
 {
     (void)state;
-    struct engine *g = open_engine(2, 0, true);
+    struct engine *g = open_endless(2);
     struct result *r[6];
     for (unsigned k = 0; k < 6; k++) {
         r[k] = result_new(long_job(g, k));
@@ -675,6 +688,7 @@ static void engine_close_ends_every_job(void **state)
     for (int k = 0; k < 6; k++) {
         poll_all(r[k]);
         assert_true(r[k]->ended);
+        assert_int_equal(r[k]->err_code, ERR_CANCELLED);
         result_free(r[k]);
     }
 }
@@ -746,9 +760,14 @@ static void engine_sleeps_when_idle_and_shows_that_it_lives(void **state)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     nanosleep(&t, NULL);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    assert_true(clock_us() - stats_of(g).heartbeat_us < 1200000);
     int64_t us = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000;
-    assert_true(us < 300000);
+    assert_true(us < 300000); /* spinning takes all it gets, on a busy machine as well */
+    for (int beats = 0; beats < 2; beats++) {
+        int64_t last = stats_of(g).heartbeat_us;
+        for (int i = 0; i < 12000 && stats_of(g).heartbeat_us == last; i++)
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        assert_true(stats_of(g).heartbeat_us > last);
+    }
     engine_close(g);
 }
 
