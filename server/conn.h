@@ -58,6 +58,7 @@ struct http {
     uv_poll_t epoll;
     uv_timer_t timeout, tick;
     struct conn *conns;
+    int n_conns;
     int in_flight, working; /* requests; of them, on a worker */
     int open_handles;       /* of the three above; freed when the last is closed */
     bool refusing, closing;

@@ -21,7 +21,7 @@
 /* Headers of a request must fit (431).  Above 32 KiB it is mapped, not from the heap, so that a wave
  * of connections leaves nothing behind. */
 #define CONNECTION_MEMORY (36 * 1024)
-#define LISTEN_BACKLOG    1024
+#define LISTEN_BACKLOG    4096
 
 static void conn_unref(struct conn *c)
 {
@@ -36,39 +36,62 @@ static void on_watch_closed(uv_handle_t *handle)
     conn_unref(handle->data);
 }
 
-/* The peer closed (or half-closed, as nginx reads it) while nobody else was looking. */
+static bool is_reading(const struct conn *c)
+{
+    return c->phase == PHASE_FRESH || c->phase == PHASE_IDLE || c->phase == PHASE_BODY;
+}
+
+/* The peer closed (or half-closed, as nginx reads it).  While it waits for an answer nobody else looks:
+ * libmicrohttpd does not watch suspended connections.  While it still sends, libmicrohttpd 0.9.75 misses
+ * an end that came together with the last bytes: its epoll tells edges, and a short read makes it wait
+ * for the next one.  Closing our side for reading makes that edge; bytes that came are read first. */
 static void on_disconnect(uv_poll_t *watch, int status, int events)
 {
     struct conn *c = watch->data;
     if (status == 0 && !(events & UV_DISCONNECT))
         return;
-    c->client_gone = true;
-    if (c->call && c->call->job)
-        job_cancel(c->call->job);
-    shutdown(c->fd, SHUT_RDWR);
-    http_resume(c);
+    if (c->suspended) {
+        c->client_gone = true;
+        if (c->call && c->call->job)
+            job_cancel(c->call->job);
+        shutdown(c->fd, SHUT_RDWR);
+        http_resume(c);
+    } else if (is_reading(c)) {
+        shutdown(c->fd, SHUT_RD);
+    } else {
+        uv_poll_stop(watch); /* an answer goes out: until it is suspended, or complete */
+        return;
+    }
     http_drive(c->http);
+}
+
+static void watch_start(struct conn *c)
+{
+    if (c->watch_open && !uv_is_active((uv_handle_t *)&c->watch))
+        uv_poll_start(&c->watch, UV_DISCONNECT, on_disconnect);
+}
+
+static void watch_open(struct conn *c)
+{
+    if (uv_poll_init(c->http->o.loop, &c->watch, c->fd))
+        return;
+    c->watch_open = true;
+    c->watch.data = c;
+    c->refs++;
+    watch_start(c);
 }
 
 void http_suspend(struct conn *c)
 {
     c->suspended = true;
     MHD_suspend_connection(c->mhd);
-    if (!c->watch_open && uv_poll_init(c->http->o.loop, &c->watch, c->fd) == 0) {
-        c->watch_open = true;
-        c->watch.data = c;
-        c->refs++;
-    }
-    if (c->watch_open)
-        uv_poll_start(&c->watch, UV_DISCONNECT, on_disconnect);
+    watch_start(c);
 }
 
 void http_resume(struct conn *c)
 {
     if (!c->suspended)
         return;
-    if (c->watch_open)
-        uv_poll_stop(&c->watch);
     c->suspended = false;
     MHD_resume_connection(c->mhd);
 }
@@ -91,7 +114,11 @@ void http_drive(struct http *h)
 {
     if (!h->daemon)
         return;
-    MHD_run(h->daemon);
+    bool full;
+    do { /* a place that became free is given away by the next run */
+        full = h->n_conns >= h->o.config->max_connections;
+        MHD_run(h->daemon);
+    } while (full && h->n_conns < h->o.config->max_connections);
     MHD_UNSIGNED_LONG_LONG ms;
     if (MHD_get_timeout(h->daemon, &ms) == MHD_YES)
         uv_timer_start(&h->timeout, on_timeout, ms, 0);
@@ -115,8 +142,9 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         if (c->next)
             c->next->prev = c;
         h->conns = c;
-        h->o.metrics->connections++;
+        h->o.metrics->connections = ++h->n_conns;
         *context = c;
+        watch_open(c);
         return;
     }
     if (!c)
@@ -127,7 +155,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         h->conns = c->next;
     if (c->next)
         c->next->prev = c->prev;
-    h->o.metrics->connections--;
+    h->o.metrics->connections = --h->n_conns;
     c->mhd = NULL;
     if (c->watch_open) {
         c->watch_open = false;
@@ -200,8 +228,6 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
         return;
     *context = NULL;
     h->in_flight--;
-    if (c->watch_open && c->suspended)
-        uv_poll_stop(&c->watch);
     c->suspended = false;
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && (c->call || c->working))
         c->client_gone = true;
@@ -220,6 +246,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     c->begun = false;
     c->phase = PHASE_IDLE;
     c->phase_us = clock_us();
+    watch_start(c);
 }
 
 /* ------------------------------------------------------------------ a request */

@@ -2,8 +2,9 @@
  * Thread: loop.
  *
  * A connection waits suspended while its job works; the engine's wake resumes it when there is
- * something to send.  libmicrohttpd does not watch a suspended connection, so a second poll for the
- * peer's close does (UV_DISCONNECT), and the work of a client that left is cancelled at once. */
+ * something to send.  Every connection has a second poll for the peer's close (UV_DISCONNECT), because
+ * libmicrohttpd does not watch suspended connections and misses some ends of the others: the work of a
+ * client that left is cancelled at once, and its place is free. */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 #include <uv.h>

@@ -1,0 +1,90 @@
+"""Connections: many, slow, cut off in the middle, half closed."""
+import contextlib
+import json
+
+import pytest
+
+from harness import CONNECTIONS, Server, chat, close, eventually, read_all, reset
+
+pytestmark = pytest.mark.asan
+# So long that no test ends because a time is over.
+PATIENT = ("--header_timeout_s", 3600, "--body_timeout_s", 3600, "--idle_timeout_s", 86400,
+           "--write_timeout_s", 3600)
+GET = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
+BODY = json.dumps(chat("x" * 500_000)).encode()
+POST = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(BODY)) + BODY
+CHUNKED = (b"POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+           b"5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n")
+CUTS = {
+    "nothing": b"", "a letter": GET[:1], "a line": GET[:22], "a header": GET[:28],
+    "headers": POST[:POST.index(b"{")], "a body's begin": POST[:300], "half a body": POST[:300_000],
+    "a chunk's size": CHUNKED[:CHUNKED.index(b"5\r\n") + 1],
+    "a chunk": CHUNKED[:CHUNKED.index(b"2\r\n")], "all but the last chunk": CHUNKED[:-5],
+    "one request and a half": GET + GET[:10], "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00 hello",
+}
+
+
+@pytest.fixture(scope="module")
+def patient(start):
+    return start(*PATIENT, "--max_connections", 64)
+
+
+@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_client_that_leaves_in_the_middle_is_forgotten(patient, cut, leave):
+    for _ in range(100):  # more than there is room for
+        s = patient.connect()
+        s.sendall(CUTS[cut])
+        leave(s)
+    patient.wait_metric(CONNECTIONS, 1)
+
+
+def test_who_waits_for_room_gets_in_when_there_is_some(start):
+    s = start(*PATIENT, "--max_connections", 4)
+    with contextlib.ExitStack() as stack:
+        inside = [stack.enter_context(s.connect()) for _ in range(4)]
+        for c in inside:
+            c.sendall(GET)
+            assert c.recv(12) == b"HTTP/1.1 200"
+        waiting = stack.enter_context(s.connect())
+        waiting.sendall(GET)
+        waiting.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            waiting.recv(12)
+        inside[0].close()
+        waiting.settimeout(60)
+        assert waiting.recv(12) == b"HTTP/1.1 200"
+
+
+def test_one_address_may_have_only_so_many(start):
+    s = start(*PATIENT, "--max_connections_per_ip", 2)
+
+    def get_in():
+        c = s.connect()
+        with contextlib.suppress(OSError):
+            c.sendall(GET)
+            if c.recv(12):
+                return c
+        return c.close()
+
+    first, second = eventually(get_in), eventually(get_in)
+    assert get_in() is None
+    first.close()
+    eventually(get_in).close()
+    second.close()
+
+
+def test_a_half_closed_client_gets_the_answers_that_are_there(patient):
+    assert patient.raw(GET).count(b"HTTP/1.1 200") == 1
+    assert patient.raw(GET * 20).count(b"HTTP/1.1 200") == 20
+
+
+@pytest.mark.parametrize("option, sent", [
+    ("header", b""), ("header", b"GET / HT"), ("idle", GET), ("body", POST[:400])])
+def test_a_silent_client_is_closed_in_time(option, sent):
+    """Only the one limit that is for it is short."""
+    with Server(*PATIENT, f"--{option}_timeout_s", 1) as s, s.connect() as c:
+        c.sendall(sent)
+        answer = read_all(c)  # until the server closes
+        assert answer.startswith(b"HTTP/1.1 200") if sent == GET else answer == b""
