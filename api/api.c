@@ -383,18 +383,20 @@ static void take_event(struct api_call *c, const struct event *ev)
         finish(c, &ev->usage);
 }
 
-bool api_pump(struct api_call *c)
+bool api_pump(struct api_call *c, int64_t until_us)
 {
+    c->more = false;
     if (c->state == API_DONE || c->job == NULL)
         return false;
     size_t before = c->out.len;
     int status = c->status;
-    while (c->state == API_RUNNING) {
+    while (c->state == API_RUNNING && !c->more) {
         struct event *ev = job_poll(c->job);
         if (ev == NULL)
             break;
         take_event(c, ev);
         job_event_free(ev);
+        c->more = c->state == API_RUNNING && clock_us() >= until_us;
     }
     return c->state == API_DONE || c->status != status || c->out.len != before;
 }

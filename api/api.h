@@ -5,7 +5,7 @@
  *   route = api_route(method, path)              loop     404 / 405 come from here
  *   api_begin(api, request)                      loop, or a worker when the body is large
  *     -> answered at once (call->state == API_DONE), or a job was submitted (API_RUNNING)
- *   api_pump(call)                               loop, after each wake: drains the job's events
+ *   api_pump(call, until)                        loop, after each wake: takes the job's events
  *     -> call->out grows; headers may go out once call->status is set
  *   api_end(call)                                loop; cancels the job if it still runs
  */
@@ -91,6 +91,7 @@ struct api_call {
     enum api_state state;
     bool stream; /* the answer is text/event-stream, written as it comes */
     int status;  /* 0 until it is known; then final */
+    bool more;   /* events may be left: pump again */
     const char *content_type;
     int retry_after_s; /* > 0: send Retry-After */
     struct buf out;    /* what is to be sent */
@@ -104,8 +105,9 @@ struct api_call {
 
 /* Never fails: an error is an answer (API_DONE with its status and OpenAI error body). */
 struct api_call *api_begin(struct api *a, const struct api_request *rq);
-/* Drains events.  true when out, status or state changed. */
-bool api_pump(struct api_call *c);
+/* Takes the job's events, one at least, until there are none or the time has come: then more is true.
+ * The result is true when out, status or state changed. */
+bool api_pump(struct api_call *c, int64_t until_us);
 /* Frees the call.  A job that still runs is cancelled. */
 void api_end(struct api_call *c);
 

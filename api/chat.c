@@ -12,6 +12,10 @@
 
 static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
 
+/* For a template that comes with a request: some 50 ms of a worker, and ten times what the longest
+ * conversation that is allowed takes. */
+enum { CLIENT_TEMPLATE_STEPS = 500000 };
+
 static bool role_known(const char *role)
 {
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
@@ -279,6 +283,7 @@ static int pick_template(const struct api *a, const struct api_model *m, const s
             e->code = ERR_INVALID;
         return err_param(e, "chat_template");
     }
+    template_limit(*own, CLIENT_TEMPLATE_STEPS);
     *t = *own;
     return 0;
 }

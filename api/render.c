@@ -144,13 +144,17 @@ const char *render_finish(const struct render *r)
 
 /* ---- Logprobs ---- */
 
-/* NaN (the first token of a prompt) is null. */
+/* NaN (the first token of a prompt) is null.  Nine digits are what tells every float from every other;
+ * as a double it would be printed with 17, and twenty of these come with each token. */
 static void put_logprob(struct json_writer *w, const char *key, float v)
 {
-    if (isnan(v))
+    char text[32];
+    if (isnan(v)) {
         json_put_null(w, key);
-    else
-        json_put_num(w, key, isinf(v) ? LOGPROB_NEVER : (double)v);
+        return;
+    }
+    int n = snprintf(text, sizeof text, "%.9g", isinf(v) ? LOGPROB_NEVER : (double)v);
+    json_put_raw(w, key, text, (size_t)n);
 }
 
 static void put_bytes(struct json_writer *w, const char *s, size_t n)

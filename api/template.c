@@ -11,13 +11,15 @@
 struct template
 {
     struct jinja *jinja;
-    char *bos, *eos;     /* NULL: not defined in the template */
-    bool parts;          /* reads content as [{"type": "text", "text": ...}] only */
-    bool text_arguments; /* reads the arguments of a tool call as a string */
-    bool no_null[2];     /* cannot show an assistant's null content; [1]: one that calls tools */
+    struct jinja_limits limits; /* of a render */
+    char *bos, *eos;            /* NULL: not defined in the template */
+    bool parts;                 /* reads content as [{"type": "text", "text": ...}] only */
+    bool text_arguments;        /* reads the arguments of a tool call as a string */
+    bool no_null[2]; /* cannot show an assistant's null content; [1]: one that calls tools */
 };
 
-enum { MAX_KWARGS = 32, MAX_VARS = MAX_KWARGS + 8 };
+/* A trial is two messages; the longest template of tests/fixtures takes fewer than 300 steps for it. */
+enum { MAX_KWARGS = 32, MAX_VARS = MAX_KWARGS + 8, TRIAL_STEPS = 20000 };
 
 static const char chatml[] =
     "{% for message in messages %}"
@@ -243,7 +245,7 @@ int template_render(const struct template *t, const struct cJSON *messages,
         vars[n++] = var_str("eos_token", t->eos);
     rc = add_kwargs(vars, &n, extra_kwargs, e);
     if (rc == 0)
-        rc = jinja_render(t->jinja, vars, n, NULL, out, e);
+        rc = jinja_render(t->jinja, vars, n, &t->limits, out, e);
     json_free(doc);
     return rc;
 }
@@ -267,7 +269,9 @@ static bool trial(const struct template *t, const char *messages, struct buf *ou
     vars[n++] = (struct jinja_var){.name = "add_generation_prompt", .type = JINJA_VAR_BOOL};
     vars[n++] = var_str("bos_token", t->bos ? t->bos : "");
     vars[n++] = var_str("eos_token", t->eos ? t->eos : "");
-    int rc = jinja_render(t->jinja, vars, n, NULL, out, NULL);
+    struct jinja_limits few = jinja_limits_default;
+    few.max_steps = TRIAL_STEPS;
+    int rc = jinja_render(t->jinja, vars, n, &few, out, NULL);
     json_free(doc);
     return rc == 0;
 }
@@ -341,11 +345,17 @@ int template_open(struct template **out, const char *src, size_t len, const char
         return rc;
     struct template *t = xcalloc(1, sizeof *t);
     t->jinja = jinja;
+    t->limits = jinja_limits_default;
     t->bos = bos ? xstrdup(bos) : NULL;
     t->eos = eos ? xstrdup(eos) : NULL;
     find_wishes(t);
     *out = t;
     return 0;
+}
+
+void template_limit(struct template *t, int64_t max_steps)
+{
+    t->limits.max_steps = max_steps;
 }
 
 void template_close(struct template *t)

@@ -10,6 +10,7 @@
 #define API_TEMPLATE_H
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 #include "base/err.h"
@@ -22,6 +23,8 @@ struct template;
 int template_open(struct template **out, const char *src, size_t len, const char *bos,
                   const char *eos, struct err *e);
 void template_close(struct template *t); /* NULL is fine */
+/* From now on a render may take so many steps (jinja_limits.max_steps). */
+void template_limit(struct template *t, int64_t max_steps);
 
 /* Appends the prompt to out; on an error out is as it was.  tools and extra_kwargs (the request's
  * chat_template_kwargs) may be NULL.  ERR_INVALID when the template refuses the messages, with its

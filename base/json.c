@@ -588,8 +588,16 @@ void json_put_str(struct json_writer *w, const char *key, const char *s)
 
 void json_put_int(struct json_writer *w, const char *key, int64_t v)
 {
+    char text[24];
+    size_t at = sizeof text;
+    uint64_t rest = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do
+        text[--at] = (char)('0' + rest % 10);
+    while ((rest /= 10) != 0);
+    if (v < 0)
+        text[--at] = '-';
     start(w, key);
-    buf_printf(w->out, "%lld", (long long)v);
+    buf_add(w->out, text + at, sizeof text - at);
 }
 
 void json_put_num(struct json_writer *w, const char *key, double v)

@@ -44,6 +44,7 @@ struct conn {
     const char *allow;
     struct buf body;
     size_t body_dropped;
+    size_t sent; /* bytes at the beginning of call->out */
     int body_pieces;
     char request_id[GUARD_ID_BYTES];
     char origin[256];
@@ -57,10 +58,12 @@ struct http {
     struct MHD_Response *alive; /* the answer of /health and /live while all is well */
     uv_poll_t epoll;
     uv_timer_t timeout, tick;
+    uv_idle_t again; /* there is more to do in the next turn of the loop */
     struct conn *conns;
+    struct conn *events_from; /* the next to get its events; NULL: the first */
     int n_conns;
     int in_flight, working; /* requests; of them, on a worker */
-    int open_handles;       /* of the three above; freed when the last is closed */
+    int open_handles;       /* of the four above; freed when the last is closed */
     bool refusing, closing;
     int listen_fd; /* -1 once closed */
     int port;

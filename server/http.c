@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,8 +17,9 @@
 #include "base/log.h"
 #include "server/conn.h"
 
-#define WORKER_BODY_BYTES (64 * 1024) /* larger bodies are parsed on a worker thread */
-#define BODY_PIECES_MAX   4096        /* and one more for every 16 bytes (Triton's chunk bomb) */
+#define WORKER_BODY_BYTES (8 * 1024) /* larger bodies are parsed on a worker thread */
+#define EVENTS_US         1000       /* of rendering before sockets are looked at again */
+#define BODY_PIECES_MAX   4096       /* and one more for every 16 bytes (Triton's chunk bomb) */
 /* Headers of a request must fit (431).  Above 32 KiB it is mapped, not from the heap, so that a wave
  * of connections leaves nothing behind. */
 #define CONNECTION_MEMORY (36 * 1024)
@@ -103,6 +105,15 @@ static void on_timeout(uv_timer_t *t)
     http_drive(t->data);
 }
 
+/* The next turn of the loop, after a look at everything else.  (A timer of 0 ms that starts itself again
+ * would run in the same turn for ever.) */
+static void on_again(uv_idle_t *idle)
+{
+    uv_idle_stop(idle);
+    http_events(idle->data);
+    http_drive(idle->data);
+}
+
 static void on_epoll(uv_poll_t *p, int status, int events)
 {
     (void)status;
@@ -120,7 +131,10 @@ void http_drive(struct http *h)
         MHD_run(h->daemon);
     } while (full && h->n_conns < h->o.config->max_connections);
     MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(h->daemon, &ms) == MHD_YES)
+    bool timed = MHD_get_timeout(h->daemon, &ms) == MHD_YES;
+    if (timed && ms == 0)
+        uv_idle_start(&h->again, on_again);
+    else if (timed)
         uv_timer_start(&h->timeout, on_timeout, ms, 0);
     else
         uv_timer_stop(&h->timeout);
@@ -155,6 +169,8 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         h->conns = c->next;
     if (c->next)
         c->next->prev = c->prev;
+    if (h->events_from == c)
+        h->events_from = c->next;
     h->o.metrics->connections = --h->n_conns;
     c->mhd = NULL;
     if (c->watch_open) {
@@ -182,6 +198,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
     c->refusal_status = 0;
     c->allow = NULL;
     c->body_dropped = 0;
+    c->sent = 0;
     c->body_pieces = 0;
     c->status = 0;
     c->start_us = clock_us();
@@ -232,7 +249,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && (c->call || c->working))
         c->client_gone = true;
     if (c->call && c->client_gone)
-        api_pump(c->call); /* what was generated until now counts */
+        api_pump(c->call, clock_us() + EVENTS_US); /* what was generated until now counts */
     if (c->begun) {
         int64_t total_us = clock_us() - c->start_us;
         metrics_request(h->o.metrics, c->call, c->status, total_us, c->client_gone);
@@ -351,13 +368,21 @@ static void on_worked(uv_work_t *w, int status)
         api_end(c->worked);
     } else {
         c->call = c->worked;
-        api_pump(c->call);
+        uv_idle_start(&h->again, on_again); /* a wake may have come before the call */
     }
     c->worked = NULL;
     if (c->mhd)
         http_resume(c);
     conn_unref(c);
     http_drive(h);
+}
+
+/* Would api_begin hold up the loop?  A template that comes with a request may do so however small
+ * the request is. */
+static bool is_slow(const struct conn *c)
+{
+    return c->body.len > WORKER_BODY_BYTES ||
+           (c->http->o.config->client_templates && c->body.len > 0);
 }
 
 /* The body is complete, or the connection was resumed. */
@@ -383,7 +408,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
                                               : "the engine has failed");
             return respond_error(c, 503, &e, h->refusing);
         }
-        if (c->body.len > WORKER_BODY_BYTES) {
+        if (is_slow(c)) {
             c->working = true;
             c->work.data = c;
             c->refs++;
@@ -421,17 +446,34 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
 
 /* ------------------------------------------------------------------ wakes */
 
+/* The events of one connection; true when there is something to send now. */
+static bool take_events(struct conn *c, int64_t until_us)
+{
+    if (!c->call || !c->call->job || !api_pump(c->call, until_us) || !c->suspended ||
+        !c->call->status || (!c->call->stream && c->call->state != API_DONE))
+        return false;
+    http_resume(c);
+    return true;
+}
+
+/* A round over the connections that begins where the last one ran out of time.  Rendering is slower
+ * than a small model, so without a limit the loop would serve nobody else meanwhile. */
 void http_events(struct http *h)
 {
-    bool any = false;
-    for (struct conn *c = h->conns; c; c = c->next) {
-        if (!c->call || !c->call->job)
-            continue;
-        if (api_pump(c->call) && c->suspended && c->call->status &&
-            (c->call->stream || c->call->state == API_DONE)) {
-            http_resume(c);
-            any = true;
-        }
+    struct conn *first = h->events_from ? h->events_from : h->conns, *c = first;
+    int64_t until_us = clock_us() + EVENTS_US;
+    bool any = false, late = false;
+    h->events_from = NULL;
+    while (c && !late) {
+        any |= take_events(c, until_us);
+        late = (c->call && c->call->more) || clock_us() >= until_us;
+        c = c->next ? c->next : h->conns;
+        if (c == first)
+            break;
+    }
+    if (late) {
+        h->events_from = c;
+        uv_idle_start(&h->again, on_again);
     }
     if (any)
         http_drive(h);
@@ -529,6 +571,9 @@ int http_open(struct http **out, const struct http_options *o, struct err *e)
 {
     struct http *h = xcalloc(1, sizeof(*h));
     h->o = *o;
+    /* No lists of small freed blocks: who frees a document of a million values pays for it, not the loop
+     * when it frees something large later. */
+    mallopt(M_MXFAST, 0);
     h->listen_fd = listen_socket(o->config->host, (int)o->config->port, e);
     if (h->listen_fd < 0) {
         free(h);
@@ -547,8 +592,9 @@ int http_open(struct http **out, const struct http_options *o, struct err *e)
     uv_poll_init(o->loop, &h->epoll, epoll_fd);
     uv_timer_init(o->loop, &h->timeout);
     uv_timer_init(o->loop, &h->tick);
-    h->open_handles = 3;
-    h->epoll.data = h->timeout.data = h->tick.data = h;
+    uv_idle_init(o->loop, &h->again);
+    h->open_handles = 4;
+    h->epoll.data = h->timeout.data = h->tick.data = h->again.data = h;
     uv_poll_start(&h->epoll, UV_READABLE, on_epoll);
     uv_timer_start(&h->tick, on_tick, 1000, 1000);
     http_drive(h);
@@ -612,4 +658,5 @@ void http_close(struct http *h)
     uv_close((uv_handle_t *)&h->epoll, on_handle_closed);
     uv_close((uv_handle_t *)&h->timeout, on_handle_closed);
     uv_close((uv_handle_t *)&h->tick, on_handle_closed);
+    uv_close((uv_handle_t *)&h->again, on_handle_closed);
 }

@@ -7,6 +7,7 @@
 #include "server/conn.h"
 
 #define STREAM_BLOCK_BYTES (16 * 1024)
+#define LARGE_ANSWER_BYTES (64 * 1024) /* larger ones are sent in blocks of this size */
 #define METRICS_BYTES_MAX  (4 << 20)
 
 static void put(struct MHD_Response *r, const char *name, const char *value)
@@ -92,16 +93,36 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
     if (!call || c->client_gone)
         return MHD_CONTENT_READER_END_WITH_ERROR;
     c->phase_us = clock_us();
-    if (call->out.len) {
-        size_t n = call->out.len < max ? call->out.len : max;
-        memcpy(out, call->out.data, n);
-        buf_drop(&call->out, n);
+    size_t left = call->out.len - c->sent;
+    if (left) {
+        size_t n = left < max ? left : max;
+        memcpy(out, call->out.data + c->sent, n);
+        c->sent += n;
+        /* Not at every read: what stays moves to the front, and that may be megabytes. */
+        if (c->sent == call->out.len || c->sent > call->out.len / 8 + STREAM_BLOCK_BYTES) {
+            buf_drop(&call->out, c->sent);
+            c->sent = 0;
+        }
         return (ssize_t)n;
     }
     if (call->state == API_DONE)
         return MHD_CONTENT_READER_END_OF_STREAM;
     http_suspend(c);
     return 0;
+}
+
+/* A large answer block by block: one send of megabytes would hold up everybody else, and a client that
+ * reads slowly but steadily would look like one that does not read. */
+static ssize_t answer_read(void *cls, uint64_t pos, char *out, size_t max)
+{
+    struct conn *c = cls;
+    const struct api_call *call = c->call;
+    if (!call || pos >= call->out.len)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    size_t left = call->out.len - (size_t)pos, n = left < max ? left : max;
+    c->phase_us = clock_us();
+    memcpy(out, call->out.data + pos, n);
+    return (ssize_t)n;
 }
 
 enum MHD_Result respond_call(struct conn *c)
@@ -114,7 +135,11 @@ enum MHD_Result respond_call(struct conn *c)
         put(r, "Cache-Control", "no-cache");
         put(r, "X-Accel-Buffering", "no");
     } else {
-        r = MHD_create_response_from_buffer(call->out.len, call->out.data, MHD_RESPMEM_PERSISTENT);
+        r = call->out.len > LARGE_ANSWER_BYTES
+                ? MHD_create_response_from_callback(call->out.len, LARGE_ANSWER_BYTES, answer_read,
+                                                    c, NULL)
+                : MHD_create_response_from_buffer(call->out.len, call->out.data,
+                                                  MHD_RESPMEM_PERSISTENT);
         put_int(r, "openai-processing-ms", (clock_us() - c->start_us) / 1000);
     }
     put(r, "Content-Type", call->content_type);

@@ -31,3 +31,22 @@ def test_a_template_that_cannot_show_none_sees_an_empty_text(templates):
     for shows in ("{{ '[' + m.content + ']' }}", "[{{ m.content }}]"):
         template = "{% for m in messages %}" + shows + "{% endfor %}"
         assert prompt(templates, template, messages) == "[Hello][]"
+
+
+HOSTILE = ("{% set ns = namespace(x=0) %}{% for i in range(99999) %}{% for j in range(99999) %}"
+           "{% set ns.x = ns.x + i * j %}{% endfor %}{% endfor %}")
+
+
+@pytest.mark.parametrize("path", ["/apply-template", "/tokenize", "/v1/chat/completions"])
+def test_a_template_that_never_ends_is_refused(templates, path):
+    status, r = templates.post(path, {"messages": HELLO, "chat_template": HOSTILE})
+    assert status == 413 and "steps" in r["error"]["message"]
+    assert templates.request("GET", "/health")[0] == 200
+
+
+def test_the_longest_conversation_fits_a_request_s_template(templates):
+    template = ("{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] | trim }}"
+                "{% endfor %}")
+    text = prompt(templates, template, 512 * [{"role": "user", "content": " a "},
+                                              {"role": "assistant", "content": "b"}])
+    assert text == 512 * "<|user|>a<|assistant|>b"

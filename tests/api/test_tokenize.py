@@ -54,3 +54,12 @@ def test_developer_is_system_where_the_template_knows_no_developer(server):
     _, a = server.post("/apply-template", {"messages": [{"role": "developer", "content": "x"}]})
     _, b = server.post("/apply-template", {"messages": [{"role": "system", "content": "x"}]})
     assert a == b
+
+
+def test_a_large_answer_arrives_whole(server):
+    """More than one block of a send."""
+    ids = [3 + i % 200 for i in range(60000)]
+    status, r = server.post("/detokenize", {"tokens": ids})
+    assert status == 200 and len(r["content"]) > 50000 and r["content"] == r["prompt"]
+    status, again = server.post("/detokenize", {"tokens": ids[:30000]})
+    assert r["content"].startswith(again["content"][:20000])

@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* The client stays for a few steps of the engine. */
     for (int i = 0; i < 5 && c->state == API_RUNNING; i++) {
         nap();
-        api_pump(c);
+        api_pump(c, INT64_MAX);
     }
     if (c->state == API_DONE && (c->status < 200 || c->status > 599 || c->out.len == 0))
         abort();
