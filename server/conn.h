@@ -30,6 +30,7 @@ struct conn {
     /* the request */
     bool begun;     /* the handler has seen it */
     bool target_ok; /* guard_target of the raw target */
+    size_t target_len;
     bool responded; /* a response is queued */
     bool client_gone;
     bool working; /* api_begin runs on a worker */
@@ -41,6 +42,7 @@ struct conn {
     uv_work_t work;
     struct err refusal; /* code != 0: answer with this once the body is in */
     int refusal_status;
+    bool answer_now; /* when it is refused: before the body */
     const char *allow;
     struct buf body;
     size_t body_dropped;

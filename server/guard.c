@@ -25,6 +25,7 @@ static enum MHD_Result take(void *cls, enum MHD_ValueKind kind, const char *name
     (void)kind;
     const char *v = value ? value : "";
     g->n++;
+    g->n_bytes += strlen(name) + strlen(v) + 4;
     g->bad_name |= !name_is_token(name);
     for (const char *p = v; *p; p++)
         g->bad_value |= ((unsigned char)*p < 0x20 && *p != '\t') || *p == 0x7f;
@@ -47,6 +48,7 @@ static enum MHD_Result take(void *cls, enum MHD_ValueKind kind, const char *name
         g->n_transfer_encoding++;
         g->bad_transfer_encoding |= strcasecmp(v, "chunked") != 0;
     }
+    g->expect |= !strcasecmp(name, "expect");
     for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
         if (!strcasecmp(name, kept[i].name))
             *kept[i].value = v;

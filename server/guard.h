@@ -13,7 +13,8 @@
 /* The header list in one walk. */
 struct guard_headers {
     int n, n_host, n_content_length, n_transfer_encoding;
-    bool bad_name, bad_value, bad_transfer_encoding;
+    bool bad_name, bad_value, bad_transfer_encoding, expect;
+    size_t n_bytes;           /* of all names and values, with ": " and the line's end */
     long long content_length; /* -1 without one */
     const char *authorization, *api_key, *origin, *request_id, *content_type, *host;
     const char *traceparent;

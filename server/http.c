@@ -19,10 +19,13 @@
 
 #define WORKER_BODY_BYTES (8 * 1024) /* larger bodies are parsed on a worker thread */
 #define EVENTS_US         1000       /* of rendering before sockets are looked at again */
-#define BODY_PIECES_MAX   4096       /* and one more for every 16 bytes (Triton's chunk bomb) */
-/* Headers of a request must fit (431).  Above 32 KiB it is mapped, not from the heap, so that a wave
- * of connections leaves nothing behind. */
-#define CONNECTION_MEMORY (36 * 1024)
+#define BODY_DROPPED_MIB  64   /* of a refused request, beside 8 bodies, until we stop reading */
+#define BODY_PIECES_MAX   4096 /* and one more for every 16 bytes (Triton's chunk bomb) */
+#define TARGET_BYTES_MAX  (8 * 1024)  /* 414 */
+#define HEADER_BYTES_MAX  (32 * 1024) /* 431 */
+/* What is larger still, libmicrohttpd answers itself, in HTML; so there is room above our own limits.  It
+ * is mapped and only touched as far as it is used. */
+#define CONNECTION_MEMORY (160 * 1024)
 #define LISTEN_BACKLOG    4096
 
 static void conn_unref(struct conn *c)
@@ -192,6 +195,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
     struct conn *c = conn_of(mhd);
     c->begun = c->responded = c->client_gone = c->cors = false;
     c->target_ok = guard_target(target);
+    c->target_len = strlen(target);
     c->route = NULL;
     c->path = "";
     c->refusal = (struct err){0};
@@ -268,12 +272,18 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
 
 /* ------------------------------------------------------------------ a request */
 
+static size_t dropped_max(const struct conn *c)
+{
+    return 8 * c->body.max + ((size_t)BODY_DROPPED_MIB << 20);
+}
+
 static void refuse(struct conn *c, int status)
 {
     c->refusal_status = status;
 }
 
-/* Everything that can be known from the headers; what is wrong is answered after the body. */
+/* Everything that can be known from the headers; what is wrong is answered after the body, so that the
+ * connection can go on, unless the client waits for our word or announces far too much. */
 static void request_headers(struct conn *c, const char *url, const char *method)
 {
     struct http *h = c->http;
@@ -287,6 +297,7 @@ static void request_headers(struct conn *c, const char *url, const char *method)
     c->phase = PHASE_BODY;
     c->phase_us = clock_us();
     buf_init(&c->body, (size_t)config->max_body_kib * 1024);
+    c->answer_now = g.expect || g.content_length > (long long)dropped_max(c);
     if (g.origin && strlen(g.origin) < sizeof(c->origin) &&
         guard_origin(g.origin, config->cors_origins)) {
         memcpy(c->origin, g.origin, strlen(g.origin) + 1);
@@ -299,6 +310,14 @@ static void request_headers(struct conn *c, const char *url, const char *method)
     if (!c->target_ok) {
         err_set(e, ERR_INVALID, "the request target has a control character");
         refuse(c, 400);
+        return;
+    }
+    if (c->target_len > TARGET_BYTES_MAX || g.n_bytes > HEADER_BYTES_MAX) {
+        bool target = c->target_len > TARGET_BYTES_MAX;
+        err_set(e, ERR_TOOBIG, "the %s %zu bytes, at most %d are allowed",
+                target ? "request target has" : "headers have", target ? c->target_len : g.n_bytes,
+                target ? TARGET_BYTES_MAX : HEADER_BYTES_MAX);
+        refuse(c, target ? 414 : 431);
         return;
     }
     c->route = api_route(strcmp(method, "HEAD") ? method : "GET", url, &c->allow, e);
@@ -335,7 +354,7 @@ static void request_body(struct conn *c, const char *data, size_t n)
         refuse(c, 413);
     }
     /* A client that goes on long after it was too much does not get to hear why. */
-    if (c->body_dropped > 8 * c->body.max + (64 << 20))
+    if (c->body_dropped > dropped_max(c))
         shutdown(c->fd, SHUT_RDWR);
 }
 
@@ -434,7 +453,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
     struct conn *c = *context;
     if (!c->begun) {
         request_headers(c, url, method);
-        return MHD_YES;
+        return c->answer_now && c->refusal_status ? request_answer(c, method) : MHD_YES;
     }
     if (*data_bytes) {
         request_body(c, data, *data_bytes);
