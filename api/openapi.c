@@ -173,11 +173,12 @@ static void put_operation(struct json_writer *w, const struct api_route *r)
     put_response(w, "200", "the answer; text/event-stream when stream is true", NULL);
     if (post) {
         put_response(w, "400", "the request is wrong; param names the field", "Error");
-        put_response(w, "404", "no such model", "Error");
         put_response(w, "413", "the body is too large", "Error");
         put_response(w, "429", "the queue is full; see Retry-After", "Error");
         put_response(w, "500", "a fault of the server", "Error");
     }
+    if (post || strchr(r->path, '{') != NULL)
+        put_response(w, "404", "no such model", "Error");
     if (!(r->flags & ROUTE_PUBLIC))
         put_response(w, "401", "the API key is missing or wrong", "Error");
     if (!(r->flags & ROUTE_LOADING_OK) || r->id == API_SERVER)

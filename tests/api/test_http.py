@@ -117,6 +117,7 @@ def test_openapi_lists_every_route_and_field(server):
     chat = doc["components"]["schemas"]["ChatRequest"]["properties"]
     assert chat["temperature"]["minimum"] == 0 and chat["temperature"]["maximum"] == 2
     assert chat["n"]["type"] == ["integer", "null"] and chat["n"]["maximum"] == 16
+    assert "404" in doc["paths"]["/v1/models/{model}"]["get"]["responses"]
     assert "prompt" in doc["components"]["schemas"]["CompletionRequest"]["properties"]
     for ref in re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(doc)):
         assert ref in doc["components"]["schemas"]
