@@ -47,7 +47,7 @@ $(B)/server/main.o $(B)/server/config.o: CFLAGS += -DDUETTO_VERSION='"$(VERSION)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-files fuzz \
-        bench lint tidy format format-check asan tsan valgrind docker docker-check install clean distclean
+        bench bench-peers lint tidy format format-check asan tsan valgrind docker docker-check install clean distclean
 
 all: $(B)/duetto                      ## build the server: build/duetto
 run: deps                             ## install what is needed, get the default models, serve
@@ -75,6 +75,8 @@ test-api: all build/venv/.done         ## the server, through the openai client
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite api $(if $(T),--match $(T))
 bench: all build/venv/.done            ## tokens/s, TTFT, HTTP requests/s on this machine
 	$(Q)build/venv/bin/python tests/bench/bench.py --build $(B)
+bench-peers: all build/venv/.done      ## beside llama.cpp and ik_llama.cpp, built from their Python packages
+	$(Q)build/venv/bin/python tests/bench/peers.py --build $(B) $(if $(T),--only '$(T)')
 fuzz: $(FUZZ)                         ## every parser, SECONDS=60 each, under ASan and UBSan
 	$(Q)tools/fuzz $(B) $(or $(SECONDS),60)
 asan:                                 ## unit, golden and API tests under ASan and UBSan

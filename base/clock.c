@@ -3,6 +3,13 @@
 
 #include <time.h>
 
+int64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 int64_t clock_us(void)
 {
     struct timespec t;

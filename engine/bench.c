@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "engine/bench_ops.h"
 #include "engine/model.h"
 #include "kernels/quant.h"
 
@@ -161,6 +162,33 @@ static void write_table(const struct bench *b, const struct result *r, int n, st
     }
 }
 
+/* One more run of each test, op by op: a prompt as a whole, generating a step. */
+static int run_ops(struct bench *b, struct buf *out, struct err *e)
+{
+    struct backend_limits l;
+    int rc = b->be->limits(b->be, model_card(b->model)->weight_bytes, &l, e);
+    if (rc)
+        return rc;
+    buf_printf(out, "\nlimits: %.1f GB/s read, %.0f Gop/s int8, %.0f Gop/s f32\n",
+               l.read_bytes_per_s / 1e9, l.int8_ops_per_s / 1e9, l.f32_ops_per_s / 1e9);
+    for (int i = 0; i < b->o->n_batches && !rc; i++) {
+        int batch = b->o->batches[i];
+        if (b->o->n_prompt) {
+            buf_printf(out, "\nprompt of %d, %d sequences\n", b->o->n_prompt, batch);
+            bench_ops_begin(b->be);
+            rc = prompt(b, batch, e);
+            bench_ops_end(b->be, &l, 1, out);
+        }
+        if (b->o->n_generate && !rc) {
+            buf_printf(out, "\none of %d decode steps, %d sequences\n", b->o->n_generate, batch);
+            bench_ops_begin(b->be);
+            rc = generate(b, batch, e);
+            bench_ops_end(b->be, &l, b->o->n_generate, out);
+        }
+    }
+    return rc;
+}
+
 static int run_tests(struct bench *b, struct buf *out, struct err *e)
 {
     struct result results[2 * BENCH_BATCHES_MAX];
@@ -178,7 +206,7 @@ static int run_tests(struct bench *b, struct buf *out, struct err *e)
         write_json(b, results, n, out);
     else
         write_table(b, results, n, out);
-    return 0;
+    return b->o->ops && !b->o->json ? run_ops(b, out, e) : 0;
 }
 
 /* Room for max_batch sequences of the longer test. */

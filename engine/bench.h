@@ -17,7 +17,7 @@ struct bench_options {
     int n_threads, repeats;
     enum dtype kv_type;
     int max_batch_rows;
-    bool json;
+    bool json, ops; /* ops: also where the time goes */
 };
 extern const struct bench_options bench_defaults;
 

@@ -11,6 +11,12 @@
 #include "base/err.h"
 #include "kernels/ops.h"
 
+/* What a device can do at most, all workers together. */
+struct backend_limits {
+    double read_bytes_per_s; /* of memory of the size asked for */
+    double int8_ops_per_s, f32_ops_per_s;
+};
+
 struct backend {
     const struct backend_ops *ops;
     const char *name; /* "cpu/avx512", "cuda:0" */
@@ -27,6 +33,8 @@ struct backend {
     void (*weight_close)(struct backend *be, struct weight *w);
     /* Row `row` of the matrix as floats, exactly quant_unpack's values. */
     void (*weight_row)(struct backend *be, const struct weight *w, int64_t row, float *dst);
+    /* Measures the device, within a second or two; takes `bytes` of memory meanwhile. */
+    int (*limits)(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
 };
 
 /* What a weight is, whatever the layout behind it.  First member of every backend's struct. */

@@ -47,7 +47,9 @@ static const char usage[] =
     "       duetto healthcheck [options]                           0 if the server is healthy\n"
     "       duetto bench -m FILE [-p 512] [-n 128] [-b 1,16] [-t N] [-r 5] [--device D] [--kv_type "
     "T]\n"
-    "                    [--json]                                  tokens per second of a model\n"
+    "                    [--json | --ops]                          tokens per second of a model; "
+    "--ops:\n"
+    "                                                              where the time goes\n"
     "       duetto config [options]                                print the configuration as "
     "JSON\n"
     "       duetto --help | --version\n";
@@ -393,6 +395,10 @@ static bool bench_flags(int argc, char **argv, struct bench_options *o)
     for (int i = 2; i < argc; i++) {
         if (!strcmp(argv[i], "--json")) {
             o->json = true;
+            continue;
+        }
+        if (!strcmp(argv[i], "--ops")) {
+            o->ops = true;
             continue;
         }
         const char *flag = argv[i], *v = argv[i + 1];

@@ -49,6 +49,7 @@ int cpu_reserve(struct cpu_backend *cb, size_t bytes, struct err *e); /* 0 or ER
 typedef void cpu_range_fn(void *arg, int64_t begin, int64_t end);
 void cpu_split(struct cpu_backend *cb, int64_t n, int64_t work, cpu_range_fn *fn, void *arg);
 
+int cpu_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
 void cpu_rope_init(struct cpu_rope_cache *c);
 size_t cpu_attn_scratch_bytes(const struct cpu_backend *cb);
 

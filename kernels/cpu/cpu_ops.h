@@ -54,7 +54,10 @@ struct linear_tile;
     X(int64_t, linear_gemm, (const struct linear_tile *t)) /* rows done */ \
     X(int64_t, linear_expand_rows, (void)) /* from that many rows on expanding pays */ \
     X(void, linear_expand, (char *to, enum dtype type, const char *panel, int64_t n_in)) \
-    X(void, linear_plain, (const struct linear_tile *t))
+    X(void, linear_plain, (const struct linear_tile *t)) \
+    /* as many operations as fit in the time; returns how many: for rooflines */ \
+    X(int64_t, peak_int8, (int64_t rounds)) \
+    X(int64_t, peak_f32, (int64_t rounds))
 
 struct cpu_ops {
 #define X(ret, name, params) ret(*name) params;

@@ -15,6 +15,7 @@
 #include "kernels/cpu/elem_tmpl.h"
 #include "kernels/cpu/linear_tmpl.h"
 #include "kernels/cpu/norm_tmpl.h"
+#include "kernels/cpu/peak_tmpl.h"
 #include "kernels/cpu/rope_tmpl.h"
 
 const struct cpu_ops cpu_ops_avx512 = {
@@ -34,4 +35,6 @@ const struct cpu_ops cpu_ops_avx512 = {
     .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
+    .peak_int8 = peak_int8,
+    .peak_f32 = peak_f32,
 };

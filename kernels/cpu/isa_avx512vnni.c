@@ -10,10 +10,13 @@
 #include "kernels/cpu/quant_avx512.h"
 
 #include "kernels/cpu/linear_tmpl.h"
+#include "kernels/cpu/peak_tmpl.h"
 
 const struct cpu_ops cpu_ops_avx512vnni = {
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,
     .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
+    .peak_int8 = peak_int8,
+    .peak_f32 = peak_f32,
 };

@@ -33,4 +33,6 @@ const struct cpu_ops cpu_ops_scalar = {
     .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
+    .peak_int8 = peak_int8,
+    .peak_f32 = peak_f32,
 };

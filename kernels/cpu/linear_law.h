@@ -182,3 +182,19 @@ static void linear_plain(const struct linear_tile *t)
         }
     }
 }
+
+static int64_t peak_f32(int64_t rounds)
+{
+    volatile float sum = 0;
+    for (int64_t r = 0; r < rounds; r++)
+        sum = fmaf(1.0f, 1e-9f, sum);
+    return 2 * rounds;
+}
+
+static int64_t peak_int8(int64_t rounds)
+{
+    volatile int sum = 0;
+    for (int64_t r = 0; r < rounds; r++)
+        sum = sum + (int8_t)r * 3;
+    return 2 * rounds;
+}

@@ -295,6 +295,12 @@ void kcheck_linear(struct kcheck *kc)
 {
     if (KCHECK(kc, linear_quant))
         check_quant(kc);
+    if (KCHECK(kc, peak_int8))
+        kcheck_that(kc, kc->var->peak_int8(10) == 10 * kc->var->peak_int8(1), "counts");
+    if (KCHECK(kc, peak_f32))
+        kcheck_that(kc, kc->var->peak_f32(10) == 10 * kc->var->peak_f32(1), "counts");
+    if (KCHECK(kc, linear_expand_rows))
+        kcheck_that(kc, kc->var->linear_expand_rows() > 0, "some rows");
     if (!KCHECK_OP(kc, linear, linear_dot))
         return;
     for (int t = 0; t < N_TYPES; t++) {

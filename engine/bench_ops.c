@@ -1,0 +1,181 @@
+/* A table of ops in front of the backend's own that takes the time of each call.  Linear calls are told
+ * apart by their shape: that names the place in the model. */
+#include "engine/bench_ops.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "kernels/quant.h"
+
+#define BENCH_OPS_MAX 64
+
+struct op_line {
+    char name[64];
+    int64_t calls;
+    double seconds, bytes, ops;
+    bool int8; /* which arithmetic limit counts */
+};
+
+static struct {
+    const struct backend_ops *real;
+    struct op_line lines[BENCH_OPS_MAX];
+    int n;
+} timed;
+
+static struct op_line *line_of(const char *name)
+{
+    for (int i = 0; i < timed.n; i++)
+        if (!strcmp(timed.lines[i].name, name))
+            return &timed.lines[i];
+    struct op_line *line = &timed.lines[timed.n < BENCH_OPS_MAX - 1 ? timed.n++ : timed.n];
+    snprintf(line->name, sizeof(line->name), "%s", name);
+    return line;
+}
+
+static double elements(const struct tensor *t)
+{
+    double n = 1;
+    for (int i = 0; i < t->ndim; i++)
+        n *= (double)t->dims[i];
+    return n;
+}
+
+static struct op_line *count_embed(const struct op_embed *p)
+{
+    struct op_line *line = line_of("embed");
+    line->bytes += 2 * 4 * elements(p->out);
+    return line;
+}
+
+static struct op_line *count_linear(const struct op_linear *p)
+{
+    int64_t n_out = 0;
+    double bytes = 4 * elements(p->x);
+    for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
+        n_out += p->w[i]->n_out;
+        bytes += (double)p->w[i]->bytes + 4 * elements(p->out[i]);
+    }
+    char name[64];
+    enum dtype type = p->w[0]->type;
+    bool block = dtype_block(type) > 1;
+    snprintf(name, sizeof(name), "linear %s %lld > %lld%s", dtype_name(type),
+             (long long)p->w[0]->n_in, (long long)n_out, p->precise && block ? " 16 bit" : "");
+    struct op_line *line = line_of(name);
+    line->bytes += bytes;
+    line->ops += 2.0 * elements(p->x) * (double)n_out * (p->precise && block ? 2 : 1);
+    line->int8 = block;
+    return line;
+}
+
+static struct op_line *count_rmsnorm(const struct op_rmsnorm *p)
+{
+    struct op_line *line = line_of("rmsnorm");
+    line->bytes += 2 * 4 * elements(p->x);
+    line->ops += 4 * elements(p->x);
+    return line;
+}
+
+static struct op_line *count_rope(const struct op_rope *p)
+{
+    struct op_line *line = line_of("rope");
+    line->bytes += 2 * 4 * elements(p->x);
+    line->ops += 3 * elements(p->x);
+    return line;
+}
+
+static struct op_line *count_kv_store(const struct op_kv_store *p)
+{
+    struct op_line *line = line_of("kv_store");
+    line->bytes += (4 + 2) * 2 * elements(p->k);
+    return line;
+}
+
+/* Rows of one sequence that come together need its pages once. */
+static struct op_line *count_attn_paged(const struct op_attn_paged *p)
+{
+    struct op_line *line = line_of("attn_paged");
+    double one = 2.0 * p->kv.n_kv_heads * p->kv.head_dim * (double)dtype_block_bytes(p->kv.type) /
+                 (double)dtype_block(p->kv.type);
+    for (int64_t r = 0; r < p->q->dims[0]; r++) {
+        int n = p->rows[r].pos + 1;
+        n = p->window > 0 && n > p->window ? p->window : n;
+        bool last = r + 1 == p->q->dims[0] || p->rows[r + 1].pages != p->rows[r].pages;
+        line->bytes += last ? n * one : 0;
+        line->ops += 4.0 * n * p->n_heads * p->kv.head_dim;
+    }
+    line->bytes += 2 * 4 * elements(p->q);
+    return line;
+}
+
+static struct op_line *count_glu(const struct op_glu *p)
+{
+    struct op_line *line = line_of("glu");
+    line->bytes += 3 * 4 * elements(p->out);
+    line->ops += 20 * elements(p->out);
+    return line;
+}
+
+static struct op_line *count_add(const struct op_add *p)
+{
+    struct op_line *line = line_of("add");
+    line->bytes += 3 * 4 * elements(p->out);
+    line->ops += elements(p->out);
+    return line;
+}
+
+/* clang-format off */
+#define X(op) \
+    static void timed_##op(struct backend *be, const struct op_##op *p) \
+    { \
+        int64_t start_ns = clock_ns(); \
+        timed.real->op(be, p); \
+        double seconds = (double)(clock_ns() - start_ns) * 1e-9; \
+        struct op_line *line = count_##op(p); \
+        line->seconds += seconds; \
+        line->calls++; \
+    }
+BACKEND_OPS(X)
+#undef X
+
+static const struct backend_ops timed_table = {
+#define X(op) .op = timed_##op,
+    BACKEND_OPS(X)
+#undef X
+};
+/* clang-format on */
+
+void bench_ops_begin(struct backend *be)
+{
+    memset(&timed, 0, sizeof(timed));
+    timed.real = be->ops;
+    be->ops = &timed_table;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const struct op_line *)a)->seconds, y = ((const struct op_line *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+void bench_ops_end(struct backend *be, const struct backend_limits *l, int passes, struct buf *out)
+{
+    double all = 0;
+    be->ops = timed.real;
+    for (int i = 0; i < timed.n; i++)
+        all += timed.lines[i].seconds;
+    qsort(timed.lines, (size_t)timed.n, sizeof(timed.lines[0]), by_time);
+    buf_printf(out, "%-40s %6s %9s %6s %9s %9s %6s %6s\n", "op", "calls", "us", "time", "MB", "Mop",
+               "read", "compute");
+    for (int i = 0; i < timed.n; i++) {
+        const struct op_line *line = &timed.lines[i];
+        double peak = line->int8 ? l->int8_ops_per_s : l->f32_ops_per_s;
+        buf_printf(out, "%-40s %6.0f %9.1f %5.1f%% %9.2f %9.1f %5.0f%% %6.0f%%\n", line->name,
+                   (double)line->calls / passes, line->seconds / passes * 1e6,
+                   100 * line->seconds / all, line->bytes / passes / 1e6, line->ops / passes / 1e6,
+                   100 * line->bytes / line->seconds / l->read_bytes_per_s,
+                   100 * line->ops / line->seconds / peak);
+    }
+    buf_printf(out, "%-40s %6s %9.1f\n", "all", "", all / passes * 1e6);
+}
