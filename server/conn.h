@@ -36,7 +36,8 @@ struct conn {
     bool working; /* api_begin runs on a worker */
     bool cors;    /* the origin may read the answer */
     const struct api_route *route;
-    const char *path; /* libmicrohttpd's, until the request is complete */
+    const char *path; /* libmicrohttpd's until the request is complete, or path_copy */
+    char *path_copy;  /* for a worker: it may end after the connection */
     struct api_call *call;
     struct api_call *worked; /* what the worker made */
     uv_work_t work;

@@ -28,10 +28,20 @@
 #define CONNECTION_MEMORY (160 * 1024)
 #define LISTEN_BACKLOG    4096
 
+/* What a worker reads stays until it is done, even when the client has left. */
+static void request_free(struct conn *c)
+{
+    if (c->working)
+        return;
+    buf_free(&c->body);
+    free(c->path_copy);
+    c->path_copy = NULL;
+}
+
 static void conn_unref(struct conn *c)
 {
     if (--c->refs == 0) {
-        buf_free(&c->body);
+        request_free(c);
         free(c);
     }
 }
@@ -263,7 +273,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     if (c->call)
         api_end(c->call);
     c->call = NULL;
-    buf_free(&c->body);
+    request_free(c);
     c->begun = false;
     c->phase = PHASE_IDLE;
     c->phase_us = clock_us();
@@ -429,6 +439,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
         }
         if (is_slow(c)) {
             c->working = true;
+            c->path = c->path_copy = xstrdup(c->path);
             c->work.data = c;
             c->refs++;
             h->working++;

@@ -40,6 +40,18 @@ def test_a_client_that_leaves_in_the_middle_is_forgotten(patient, cut, leave):
     patient.wait_metric(CONNECTIONS, 1)
 
 
+@pytest.mark.parametrize("leave", [close, reset])
+def test_a_client_may_leave_while_a_worker_reads_its_body(patient, leave):
+    body = b'{"tokens": [' + b"5, " * 60_000 + b"5]}"
+    for path in ("POST /detokenize", "GET /v1/models/tiny", "POST /v1/chat/completions"):
+        for _ in range(30):
+            s = patient.connect()
+            s.sendall(b"%s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+                      % (path.encode(), len(body)) + body)
+            leave(s)
+    patient.wait_metric(CONNECTIONS, 1)
+
+
 def test_who_waits_for_room_gets_in_when_there_is_some(start):
     s = start(*PATIENT, "--max_connections", 4)
     with contextlib.ExitStack() as stack:
