@@ -66,19 +66,20 @@ static int forward(struct bench *b, int n_rows, int n_logits, struct err *e)
     return model_forward(b->model, b->kv, &batch, e);
 }
 
-/* Every sequence reads its prompt; logits of the last token only, as a server wants them. */
-static int prompt(struct bench *b, int batch, struct err *e)
+/* Every sequence reads positions from ... end - 1; logits of the last token only, as a server wants
+ * them. */
+static int read_tokens(struct bench *b, int batch, int from, int end, struct err *e)
 {
     for (int s = 0; s < batch; s++) {
-        for (int at = 0; at < b->o->n_prompt;) {
-            int n = b->o->n_prompt - at;
+        for (int at = from; at < end;) {
+            int n = end - at;
             if (n > b->o->max_batch_rows)
                 n = b->o->max_batch_rows;
             for (int i = 0; i < n; i++)
                 set_row(b, i, s, at + i);
             at += n;
             b->logit_rows[0] = n - 1;
-            int rc = forward(b, n, at == b->o->n_prompt, e);
+            int rc = forward(b, n, at == end, e);
             if (rc)
                 return rc;
         }
@@ -86,11 +87,16 @@ static int prompt(struct bench *b, int batch, struct err *e)
     return 0;
 }
 
+static int prompt(struct bench *b, int batch, struct err *e)
+{
+    return read_tokens(b, batch, b->o->depth, b->o->depth + b->o->n_prompt, e);
+}
+
 static int generate(struct bench *b, int batch, struct err *e)
 {
     for (int at = 0; at < b->o->n_generate; at++) {
         for (int s = 0; s < batch; s++) {
-            set_row(b, s, s, at);
+            set_row(b, s, s, b->o->depth + at);
             b->logit_rows[s] = s;
         }
         int rc = forward(b, batch, batch, e);
@@ -124,16 +130,28 @@ static int measure(struct bench *b, const char *kind, int tokens, int batch,
     return rc;
 }
 
+/* "pp512", "tg128@d4096" */
+struct test_name {
+    char text[40];
+};
+static struct test_name test_name(const struct bench *b, const struct result *r)
+{
+    struct test_name t;
+    int n = snprintf(t.text, sizeof t.text, "%s%d", r->kind, r->tokens);
+    if (b->o->depth > 0)
+        snprintf(t.text + n, sizeof t.text - (size_t)n, "@d%d", b->o->depth);
+    return t;
+}
+
 static void write_json(const struct bench *b, const struct result *r, int n, struct buf *out)
 {
     struct json_writer w;
     json_begin(&w, out);
     json_open(&w, NULL, '[');
     for (int i = 0; i < n; i++) {
-        char test[32];
-        snprintf(test, sizeof(test), "%s%d", r[i].kind, r[i].tokens);
+        struct test_name test = test_name(b, &r[i]);
         json_open(&w, NULL, '{');
-        json_put_str(&w, "test", test);
+        json_put_str(&w, "test", test.text);
         json_put_int(&w, "batch", r[i].batch);
         json_put_int(&w, "threads", b->be->n_threads);
         json_put_str(&w, "kv", dtype_name(b->o->kv_type));
@@ -154,11 +172,10 @@ static void write_table(const struct bench *b, const struct result *r, int n, st
     buf_printf(out, "%s %s, %.0fM parameters, %s, %d threads, kv %s\n", card->id, card->quant,
                (double)card->n_params / 1e6, b->be->name, b->be->n_threads,
                dtype_name(b->o->kv_type));
-    buf_printf(out, "%-10s %6s %12s %10s\n", "test", "batch", "tokens/s", "+-");
+    buf_printf(out, "%-14s %6s %12s %10s\n", "test", "batch", "tokens/s", "+-");
     for (int i = 0; i < n; i++) {
-        char test[32];
-        snprintf(test, sizeof(test), "%s%d", r[i].kind, r[i].tokens);
-        buf_printf(out, "%-10s %6d %12.1f %10.1f\n", test, r[i].batch, r[i].mean, r[i].stddev);
+        struct test_name test = test_name(b, &r[i]);
+        buf_printf(out, "%-14s %6d %12.1f %10.1f\n", test.text, r[i].batch, r[i].mean, r[i].stddev);
     }
 }
 
@@ -195,7 +212,8 @@ static int run_tests(struct bench *b, struct buf *out, struct err *e)
     int n = 0, rc = 0;
     for (int i = 0; i < b->o->n_batches && !rc; i++) {
         int batch = b->o->batches[i];
-        if (b->o->n_prompt)
+        rc = read_tokens(b, batch, 0, b->o->depth, e);
+        if (b->o->n_prompt && !rc)
             rc = measure(b, "pp", b->o->n_prompt, batch, prompt, &results[n++], e);
         if (b->o->n_generate && !rc)
             rc = measure(b, "tg", b->o->n_generate, batch, generate, &results[n++], e);
@@ -213,7 +231,7 @@ static int run_tests(struct bench *b, struct buf *out, struct err *e)
 static int allocate(struct bench *b, int max_batch, struct err *e)
 {
     const struct bench_options *o = b->o;
-    int longest = o->n_prompt > o->n_generate ? o->n_prompt : o->n_generate;
+    int longest = o->depth + (o->n_prompt > o->n_generate ? o->n_prompt : o->n_generate);
     int max_rows = o->max_batch_rows > max_batch ? o->max_batch_rows : max_batch;
     b->n_pages = (longest + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t n_pages = (size_t)b->n_pages * (size_t)max_batch;
@@ -248,8 +266,8 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
     if (!rc)
         rc = model_open(&b.model, name ? name + 1 : o->path, o->path, b.be, &mo, e);
-    if (!rc &&
-        (o->n_prompt > model_card(b.model)->n_ctx || o->n_generate > model_card(b.model)->n_ctx))
+    if (!rc && (o->n_prompt > model_card(b.model)->n_ctx - o->depth ||
+                o->n_generate > model_card(b.model)->n_ctx - o->depth))
         rc = err_set(e, ERR_INVALID, "the model's context has %d positions",
                      model_card(b.model)->n_ctx);
     if (!rc)

@@ -1,6 +1,6 @@
 /* `duetto bench`: tokens per second of one model on this machine, as llama-bench counts them: a prompt of
  * p tokens read at once ("pp512"), and n tokens generated one by one ("tg128"), by b sequences
- * together.  Thread: main. */
+ * together; after d tokens that stand in the cache already ("tg128@d4096").  Thread: main. */
 #ifndef ENGINE_BENCH_H
 #define ENGINE_BENCH_H
 #include <stdbool.h>
@@ -13,6 +13,7 @@
 struct bench_options {
     const char *path, *device;
     int n_prompt, n_generate; /* 0: leave that test out */
+    int depth;                /* tokens that stand in the cache before either test begins */
     int n_batches, batches[BENCH_BATCHES_MAX];
     int n_threads, repeats;
     enum dtype kv_type;

@@ -45,7 +45,7 @@ struct model_options {
     int n_ctx;            /* 0: what the model was trained for */
     int max_rows;         /* rows of the largest batch; scratch is allocated for it once */
     int max_logits;       /* logit rows of the largest batch */
-    enum dtype kv_type;   /* DTYPE_F16 (default) or DTYPE_F32 */
+    enum dtype kv_type;   /* DTYPE_F16, DTYPE_F32 or DTYPE_Q8_0 */
     atomic_int *progress; /* per mille of loading done, or NULL */
 };
 

@@ -25,6 +25,9 @@ struct backend {
     void (*free)(struct backend *be, void *p);
     int (*sync)(struct backend *be, struct err *e);
     void (*close)(struct backend *be);
+    /* Bytes that one layer's keys take in a KV page, and its values again; 0 for a type that the
+     * backend cannot store. */
+    size_t (*kv_bytes)(enum dtype type, int n_kv_heads, int head_dim);
     /* Repacks a matrix raw [n_out, n_in] of a file's type into the layout that linear computes with;
      * raw may be forgotten afterwards.  n_in must be a multiple of dtype_block(type).  raw is NOT
      * assumed aligned.  Uses all workers. */

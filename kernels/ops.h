@@ -57,13 +57,13 @@ struct op_rope {
 #define KV_PAGE_TOKENS 16
 
 /* One layer's view of the paged KV pool.  Page p starts at base + p * page_bytes; in it this layer's
- * keys stand at k_offset and its values at v_offset, KV_PAGE_TOKENS * n_kv_heads * head_dim
- * elements each, in the order that the backend chooses (kernels/cpu/attn.c). */
+ * keys stand at k_offset and its values at v_offset, each in the kv_bytes and the order that the
+ * backend chooses (kernels/cpu/attn.h). */
 struct kv_view {
     char *base;
     size_t page_bytes, k_offset, v_offset;
     int n_kv_heads, head_dim;
-    enum dtype type; /* DTYPE_F16 or DTYPE_F32 */
+    enum dtype type; /* DTYPE_F16, DTYPE_F32 or DTYPE_Q8_0 */
 };
 
 /* Where one row of a batch stands in its sequence. */

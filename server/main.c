@@ -45,9 +45,8 @@ struct server {
 static const char usage[] =
     "usage: duetto serve [-c FILE] [-m [NAME=]PATH]... [options]   serve models over HTTP\n"
     "       duetto healthcheck [options]                           0 if the server is healthy\n"
-    "       duetto bench -m FILE [-p 512] [-n 128] [-b 1,16] [-t N] [-r 5] [--device D] [--kv_type "
-    "T]\n"
-    "                    [--json | --ops]                          tokens per second of a model; "
+    "       duetto bench -m FILE [-p 512] [-n 128] [-d 0] [-b 1,16] [-t N] [-r 5] [--device D]\n"
+    "                    [--kv_type T] [--json | --ops]            tokens per second of a model; "
     "--ops:\n"
     "                                                              where the time goes\n"
     "       duetto config [options]                                print the configuration as "
@@ -229,6 +228,21 @@ static void on_signal(uv_signal_t *signal, int number)
 
 /* ------------------------------------------------------------------ serve */
 
+static bool kv_type_of(const char *name, enum dtype *type)
+{
+    static const struct {
+        const char *name;
+        enum dtype type;
+    } types[] = {{"f16", DTYPE_F16}, {"f32", DTYPE_F32}, {"q8_0", DTYPE_Q8_0}};
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (!strcmp(name, types[i].name)) {
+            *type = types[i].type;
+            return true;
+        }
+    }
+    return false;
+}
+
 static int open_engine(struct server *s, struct err *e)
 {
     const struct config *c = &s->config;
@@ -242,7 +256,6 @@ static int open_engine(struct server *s, struct err *e)
         .models = models,
         .n_ctx = (int)c->n_ctx,
         .cache_bytes = (size_t)c->cache_mib << 20,
-        .kv_type = strcmp(c->kv_type, "f32") ? DTYPE_F16 : DTYPE_F32,
         .max_sequences = (int)c->max_sequences,
         .max_queued_jobs = (int)c->max_queued_jobs,
         .max_queued_tokens = (int)c->max_queued_tokens,
@@ -252,6 +265,7 @@ static int open_engine(struct server *s, struct err *e)
         .wake = wake,
         .wake_ctx = s,
     };
+    kv_type_of(c->kv_type, &o.kv_type); /* config.h has the names */
     return engine_open(&s->engine, &o, e);
 }
 
@@ -410,11 +424,13 @@ static bool bench_flags(int argc, char **argv, struct bench_options *o)
         else if (!strcmp(flag, "--device"))
             o->device = v;
         else if (!strcmp(flag, "--kv_type"))
-            o->kv_type = strcmp(v, "f32") ? DTYPE_F16 : DTYPE_F32;
+            ok = kv_type_of(v, &o->kv_type);
         else if (!strcmp(flag, "-p"))
             ok = whole_number(v, 0, 1 << 20, &o->n_prompt);
         else if (!strcmp(flag, "-n"))
             ok = whole_number(v, 0, 1 << 20, &o->n_generate);
+        else if (!strcmp(flag, "-d"))
+            ok = whole_number(v, 0, 1 << 20, &o->depth);
         else if (!strcmp(flag, "-t"))
             ok = whole_number(v, 0, 1024, &o->n_threads);
         else if (!strcmp(flag, "-r"))

@@ -574,15 +574,20 @@ int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
     m->be = be;
     m->max_rows = o->max_rows;
     m->max_logits = o->max_logits < o->max_rows ? o->max_logits : o->max_rows;
-    m->kv_type = o->kv_type == DTYPE_F32 ? DTYPE_F32 : DTYPE_F16;
+    m->kv_type = o->kv_type;
     struct config *c = &m->c;
     int rc = read_config(c, g, e);
     if (rc != 0)
         goto fail;
     choose_context(m, o->n_ctx);
     m->base.n_vocab = c->n_vocab;
-    m->base.page_bytes = (size_t)c->n_layers * 2 * KV_PAGE_TOKENS * (size_t)c->n_kv_heads *
-                         (size_t)c->head_dim * (size_t)dtype_block_bytes(m->kv_type);
+    m->base.page_bytes =
+        (size_t)c->n_layers * 2 * be->kv_bytes(m->kv_type, c->n_kv_heads, c->head_dim);
+    if (m->base.page_bytes == 0) {
+        rc = err_set(e, ERR_UNSUPPORTED, "%s has no key/value cache of type %s", be->name,
+                     dtype_name(m->kv_type));
+        goto fail;
+    }
     m->layers = xcalloc((size_t)c->n_layers, sizeof *m->layers);
     rc = load_weights(m, g, o->progress, e);
     if (rc == 0)

@@ -1,9 +1,7 @@
 /* Attention over KV pages, and the storing of keys and values into them.
  *
- * A page holds, for one layer, 16 tokens:
- *     keys   [n_kv_heads][head_dim][16]     one vector load is one dimension of 16 tokens, so q k^T
- *                                           needs no sums across lanes
- *     values [n_kv_heads][16][head_dim]
+ * The layout of a page is in attn.h.  What is stored of a token depends on that token alone, so
+ * sequences may share pages.
  *
  * A task is a run of query rows of one sequence (they share pages) times the query heads of one kv
  * head: what a page's keys and values are loaded for.  The tokens are visited in chunks of
@@ -18,7 +16,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "kernels/cpu/attn.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/quant.h"
 
 #define ATTN_QUERIES     32 /* queries of a task at most: rows * heads */
 #define ATTN_PAGES_CHUNK (ATTN_CHUNK / KV_PAGE_TOKENS)
@@ -33,8 +34,9 @@ struct attn_part {
 
 /* One worker's memory. */
 struct attn_work {
-    float *q, *score; /* [ATTN_QUERIES, head_dim], [ATTN_QUERIES, ATTN_CHUNK] */
-    int *lo, *hi;     /* [ATTN_QUERIES] */
+    struct linear_x *x; /* [ATTN_QUERIES, blocks of head_dim, 2]: rounded queries */
+    float *q, *score;   /* [ATTN_QUERIES, head_dim], [ATTN_QUERIES, ATTN_CHUNK] */
+    int *lo, *hi;       /* [ATTN_QUERIES] */
     struct attn_part part, sum;
 };
 
@@ -77,16 +79,24 @@ static struct attn_part attn_part_at(char *at, int n_q)
     return (struct attn_part){.m = f, .l = f + n_q, .acc = f + 2 * n_q};
 }
 
+/* Rounded queries. */
+static size_t attn_x_count(int head_dim)
+{
+    return (size_t)ATTN_QUERIES * (size_t)attn_blocks(head_dim) * 2;
+}
+
 static size_t attn_work_bytes(int head_dim)
 {
-    return sizeof(float) * ATTN_QUERIES * ((size_t)head_dim + ATTN_CHUNK) +
+    return sizeof(struct linear_x) * attn_x_count(head_dim) +
+           sizeof(float) * ATTN_QUERIES * ((size_t)head_dim + ATTN_CHUNK) +
            sizeof(int) * 2 * ATTN_QUERIES + 2 * attn_part_bytes(ATTN_QUERIES, head_dim);
 }
 
 static struct attn_work attn_work_at(char *at, int head_dim)
 {
     struct attn_work w;
-    w.q = (float *)at;
+    w.x = (struct linear_x *)at;
+    w.q = (float *)(w.x + attn_x_count(head_dim));
     w.score = w.q + ATTN_QUERIES * head_dim;
     w.lo = (int *)(w.score + ATTN_QUERIES * ATTN_CHUNK);
     w.hi = w.lo + ATTN_QUERIES;
@@ -125,16 +135,24 @@ static struct attn_task attn_task_of(const struct attn_job *j, int64_t i)
     return t;
 }
 
-/* The queries of a task, scaled, row by row: query = row * n_heads + head. */
-static void attn_load_queries(const struct attn_job *j, const struct attn_task *t, float *q)
+/* The queries of a task, scaled, row by row: query = row * n_heads + head.  For keys of 8 bits they
+ * are rounded to 16, dimensions that are missing in the last block as zeros. */
+static void attn_load_queries(const struct attn_job *j, const struct attn_task *t,
+                              const struct attn_work *w)
 {
     const struct op_attn_paged *p = j->p;
-    int hd = p->kv.head_dim;
-    for (int r = 0; r < t->n_rows; r++) {
-        const float *x =
-            (const float *)p->q->data + ((int64_t)(t->r0 + r) * p->n_heads + t->head0) * hd;
-        for (int i = 0; i < t->n_heads * hd; i++)
-            q[(int64_t)r * t->n_heads * hd + i] = x[i] * p->scale;
+    int hd = p->kv.head_dim, n_blocks = attn_blocks(hd);
+    for (int i = 0; i < t->n_q; i++) {
+        int64_t row = t->r0 + i / t->n_heads, head = t->head0 + i % t->n_heads;
+        const float *x = (const float *)p->q->data + (row * p->n_heads + head) * hd;
+        float *q = w->q + (int64_t)i * hd, padded[CPU_MAX_HEAD_DIM];
+        for (int d = 0; d < hd; d++)
+            q[d] = x[d] * p->scale;
+        if (p->kv.type != DTYPE_Q8_0)
+            continue;
+        memcpy(padded, q, sizeof(float) * (size_t)hd);
+        memset(padded + hd, 0, sizeof(float) * (size_t)(n_blocks * ATTN_BLOCK - hd));
+        j->ops->linear_quant(w->x + (int64_t)i * n_blocks * 2, padded, n_blocks * ATTN_BLOCK, 2);
     }
 }
 
@@ -147,7 +165,7 @@ static void attn_run_chunk(const struct attn_job *j, const struct attn_task *t, 
     const char *k[ATTN_PAGES_CHUNK], *v[ATTN_PAGES_CHUNK];
     int start = chunk * ATTN_CHUNK, last = p->rows[t->r0 + t->n_rows - 1].pos;
     int first = attn_first(p, p->rows[t->r0].pos);
-    size_t head_bytes = (kv->type == DTYPE_F16 ? 2u : 4u) * KV_PAGE_TOKENS * (size_t)kv->head_dim;
+    size_t head_bytes = attn_head_bytes(kv->type, kv->head_dim);
     int n_pages = 0;
     for (; n_pages < ATTN_PAGES_CHUNK && start + n_pages * KV_PAGE_TOKENS <= last; n_pages++) {
         k[n_pages] = v[n_pages] = NULL;
@@ -175,6 +193,7 @@ static void attn_run_chunk(const struct attn_job *j, const struct attn_task *t, 
         .head_dim = kv->head_dim,
         .type = kv->type,
         .q = w->q,
+        .x = w->x,
         .lo = w->lo,
         .hi = w->hi,
         .score = w->score,
@@ -182,7 +201,10 @@ static void attn_run_chunk(const struct attn_job *j, const struct attn_task *t, 
         .l = out->l,
         .acc = out->acc,
     };
-    j->ops->attn_tile(&tile);
+    if (kv->type == DTYPE_Q8_0)
+        j->ops->attn_tile_q8(&tile);
+    else
+        j->ops->attn_tile(&tile);
 }
 
 static void attn_part_clear(const struct attn_part *s, int n_q, int head_dim)
@@ -228,7 +250,7 @@ static void attn_worker_tasks(void *arg, int worker, int n_workers)
         if (i >= j->n_tasks)
             return;
         struct attn_task t = attn_task_of(j, j->n_tasks - 1 - i);
-        attn_load_queries(j, &t, w.q);
+        attn_load_queries(j, &t, &w);
         attn_part_clear(&w.sum, t.n_q, j->p->kv.head_dim);
         for (int c = t.chunk0; c < t.chunk1; c++) {
             attn_run_chunk(j, &t, c, &w, &w.part);
@@ -259,7 +281,7 @@ static void attn_worker_chunks(void *arg, int worker, int n_workers)
         if (chunk >= t.chunk1)
             continue;
         struct attn_part part = attn_shared_part(j, i / j->round, 1 + c);
-        attn_load_queries(j, &t, w.q);
+        attn_load_queries(j, &t, &w);
         attn_run_chunk(j, &t, chunk, &w, &part);
     }
 }
@@ -344,7 +366,7 @@ void cpu_attn_paged(struct backend *be, const struct op_attn_paged *p)
     int hd = p->kv.head_dim, group = p->n_heads / p->kv.n_kv_heads;
     assert(p->n_heads % p->kv.n_kv_heads == 0 && hd % 8 == 0 && hd <= CPU_MAX_HEAD_DIM);
     assert(p->q->ndim == 2 && p->q->dims[1] == (int64_t)p->n_heads * hd);
-    assert(p->kv.type == DTYPE_F16 || p->kv.type == DTYPE_F32);
+    assert(cpu_kv_bytes(p->kv.type, p->kv.n_kv_heads, hd) > 0);
     if (rows == 0)
         return;
     struct attn_job j = {.p = p, .ops = &cb->ops, .work_bytes = attn_work_bytes(hd)};
@@ -367,34 +389,106 @@ struct attn_store_job {
     const struct cpu_ops *ops;
 };
 
+size_t cpu_kv_bytes(enum dtype type, int n_kv_heads, int head_dim)
+{
+    if (type != DTYPE_F16 && type != DTYPE_F32 && type != DTYPE_Q8_0)
+        return 0;
+    return (size_t)n_kv_heads * attn_head_bytes(type, head_dim);
+}
+
+/* Largest magnitude; infinity or NaN if one of them is. */
+static float attn_largest(const float *x, int n)
+{
+    uint32_t top = 0; /* bits order like the floats, NaN above all */
+    for (int i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, sizeof(u));
+        u &= 0x7fffffff;
+        top = u > top ? u : top;
+    }
+    float largest;
+    memcpy(&largest, &top, sizeof(largest));
+    return largest;
+}
+
+/* q[i] = x[i] / d to nearest even, -127 ... 127 */
+static void attn_round(int8_t *q, const float *x, int n, float d)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float inverse = d >= 1e-30f && d <= 1e30f ? 1.0f / d : 0.0f;
+    for (int i = 0; i < n; i++) {
+        float z = x[i] * inverse;
+        z = z < 127.0f ? z : 127.0f;
+        z = z > -127.0f ? z : -127.0f;
+        z += round;
+        uint32_t u;
+        memcpy(&u, &z, sizeof(u));
+        q[i] = (int8_t)(u & 0xff);
+    }
+}
+
+/* One token of one kv head into its page. */
+static void attn_store_q8(char *kp, char *vp, int slot, const float *k, const float *v, int hd)
+{
+    int8_t q[CPU_MAX_HEAD_DIM];
+    uint16_t *kd = (uint16_t *)(kp + KV_PAGE_TOKENS * hd);
+    for (int b = 0; b < attn_blocks(hd); b++) {
+        int n = hd - b * ATTN_BLOCK < ATTN_BLOCK ? hd - b * ATTN_BLOCK : ATTN_BLOCK;
+        uint16_t d = f32_to_f16(attn_largest(k + b * ATTN_BLOCK, n) / 127.0f);
+        kd[b * KV_PAGE_TOKENS + slot] = d;
+        attn_round(q + b * ATTN_BLOCK, k + b * ATTN_BLOCK, n, f16_to_f32(d));
+    }
+    for (int d = 0; d < hd; d += 4) {
+        uint8_t quad[4] = {(uint8_t)(q[d] + 128), (uint8_t)(q[d + 1] + 128),
+                           (uint8_t)(q[d + 2] + 128), (uint8_t)(q[d + 3] + 128)};
+        memcpy(kp + d * KV_PAGE_TOKENS + slot * 4, quad, sizeof(quad));
+    }
+    float d = attn_largest(v, hd) / 127.0f;
+    memcpy(vp + KV_PAGE_TOKENS * hd + slot * 4, &d, sizeof(d));
+    attn_round(q, v, hd, d);
+    vp += slot / 4 * 4 * hd + slot % 4;
+    for (int i = 0; i < hd; i++)
+        vp[4 * i] = q[i];
+}
+
+static void attn_store_f16(const struct cpu_ops *ops, char *kp, char *vp, int slot, const float *k,
+                           const float *v, int hd)
+{
+    uint16_t row[CPU_MAX_HEAD_DIM];
+    ops->f16_pack(row, k, hd);
+    for (int d = 0; d < hd; d++)
+        ((uint16_t *)kp)[d * KV_PAGE_TOKENS + slot] = row[d];
+    ops->f16_pack((uint16_t *)vp + (size_t)slot * (size_t)hd, v, hd);
+}
+
+static void attn_store_f32(char *kp, char *vp, int slot, const float *k, const float *v, int hd)
+{
+    for (int d = 0; d < hd; d++)
+        ((float *)kp)[d * KV_PAGE_TOKENS + slot] = k[d];
+    memcpy((float *)vp + (size_t)slot * (size_t)hd, v, sizeof(float) * (size_t)hd);
+}
+
 static void attn_store_rows(void *arg, int64_t begin, int64_t end)
 {
     const struct attn_store_job *j = arg;
     const struct op_kv_store *p = j->p;
     const struct kv_view *kv = &p->kv;
     int hd = kv->head_dim;
-    size_t head_elements = (size_t)KV_PAGE_TOKENS * (size_t)hd;
+    size_t head_bytes = attn_head_bytes(kv->type, hd);
     for (int64_t r = begin; r < end; r++) {
         int pos = p->rows[r].pos, slot = pos % KV_PAGE_TOKENS;
         char *page = kv->base + (size_t)p->rows[r].pages[pos / KV_PAGE_TOKENS] * kv->page_bytes;
         for (int h = 0; h < kv->n_kv_heads; h++) {
             const float *k = (const float *)p->k->data + (r * kv->n_kv_heads + h) * hd;
             const float *v = (const float *)p->v->data + (r * kv->n_kv_heads + h) * hd;
-            if (kv->type == DTYPE_F16) {
-                uint16_t row[CPU_MAX_HEAD_DIM];
-                uint16_t *kp = (uint16_t *)(page + kv->k_offset) + (size_t)h * head_elements;
-                uint16_t *vp = (uint16_t *)(page + kv->v_offset) + (size_t)h * head_elements;
-                j->ops->f16_pack(row, k, hd);
-                for (int d = 0; d < hd; d++)
-                    kp[d * KV_PAGE_TOKENS + slot] = row[d];
-                j->ops->f16_pack(vp + (size_t)slot * (size_t)hd, v, hd);
-            } else {
-                float *kp = (float *)(page + kv->k_offset) + (size_t)h * head_elements;
-                float *vp = (float *)(page + kv->v_offset) + (size_t)h * head_elements;
-                for (int d = 0; d < hd; d++)
-                    kp[d * KV_PAGE_TOKENS + slot] = k[d];
-                memcpy(vp + (size_t)slot * (size_t)hd, v, sizeof(float) * (size_t)hd);
-            }
+            char *kp = page + kv->k_offset + (size_t)h * head_bytes;
+            char *vp = page + kv->v_offset + (size_t)h * head_bytes;
+            if (kv->type == DTYPE_Q8_0)
+                attn_store_q8(kp, vp, slot, k, v, hd);
+            else if (kv->type == DTYPE_F16)
+                attn_store_f16(j->ops, kp, vp, slot, k, v, hd);
+            else
+                attn_store_f32(kp, vp, slot, k, v, hd);
         }
     }
 }
@@ -404,8 +498,8 @@ void cpu_kv_store(struct backend *be, const struct op_kv_store *p)
     struct cpu_backend *cb = cpu_of(be);
     int64_t rows = p->k->dims[0], width = (int64_t)p->kv.n_kv_heads * p->kv.head_dim;
     assert(p->k->dims[1] == width && p->v->dims[0] == rows && p->v->dims[1] == width);
-    assert(p->kv.type == DTYPE_F16 || p->kv.type == DTYPE_F32);
-    assert(p->kv.head_dim <= CPU_MAX_HEAD_DIM);
+    assert(cpu_kv_bytes(p->kv.type, p->kv.n_kv_heads, p->kv.head_dim) > 0);
+    assert(p->kv.head_dim <= CPU_MAX_HEAD_DIM && p->kv.head_dim % 8 == 0);
     struct attn_store_job j = {.p = p, .ops = &cb->ops};
     cpu_split(cb, rows, rows * width * 4, attn_store_rows, &j);
 }

@@ -5,6 +5,7 @@
  * are taken R at a time so that a key or value is loaded (and converted from half) once for R of
  * them.  What one query computes is the same for any R and any neighbours: a score is one chain of
  * fma over ascending head_dim, a weighted sum one chain over ascending tokens. */
+#include "kernels/cpu/attn.h"
 
 #define ATTN_R 4 /* queries taken together */
 
@@ -83,24 +84,10 @@ VEC_INLINE void attn_score_pages(const struct cpu_attn_tile *t, int q0, int p0, 
     }
 }
 
-/* The pages that any of R queries sees: *first ... *end - 1. */
-VEC_INLINE void attn_pages(const struct cpu_attn_tile *t, int q0, int R, int *first, int *end)
-{
-    *first = ATTN_CHUNK / KV_PAGE_TOKENS;
-    *end = 0;
-    for (int r = q0; r < q0 + R; r++) {
-        if (t->lo[r] >= t->hi[r])
-            continue;
-        int a = t->lo[r] / KV_PAGE_TOKENS, b = (t->hi[r] - 1) / KV_PAGE_TOKENS + 1;
-        *first = a < *first ? a : *first;
-        *end = b > *end ? b : *end;
-    }
-}
-
 VEC_INLINE void attn_scores(const struct cpu_attn_tile *t, int q0, int R, bool half, bool fetch)
 {
     int p, end;
-    attn_pages(t, q0, R, &p, &end);
+    attn_pages(t->lo + q0, t->hi + q0, R, &p, &end);
     for (; p + ATTN_PAGES(R) <= end; p += ATTN_PAGES(R))
         attn_score_pages(t, q0, p, R, ATTN_PAGES(R), half, fetch);
     for (; p < end; p++)

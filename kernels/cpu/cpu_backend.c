@@ -154,6 +154,7 @@ int cpu_backend_open(struct backend **out, enum cpu_isa isa, int n_threads, stru
         .free = cpu_free,
         .sync = cpu_sync,
         .close = cpu_close,
+        .kv_bytes = cpu_kv_bytes,
         .weight_open = cpu_weight_open,
         .weight_close = cpu_weight_close,
         .weight_row = cpu_weight_row,

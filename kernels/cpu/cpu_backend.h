@@ -51,6 +51,7 @@ void cpu_split(struct cpu_backend *cb, int64_t n, int64_t work, cpu_range_fn *fn
 
 int cpu_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
 void cpu_rope_init(struct cpu_rope_cache *c);
+size_t cpu_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);
 size_t cpu_attn_scratch_bytes(const struct cpu_backend *cb);
 
 /* clang-format off */

@@ -12,25 +12,26 @@
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
 
+struct linear_x;
+struct linear_tile;
+
 /* KV positions that one attention tile covers: 16 pages. */
 #define ATTN_CHUNK 256
 
 /* Queries of one kv head (rows of one sequence times the heads that share it) against one chunk of
  * its keys and values.  The result is a partial softmax, to be merged with the other chunks'. */
 struct cpu_attn_tile {
-    const char *const *k; /* [n_pages] of [head_dim, KV_PAGE_TOKENS] */
-    const char *const *v; /* [n_pages] of [KV_PAGE_TOKENS, head_dim] */
+    const char *const *k; /* [n_pages] keys of the kv head; the layout is in attn.h */
+    const char *const *v; /* [n_pages] its values */
     int n_pages, n_q, head_dim;
-    enum dtype type;    /* of k and v: DTYPE_F16 or DTYPE_F32 */
-    const float *q;     /* [n_q, head_dim], scaled */
+    enum dtype type;          /* of k and v */
+    const float *q;           /* [n_q, head_dim], scaled; attn_tile's */
+    const struct linear_x *x; /* [n_q, ceil(head_dim / 32), 2], scaled; attn_tile_q8's */
     const int *lo, *hi; /* [n_q] the query sees tokens lo <= t < hi of the chunk; lo >= hi: none */
     float *score;       /* [n_q, ATTN_CHUNK] workspace */
     float *m, *l;       /* [n_q] out: largest score, sum of exp(score - m); l = 0 for none */
     float *acc;         /* [n_q, head_dim] out: sum of exp(score - m) * v */
 };
-
-struct linear_x;
-struct linear_tile;
 
 /* clang-format off */
 /* Each line is X(return type, name, (parameters)). */
@@ -45,7 +46,8 @@ struct linear_tile;
     X(void, f16_pack, (uint16_t *dst, const float *src, int64_t n)) \
     X(void, f16_unpack, (float *dst, const uint16_t *src, int64_t n)) \
     X(void, exp_all, (float *out, const float *x, int64_t n)) \
-    X(void, attn_tile, (const struct cpu_attn_tile *t)) \
+    X(void, attn_tile, (const struct cpu_attn_tile *t)) /* f16, f32 */ \
+    X(void, attn_tile_q8, (const struct cpu_attn_tile *t)) /* q8_0 */ \
     /* one query: (m, l, acc) absorbs (m1, l1, acc1); n = head_dim */ \
     X(void, attn_merge, (float *m, float *l, float *acc, float m1, float l1, const float *acc1, int n)) \
     /* linear: what the arguments mean is in linear.h */ \

@@ -11,6 +11,7 @@
 /* The templates, written in the words of the header above. */
 #include "kernels/cpu/math_tmpl.h"
 
+#include "kernels/cpu/attn_q8_tmpl.h"
 #include "kernels/cpu/attn_tmpl.h"
 #include "kernels/cpu/elem_tmpl.h"
 #include "kernels/cpu/linear_tmpl.h"
@@ -29,6 +30,7 @@ const struct cpu_ops cpu_ops_avx512 = {
     .f16_unpack = f16_unpack,
     .exp_all = exp_all,
     .attn_tile = attn_tile,
+    .attn_tile_q8 = attn_tile_q8,
     .attn_merge = attn_merge,
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,

@@ -41,6 +41,9 @@ VEC_INLINE vi vi_add32(vi a, vi b) { return _mm256_add_epi32(a, b); }
 VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 VEC_INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 #define vi_left32(a, n) _mm256_slli_epi32(a, n)
+#define vi_right_signed(a, n) _mm256_srai_epi16(a, n)
+/* i16 x i16, sums of two as i32 */
+VEC_INLINE vi vi_mul16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
 /* u8 x s8, sums of two as i16 */
 VEC_INLINE vi vi_mul8(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
 /* i16, sums of two as i32 */
@@ -49,6 +52,14 @@ VEC_INLINE vi vi_lookup(const uint8_t table[16], vi a)
 {
     __m128i t = _mm_loadu_si128((const __m128i *)table);
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), a);
+}
+VEC_INLINE vi vi_of_vf(vf a) { return _mm256_cvtps_epi32(a); } /* to nearest even */
+/* 0 ... 32767 of 4 tokens each, as pairs of 16 bits: the tokens 0 2 1 3 (attn_q8_tmpl.h) */
+VEC_INLINE void vi_store_weights(char *p, vi a)
+{
+    a = _mm256_packs_epi32(_mm256_shuffle_epi32(a, 0xd8), a);
+    a = _mm256_permute4x64_epi64(a, 0x08);
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(a));
 }
 VEC_INLINE vf vf_of_i32(vi a) { return _mm256_cvtepi32_ps(a); }
 VEC_INLINE vf vf_load_u8(const uint8_t *p)

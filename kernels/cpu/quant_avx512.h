@@ -45,12 +45,14 @@ VEC_INLINE vi vi_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
 VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 VEC_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 #define vi_left32(a, n) _mm512_slli_epi32(a, n)
+#define vi_right_signed(a, n) _mm512_srai_epi16(a, n)
 VEC_INLINE vi vi_mul8(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
 #ifdef DUETTO_SIMDE /* 0.7.4 gives this alias the arguments of the masked form */
-VEC_INLINE vi vi_widen(vi a) { return simde_mm512_madd_epi16(a, simde_mm512_set1_epi16(1)); }
+VEC_INLINE vi vi_mul16(vi a, vi b) { return simde_mm512_madd_epi16(a, b); }
 #else
-VEC_INLINE vi vi_widen(vi a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+VEC_INLINE vi vi_mul16(vi a, vi b) { return _mm512_madd_epi16(a, b); }
 #endif
+VEC_INLINE vi vi_widen(vi a) { return vi_mul16(a, _mm512_set1_epi16(1)); }
 #if QUANT_VNNI
 /* acc + u8 x s8, sums of four */
 VEC_INLINE vi vi_dot8(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
@@ -68,6 +70,30 @@ VEC_INLINE vi vi_lookup(const uint8_t table[16], vi a)
 #define vi_fence() __asm__ volatile("" ::: "memory")
 VEC_INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 #ifdef DUETTO_SIMDE
+VEC_INLINE vi vi_of_vf(vf a)
+{
+    float in[16];
+    int32_t out[16];
+    vf_store(in, a);
+    for (int i = 0; i < 16; i++)
+        out[i] = (int32_t)lrintf(in[i]);
+    return vi_load(out);
+}
+VEC_INLINE void vi_store_weights(char *p, vi a)
+{
+    int32_t w[16];
+    vi_store(w, a);
+    for (int i = 0; i < 16; i++) {
+#if QUANT_VNNI
+        p[i] = (char)(w[i] >> 8);
+        p[i + 16] = (char)w[i];
+#else
+        const int at = 2 * ((i & ~3) + i % 4 / 2 + i % 2 * 2);
+        p[at] = (char)w[i];
+        p[at + 1] = (char)(w[i] >> 8);
+#endif
+    }
+}
 VEC_INLINE vf vf_of_i32(vi a)
 {
     int32_t in[16];
@@ -99,6 +125,18 @@ VEC_INLINE vf vf_load_b(const uint16_t *p)
     return _mm512_loadu_ps((const float *)(const void *)out);
 }
 #else
+VEC_INLINE vi vi_of_vf(vf a) { return _mm512_cvtps_epi32(a); }
+/* As pairs of 16 bits, or for VNNI the upper bytes of 16 tokens and then the lower ones. */
+VEC_INLINE void vi_store_weights(char *p, vi a)
+{
+#if QUANT_VNNI
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_srli_epi32(a, 8)));
+    _mm_storeu_si128((__m128i *)p + 1, _mm512_cvtepi32_epi8(a));
+#else
+    a = _mm512_shuffle_epi32(a, 0xd8);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a));
+#endif
+}
 VEC_INLINE vf vf_of_i32(vi a) { return _mm512_cvtepi32_ps(a); }
 VEC_INLINE vf vf_load_u8(const uint8_t *p)
 {

@@ -8,12 +8,18 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/cpu/attn.h"
+#include "kernels/cpu/linear.h"
 #include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
 
 #define MAX_POS  1100
 #define N_SEQS   5
 #define MAX_ROWS 64
+
+/* Queries and weights are rounded to 16 bits: half of 1/32512 of the largest for each of head_dim
+ * dimensions, half of 1/32767 for each of 256 tokens.  Those errors are random; measured 4e-5. */
+#define BOUND_Q8 1e-4f
 
 struct shape {
     int n_heads, n_kv_heads, head_dim, window;
@@ -23,8 +29,9 @@ struct shape {
 /* Sequences of tokens and the rows that ask. */
 struct world {
     struct shape s;
-    int width, q_width;           /* n_kv_heads * head_dim, n_heads * head_dim */
-    float *k[N_SEQS], *v[N_SEQS]; /* [MAX_POS, width], rounded to the type */
+    int width, q_width;             /* n_kv_heads * head_dim, n_heads * head_dim */
+    float *k[N_SEQS], *v[N_SEQS];   /* [MAX_POS, width]: what is stored, */
+    float *kr[N_SEQS], *vr[N_SEQS]; /* and that rounded to the type */
     int32_t *pages[N_SEQS];
     int seq[MAX_ROWS], n_rows;
     struct kv_row rows[MAX_ROWS];
@@ -44,7 +51,7 @@ static const struct {
 static void attn_in_doubles(const struct world *w, int r, float *out)
 {
     const struct shape *s = &w->s;
-    const float *k = w->k[w->seq[r]], *v = w->v[w->seq[r]];
+    const float *k = w->kr[w->seq[r]], *v = w->vr[w->seq[r]];
     int pos = w->rows[r].pos, hd = s->head_dim;
     int first = s->window > 0 && pos - s->window + 1 > 0 ? pos - s->window + 1 : 0;
     double *p = xcalloc((size_t)pos + 1, sizeof(*p));
@@ -71,13 +78,40 @@ static void attn_in_doubles(const struct world *w, int r, float *out)
     free(p);
 }
 
+/* n numbers as multiples of a scale: their largest magnitude / 127, for keys rounded to f16. */
+static void round_block(float *to, const float *x, int n, bool half)
+{
+    float top = 0;
+    for (int i = 0; i < n; i++)
+        top = fmaxf(top, fabsf(x[i]));
+    float d = half ? f16_to_f32(f32_to_f16(top / 127)) : top / 127;
+    for (int i = 0; i < n; i++)
+        to[i] = d * fminf(127, fmaxf(-127, rintf(x[i] * (1 / d))));
+}
+
+/* One token of one kv head to what the type can hold. */
+static void round_token(const struct shape *s, float *kr, float *vr, const float *k, const float *v)
+{
+    for (int d = 0; d < s->head_dim; d++) {
+        kr[d] = s->type == DTYPE_F16 ? f16_to_f32(f32_to_f16(k[d])) : k[d];
+        vr[d] = s->type == DTYPE_F16 ? f16_to_f32(f32_to_f16(v[d])) : v[d];
+    }
+    if (s->type != DTYPE_Q8_0)
+        return;
+    for (int d = 0; d < s->head_dim; d += 32)
+        round_block(kr + d, k + d, s->head_dim - d < 32 ? s->head_dim - d : 32, true);
+    round_block(vr, v, s->head_dim, false);
+}
+
 static void world_open(struct kcheck *kc, struct world *w, struct shape s)
 {
     *w = (struct world){.s = s, .width = s.n_kv_heads * s.head_dim};
     w->q_width = s.n_heads * s.head_dim;
     w->scale = 1.0f / sqrtf((float)s.head_dim);
     int per_seq = MAX_POS / KV_PAGE_TOKENS + 1, n_pages = N_SEQS * per_seq;
-    size_t half = dtype_bytes(s.type, (int64_t)KV_PAGE_TOKENS * w->width);
+    struct backend *be = kcheck_backend(kc, 1);
+    size_t half = be->kv_bytes(s.type, s.n_kv_heads, s.head_dim);
+    be->close(be);
     w->kv = (struct kv_view){
         .page_bytes = 2 * half + 192, /* as with other layers around it */
         .k_offset = 64,
@@ -94,10 +128,10 @@ static void world_open(struct kcheck *kc, struct world *w, struct shape s)
         w->pages[i] = xmalloc(sizeof(int32_t) * (size_t)per_seq);
         kcheck_fill(kc, w->k[i], (int64_t)MAX_POS * w->width, 2.0f);
         kcheck_fill(kc, w->v[i], (int64_t)MAX_POS * w->width, 1.0f);
-        for (int j = 0; s.type == DTYPE_F16 && j < MAX_POS * w->width; j++) {
-            w->k[i][j] = f16_to_f32(f32_to_f16(w->k[i][j]));
-            w->v[i][j] = f16_to_f32(f32_to_f16(w->v[i][j]));
-        }
+        w->kr[i] = xmalloc(sizeof(float) * (size_t)(MAX_POS * w->width));
+        w->vr[i] = xmalloc(sizeof(float) * (size_t)(MAX_POS * w->width));
+        for (int j = 0; j < MAX_POS * w->width; j += s.head_dim)
+            round_token(&s, w->kr[i] + j, w->vr[i] + j, w->k[i] + j, w->v[i] + j);
         for (int j = 0; j < per_seq; j++) /* any order that is one-to-one */
             w->pages[i][j] = (j * N_SEQS + i) * 7 % n_pages;
     }
@@ -121,6 +155,8 @@ static void world_close(struct world *w)
     for (int i = 0; i < N_SEQS; i++) {
         free(w->k[i]);
         free(w->v[i]);
+        free(w->kr[i]);
+        free(w->vr[i]);
         free(w->pages[i]);
     }
     free(w->kv.base);
@@ -169,7 +205,8 @@ static void check_shape(struct kcheck *kc, struct shape s)
             }
         }
         attend(be, &w, 0, w.n_rows, out);
-        kcheck_near(kc, w.want, out, (int64_t)w.n_rows * w.q_width, 3e-6f, 16, what);
+        kcheck_near(kc, w.want, out, (int64_t)w.n_rows * w.q_width,
+                    s.type == DTYPE_Q8_0 ? BOUND_Q8 : 3e-6f, 16, what);
         if (threads == 1)
             memcpy(w.first, out, row_bytes * (size_t)w.n_rows);
         kcheck_same(kc, w.first, out, row_bytes * (size_t)w.n_rows, "another number of threads");
@@ -188,10 +225,13 @@ static void check_shape(struct kcheck *kc, struct shape s)
 static void check_op(struct kcheck *kc)
 {
     static const struct shape shapes[] = {
-        {9, 3, 64, 0, DTYPE_F16},   {4, 4, 40, 0, DTYPE_F16},   {8, 1, 80, 0, DTYPE_F16},
-        {4, 2, 128, 0, DTYPE_F32},  {3, 1, 8, 0, DTYPE_F32},    {5, 1, 64, 0, DTYPE_F32},
-        {9, 3, 64, 1, DTYPE_F16},   {4, 4, 40, 100, DTYPE_F16}, {6, 1, 64, 300, DTYPE_F32},
-        {2, 1, 256, 17, DTYPE_F16}, {40, 1, 24, 0, DTYPE_F16},  {4, 4, 72, 256, DTYPE_F16},
+        {9, 3, 64, 0, DTYPE_F16},    {4, 4, 40, 0, DTYPE_F16},    {8, 1, 80, 0, DTYPE_F16},
+        {4, 2, 128, 0, DTYPE_F32},   {3, 1, 8, 0, DTYPE_F32},     {5, 1, 64, 0, DTYPE_F32},
+        {9, 3, 64, 1, DTYPE_F16},    {4, 4, 40, 100, DTYPE_F16},  {6, 1, 64, 300, DTYPE_F32},
+        {2, 1, 256, 17, DTYPE_F16},  {40, 1, 24, 0, DTYPE_F16},   {4, 4, 72, 256, DTYPE_F16},
+        {9, 3, 64, 0, DTYPE_Q8_0},   {4, 4, 40, 100, DTYPE_Q8_0}, {6, 1, 128, 300, DTYPE_Q8_0},
+        {2, 1, 256, 17, DTYPE_Q8_0}, {40, 1, 24, 0, DTYPE_Q8_0},  {4, 2, 8, 0, DTYPE_Q8_0},
+        {4, 4, 80, 1, DTYPE_Q8_0},
     };
     int n = sizeof(shapes) / sizeof(shapes[0]);
     for (int i = 0; i < n; i++)
@@ -285,6 +325,105 @@ static void check_tile(struct kcheck *kc, int hd, int n_q, enum dtype type)
     kcheck_done(kc);
 }
 
+/* The same for codes of 8 bits: any bytes with sensible scales. */
+static void check_tile_q8(struct kcheck *kc, int hd, int n_q)
+{
+    int n_blocks = attn_blocks(hd), n_x = n_q * n_blocks * 2;
+    size_t bytes = attn_head_bytes(DTYPE_Q8_0, hd), codes = (size_t)(KV_PAGE_TOKENS * hd);
+    const char *k[16], *v[16];
+    for (int i = 0; i < 32; i++) {
+        char *page = kcheck_in_bytes(kc, bytes, 64);
+        for (size_t at = 0; at < codes; at++)
+            page[at] = (char)kcheck_random(kc);
+        for (int t = 0; t < KV_PAGE_TOKENS; t++) {
+            float d = 1.0f + (float)(kcheck_random(kc) % 100);
+            for (int b = 0; i < 16 && b < n_blocks; b++)
+                ((uint16_t *)(page + codes))[b * KV_PAGE_TOKENS + t] = f32_to_f16(d * 1e-4f);
+            if (i >= 16)
+                ((float *)(page + codes))[t] = d * 1e-4f;
+        }
+        *(i < 16 ? &k[i] : &v[i - 16]) = page;
+    }
+    struct linear_x *x = kcheck_in_bytes(kc, sizeof(*x) * (size_t)n_x, 64);
+    float *row = kcheck_in(kc, n_blocks * 32);
+    for (int i = 0; i < n_q; i++) {
+        memset(row, 0, sizeof(float) * (size_t)n_blocks * 32);
+        kcheck_fill(kc, row, hd, 1.0f);
+        kc->ref->linear_quant(x + i * n_blocks * 2, row, n_blocks * 32, 2);
+    }
+    int lo[8], hi[8];
+    float *m[2], *l[2], *acc[2];
+    for (int i = 0; i < n_q; i++) {
+        lo[i] = (int)(kcheck_random(kc) % 100);
+        hi[i] = i == 5 ? 0 : 100 + (int)(kcheck_random(kc) % 157); /* the sixth sees nothing */
+    }
+    for (int i = 0; i < 2; i++) {
+        m[i] = kcheck_out(kc, n_q);
+        l[i] = kcheck_out(kc, n_q);
+        acc[i] = kcheck_out(kc, n_q * hd);
+        struct cpu_attn_tile t = {
+            .k = k,
+            .v = v,
+            .n_pages = 16,
+            .n_q = n_q,
+            .head_dim = hd,
+            .type = DTYPE_Q8_0,
+            .x = x,
+            .lo = lo,
+            .hi = hi,
+            .m = m[i],
+            .l = l[i],
+            .acc = acc[i],
+            .score = kcheck_out(kc, n_q * ATTN_CHUNK),
+        };
+        (i == 0 ? kc->ref : kc->var)->attn_tile_q8(&t);
+    }
+    kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
+    kcheck_near(kc, l[0], l[1], n_q, 1e-4f, 64, "sum of weights");
+    kcheck_near(kc, acc[0], acc[1], n_q * hd, 2e-3f, 64, "sum of values");
+    kcheck_done(kc);
+}
+
+/* What is stored is near what came, to half a step of the scale; a NaN is not lost. */
+static void check_store_q8(struct kcheck *kc)
+{
+    enum { HD = 72 };
+    struct backend *be = kcheck_backend(kc, 1);
+    char *page = kcheck_out_bytes(kc, 2 * be->kv_bytes(DTYPE_Q8_0, 1, HD), 64);
+    float *k = kcheck_in(kc, HD), *v = kcheck_in(kc, HD), *q = kcheck_in(kc, HD);
+    float *out = kcheck_out(kc, HD);
+    struct kv_view kv = {.base = page,
+                         .v_offset = be->kv_bytes(DTYPE_Q8_0, 1, HD),
+                         .n_kv_heads = 1,
+                         .head_dim = HD,
+                         .type = DTYPE_Q8_0};
+    int32_t page_id = 0;
+    struct kv_row row = {&page_id, 0};
+    struct tensor tk = kcheck_tensor(k, 1, HD), tv = kcheck_tensor(v, 1, HD);
+    struct tensor tq = kcheck_tensor(q, 1, HD), to = kcheck_tensor(out, 1, HD);
+    kcheck_fill(kc, q, HD, 1.0f);
+    for (int i = 0; i < 40; i++) { /* one token: its values come back */
+        kcheck_fill(kc, k, HD, 1.0f);
+        kcheck_fill(kc, v, HD, powf(10, (float)(i - 20)));
+        float top = 0;
+        for (int d = 0; d < HD; d++)
+            top = fmaxf(top, fabsf(v[d]));
+        OP(be, kv_store, .kv = kv, .k = &tk, .v = &tv, .rows = &row);
+        OP(be, attn_paged, .out = &to, .q = &tq, .kv = kv, .rows = &row, .n_heads = 1, .scale = 1);
+        kcheck_near(kc, v, out, HD, top * 0.00396f, 0, "a stored value");
+    }
+    for (int i = 0; i < 2; i++) {
+        kcheck_fill(kc, k, HD, 1.0f);
+        kcheck_fill(kc, v, HD, 1.0f);
+        (i ? k : v)[33] = NAN;
+        OP(be, kv_store, .kv = kv, .k = &tk, .v = &tv, .rows = &row);
+        OP(be, attn_paged, .out = &to, .q = &tq, .kv = kv, .rows = &row, .n_heads = 1, .scale = 1);
+        kcheck_that(kc, isnan(out[0]), "a NaN that was stored shows");
+    }
+    be->close(be);
+    kcheck_done(kc);
+}
+
 struct attn_bench {
     struct backend *be;
     struct op_attn_paged op;
@@ -297,13 +436,13 @@ static void attn_bench_run(void *arg)
 }
 
 /* n_rows at the end of a context of n tokens, heads 9/3 of 64, one thread and all. */
-static void bench(struct kcheck *kc, int n, int n_rows)
+static void bench(struct kcheck *kc, enum dtype type, int n, int n_rows)
 {
     enum { HD = 64, KV = 3, HEADS = 9 };
     int n_pages = (n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     int32_t *pages = xcalloc((size_t)n_pages, sizeof(*pages));
     struct kv_row *rows = xcalloc((size_t)n_rows, sizeof(*rows));
-    size_t half = dtype_bytes(DTYPE_F16, KV_PAGE_TOKENS * KV * HD);
+    size_t half = KV * attn_head_bytes(type, HD);
     char *base = xcalloc((size_t)n_pages, 2 * half);
     float *q = xcalloc((size_t)n_rows * HEADS * HD, sizeof(float));
     float *out = xcalloc((size_t)n_rows * HEADS * HD, sizeof(float));
@@ -325,13 +464,14 @@ static void bench(struct kcheck *kc, int n, int n_rows)
             .rows = rows,
             .n_heads = HEADS,
             .scale = 0.125f,
-            .kv = {base, 2 * half, 0, half, KV, HD, DTYPE_F16},
+            .kv = {base, 2 * half, 0, half, KV, HD, type},
         };
         char what[80];
-        snprintf(what, sizeof(what), "attn %d rows of %d, %d threads", n_rows, n, b.be->n_threads);
+        snprintf(what, sizeof(what), "attn %s %d rows of %d, %d threads", dtype_name(type), n_rows,
+                 n, b.be->n_threads);
         kcheck_bench(kc, what, seen * HEADS * HD * 4, "GFLOP/s", attn_bench_run, &b);
         if (n_rows == 1)
-            kcheck_bench(kc, what, n * KV * HD * 4.0, "GB/s", attn_bench_run, &b);
+            kcheck_bench(kc, what, 2.0 * (double)half * n_pages, "GB/s", attn_bench_run, &b);
         b.be->close(b.be);
     }
     free(pages);
@@ -352,15 +492,20 @@ void kcheck_attn(struct kcheck *kc)
             }
         }
     }
-    if (KCHECK_OP(kc, attn_paged, attn_tile)) {
+    if (KCHECK(kc, attn_tile_q8)) {
+        static const int dims[] = {8, 16, 24, 40, 64, 72, 80, 96, 128, 256};
+        for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++)
+            for (int n_q = 1; n_q <= 8; n_q++)
+                check_tile_q8(kc, dims[d], n_q);
+    }
+    if (KCHECK_OP(kc, attn_paged, attn_tile_q8)) {
         check_op(kc);
         check_long(kc);
-        if (kc->bench) {
-            bench(kc, 256, 1);
-            bench(kc, 4096, 1);
-            bench(kc, 32768, 1);
-            bench(kc, 512, 512);
-            bench(kc, 4096, 512);
+        check_store_q8(kc);
+        static const int shapes[][2] = {{256, 1}, {4096, 1}, {32768, 1}, {512, 512}, {4096, 512}};
+        for (int i = 0; kc->bench && i < 5; i++) {
+            bench(kc, DTYPE_F16, shapes[i][0], shapes[i][1]);
+            bench(kc, DTYPE_Q8_0, shapes[i][0], shapes[i][1]);
         }
     }
 }

@@ -166,7 +166,7 @@ static void config_names_the_flag_it_refuses(void **state)
     REFUSED("port must be a whole number", "--port", "8.5");
     REFUSED("must be a whole number", "--port", "99999999999999999999");
     REFUSED("max_sequences must be 1 to", "--max_sequences=0");
-    REFUSED("kv_type must be one of: f16 f32", "--kv_type", "q8_0");
+    REFUSED("kv_type must be one of: f16 f32 q8_0", "--kv_type", "q4_0");
     REFUSED("kv_type must be one of", "--kv_type", "f16 f32");
     REFUSED("log_level must be one of", "--log_level=");
     REFUSED("strict must be true or false", "--strict", "maybe");
