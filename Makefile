@@ -91,8 +91,11 @@ lint: format-check                    ## format, layers, sizes, banned calls, sc
 	$(Q)shellcheck tools/install-deps tools/fuzz tools/hooks/pre-commit .ci/run docker/*.sh
 	$(Q)codespell .
 	$(Q)git diff --check
-tidy:                                 ## clang-tidy over the product (slow)
-	$(Q)clang-tidy --quiet $(SRC) -- -std=c11 -D_GNU_SOURCE -I. -DDUETTO_VERSION='""'
+# One file a run: in the second file of a run clang-tidy 14 takes every va_list for uninitialized.
+tidy:                                 ## clang-tidy over the product (minutes)
+	$(Q)clang-tidy --version >/dev/null
+	$(Q)printf '%s\n' $(SRC) | xargs -P "$$(nproc)" -n 1 sh -c 'clang-tidy --quiet "$$@" -- -std=c11 \
+	    -D_GNU_SOURCE -I. -DDUETTO_VERSION=\"\" $(AVX512) -mavx512vnni 2>/dev/null' x
 format:                               ## rewrite the sources with clang-format
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
 format-check:

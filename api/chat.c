@@ -361,7 +361,7 @@ static int set_prompt(struct api_call *c, const struct api_model *m, const struc
         err = api_context_error(m->card, 0, "messages", e);
     if (err != 0)
         goto out;
-    if (n_ids == 0) {
+    if (ids == NULL || n_ids == 0) {
         err = err_set(e, ERR_INVALID, "the chat template made an empty prompt of the messages");
         err_param(e, "messages");
         goto out;

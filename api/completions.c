@@ -180,9 +180,10 @@ int completions_begin(struct api_call *c, const struct cJSON *body, struct err *
     if ((err = params_parse(body, PARAM_COMPLETIONS, &lim, &j->arena, &p, &j->text, e)) != 0 ||
         (err = parse_prompts(&ps, body, a, m, &p, &j->arena, e)) != 0)
         return err;
-    if (ps.n * p.n > a->o.max_choices) {
+    int64_t n_choices = (int64_t)ps.n * p.n;
+    if (n_choices > a->o.max_choices) {
         err_set(e, ERR_INVALID, "n times the number of prompts must be at most %d, got %lld",
-                a->o.max_choices, (long long)(ps.n * p.n));
+                a->o.max_choices, (long long)n_choices);
         return err_param(e, "n");
     }
     j->text.n_prompts = ps.n;

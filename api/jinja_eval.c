@@ -187,29 +187,34 @@ static int args_spread(struct jinja_ctx *c, struct jargs *args, bool named, stru
     return rc;
 }
 
+static int args_eval(struct jinja_ctx *c, struct jargs *args, const struct jnode *k)
+{
+    struct jarg a = {0};
+    bool named = k->type == JN_KWARG, spread = k->type == JN_STAR || k->type == JN_STARS;
+    int rc = jinja_eval(c, named || spread ? k->a : k, &a.v);
+    if (rc != 0)
+        return rc;
+    if (spread)
+        return args_spread(c, args, k->type == JN_STARS, a.v);
+    if (named) {
+        a.name = k->value.s;
+        a.len = k->value.n;
+    }
+    return args_add(c, args, a);
+}
+
 /* Positional arguments first, wherever *list stands. */
 int jinja_args(struct jinja_ctx *c, const struct jnode *list, struct jargs *args)
 {
+    int rc = 0;
     *args = (struct jargs){0};
     for (int named = 0; named < 2; named++) {
-        for (const struct jnode *k = list; k; k = k->next) {
-            struct jv v;
-            bool spread = k->type == JN_STAR || k->type == JN_STARS;
-            if ((k->type == JN_KWARG || k->type == JN_STARS) != named)
-                continue;
-            int rc = jinja_eval(c, spread || named ? k->a : k, &v);
-            if (rc == 0 && spread)
-                rc = args_spread(c, args, named, v);
-            else if (rc == 0)
-                rc = args_add(c, args,
-                              (struct jarg){.name = named ? k->value.s : NULL,
-                                            .len = named ? k->value.n : 0,
-                                            .v = v});
-            if (rc != 0)
-                return rc;
+        for (const struct jnode *k = list; k && rc == 0; k = k->next) {
+            if ((k->type == JN_KWARG || k->type == JN_STARS) == named)
+                rc = args_eval(c, args, k);
         }
     }
-    return 0;
+    return rc;
 }
 
 static int eval_list(struct jinja_ctx *c, const struct jnode *n, struct jv *out)
@@ -406,16 +411,16 @@ static int eval_node(struct jinja_ctx *c, const struct jnode *n, struct jv *out)
 
 int jinja_eval(struct jinja_ctx *c, const struct jnode *n, struct jv *out)
 {
-    c->line = n->line;
-    if (c->depth >= JINJA_EVAL_DEPTH)
-        return jinja_fail(c, ERR_TOOBIG, "the template recurses too deeply");
-    int rc = jinja_charge(c, 0);
-    if (rc != 0)
-        return rc;
-    c->depth++;
     struct jv v = {0};
-    rc = eval_node(c, n, &v);
-    c->depth--;
+    c->line = n->line;
+    int rc = c->depth < JINJA_EVAL_DEPTH
+                 ? jinja_charge(c, 0)
+                 : jinja_fail(c, ERR_TOOBIG, "the template recurses too deeply");
+    if (rc == 0) {
+        c->depth++;
+        rc = eval_node(c, n, &v);
+        c->depth--;
+    }
     *out = v;
     return rc;
 }

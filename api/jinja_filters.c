@@ -1,5 +1,6 @@
 /* Filters on text and numbers, and how a filter is called.  The filters on lists are in jinja_seq.c.
  * Each does what jinja2's filter of that name does; tojson does what transformers' does. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,8 +136,9 @@ static int f_replace(struct jinja_ctx *c, struct jv in, const struct jv *arg, st
 {
     struct jv s, old, with;
     int64_t max;
-    int rc = arg[1].type == JV_UNSET ? jinja_fail(c, ERR_INVALID, "replace takes two arguments")
-                                     : jinja_str(c, in, &s);
+    if (arg[1].type == JV_UNSET)
+        return jinja_fail(c, ERR_INVALID, "replace takes two arguments");
+    int rc = jinja_str(c, in, &s);
     if (rc == 0)
         rc = jinja_str(c, arg[0], &old);
     if (rc == 0)
@@ -244,10 +246,30 @@ static bool read_float(struct jv s, double *f)
     return *end == 0;
 }
 
+/* The integer that all of a text stands for. */
+static bool read_int(struct jv s, int base, int64_t *i)
+{
+    char text[80], *end;
+    const char *digits = text;
+    if (base == 10) {
+        if (!read_number(s, text, sizeof text))
+            return false;
+    } else {
+        if (s.n >= sizeof text)
+            return false;
+        memcpy(text, s.s, s.n);
+        text[s.n] = 0;
+        if (text[0] == '0' && s.n > 2 && strchr("xXoObB", text[1]))
+            digits += 2;
+    }
+    errno = 0;
+    *i = strtoll(digits, &end, base);
+    return end != digits && *end == 0 && errno == 0;
+}
+
 static int f_int(struct jinja_ctx *c, struct jv in, const struct jv *arg, struct jv *out)
 {
-    int64_t base;
-    char text[80], *end;
+    int64_t base, i;
     double f = 0;
     struct jv absent = arg[0].type == JV_UNSET ? jinja_int(0) : arg[0];
     int rc = want_int(c, arg[1], 10, &base);
@@ -259,25 +281,11 @@ static int f_int(struct jinja_ctx *c, struct jv in, const struct jv *arg, struct
     if (in.type == JV_INT || in.type == JV_BOOL)
         *out = jinja_int(jinja_as_int(in));
     if (in.type == JV_STR && (base == 10 || base == 16 || base == 8 || base == 2)) {
-        if (base != 10 && in.n < sizeof text) {
-            memcpy(text, in.s, in.n);
-            text[in.n] = 0;
-            const char *digits = text;
-            if (text[0] == '0' && in.n > 2 && strchr("xXoObB", text[1]))
-                digits += 2;
-            long long v = strtoll(digits, &end, (int)base);
-            if (end != digits && *end == 0)
-                *out = jinja_int(v);
+        if (read_int(in, (int)base, &i)) {
+            *out = jinja_int(i);
             return 0;
         }
-        if (read_number(in, text, sizeof text)) {
-            long long v = strtoll(text, &end, 10);
-            if (*end == 0 && v != INT64_MAX && v != INT64_MIN) {
-                *out = jinja_int(v);
-                return 0;
-            }
-        }
-        if (!read_float(in, &f)) /* int("1.5") goes through float */
+        if (base != 10 || !read_float(in, &f)) /* int("1.5") goes through float */
             return 0;
         in = jinja_float(f);
     }

@@ -144,6 +144,17 @@ static void lex_begin(struct jlex *x, struct jtok *t)
     x->pos += sign == '-' || sign == '+' ? 3 : 2;
 }
 
+/* Where "{{", "{%" or "{#" stands next, or the end. */
+static size_t lex_find_tag(const struct jlex *x, size_t pos)
+{
+    for (; pos + 1 < x->n; pos++) {
+        char next = x->s[pos + 1];
+        if (x->s[pos] == '{' && (next == '{' || next == '%' || next == '#'))
+            return pos;
+    }
+    return x->n;
+}
+
 static int lex_root(struct jlex *x, struct jtok *t)
 {
     if (x->begin) {
@@ -151,11 +162,8 @@ static int lex_root(struct jlex *x, struct jtok *t)
         return 0;
     }
     while (x->pos < x->n) {
-        size_t from = x->pos, tag = from;
-        while (tag + 1 < x->n &&
-               !(x->s[tag] == '{' && strchr("{%#", x->s[tag + 1]) && x->s[tag + 1] != 0))
-            tag++;
-        if (tag + 1 >= x->n) {
+        size_t from = x->pos, tag = lex_find_tag(x, from);
+        if (tag == x->n) {
             lex_text(t, x->line, x->s + from, x->n - from);
             lex_to(x, x->n);
             return 0;
@@ -170,13 +178,9 @@ static int lex_root(struct jlex *x, struct jtok *t)
             if (rc != 0 || got)
                 return rc;
         } else if (x->s[tag + 1] == '#') {
-            struct jtok text = *t;
             int rc = lex_comment(x);
-            if (rc != 0)
+            if (rc != 0 || got)
                 return rc;
-            *t = text;
-            if (got)
-                return 0;
         } else {
             x->begin = got;
             if (!got)
@@ -233,26 +237,31 @@ static size_t lex_float_end(const struct jlex *x, size_t i)
     return is_float ? end : 0;
 }
 
+/* The end of the integer at *from, which moves behind 0x, 0o or 0b. */
+static size_t lex_int_end(const struct jlex *x, size_t *from, int *base)
+{
+    char c2 = *from + 1 < x->n ? (char)(x->s[*from + 1] | 32) : 0;
+    *base = c2 == 'x' ? 16 : c2 == 'o' ? 8 : c2 == 'b' ? 2 : 10;
+    if (x->s[*from] != '0' || *base == 10) {
+        *base = 10;
+        return lex_digits(x, *from);
+    }
+    *from += 2;
+    size_t end = *from;
+    while (end < x->n && (is_digit(x->s[end]) || x->s[end] == '_' ||
+                          ((x->s[end] | 32) >= 'a' && (x->s[end] | 32) <= 'f')))
+        end++;
+    return end;
+}
+
 static int lex_number(struct jlex *x, struct jtok *t)
 {
     char digits[400];
-    size_t end = lex_float_end(x, x->pos), k = 0;
+    size_t from = x->pos, end = lex_float_end(x, from), k = 0;
     int base = 10;
     t->type = end ? T_FLOAT : T_INT;
-    size_t from = x->pos;
-    if (!end) {
-        char c2 = from + 1 < x->n ? (char)(x->s[from + 1] | 32) : 0;
-        if (x->s[from] == '0' && (c2 == 'x' || c2 == 'o' || c2 == 'b')) {
-            base = c2 == 'x' ? 16 : c2 == 'o' ? 8 : 2;
-            from += 2;
-            end = from;
-            while (end < x->n && (is_digit(x->s[end]) || x->s[end] == '_' ||
-                                  ((x->s[end] | 32) >= 'a' && (x->s[end] | 32) <= 'f')))
-                end++;
-        } else {
-            end = lex_digits(x, from);
-        }
-    }
+    if (!end)
+        end = lex_int_end(x, &from, &base);
     for (size_t i = from; i < end && k < sizeof digits - 1; i++) {
         if (x->s[i] != '_')
             digits[k++] = x->s[i];

@@ -85,6 +85,36 @@ static int m_swapcase(struct jinja_ctx *c, struct jv self, const struct jv *arg,
     return jinja_case(c, self, CASE_SWAP, out);
 }
 
+/* Where the first word of s ends, and where the last one begins. */
+static size_t first_word_end(struct jv s)
+{
+    size_t at = 0;
+    uint32_t cp;
+    while (at < s.n) {
+        size_t k = (size_t)utf8_decode(s.s + at, s.n - at, &cp);
+        if (utf8_is_space(cp))
+            break;
+        at += k;
+    }
+    return at;
+}
+
+static size_t last_word_begin(struct jv s)
+{
+    size_t at = s.n;
+    uint32_t cp;
+    while (at > 0) {
+        size_t k = 1;
+        while (k < at && ((unsigned char)s.s[at - k] & 0xC0) == 0x80)
+            k++;
+        utf8_decode(s.s + at - k, k, &cp);
+        if (utf8_is_space(cp))
+            break;
+        at -= k;
+    }
+    return at;
+}
+
 static int split_spaces(struct jinja_ctx *c, struct jv self, int64_t max, bool right,
                         struct jv *out)
 {
@@ -92,29 +122,14 @@ static int split_spaces(struct jinja_ctx *c, struct jv self, int64_t max, bool r
     int rc = jinja_list(c, JV_LIST, 0, out);
     while (rest.n > 0 && rc == 0) {
         struct jv part = rest;
-        size_t at = right ? rest.n : 0;
-        uint32_t cp;
         if (max == 0) { /* the last piece keeps its blanks on the far side */
             rest.n = 0;
         } else if (right) {
-            while (at > 0) {
-                size_t k = 1;
-                while (k < at && ((unsigned char)rest.s[at - k] & 0xC0) == 0x80)
-                    k++;
-                utf8_decode(rest.s + at - k, k, &cp);
-                if (utf8_is_space(cp))
-                    break;
-                at -= k;
-            }
+            size_t at = last_word_begin(rest);
             part = jinja_strn(rest.s + at, rest.n - at);
             rest = jinja_strip(jinja_strn(rest.s, at), NULL, false, true);
         } else {
-            while (at < rest.n) {
-                size_t k = (size_t)utf8_decode(rest.s + at, rest.n - at, &cp);
-                if (utf8_is_space(cp))
-                    break;
-                at += k;
-            }
+            size_t at = first_word_end(rest);
             part = jinja_strn(rest.s, at);
             rest = jinja_strip(jinja_strn(rest.s + at, rest.n - at), NULL, true, false);
         }
@@ -447,7 +462,7 @@ static int str_format(struct jinja_ctx *c, struct jv self, const struct jargs *a
             i++;
         } else {
             const char *close = ch == '{' ? memchr(self.s + i, '}', self.n - i) : NULL;
-            struct jv v;
+            struct jv v = {0};
             if (!close) {
                 rc = jinja_fail(c, ERR_INVALID, "format: a brace stands alone");
                 break;

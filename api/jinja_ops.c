@@ -81,28 +81,39 @@ int jinja_equal(struct jinja_ctx *c, struct jv a, struct jv b, int depth, bool *
     }
 }
 
+static int order_nums(struct jv a, struct jv b)
+{
+    if (a.type != JV_FLOAT && b.type != JV_FLOAT) {
+        int64_t x = jinja_as_int(a), y = jinja_as_int(b);
+        return x < y ? -1 : x > y;
+    }
+    double x = jinja_as_float(a), y = jinja_as_float(b);
+    return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;
+}
+
+/* UTF-8 orders as its code points do. */
+static int order_strs(struct jv a, struct jv b)
+{
+    int d = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n);
+    if (d != 0)
+        return d < 0 ? -1 : 1;
+    return a.n < b.n ? -1 : a.n > b.n;
+}
+
 int jinja_order(struct jinja_ctx *c, struct jv a, struct jv b, int depth, int *out)
 {
-    int rc = jinja_charge(c, 0);
+    int rc = jinja_charge(c, a.type == JV_STR && b.type == JV_STR ? a.n < b.n ? a.n : b.n : 0);
     if (rc != 0)
         return rc;
     if (depth > JINJA_VALUE_DEPTH)
         return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
     if (jinja_is_num(a) && jinja_is_num(b)) {
-        if (a.type != JV_FLOAT && b.type != JV_FLOAT) {
-            int64_t x = jinja_as_int(a), y = jinja_as_int(b);
-            *out = x < y ? -1 : x > y;
-        } else {
-            double x = jinja_as_float(a), y = jinja_as_float(b);
-            *out = x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;
-        }
+        *out = order_nums(a, b);
         return 0;
     }
-    if (a.type == JV_STR && b.type == JV_STR) { /* UTF-8 orders as its code points do */
-        size_t n = a.n < b.n ? a.n : b.n;
-        int d = memcmp(a.s, b.s, n);
-        *out = d ? (d < 0 ? -1 : 1) : a.n < b.n ? -1 : a.n > b.n;
-        return jinja_charge(c, n);
+    if (a.type == JV_STR && b.type == JV_STR) {
+        *out = order_strs(a, b);
+        return 0;
     }
     if (a.type != b.type || (a.type != JV_LIST && a.type != JV_TUPLE))
         return op_type_error(c, "<", a, b);
@@ -240,47 +251,59 @@ static bool is_whole(struct jv v)
     return v.type == JV_INT || v.type == JV_BOOL;
 }
 
+/* Rounds down; true: it overflows, as in all of these. */
+static bool int_divide(int op, int64_t x, int64_t y, int64_t *r)
+{
+    if (y == -1) { /* the smallest integer divided by -1 would trap */
+        *r = 0;
+        return op == T_FLOORDIV && __builtin_sub_overflow(0, x, r);
+    }
+    *r = op == T_FLOORDIV ? x / y : x % y;
+    if (x % y != 0 && (x < 0) != (y < 0))
+        *r += op == T_FLOORDIV ? -1 : y;
+    return false;
+}
+
+static bool int_power(int64_t x, uint64_t k, int64_t *r)
+{
+    *r = 1;
+    for (; k > 0; k >>= 1) {
+        if ((k & 1) && __builtin_mul_overflow(*r, x, r))
+            return true;
+        if (k > 1 && __builtin_mul_overflow(x, x, &x))
+            return true;
+    }
+    return false;
+}
+
 static int op_int(struct jinja_ctx *c, int op, int64_t x, int64_t y, struct jv *out)
 {
     int64_t r = 0;
+    bool over = false;
     switch (op) {
     case T_ADD:
-        if (__builtin_add_overflow(x, y, &r))
-            return op_overflow(c);
+        over = __builtin_add_overflow(x, y, &r);
         break;
     case T_SUB:
-        if (__builtin_sub_overflow(x, y, &r))
-            return op_overflow(c);
+        over = __builtin_sub_overflow(x, y, &r);
         break;
     case T_MUL:
-        if (__builtin_mul_overflow(x, y, &r))
-            return op_overflow(c);
+        over = __builtin_mul_overflow(x, y, &r);
         break;
     case T_FLOORDIV:
     case T_MOD:
         if (y == 0)
             return op_zero(c);
-        if (y == -1) { /* the smallest integer divided by -1 would trap */
-            if (op == T_FLOORDIV && __builtin_sub_overflow(0, x, &r))
-                return op_overflow(c);
-            break;
-        }
-        r = op == T_FLOORDIV ? x / y : x % y;
-        if (x % y != 0 && (x < 0) != (y < 0))
-            r += op == T_FLOORDIV ? -1 : y;
+        over = int_divide(op, x, y, &r);
         break;
     case T_POW:
-        r = 1;
-        for (uint64_t k = (uint64_t)y; k > 0; k >>= 1) {
-            if ((k & 1) && __builtin_mul_overflow(r, x, &r))
-                return op_overflow(c);
-            if (k > 1 && __builtin_mul_overflow(x, x, &x))
-                return op_overflow(c);
-        }
+        over = int_power(x, (uint64_t)y, &r);
         break;
     default:
         break;
     }
+    if (over)
+        return op_overflow(c);
     *out = jinja_int(r);
     return 0;
 }

@@ -133,36 +133,52 @@ static struct jnode *parse_stmt(struct jparser *p);
 
 /* ---- statements ---- */
 
+static struct jnode *parse_text(struct jparser *p)
+{
+    struct jnode *n = jinja_parse_node(p, JN_TEXT, p->cur.line);
+    if (n)
+        n->value = jinja_strn(p->cur.p, p->cur.n);
+    jinja_parse_next(p);
+    return n;
+}
+
+static struct jnode *parse_output(struct jparser *p)
+{
+    struct jnode *n = jinja_parse_node(p, JN_OUTPUT, p->cur.line);
+    if (n && jinja_parse_next(p))
+        n->a = jinja_expr_tuple(p, JEXPR_COND, NULL);
+    if (!p->failed)
+        jinja_parse_expect(p, T_VAR_END, "'}}'");
+    return n;
+}
+
+static bool parse_at_one_of(const struct jparser *p, const char *const *names)
+{
+    while (names && *names && !jinja_parse_is(p, *names))
+        names++;
+    return names && *names;
+}
+
 /* A body up to one of the names in ends (NULL-terminated), which stays the current token. */
 static bool parse_until(struct jparser *p, const char *const *ends, struct jnode **body)
 {
     struct jnode **tail = body;
     while (!p->failed) {
         struct jnode *n = NULL;
-        int line = p->cur.line;
         if (p->cur.type == T_EOF) {
             if (ends)
                 jinja_parse_fail(p, ERR_INVALID, "the template ends where '%s' is expected",
                                  ends[0]);
             return !p->failed;
         } else if (p->cur.type == T_TEXT) {
-            n = jinja_parse_node(p, JN_TEXT, line);
-            if (n)
-                n->value = jinja_strn(p->cur.p, p->cur.n);
-            jinja_parse_next(p);
+            n = parse_text(p);
         } else if (p->cur.type == T_VAR_BEGIN) {
-            n = jinja_parse_node(p, JN_OUTPUT, line);
-            if (n && jinja_parse_next(p))
-                n->a = jinja_expr_tuple(p, JEXPR_COND, NULL);
-            if (!p->failed)
-                jinja_parse_expect(p, T_VAR_END, "'}}'");
+            n = parse_output(p);
         } else {
             if (!jinja_parse_next(p))
                 return false;
-            for (int i = 0; ends && ends[i]; i++) {
-                if (jinja_parse_is(p, ends[i]))
-                    return true;
-            }
+            if (parse_at_one_of(p, ends))
+                return true;
             n = parse_stmt(p);
             if (n)
                 jinja_parse_expect(p, T_BLOCK_END, "'%}'");
@@ -549,8 +565,10 @@ int jinja_parse(struct jinja **out, const char *src, size_t len, const struct ji
         return err_set(e, ERR_TOOBIG, "the chat template needs too much memory");
     }
     jinja_lex_init(&p.lex, copy, parse_newlines(copy, src, len), &t->a, p.e);
-    p.cur.type = p.look.type = T_TEXT; /* anything but the end, for the first two steps */
-    if (!jinja_parse_next(&p) || !jinja_parse_next(&p) || !parse_until(&p, NULL, &t->body)) {
+    p.cur.type = p.look.type = T_TEXT;   /* anything but the end, for the first two steps */
+    bool started = jinja_parse_next(&p); /* twice: cur and look */
+    started = started && jinja_parse_next(&p);
+    if (!started || !parse_until(&p, NULL, &t->body)) {
         jinja_free(t);
         return p.e->code ? p.e->code : err_set(e, ERR_INVALID, "the chat template is not valid");
     }

@@ -365,6 +365,22 @@ static int f_batch(struct jinja_ctx *c, struct jv in, const struct jv *arg, stru
     return rc == 0 ? as_gen(out) : rc;
 }
 
+/* A pair of a name and an empty list, the next of the groups. */
+static int group_add(struct jinja_ctx *c, struct jv groups, struct jv name, struct jv *members)
+{
+    struct jv tuple;
+    int rc = jinja_list(c, JV_LIST, 0, members);
+    if (rc == 0)
+        rc = jinja_list(c, JV_TUPLE, 2, &tuple);
+    if (rc != 0)
+        return rc;
+    tuple.list->kind = JLIST_GROUP;
+    rc = jinja_push(c, tuple, name);
+    if (rc == 0)
+        rc = jinja_push(c, tuple, *members);
+    return rc == 0 ? jinja_push(c, groups, tuple) : rc;
+}
+
 static int f_groupby(struct jinja_ctx *c, struct jv in, const struct jv *arg, struct jv *out)
 {
     struct jv list, sorted, group = {0}, key, last = {0};
@@ -375,25 +391,16 @@ static int f_groupby(struct jinja_ctx *c, struct jv in, const struct jv *arg, st
     if (rc == 0)
         rc = jinja_list(c, JV_LIST, 0, out);
     for (size_t i = 0; rc == 0 && i < sorted.list->n; i++) {
-        struct jv v = sorted.list->items[i], tuple, plain;
+        struct jv v = sorted.list->items[i], plain;
         bool same = false;
         rc = key_of(c, v, arg[0], jinja_truth(arg[2]), &key);
         if (rc == 0 && i > 0)
             rc = jinja_equal(c, key, last, 0, &same);
         if (rc == 0 && !same) {
-            rc = jinja_list(c, JV_LIST, 0, &group);
+            /* the group's name keeps the case of its first member */
+            rc = attr_path(c, v, arg[0], &plain);
             if (rc == 0)
-                rc = jinja_list(c, JV_TUPLE, 2, &tuple);
-            if (rc == 0) /* the group's name keeps the case of its first member */
-                rc = attr_path(c, v, arg[0], &plain);
-            if (rc == 0)
-                rc = jinja_push(c, tuple, plain);
-            if (rc == 0)
-                rc = jinja_push(c, tuple, group);
-            if (rc == 0)
-                rc = jinja_push(c, *out, tuple);
-            if (rc == 0)
-                tuple.list->kind = JLIST_GROUP;
+                rc = group_add(c, *out, plain, &group);
         }
         last = key;
         if (rc == 0)

@@ -417,6 +417,28 @@ static int format_one(struct jinja_ctx *c, const struct spec *p, struct jv v, st
     return jinja_fail(c, ERR_INVALID, "unsupported format character");
 }
 
+/* What the conversion at the '%' at *at is for; moves over "(name)". */
+static int format_arg(struct jinja_ctx *c, struct jv fmt, size_t *at, struct jv args, size_t *used,
+                      struct jv *out)
+{
+    size_t n_args = args.type == JV_TUPLE ? args.list->n : 1;
+    if (args.type == JV_DICT && fmt.n - *at > 1 && fmt.s[*at + 1] == '(') {
+        const char *name = fmt.s + *at + 2, *close = memchr(name, ')', fmt.n - *at - 2);
+        struct jpair *pair = close ? jinja_dict_str(args, name, (size_t)(close - name)) : NULL;
+        if (!pair)
+            return jinja_fail(c, ERR_INVALID, "format: no such key");
+        *out = pair->value;
+        *at = (size_t)(close - fmt.s);
+        *used = n_args;
+        return 0;
+    }
+    if (*used >= n_args)
+        return jinja_fail(c, ERR_INVALID, "not enough arguments for format string");
+    *out = args.type == JV_TUPLE ? args.list->items[*used] : args;
+    ++*used;
+    return 0;
+}
+
 int jinja_format(struct jinja_ctx *c, struct jv fmt, struct jv args, struct jv *out)
 {
     struct buf b;
@@ -430,31 +452,16 @@ int jinja_format(struct jinja_ctx *c, struct jv fmt, struct jv args, struct jv *
         i = end;
         if (!at)
             break;
-        struct jv v = args;
+        struct jv v = {0};
         struct spec p;
         if (fmt.n - i > 1 && fmt.s[i + 1] == '%') {
             buf_addc(&b, '%');
             i += 2;
             continue;
         }
-        if (args.type == JV_DICT && fmt.n - i > 1 && fmt.s[i + 1] == '(') {
-            const char *close = memchr(fmt.s + i, ')', fmt.n - i);
-            size_t name = i + 2, len = close ? (size_t)(close - fmt.s) - name : 0;
-            struct jpair *pair = close ? jinja_dict_str(args, fmt.s + name, len) : NULL;
-            if (!pair) {
-                rc = jinja_fail(c, ERR_INVALID, "format: no such key");
-                break;
-            }
-            v = pair->value;
-            i = name + len;
-            used = n_args;
-        } else if (used >= n_args) {
-            rc = jinja_fail(c, ERR_INVALID, "not enough arguments for format string");
+        rc = format_arg(c, fmt, &i, args, &used, &v);
+        if (rc != 0)
             break;
-        } else {
-            v = args.type == JV_TUPLE ? args.list->items[used] : args;
-            used++;
-        }
         size_t k = spec_read(fmt.s + i + 1, fmt.n - i - 1, &p);
         rc = k ? format_one(c, &p, v, &b) : jinja_fail(c, ERR_INVALID, "incomplete format");
         i += k + 1;

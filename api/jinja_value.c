@@ -35,7 +35,8 @@ int jinja_charge(struct jinja_ctx *c, size_t bytes)
 
 int jinja_nomem(struct jinja_ctx *c)
 {
-    return jinja_fail(c, ERR_TOOBIG, "the template needs too much memory");
+    jinja_fail(c, ERR_TOOBIG, "the template needs too much memory");
+    return ERR_TOOBIG;
 }
 
 int jinja_undefined(struct jinja_ctx *c, struct jv v)
@@ -544,7 +545,7 @@ static int slice_str(struct jinja_ctx *c, struct jv obj, const int64_t b[3], str
     }
     struct jv chars;
     struct buf r;
-    int rc = jinja_iterate(c, obj, &chars);
+    int rc = iterate_str(c, obj, &chars);
     if (rc != 0)
         return rc;
     jinja_buf(c, &r);

@@ -107,7 +107,8 @@ static void put_limits(struct json_writer *w, const struct api *a)
 int models_props(struct api_call *c, struct err *e)
 {
     const struct api *a = c->priv->api;
-    const struct model_card *first = a->n_models > 0 ? a->models[0].card : NULL;
+    static const struct model_card none = {0};
+    const struct model_card *first = a->n_models > 0 ? a->models[0].card : &none;
     struct engine_stats stats = {0};
     struct json_writer w;
     (void)e;
@@ -118,14 +119,14 @@ int models_props(struct api_call *c, struct err *e)
     json_put_str(&w, "build_info", a->fingerprint);
     json_put_str(&w, "device", engine_device(a->o.engine));
     json_put_int(&w, "total_slots", stats.sequences_max);
-    json_put_str(&w, "model_alias", first != NULL ? first->id : NULL);
+    json_put_str(&w, "model_alias", first->id);
     json_open(&w, "models", '[');
     for (int i = 0; i < a->n_models; i++)
         put_model(&w, NULL, a->models[i].card);
     json_close(&w, ']');
     put_limits(&w, a);
     put_defaults(&w, a);
-    json_put_str(&w, "chat_template", first != NULL ? first->chat_template : NULL);
+    json_put_str(&w, "chat_template", first->chat_template);
     json_open(&w, "modalities", '{');
     json_put_bool(&w, "vision", false);
     json_put_bool(&w, "audio", false);

@@ -1,7 +1,6 @@
 /* One budget, page pools, promises; cache.h has the design. */
 #include "engine/cache.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,8 +81,8 @@ int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, 
     void *base = mmap(NULL, p->map_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
-        int code = err_set(e, ERR_NOMEM, "cannot reserve %zu bytes of address space: %s",
-                           p->map_bytes, strerror(errno));
+        int code =
+            err_set(e, ERR_NOMEM, "cannot reserve %zu bytes of address space: %m", p->map_bytes);
         radix_fini(&p->tree);
         free(p->free_ids);
         return code;

@@ -142,7 +142,7 @@ static bool scan(struct sample *s, const float *logits)
             vf u = load(x + i), v = load(x + i + LANES);
             max0 = pick(u > max0, u, max0);
             max1 = pick(v > max1, v, max1);
-            bad += (u - u) + (v - v); /* 0 for finite values, else NaN */
+            bad += u * 0.0f + v * 0.0f; /* 0 for finite values, else NaN */
         }
         max0 = pick(max1 > max0, max1, max0);
         float m = max0[0];

@@ -234,39 +234,55 @@ static int load_environment(struct config *c, struct err *e)
     return 0;
 }
 
-/* One pass over the flags: models (and nothing else) may be repeated.  file_only: just find -c. */
+struct flag {
+    const char *name, *value;
+    bool is_file, is_model;
+    const struct option *option; /* neither of them */
+};
+
+/* The flag at argv[*i], and its value, which may be the next argument. */
+static int read_flag(struct flag *f, int argc, char **argv, int *i, struct err *e)
+{
+    const char *a = argv[*i];
+    const char *eq = strncmp(a, "--", 2) ? NULL : strchr(a, '=');
+    size_t len = eq ? (size_t)(eq - a) : strlen(a);
+    *f = (struct flag){.name = a, .value = eq ? eq + 1 : NULL};
+    f->is_file = !strcmp(a, "-c") || (len == 8 && !strncmp(a, "--config", 8));
+    f->is_model = !strcmp(a, "-m") || (len == 7 && !strncmp(a, "--model", 7));
+    f->option = strncmp(a, "--", 2) ? NULL : find(a + 2, len - 2);
+    if (!f->is_file && !f->is_model && !f->option)
+        return err_set(e, ERR_INVALID, "unknown option %s (duetto --help lists them)", a);
+    bool next_is_flag = *i + 1 >= argc || argv[*i + 1][0] == '-';
+    if (!f->value && f->option && f->option->kind == OPT_BOOL && next_is_flag)
+        f->value = "true";
+    if (f->value)
+        return 0;
+    if (++*i == argc)
+        return err_set(e, ERR_INVALID, "%s needs a value", a);
+    f->value = argv[*i];
+    return 0;
+}
+
+/* One pass over the flags: models (and nothing else) may be repeated.  Without c, just finds -c. */
 static int load_flags(struct config *c, int argc, char **argv, int first, const char **file,
                       struct err *e)
 {
     bool models_cleared = false;
     for (int i = first; i < argc; i++) {
-        const char *a = argv[i];
-        const char *eq = strncmp(a, "--", 2) ? NULL : strchr(a, '=');
-        size_t len = eq ? (size_t)(eq - a) : strlen(a);
-        bool is_file = !strcmp(a, "-c") || (len == 8 && !strncmp(a, "--config", 8));
-        bool is_model = !strcmp(a, "-m") || (len == 7 && !strncmp(a, "--model", 7));
-        const struct option *o = strncmp(a, "--", 2) ? NULL : find(a + 2, len - 2);
-        if (!is_file && !is_model && !o)
-            return err_set(e, ERR_INVALID, "unknown option %s (duetto --help lists them)", a);
-        const char *value = eq ? eq + 1 : NULL;
-        bool next_is_flag = i + 1 >= argc || argv[i + 1][0] == '-';
-        if (!value && o && o->kind == OPT_BOOL && next_is_flag)
-            value = "true";
-        if (!value) {
-            if (++i == argc)
-                return err_set(e, ERR_INVALID, "%s needs a value", a);
-            value = argv[i];
-        }
-        int rc = 0;
-        if (is_file)
-            *file = value;
-        else if (c && is_model) {
+        struct flag f;
+        int rc = read_flag(&f, argc, argv, &i, e);
+        if (rc)
+            return rc;
+        if (f.is_file) {
+            *file = f.value;
+        } else if (c && f.is_model) {
             if (!models_cleared)
                 c->n_models = 0; /* flags replace the file's list */
             models_cleared = true;
-            rc = add_model_flag(c, value, e);
-        } else if (c && o)
-            rc = set_text(c, o, value, a, e);
+            rc = add_model_flag(c, f.value, e);
+        } else if (c) {
+            rc = set_text(c, f.option, f.value, f.name, e);
+        }
         if (rc)
             return rc;
     }

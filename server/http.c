@@ -545,12 +545,15 @@ static int listen_socket(const char *host, int port, struct err *e)
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage a;
+    union {
+        struct sockaddr_in6 v6;
+        struct sockaddr_in v4;
+        struct sockaddr any;
+    } a = {0};
     socklen_t n = sizeof(a);
-    if (getsockname(fd, (struct sockaddr *)&a, &n))
+    if (getsockname(fd, &a.any, &n))
         return 0;
-    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
-                                         : ((struct sockaddr_in *)&a)->sin_port);
+    return ntohs(a.any.sa_family == AF_INET6 ? a.v6.sin6_port : a.v4.sin_port);
 }
 
 static void mhd_log(void *cls, const char *fmt, va_list ap)

@@ -152,8 +152,8 @@ static void row_quant(const struct cpu_weight *w, const struct quant_format *f, 
     for (int64_t b = 0; b < w->w.n_in / 32; b++) {
         int s = (int)(b % geo.subs);
         const uint8_t *q = unit + geo.head_bytes + s * geo.sub_bytes;
+        float d = 0, m = 0; /* of the group at hand */
         for (int k = 0; k < 32; k++) {
-            float d, m;
             if (k % f->group == 0)
                 panel_scales(f, unit, s, k / f->group, r, &d, &m);
             int code = panel_code(f->bits, q, k / 4, 4 * r + k % 4);
