@@ -121,25 +121,36 @@ int api_unknown_model(const struct api *a, const char *id, struct err *e)
     return err_param(e, "model");
 }
 
-int api_find_model(const struct api *a, const struct cJSON *body, const struct api_model **m,
+int api_find_model(struct api_call *c, const struct cJSON *body, const struct api_model **m,
                    struct err *e)
 {
+    const struct api *a = c->priv->api;
     const char *id = NULL;
     int err = json_get_str(body, "model", &id, e);
     if (err != 0)
         return err;
     if (a->n_models == 0)
         return err_set(e, ERR_UNAVAILABLE, "this server has no model");
-    if (id == NULL || id[0] == '\0') {
-        *m = &a->models[0];
-        return 0;
-    }
-    for (int i = 0; i < a->n_models; i++)
-        if (strcmp(a->models[i].card->id, id) == 0) {
-            *m = &a->models[i];
-            return 0;
-        }
-    return api_unknown_model(a, id, e);
+    int i = 0;
+    if (id != NULL && id[0] != '\0')
+        while (i < a->n_models && strcmp(a->models[i].card->id, id) != 0)
+            i++;
+    if (i == a->n_models)
+        return api_unknown_model(a, id, e);
+    *m = &a->models[i];
+    c->model = a->models[i].card->id;
+    return 0;
+}
+
+int api_params(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+               unsigned where, struct params *p, struct err *e)
+{
+    const struct api_options *o = &c->priv->api->o;
+    const struct params_limits lim = {.max_choices = o->max_choices,
+                                      .max_stop_bytes = o->max_stop_bytes,
+                                      .n_vocab = m->card->n_vocab,
+                                      .strict = o->strict};
+    return params_parse(body, where, &lim, &c->job->arena, p, &c->job->text, e);
 }
 
 /* ---- Errors ---- */

@@ -35,9 +35,13 @@ struct api_call_private {
     bool first_text; /* ttft_us is known */
 };
 
-/* The model that the request names; absent, null or "" is the first. */
-int api_find_model(const struct api *a, const struct cJSON *body, const struct api_model **m,
+/* The model that the request names, which is the call's from now on; absent, null or "" is the
+ * first. */
+int api_find_model(struct api_call *c, const struct cJSON *body, const struct api_model **m,
                    struct err *e);
+/* The fields that chat and completions share, into *p and the job's spec. */
+int api_params(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+               unsigned where, struct params *p, struct err *e);
 /* source (NULL: ChatML) with the model's bos and eos as its variables. */
 int api_open_template(const struct model_card *card, const char *source, struct template **out,
                       struct err *e);

@@ -387,18 +387,10 @@ out:
 
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
 {
-    struct api *a = c->priv->api;
     const struct api_model *m = NULL;
     struct params p;
-    int err = api_find_model(a, body, &m, e);
-    if (err != 0)
-        return err;
-    c->model = m->card->id;
-    const struct params_limits lim = {.max_choices = a->o.max_choices,
-                                      .max_stop_bytes = a->o.max_stop_bytes,
-                                      .n_vocab = m->card->n_vocab,
-                                      .strict = a->o.strict};
-    if ((err = params_parse(body, PARAM_CHAT, &lim, &c->job->arena, &p, &c->job->text, e)) != 0 ||
+    int err = api_find_model(c, body, &m, e);
+    if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
         (err = check_modalities(body, e)) != 0 || (err = set_prompt(c, m, body, e)) != 0)
         return err;
     struct render_options ro = {.shape = RENDER_CHAT};

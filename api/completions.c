@@ -169,15 +169,8 @@ int completions_begin(struct api_call *c, const struct cJSON *body, struct err *
     const struct api_model *m = NULL;
     struct params p;
     struct prompts ps = {0};
-    int err = api_find_model(a, body, &m, e);
-    if (err != 0)
-        return err;
-    c->model = m->card->id;
-    const struct params_limits lim = {.max_choices = a->o.max_choices,
-                                      .max_stop_bytes = a->o.max_stop_bytes,
-                                      .n_vocab = m->card->n_vocab,
-                                      .strict = a->o.strict};
-    if ((err = params_parse(body, PARAM_COMPLETIONS, &lim, &j->arena, &p, &j->text, e)) != 0 ||
+    int err = api_find_model(c, body, &m, e);
+    if (err != 0 || (err = api_params(c, m, body, PARAM_COMPLETIONS, &p, e)) != 0 ||
         (err = parse_prompts(&ps, body, a, m, &p, &j->arena, e)) != 0)
         return err;
     int64_t n_choices = (int64_t)ps.n * p.n;

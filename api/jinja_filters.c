@@ -122,14 +122,7 @@ static int f_trim(struct jinja_ctx *c, struct jv in, const struct jv *arg, struc
 {
     struct jv s;
     int rc = jinja_str(c, in, &s);
-    bool given = arg[0].type != JV_UNSET && arg[0].type != JV_NONE;
-    if (rc == 0 && given && arg[0].type != JV_STR)
-        rc = jinja_fail(c, ERR_INVALID, "trim: a string is expected");
-    if (rc == 0)
-        rc = jinja_charge(c, s.n + (given ? (size_t)arg[0].n * s.n / 16 : 0));
-    if (rc == 0)
-        *out = jinja_strip(s, given ? &arg[0] : NULL, true, true);
-    return rc;
+    return rc == 0 ? jinja_strip_chars(c, s, arg[0], 3, out) : rc;
 }
 
 static int f_replace(struct jinja_ctx *c, struct jv in, const struct jv *arg, struct jv *out)

@@ -307,7 +307,8 @@ enum {
 };
 
 int jinja_fail(struct jinja_ctx *c, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-int jinja_charge(struct jinja_ctx *c, size_t bytes); /* work done on so many bytes */
+int jinja_charge(struct jinja_ctx *c, size_t bytes);            /* work done on so many bytes */
+int jinja_nested(struct jinja_ctx *c, int depth, size_t bytes); /* that, at a depth of a value */
 int jinja_nomem(struct jinja_ctx *c);
 int jinja_undefined(struct jinja_ctx *c, struct jv v); /* the error that using v is */
 
@@ -372,6 +373,8 @@ size_t jinja_char_at(const char *s, size_t n, size_t index); /* byte offset of a
 size_t jinja_find_cost(size_t n, struct jv what);            /* bytes to charge for a jinja_find */
 const char *jinja_find(const char *s, size_t n, struct jv what); /* NULL: not there */
 struct jv jinja_strip(struct jv s, const struct jv *chars, bool left, bool right);
+/* As strip() does it: chars may be absent; sides: 1 left, 2 right, 3 both. */
+int jinja_strip_chars(struct jinja_ctx *c, struct jv s, struct jv chars, int sides, struct jv *out);
 int jinja_case(struct jinja_ctx *c, struct jv s, int mode, struct jv *out);
 enum { CASE_UPPER, CASE_LOWER, CASE_CAPITAL, CASE_TITLE, CASE_JINJA_TITLE, CASE_SWAP };
 /* max < 0: all. */

@@ -28,8 +28,8 @@ static int want_int(struct jinja_ctx *c, struct jv v, int64_t absent, int64_t *o
 
 /* ---- str ---- */
 
-static int strip_any(struct jinja_ctx *c, struct jv self, struct jv chars, int sides,
-                     struct jv *out)
+int jinja_strip_chars(struct jinja_ctx *c, struct jv self, struct jv chars, int sides,
+                      struct jv *out)
 {
     bool given = chars.type != JV_UNSET && chars.type != JV_NONE;
     int rc = given ? want_str(c, chars) : 0;
@@ -42,17 +42,17 @@ static int strip_any(struct jinja_ctx *c, struct jv self, struct jv chars, int s
 
 static int m_strip(struct jinja_ctx *c, struct jv self, const struct jv *arg, struct jv *out)
 {
-    return strip_any(c, self, arg[0], 3, out);
+    return jinja_strip_chars(c, self, arg[0], 3, out);
 }
 
 static int m_lstrip(struct jinja_ctx *c, struct jv self, const struct jv *arg, struct jv *out)
 {
-    return strip_any(c, self, arg[0], 1, out);
+    return jinja_strip_chars(c, self, arg[0], 1, out);
 }
 
 static int m_rstrip(struct jinja_ctx *c, struct jv self, const struct jv *arg, struct jv *out)
 {
-    return strip_any(c, self, arg[0], 2, out);
+    return jinja_strip_chars(c, self, arg[0], 2, out);
 }
 
 static int m_upper(struct jinja_ctx *c, struct jv self, const struct jv *arg, struct jv *out)

@@ -45,12 +45,10 @@ static int equal_dicts(struct jinja_ctx *c, struct jv a, struct jv b, int depth,
 
 int jinja_equal(struct jinja_ctx *c, struct jv a, struct jv b, int depth, bool *out)
 {
-    int rc = jinja_charge(c, 0);
+    int rc = jinja_nested(c, depth, 0);
     *out = false;
     if (rc != 0)
         return rc;
-    if (depth > JINJA_VALUE_DEPTH)
-        return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
     if (jinja_is_num(a) && jinja_is_num(b)) {
         *out = a.type == JV_FLOAT || b.type == JV_FLOAT ? jinja_as_float(a) == jinja_as_float(b)
                                                         : jinja_as_int(a) == jinja_as_int(b);
@@ -102,16 +100,15 @@ static int order_strs(struct jv a, struct jv b)
 
 int jinja_order(struct jinja_ctx *c, struct jv a, struct jv b, int depth, int *out)
 {
-    int rc = jinja_charge(c, a.type == JV_STR && b.type == JV_STR ? a.n < b.n ? a.n : b.n : 0);
+    bool strs = a.type == JV_STR && b.type == JV_STR;
+    int rc = jinja_nested(c, depth, strs ? a.n < b.n ? a.n : b.n : 0);
     if (rc != 0)
         return rc;
-    if (depth > JINJA_VALUE_DEPTH)
-        return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
     if (jinja_is_num(a) && jinja_is_num(b)) {
         *out = order_nums(a, b);
         return 0;
     }
-    if (a.type == JV_STR && b.type == JV_STR) {
+    if (strs) {
         *out = order_strs(a, b);
         return 0;
     }

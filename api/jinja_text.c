@@ -104,11 +104,9 @@ static int repr_dict(struct jinja_ctx *c, struct jv v, int depth, struct buf *b)
 int jinja_repr(struct jinja_ctx *c, struct jv v, int depth, struct buf *b)
 {
     static const char *const view[] = {"", "dict_keys", "dict_values", "dict_items", ""};
-    int rc = jinja_charge(c, v.type == JV_STR ? (size_t)v.n * 4 : 0);
+    int rc = jinja_nested(c, depth, v.type == JV_STR ? (size_t)v.n * 4 : 0);
     if (rc != 0)
         return rc;
-    if (depth > JINJA_VALUE_DEPTH)
-        return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
     switch (v.type) {
     case JV_STR:
         repr_str(v, b);
@@ -298,11 +296,9 @@ static int json_members(struct jinja_ctx *c, struct jv v, const struct jtojson *
 int jinja_tojson(struct jinja_ctx *c, struct jv v, const struct jtojson *o, int depth,
                  struct buf *b)
 {
-    int rc = jinja_charge(c, v.type == JV_STR ? (size_t)v.n * 4 : 0);
+    int rc = jinja_nested(c, depth, v.type == JV_STR ? (size_t)v.n * 4 : 0);
     if (rc != 0)
         return rc;
-    if (depth > JINJA_VALUE_DEPTH)
-        return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
     switch (v.type) {
     case JV_NONE:
         buf_adds(b, "null");

@@ -33,6 +33,13 @@ int jinja_charge(struct jinja_ctx *c, size_t bytes)
     return 0;
 }
 
+int jinja_nested(struct jinja_ctx *c, int depth, size_t bytes)
+{
+    if (depth > JINJA_VALUE_DEPTH)
+        return jinja_fail(c, ERR_TOOBIG, "a value nests too deeply");
+    return jinja_charge(c, bytes);
+}
+
 int jinja_nomem(struct jinja_ctx *c)
 {
     jinja_fail(c, ERR_TOOBIG, "the template needs too much memory");

@@ -99,12 +99,11 @@ int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     struct wishes v;
     int32_t *ids = NULL;
     size_t n = 0, max_ids = 2 * a->o.max_body_bytes + 16;
-    int err = api_find_model(a, body, &m, e);
+    int err = api_find_model(c, body, &m, e);
     if (err != 0 || (err = json_get_str(body, "content", &content, e)) != 0 ||
         (err = json_get_str(body, "prompt", &prompt, e)) != 0 ||
         (err = parse_wishes(body, prompt != NULL, &v, e)) != 0)
         return err;
-    c->model = m->card->id;
     bool messages = json_type(json_get(body, "messages")) != JSON_NULL;
     if ((content != NULL) + (prompt != NULL) + messages != 1) {
         err_set(e, ERR_INVALID, "give exactly one of content, prompt (a string) and messages");
@@ -131,10 +130,9 @@ int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err
 {
     const struct api_model *m = NULL;
     const struct cJSON *tokens = json_get(body, "tokens");
-    int err = api_find_model(c->priv->api, body, &m, e);
+    int err = api_find_model(c, body, &m, e);
     if (err != 0)
         return err;
-    c->model = m->card->id;
     if (json_type(tokens) != JSON_ARRAY)
         return bad_tokens(m->card, e);
     size_t n = (size_t)json_size(tokens), len = 0, i = 0;
@@ -168,10 +166,9 @@ int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct
     const struct api *a = c->priv->api;
     const struct api_model *m = NULL;
     struct buf text;
-    int err = api_find_model(a, body, &m, e);
+    int err = api_find_model(c, body, &m, e);
     if (err != 0)
         return err;
-    c->model = m->card->id;
     buf_init(&text, 4 * a->o.max_body_bytes + (1 << 20));
     err = chat_prompt(a, m, body, &text, e);
     if (err == 0) {

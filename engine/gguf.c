@@ -601,45 +601,33 @@ int gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *v, stru
     return 0;
 }
 
-static void fill_array(struct gguf_arr *v, const struct kv *kv)
+/* *v is empty where the file has no such key; any integers go for V_I32. */
+static int get_array(const struct gguf *g, const char *key, enum value_type elem, const char *what,
+                     struct gguf_arr *v, struct err *e)
 {
+    *v = (struct gguf_arr){.type = elem};
+    const struct kv *kv = kv_find(g, key);
+    if (kv == NULL)
+        return 0;
+    if (kv->type != V_ARR || !(kv->elem == elem || (elem == V_I32 && is_int(kv->elem))))
+        return wrong_kind(key, kv, what, e);
     *v = (struct gguf_arr){.type = kv->elem, .n = kv->n, .data = kv->data, .strs = kv->strs};
+    return 0;
 }
 
 int gguf_get_strs(const struct gguf *g, const char *key, struct gguf_arr *v, struct err *e)
 {
-    *v = (struct gguf_arr){.type = V_STR};
-    const struct kv *kv = kv_find(g, key);
-    if (kv == NULL)
-        return 0;
-    if (kv->type != V_ARR || kv->elem != V_STR)
-        return wrong_kind(key, kv, "an array of strings", e);
-    fill_array(v, kv);
-    return 0;
+    return get_array(g, key, V_STR, "an array of strings", v, e);
 }
 
 int gguf_get_ints(const struct gguf *g, const char *key, struct gguf_arr *v, struct err *e)
 {
-    *v = (struct gguf_arr){.type = V_I32};
-    const struct kv *kv = kv_find(g, key);
-    if (kv == NULL)
-        return 0;
-    if (kv->type != V_ARR || !is_int(kv->elem))
-        return wrong_kind(key, kv, "an array of integers", e);
-    fill_array(v, kv);
-    return 0;
+    return get_array(g, key, V_I32, "an array of integers", v, e);
 }
 
 int gguf_get_floats(const struct gguf *g, const char *key, struct gguf_arr *v, struct err *e)
 {
-    *v = (struct gguf_arr){.type = V_F32};
-    const struct kv *kv = kv_find(g, key);
-    if (kv == NULL)
-        return 0;
-    if (kv->type != V_ARR || kv->elem != V_F32)
-        return wrong_kind(key, kv, "an array of f32", e);
-    fill_array(v, kv);
-    return 0;
+    return get_array(g, key, V_F32, "an array of f32", v, e);
 }
 
 int64_t gguf_arr_int(const struct gguf_arr *a, size_t i)

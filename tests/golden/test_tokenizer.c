@@ -233,16 +233,22 @@ static struct tokenizer *open_vocab(const char *path)
     return t;
 }
 
+static const char *const vocabs[] = {"gpt-2",  "llama-bpe", "qwen2", "deepseek-coder",
+                                     "falcon", "gpt-4o",    "spm"};
+
+static struct tokenizer *open_named(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/tokenizer_%s.gguf", fixtures(), name);
+    return open_vocab(path);
+}
+
 static void ids_are_the_reference_s(void **state)
 {
     (void)state;
-    static const char *const names[] = {"gpt-2",  "llama-bpe", "qwen2", "deepseek-coder",
-                                        "falcon", "gpt-4o",    "spm"};
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        char path[512];
-        snprintf(path, sizeof path, "%s/tokenizer_%s.gguf", fixtures(), names[k]);
-        struct tokenizer *t = open_vocab(path);
-        check_vocab(t, names[k]);
+    for (size_t k = 0; k < sizeof vocabs / sizeof *vocabs; k++) {
+        struct tokenizer *t = open_named(vocabs[k]);
+        check_vocab(t, vocabs[k]);
         tokenizer_close(t);
     }
 }
@@ -322,12 +328,8 @@ static void long_texts(const struct tokenizer *t)
 static void long_texts_finish(void **state)
 {
     (void)state;
-    static const char *const names[] = {"gpt-2",  "llama-bpe", "qwen2", "deepseek-coder",
-                                        "falcon", "gpt-4o",    "spm"};
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        char path[512];
-        snprintf(path, sizeof path, "%s/tokenizer_%s.gguf", fixtures(), names[k]);
-        struct tokenizer *t = open_vocab(path);
+    for (size_t k = 0; k < sizeof vocabs / sizeof *vocabs; k++) {
+        struct tokenizer *t = open_named(vocabs[k]);
         long_texts(t);
         tokenizer_close(t);
     }

@@ -134,4 +134,21 @@ static inline int tg_open(struct tg *w, struct tokenizer **t, struct err *e)
     gguf_close(g);
     return rc;
 }
+
+/* Whether a text's ids give the text. */
+static inline bool tg_comes_back(const struct tokenizer *t, const char *s, size_t len, bool special)
+{
+    int32_t *ids;
+    char *back;
+    size_t n, n_back;
+    if (tokenizer_encode(t, s, len, 0, &ids, &n, 4 * len + 16, NULL))
+        return false;
+    bool same = tokenizer_decode(t, ids, n, special, &back, &n_back, NULL) == 0;
+    if (same) {
+        same = n_back == len && memcmp(back, s, len) == 0;
+        free(back);
+    }
+    free(ids);
+    return same;
+}
 #endif
