@@ -95,7 +95,7 @@ def output_of(command):
 def duetto_rate(a, test, model):
     command = [f"{a.build}/duetto", "bench", "-m", model, "-t", a.threads, "-r", 1, "--json",
                "-p", test.get("p", 0), "-n", test.get("n", 0), "-b", test.get("b", 1),
-               "--kv_type", test.get("kv", "f16")]
+               "-d", test.get("d", 0), "--kv_type", test.get("kv", "f16")]
     return json.loads(output_of(command))[0]["tokens_per_s"]
 
 
