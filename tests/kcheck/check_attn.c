@@ -269,7 +269,32 @@ static void check_long(struct kcheck *kc)
     free(base);
 }
 
-/* The inner loop: results of R queries with different reach, every buffer between guards. */
+/* A tile by both sides, for queries with different reach, every buffer between guards. */
+static void compare_tile(struct kcheck *kc, const struct cpu_attn_tile *what, float tolerance,
+                         float *m[2], float *l[2], float *acc[2])
+{
+    int lo[8], hi[8], n_q = what->n_q;
+    struct cpu_attn_tile t = *what;
+    for (int i = 0; i < n_q; i++) {
+        lo[i] = (int)(kcheck_random(kc) % 100);
+        hi[i] = i == 5 ? 0 : 100 + (int)(kcheck_random(kc) % 157); /* the sixth sees nothing */
+    }
+    t.lo = lo;
+    t.hi = hi;
+    for (int i = 0; i < 2; i++) {
+        const struct cpu_ops *ops = i == 0 ? kc->ref : kc->var;
+        t.m = m[i] = kcheck_out(kc, n_q);
+        t.l = l[i] = kcheck_out(kc, n_q);
+        t.acc = acc[i] = kcheck_out(kc, n_q * t.head_dim);
+        t.score = kcheck_out(kc, n_q * ATTN_CHUNK);
+        (t.x ? ops->attn_tile_q8 : ops->attn_tile)(&t);
+    }
+    kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
+    kcheck_near(kc, l[0], l[1], n_q, 1e-4f, 64, "sum of weights");
+    kcheck_near(kc, acc[0], acc[1], n_q * t.head_dim, tolerance, 64, "sum of values");
+}
+
+/* The inner loop on floats, and the merging of its results. */
 static void check_tile(struct kcheck *kc, int hd, int n_q, enum dtype type)
 {
     size_t bytes = dtype_bytes(type, (int64_t)KV_PAGE_TOKENS * hd),
@@ -284,38 +309,12 @@ static void check_tile(struct kcheck *kc, int hd, int n_q, enum dtype type)
         *(i < 16 ? &k[i] : &v[i - 16]) = page;
     }
     free(values);
-    int lo[8], hi[8];
-    float *q = kcheck_in(kc, n_q * hd), *acc[2];
-    float *m[2], *l[2];
+    float *q = kcheck_in(kc, n_q * hd);
     kcheck_fill(kc, q, n_q * hd, 1.0f);
-    for (int i = 0; i < n_q; i++) {
-        lo[i] = (int)(kcheck_random(kc) % 100);
-        hi[i] = i == 5 ? 0 : 100 + (int)(kcheck_random(kc) % 157); /* the sixth sees nothing */
-    }
-    for (int i = 0; i < 2; i++) {
-        m[i] = kcheck_out(kc, n_q);
-        l[i] = kcheck_out(kc, n_q);
-        acc[i] = kcheck_out(kc, n_q * hd);
-        struct cpu_attn_tile t = {
-            .k = k,
-            .v = v,
-            .n_pages = 16,
-            .n_q = n_q,
-            .head_dim = hd,
-            .type = type,
-            .q = q,
-            .lo = lo,
-            .hi = hi,
-            .m = m[i],
-            .l = l[i],
-            .acc = acc[i],
-            .score = kcheck_out(kc, n_q * ATTN_CHUNK),
-        };
-        (i == 0 ? kc->ref : kc->var)->attn_tile(&t);
-    }
-    kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
-    kcheck_near(kc, l[0], l[1], n_q, 1e-4f, 64, "sum of weights");
-    kcheck_near(kc, acc[0], acc[1], n_q * hd, 1e-4f, 64, "sum of values");
+    const struct cpu_attn_tile t = {
+        .k = k, .v = v, .n_pages = 16, .n_q = n_q, .head_dim = hd, .type = type, .q = q};
+    float *m[2], *l[2], *acc[2];
+    compare_tile(kc, &t, 1e-4f, m, l, acc);
     for (int i = 0; i < n_q; i++)
         kc->ref->attn_merge(&m[0][0], &l[0][0], acc[0], m[0][i], l[0][i], acc[0] + i * hd, hd);
     for (int i = 0; i < n_q; i++)
@@ -351,36 +350,10 @@ static void check_tile_q8(struct kcheck *kc, int hd, int n_q)
         kcheck_fill(kc, row, hd, 1.0f);
         kc->ref->linear_quant(x + i * n_blocks * 2, row, n_blocks * 32, 2);
     }
-    int lo[8], hi[8];
+    const struct cpu_attn_tile t = {
+        .k = k, .v = v, .n_pages = 16, .n_q = n_q, .head_dim = hd, .type = DTYPE_Q8_0, .x = x};
     float *m[2], *l[2], *acc[2];
-    for (int i = 0; i < n_q; i++) {
-        lo[i] = (int)(kcheck_random(kc) % 100);
-        hi[i] = i == 5 ? 0 : 100 + (int)(kcheck_random(kc) % 157); /* the sixth sees nothing */
-    }
-    for (int i = 0; i < 2; i++) {
-        m[i] = kcheck_out(kc, n_q);
-        l[i] = kcheck_out(kc, n_q);
-        acc[i] = kcheck_out(kc, n_q * hd);
-        struct cpu_attn_tile t = {
-            .k = k,
-            .v = v,
-            .n_pages = 16,
-            .n_q = n_q,
-            .head_dim = hd,
-            .type = DTYPE_Q8_0,
-            .x = x,
-            .lo = lo,
-            .hi = hi,
-            .m = m[i],
-            .l = l[i],
-            .acc = acc[i],
-            .score = kcheck_out(kc, n_q * ATTN_CHUNK),
-        };
-        (i == 0 ? kc->ref : kc->var)->attn_tile_q8(&t);
-    }
-    kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
-    kcheck_near(kc, l[0], l[1], n_q, 1e-4f, 64, "sum of weights");
-    kcheck_near(kc, acc[0], acc[1], n_q * hd, 2e-3f, 64, "sum of values");
+    compare_tile(kc, &t, 2e-3f, m, l, acc);
     kcheck_done(kc);
 }
 
