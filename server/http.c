@@ -23,9 +23,9 @@
 #define BODY_PIECES_MAX   4096 /* and one more for every 16 bytes (Triton's chunk bomb) */
 #define TARGET_BYTES_MAX  (8 * 1024)  /* 414 */
 #define HEADER_BYTES_MAX  (32 * 1024) /* 431 */
-/* What is larger still, libmicrohttpd answers itself, in HTML; so there is room above our own limits.  It
- * is mapped and only touched as far as it is used. */
-#define CONNECTION_MEMORY (160 * 1024)
+/* What is larger still, libmicrohttpd answers itself, in HTML; so there is some room above our own limits.
+ * Not much: it is cleared after every request, and every idle connection holds it. */
+#define CONNECTION_MEMORY (64 * 1024)
 #define LISTEN_BACKLOG    4096
 
 /* What a worker reads stays until it is done, even when the client has left. */
