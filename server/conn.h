@@ -82,6 +82,8 @@ enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, b
 enum MHD_Result respond_call(struct conn *c);
 enum MHD_Result respond_builtin(struct conn *c);
 enum MHD_Result respond_preflight(struct conn *c);
+/* The body came too slowly: 408, past libmicrohttpd, which would still wait for it. */
+void respond_late(struct conn *c);
 struct MHD_Response *respond_alive(void);
 
 /* deadlines.c: once a second. */

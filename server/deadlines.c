@@ -43,9 +43,12 @@ void deadlines_check(struct http *h)
 {
     int64_t now_us = clock_us();
     for (struct conn *c = h->conns; c; c = c->next) {
-        if (is_late(c, now_us))
-            shutdown(c->fd, SHUT_RDWR);
-        else
+        if (!is_late(c, now_us)) {
             keep_alive(c, now_us);
+            continue;
+        }
+        if (c->phase == PHASE_BODY)
+            respond_late(c);
+        shutdown(c->fd, SHUT_RDWR);
     }
 }

@@ -1,6 +1,7 @@
 /* Answers: errors, complete bodies, event streams, and the routes that the server knows itself. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -73,6 +74,24 @@ enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, b
     if (close && !c->http->refusing)
         put(r, "Connection", "close");
     return queue(c, status, r);
+}
+
+void respond_late(struct conn *c)
+{
+    struct err e = {0};
+    struct buf body, text;
+    err_set(&e, ERR_INVALID, "the body did not come in time");
+    buf_init(&body, 4096);
+    buf_init(&text, 8192);
+    api_error_body(&body, 408, &e);
+    buf_printf(&text,
+               "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
+               "Content-Length: %zu\r\nx-request-id: %s\r\nConnection: close\r\n\r\n%s",
+               body.len, c->request_id, buf_str(&body));
+    if (!c->http->o.tls_cert && send(c->fd, text.data, text.len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        c->status = 408;
+    buf_free(&body);
+    buf_free(&text);
 }
 
 enum MHD_Result respond_preflight(struct conn *c)

@@ -99,4 +99,25 @@ def test_a_silent_client_is_closed_in_time(option, sent):
     with Server(*PATIENT, f"--{option}_timeout_s", 1) as s, s.connect() as c:
         c.sendall(sent)
         answer = read_all(c)  # until the server closes
-        assert answer.startswith(b"HTTP/1.1 200") if sent == GET else answer == b""
+    if option == "idle":
+        assert answer.startswith(b"HTTP/1.1 200")
+    elif option == "body":
+        head, body = answer.split(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ") and b"x-request-id: req-" in head
+        assert json.loads(body)["error"]["code"] == "request_timeout"
+    else:
+        assert answer == b""
+
+
+@pytest.mark.parametrize("request_, status", [
+    (GET.replace(b"Host: a\r\n", b""), 400), (GET.replace(b"Host: a", b"Host a"), 400),
+    (GET.replace(b"1.1", b"2.0"), 505), (GET.replace(b"Host:", b"X" * 70_000 + b":"), 431),
+    (GET.replace(b"/version", b"/" + b"x" * 70_000), 414),
+    (POST.replace(b"Length: ", b"Length: -"), 400),
+    (POST.replace(b"Length: ", b"Length: 99999999999999999999"), 413),
+    (CHUNKED.replace(b"5\r\n", b"5x\r\n"), 400),
+    (CHUNKED.replace(b"5\r\n", b"ffffffffffffffffff\r\n"), 413),
+], ids=range(9))
+def test_what_is_no_http_is_refused_and_closed(patient, request_, status):
+    """By libmicrohttpd, in its own words; docs/API.md says so."""
+    assert patient.raw(request_).startswith(b"HTTP/1.1 %d " % status)
