@@ -126,6 +126,8 @@ static void finish(struct server *s, int exit_code)
     uv_stop(&s->loop);
 }
 
+static void on_drain(uv_timer_t *t);
+
 /* The engine's state may have changed. */
 static void check_engine(struct server *s)
 {
@@ -145,11 +147,11 @@ static void check_engine(struct server *s)
             fprintf(stderr, "duetto: %s\n", e.msg);
             finish(s, 1);
         } else if (s->drain == DRAIN_NO) {
-            log_msg(LOG_ERROR, "engine.failed", "%s", e.msg);
             http_refuse(s->http);
             s->exit_code = 70;
             s->drain = DRAIN_FLUSH;
             s->drain_us = clock_us();
+            uv_timer_start(&s->timer, on_drain, 0, 20);
         }
     }
 }

@@ -52,7 +52,7 @@ class Server:
             environ["DUETTO_API_KEYS"] = ",".join(keys)
         self.key = keys[0] if keys else "none"
         self.tls = any(str(f).startswith("--tls") for f in flags)
-        self.lines, self.port = [], None
+        self.lines, self.port, self.ends_with = [], None, 0
         self.process = subprocess.Popen(
             [str(c) for c in (*command, *flags)], cwd=ROOT, env={**environ, **(env or {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -185,7 +185,7 @@ class Server:
             self.check(code)
 
     def check(self, code):
-        assert code == 0, self.log[-4000:]
+        assert code == self.ends_with, self.log[-4000:]
         for bad in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:"):
             assert bad not in self.log, self.log[-4000:]
 

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -145,6 +146,32 @@ def test_streams_end_with_an_error_event_when_the_grace_is_over():
         last = read_all(s).split(b"data: ")[-1]
         assert b"[DONE]" not in last and set(json.loads(last[:last.index(b"\n")])) == {"error"}
         assert server.wait_end() == 0
+
+
+def test_a_device_that_breaks_ends_the_process_with_70():
+    """A debugger breaks it: the CPU does not break by itself."""
+    with Server() as server:
+        commands = ["set confirm off", "break cpu_sync", "continue", "return (int)-9", "detach"]
+        gdb = ["gdb", "-batch", "-p", str(server.process.pid)] + \
+            [word for c in commands for word in ("-ex", c)]
+        try:
+            debugger = subprocess.Popen(gdb, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
+        except FileNotFoundError:
+            pytest.skip("no gdb")
+        for line in debugger.stdout:
+            if line.startswith("Breakpoint 1"):
+                break
+        else:
+            pytest.skip("gdb may not attach")
+        with debugger, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.post, CHAT, chat(max_tokens=5))
+            for line in debugger.stdout:
+                pass
+            status, body = answer.result()
+        assert status == 500 and body["error"]["code"] == "internal_error"
+        assert server.wait_end() == 70
+        server.ends_with = 70
 
 
 # ---- memory ----
