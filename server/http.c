@@ -4,7 +4,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <malloc.h>
 #include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -604,9 +603,6 @@ int http_open(struct http **out, const struct http_options *o, struct err *e)
 {
     struct http *h = xcalloc(1, sizeof(*h));
     h->o = *o;
-    /* No lists of small freed blocks: who frees a document of a million values pays for it, not the loop
-     * when it frees something large later. */
-    mallopt(M_MXFAST, 0);
     h->listen_fd = listen_socket(o->config->host, (int)o->config->port, e);
     if (h->listen_fd < 0) {
         free(h);
