@@ -36,6 +36,7 @@ struct attn_part {
 struct attn_work {
     struct linear_x *x; /* [ATTN_QUERIES, blocks of head_dim, 2]: rounded queries */
     float *q, *score;   /* [ATTN_QUERIES, head_dim], [ATTN_QUERIES, ATTN_CHUNK] */
+    float *plain;       /* [ATTN_PLAIN, KV_PAGE_TOKENS, head_dim] */
     int *lo, *hi;       /* [ATTN_QUERIES] */
     struct attn_part part, sum;
 };
@@ -89,6 +90,7 @@ static size_t attn_work_bytes(int head_dim)
 {
     return sizeof(struct linear_x) * attn_x_count(head_dim) +
            sizeof(float) * ATTN_QUERIES * ((size_t)head_dim + ATTN_CHUNK) +
+           sizeof(float) * ATTN_PLAIN * KV_PAGE_TOKENS * (size_t)head_dim +
            sizeof(int) * 2 * ATTN_QUERIES + 2 * attn_part_bytes(ATTN_QUERIES, head_dim);
 }
 
@@ -98,7 +100,8 @@ static struct attn_work attn_work_at(char *at, int head_dim)
     w.x = (struct linear_x *)at;
     w.q = (float *)(w.x + attn_x_count(head_dim));
     w.score = w.q + ATTN_QUERIES * head_dim;
-    w.lo = (int *)(w.score + ATTN_QUERIES * ATTN_CHUNK);
+    w.plain = w.score + ATTN_QUERIES * ATTN_CHUNK;
+    w.lo = (int *)(w.plain + ATTN_PLAIN * KV_PAGE_TOKENS * head_dim);
     w.hi = w.lo + ATTN_QUERIES;
     char *parts = (char *)(w.hi + ATTN_QUERIES);
     w.part = attn_part_at(parts, ATTN_QUERIES);
@@ -197,6 +200,7 @@ static void attn_run_chunk(const struct attn_job *j, const struct attn_task *t, 
         .lo = w->lo,
         .hi = w->hi,
         .score = w->score,
+        .plain = w->plain,
         .m = out->m,
         .l = out->l,
         .acc = out->acc,

@@ -1,5 +1,5 @@
 /* One attention tile: up to a few dozen queries of one kv head against up to 256 tokens.  Included
- * once per level, after vec_*.h and math_tmpl.h.
+ * once per level, after vec_*.h, math_tmpl.h and elem_tmpl.h.
  *
  * Three passes: scores of all queries, softmax of each query, weighted sum of the values.  Queries
  * are taken R at a time so that a key or value is loaded (and converted from half) once for R of
@@ -7,7 +7,8 @@
  * fma over ascending head_dim, a weighted sum one chain over ascending tokens. */
 #include "kernels/cpu/attn.h"
 
-#define ATTN_R 4 /* queries taken together */
+#define ATTN_R    4 /* queries taken together */
+#define ATTN_MANY 8 /* queries for which keys and values are converted from half once for all */
 
 #if VLEN == 1 || defined(DUETTO_SIMDE) /* not for speed: keep the code small */
 #define ATTN_UNROLL(n)
@@ -84,10 +85,14 @@ VEC_INLINE void attn_score_pages(const struct cpu_attn_tile *t, int q0, int p0, 
     }
 }
 
-VEC_INLINE void attn_scores(const struct cpu_attn_tile *t, int q0, int R, bool half, bool fetch)
+/* In those of the pages first ... end - 1 that any of the queries sees. */
+VEC_INLINE void attn_scores(const struct cpu_attn_tile *t, int q0, int first, int end, int R,
+                            bool half, bool fetch)
 {
-    int p, end;
-    attn_pages(t->lo + q0, t->hi + q0, R, &p, &end);
+    int p, seen_end;
+    attn_pages(t->lo + q0, t->hi + q0, R, &p, &seen_end);
+    p = first > p ? first : p;
+    end = seen_end < end ? seen_end : end;
     for (; p + ATTN_PAGES(R) <= end; p += ATTN_PAGES(R))
         attn_score_pages(t, q0, p, R, ATTN_PAGES(R), half, fetch);
     for (; p < end; p++)
@@ -188,12 +193,12 @@ VEC_INLINE void attn_values_dims(const struct cpu_attn_tile *t, int q0, int t0, 
 /* One function for each R and type: attn_scores_3h, attn_values_3h (half), attn_values_3f ... */
 #define ATTN_MAKE(R, suffix, half) \
     static __attribute__((noinline)) void attn_scores_##R##suffix(const struct cpu_attn_tile *t, \
-                                                                  int q0) \
+                                                                  int q0, int first, int end) \
     { \
         if (q0 == 0) /* the first queries of a tile fetch for all */ \
-            attn_scores(t, q0, R, half, true); \
+            attn_scores(t, q0, first, end, R, half, true); \
         else \
-            attn_scores(t, q0, R, half, false); \
+            attn_scores(t, q0, first, end, R, half, false); \
     } \
     static __attribute__((noinline)) void attn_values_##R##suffix(const struct cpu_attn_tile *t, \
                                                                   int q0, int t0, int t1) \
@@ -205,7 +210,7 @@ ATTN_MAKE(1, f, false) ATTN_MAKE(2, f, false) ATTN_MAKE(3, f, false) ATTN_MAKE(4
 #undef ATTN_MAKE
     /* clang-format on */
 
-    typedef void attn_scores_fn(const struct cpu_attn_tile *t, int q0);
+    typedef void attn_scores_fn(const struct cpu_attn_tile *t, int q0, int first, int end);
 typedef void attn_values_fn(const struct cpu_attn_tile *t, int q0, int t0, int t1);
 
 /* [half][R - 1] */
@@ -218,46 +223,81 @@ static attn_values_fn *const attn_values_of[2][ATTN_R] = {
     {attn_values_1h, attn_values_2h, attn_values_3h, attn_values_4h},
 };
 
-/* acc = sum of score * v.  The tokens that all R queries see are summed together, those that only
- * one sees before and after it: a hidden token's value is never touched (0 * NaN is NaN). */
-static void attn_weigh(const struct cpu_attn_tile *t, int q0, int R)
+/* acc += score * v over the pages first ... end - 1.  The tokens that all R queries see are summed
+ * together, those that only one sees before and after it: a hidden token's value is never touched
+ * (0 * NaN is NaN). */
+static void attn_weigh(const struct cpu_attn_tile *t, int q0, int first, int end, int R)
 {
     attn_values_fn *const *values = attn_values_of[t->type == DTYPE_F16];
-    memset(t->acc + (int64_t)q0 * t->head_dim, 0, sizeof(float) * (size_t)R * (size_t)t->head_dim);
-    int lo = 0, hi = ATTN_CHUNK;
-    for (int r = q0; r < q0 + R; r++) {
-        lo = t->lo[r] > lo ? t->lo[r] : lo;
-        hi = t->hi[r] < hi ? t->hi[r] : hi;
+    int lo[ATTN_R], hi[ATTN_R], all_lo = 0, all_hi = ATTN_CHUNK;
+    first *= KV_PAGE_TOKENS;
+    end *= KV_PAGE_TOKENS;
+    for (int r = 0; r < R; r++) {
+        lo[r] = t->lo[q0 + r] > first ? t->lo[q0 + r] : first;
+        hi[r] = t->hi[q0 + r] < end ? t->hi[q0 + r] : end;
+        all_lo = lo[r] > all_lo ? lo[r] : all_lo;
+        all_hi = hi[r] < all_hi ? hi[r] : all_hi;
     }
-    if (lo >= hi) {
-        for (int r = q0; r < q0 + R; r++)
-            values[0](t, r, t->lo[r], t->hi[r]);
+    if (all_lo >= all_hi) {
+        for (int r = 0; r < R; r++)
+            if (lo[r] < hi[r])
+                values[0](t, q0 + r, lo[r], hi[r]);
         return;
     }
-    for (int r = q0; r < q0 + R; r++) {
-        if (t->lo[r] < lo)
-            values[0](t, r, t->lo[r], lo);
+    for (int r = 0; r < R; r++)
+        if (lo[r] < all_lo)
+            values[0](t, q0 + r, lo[r], all_lo);
+    values[R - 1](t, q0, all_lo, all_hi);
+    for (int r = 0; r < R; r++)
+        if (all_hi < hi[r])
+            values[0](t, q0 + r, all_hi, hi[r]);
+}
+
+/* All queries over the keys, or the values, of the pages first ... end - 1. */
+static void attn_all(const struct cpu_attn_tile *t, bool keys, int first, int end)
+{
+    for (int q0 = 0, R; q0 < t->n_q; q0 += R) {
+        R = t->n_q - q0 < ATTN_R ? t->n_q - q0 : ATTN_R;
+        if (keys)
+            attn_scores_of[t->type == DTYPE_F16][R - 1](t, q0, first, end);
+        else
+            attn_weigh(t, q0, first, end, R);
     }
-    values[R - 1](t, q0, lo, hi);
-    for (int r = q0; r < q0 + R; r++) {
-        if (hi < t->hi[r])
-            values[0](t, r, hi, t->hi[r]);
+}
+
+/* The same, ATTN_PLAIN pages at a time turned into floats first, in memory that stays in the L1
+ * cache: with many queries that costs less than to convert them again for every R. */
+static void attn_all_plain(const struct cpu_attn_tile *t, bool keys, int first, int end)
+{
+    const int64_t n = (int64_t)KV_PAGE_TOKENS * t->head_dim;
+    const char *pages[ATTN_CHUNK / KV_PAGE_TOKENS];
+    struct cpu_attn_tile plain = *t;
+    plain.type = DTYPE_F32;
+    plain.k = plain.v = pages;
+    for (int p = 0; p < t->n_pages; p++)
+        pages[p] = (const char *)(t->plain + p % ATTN_PLAIN * n);
+    for (int p = first; p < end;) {
+        int stop = p / ATTN_PLAIN * ATTN_PLAIN + ATTN_PLAIN < end
+                       ? p / ATTN_PLAIN * ATTN_PLAIN + ATTN_PLAIN
+                       : end;
+        for (int i = p; i < stop; i++)
+            f16_unpack(t->plain + i % ATTN_PLAIN * n,
+                       (const uint16_t *)(const void *)(keys ? t->k : t->v)[i], n);
+        attn_all(&plain, keys, p, stop);
+        p = stop;
     }
 }
 
 static void attn_tile(const struct cpu_attn_tile *t)
 {
-    attn_scores_fn *const *scores = attn_scores_of[t->type == DTYPE_F16];
-    for (int q0 = 0, R; q0 < t->n_q; q0 += R) {
-        R = t->n_q - q0 < ATTN_R ? t->n_q - q0 : ATTN_R;
-        scores[R - 1](t, q0);
-    }
+    bool plain = t->type == DTYPE_F16 && t->n_q >= ATTN_MANY;
+    int first, end;
+    attn_pages(t->lo, t->hi, t->n_q, &first, &end);
+    (plain ? attn_all_plain : attn_all)(t, true, first, end);
     for (int q = 0; q < t->n_q; q++)
         attn_softmax(t, q);
-    for (int q0 = 0, R; q0 < t->n_q; q0 += R) {
-        R = t->n_q - q0 < ATTN_R ? t->n_q - q0 : ATTN_R;
-        attn_weigh(t, q0, R);
-    }
+    memset(t->acc, 0, sizeof(float) * (size_t)t->n_q * (size_t)t->head_dim);
+    (plain ? attn_all_plain : attn_all)(t, false, first, end);
 }
 
 static void attn_merge(float *m, float *l, float *acc, float m1, float l1, const float *acc1, int n)

@@ -18,6 +18,8 @@ struct linear_tile;
 /* KV positions that one attention tile covers: 16 pages. */
 #define ATTN_CHUNK 256
 
+#define ATTN_PLAIN 4 /* pages that are converted from half together */
+
 /* Queries of one kv head (rows of one sequence times the heads that share it) against one chunk of
  * its keys and values.  The result is a partial softmax, to be merged with the other chunks'. */
 struct cpu_attn_tile {
@@ -29,6 +31,7 @@ struct cpu_attn_tile {
     const struct linear_x *x; /* [n_q, ceil(head_dim / 32), 2], scaled; attn_tile_q8's */
     const int *lo, *hi; /* [n_q] the query sees tokens lo <= t < hi of the chunk; lo >= hi: none */
     float *score;       /* [n_q, ATTN_CHUNK] workspace */
+    float *plain;       /* [ATTN_PLAIN, KV_PAGE_TOKENS, head_dim] workspace of f16 */
     float *m, *l;       /* [n_q] out: largest score, sum of exp(score - m); l = 0 for none */
     float *acc;         /* [n_q, head_dim] out: sum of exp(score - m) * v */
 };

@@ -11,9 +11,10 @@
 /* The templates, written in the words of the header above. */
 #include "kernels/cpu/math_tmpl.h"
 
+#include "kernels/cpu/elem_tmpl.h"
+
 #include "kernels/cpu/attn_q8_tmpl.h"
 #include "kernels/cpu/attn_tmpl.h"
-#include "kernels/cpu/elem_tmpl.h"
 #include "kernels/cpu/linear_tmpl.h"
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/peak_tmpl.h"

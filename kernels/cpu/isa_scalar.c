@@ -9,9 +9,10 @@
 /* The templates, written in the words of the header above. */
 #include "kernels/cpu/math_tmpl.h"
 
+#include "kernels/cpu/elem_tmpl.h"
+
 #include "kernels/cpu/attn_q8_law.h"
 #include "kernels/cpu/attn_tmpl.h"
-#include "kernels/cpu/elem_tmpl.h"
 #include "kernels/cpu/linear_law.h"
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/rope_tmpl.h"

@@ -273,7 +273,7 @@ static void check_long(struct kcheck *kc)
 static void compare_tile(struct kcheck *kc, const struct cpu_attn_tile *what, float tolerance,
                          float *m[2], float *l[2], float *acc[2])
 {
-    int lo[8], hi[8], n_q = what->n_q;
+    int lo[9], hi[9], n_q = what->n_q;
     struct cpu_attn_tile t = *what;
     for (int i = 0; i < n_q; i++) {
         lo[i] = (int)(kcheck_random(kc) % 100);
@@ -287,6 +287,7 @@ static void compare_tile(struct kcheck *kc, const struct cpu_attn_tile *what, fl
         t.l = l[i] = kcheck_out(kc, n_q);
         t.acc = acc[i] = kcheck_out(kc, n_q * t.head_dim);
         t.score = kcheck_out(kc, n_q * ATTN_CHUNK);
+        t.plain = kcheck_out(kc, ATTN_PLAIN * KV_PAGE_TOKENS * t.head_dim);
         (t.x ? ops->attn_tile_q8 : ops->attn_tile)(&t);
     }
     kcheck_near(kc, m[0], m[1], n_q, 1e-5f, 16, "largest score");
@@ -459,7 +460,7 @@ void kcheck_attn(struct kcheck *kc)
     if (KCHECK(kc, attn_tile)) {
         static const int dims[] = {8, 16, 24, 40, 64, 72, 80, 96, 128, 256};
         for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
-            for (int n_q = 1; n_q <= 8; n_q++) {
+            for (int n_q = 1; n_q <= 9; n_q++) {
                 check_tile(kc, dims[d], n_q, DTYPE_F16);
                 check_tile(kc, dims[d], n_q, DTYPE_F32);
             }
