@@ -17,9 +17,9 @@
 #define N_SEQS   5
 #define MAX_ROWS 64
 
-/* Queries and weights are rounded to 16 bits: half of 1/32512 of the largest for each of head_dim
- * dimensions, half of 1/32767 for each of 256 tokens.  Those errors are random; measured 4e-5. */
-#define BOUND_Q8 1e-4f
+/* Queries are rounded to 16 bits, the weights of the values to 15.  Measured over 12 seeds and all
+ * levels: 8e-6 (root mean square), 1.5e-4 at most. */
+#define BOUND_Q8 4e-4f
 
 struct shape {
     int n_heads, n_kv_heads, head_dim, window;
