@@ -53,10 +53,11 @@ static struct op_line *count_linear(const struct op_linear *p)
 {
     int64_t n_out = 0;
     double bytes = 4 * elements(p->x);
-    for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
+    int i = 0;
+    do { /* there is at least one */
         n_out += p->w[i]->n_out;
         bytes += (double)p->w[i]->bytes + 4 * elements(p->out[i]);
-    }
+    } while (++i < LINEAR_MAX && p->w[i]);
     char name[64];
     enum dtype type = p->w[0]->type;
     bool block = dtype_block(type) > 1;

@@ -357,8 +357,8 @@ static int serve(struct config *config)
     struct err e = {0};
     s.config = *config;
     signal(SIGPIPE, SIG_IGN);
-    /* No lists of small freed blocks: who frees a document of a million values pays for it, not the loop
-     * when it frees something large later. */
+    /* No lists of small freed blocks: who frees a document of a million values pays for it, not the
+     * loop when it frees something large later. */
     mallopt(M_MXFAST, 0); /* NOLINT(concurrency-mt-unsafe): before any thread */
     s.load_us = clock_us();
     open_loop(&s);

@@ -434,7 +434,7 @@ static void attn_round(int8_t *q, const float *x, int n, float d)
 /* One token of one kv head into its page. */
 static void attn_store_q8(char *kp, char *vp, int slot, const float *k, const float *v, int hd)
 {
-    int8_t q[CPU_MAX_HEAD_DIM];
+    int8_t q[CPU_MAX_HEAD_DIM] = {0};
     uint16_t *kd = (uint16_t *)(kp + KV_PAGE_TOKENS * hd);
     for (int b = 0; b < attn_blocks(hd); b++) {
         int n = hd - b * ATTN_BLOCK < ATTN_BLOCK ? hd - b * ATTN_BLOCK : ATTN_BLOCK;
