@@ -1,0 +1,93 @@
+/* The files of an image model, whatever they are, under one naming: that of diffusers.
+ *
+ *   a directory of diffusers         model_index.json, PART/config.json, PART/*.safetensors (one file,
+ *                                    or the shards of *.safetensors.index.json; fp16 variants)
+ *   one part of such a directory     config.json beside its weights (a TAESD, a better VAE)
+ *   one .safetensors with LDM names  model.diffusion_model.*, first_stage_model.*, cond_stage_model.*,
+ *                                    conditioner.embedders.*; configurations come from the shapes
+ *   one GGUF of stable-diffusion.cpp the same names, quantised
+ *
+ * Every file is checked at open.  The checkpoint owns all that its functions return, until
+ * checkpoint_close.  Thread: any once open. */
+#ifndef ENGINE_CHECKPOINT_H
+#define ENGINE_CHECKPOINT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kernels/tensor.h"
+
+struct cJSON; /* base/json.h */
+struct checkpoint;
+
+enum checkpoint_part {
+    CHECKPOINT_UNET,
+    CHECKPOINT_VAE,
+    CHECKPOINT_TEXT_ENCODER,
+    CHECKPOINT_TEXT_ENCODER_2,
+    CHECKPOINT_N_PARTS
+};
+const char *checkpoint_part_name(enum checkpoint_part part); /* "unet", the directory's name */
+
+enum checkpoint_family {
+    CHECKPOINT_SD1,  /* CLIP ViT-L */
+    CHECKPOINT_SD2,  /* OpenCLIP ViT-H */
+    CHECKPOINT_SDXL, /* both, and added time ids */
+    CHECKPOINT_ALONE /* a part without a pipeline: see checkpoint_has */
+};
+
+struct checkpoint_options { /* zeros: all from the files */
+    const char *tokenizer;  /* a directory with tokenizer files, for files that have none */
+    const char *prediction; /* "epsilon", "v_prediction" or "sample": overrules the files */
+};
+
+/* o may be NULL.  ERR_NOTFOUND, ERR_IO, ERR_CORRUPT; ERR_UNSUPPORTED for what is well formed but no
+ * image model of a known family (pickle files, text models: the message says what to do). */
+int checkpoint_open(struct checkpoint **out, const char *path, const struct checkpoint_options *o,
+                    struct err *e);
+void checkpoint_close(struct checkpoint *c); /* NULL is allowed */
+/* Whether a path is for checkpoint_open and not for the text engine: looks at names and first bytes,
+ * and into a GGUF's tensor names.  false also for what cannot be read. */
+bool checkpoint_is_image(const char *path);
+
+enum checkpoint_family checkpoint_family(const struct checkpoint *c);
+bool checkpoint_has(const struct checkpoint *c, enum checkpoint_part part);
+
+/* The part's config.json; for single files the object that diffusers would have written.  Values are
+ * as they stand: the model checks them.  NULL where there is no such part. */
+const struct cJSON *checkpoint_config(const struct checkpoint *c, enum checkpoint_part part);
+/* scheduler_config.json ("_class_name", "prediction_type", "beta_start" ...), with the prediction of
+ * the options.  NULL for CHECKPOINT_ALONE. */
+const struct cJSON *checkpoint_scheduler(const struct checkpoint *c);
+/* model_index.json ("_class_name", "force_zeros_for_empty_prompt" ...).  NULL for
+ * CHECKPOINT_ALONE. */
+const struct cJSON *checkpoint_index(const struct checkpoint *c);
+/* The directory of the first or second (which = 1) text encoder's tokenizer files, for
+ * clip_bpe_open.  ERR_NOTFOUND with what to do where there is none. */
+int checkpoint_tokenizer(const struct checkpoint *c, int which, const char **dir, struct err *e);
+
+/* A tensor under its diffusers name.  Dimensions in PyTorch order, [n_out, n_in] or
+ * [c_out, c_in, kh, kw]; a 1x1 convolution is always [c_out, c_in], however the file has it, and a
+ * scalar is [1].  Of type F32, F16, BF16 or a GGUF block type (rows are whole blocks). */
+struct checkpoint_tensor {
+    const char *name;
+    enum dtype type;
+    int ndim;
+    int64_t dims[4];  /* all at least 1 */
+    const void *data; /* of the file or the checkpoint's own, not aligned for certain */
+    size_t bytes;
+};
+/* "down_blocks.0.resnets.0.conv1.weight", without the part's name.  NULL: not there. */
+const struct checkpoint_tensor *checkpoint_find(const struct checkpoint *c,
+                                                enum checkpoint_part part, const char *name);
+/* All of a part, in no order that means something: so that a model can refuse one it has no place
+ * for.  Buffers that are no weights (position_ids) are left out. */
+int checkpoint_n_tensors(const struct checkpoint *c, enum checkpoint_part part);
+const struct checkpoint_tensor *checkpoint_tensor_at(const struct checkpoint *c,
+                                                     enum checkpoint_part part, int i);
+/* The weights were copied: their pages may go back to the page cache. */
+void checkpoint_forget(struct checkpoint *c, const struct checkpoint_tensor *t);
+/* A file was cut short while it was open: what was read may be zeros. */
+bool checkpoint_damaged(const struct checkpoint *c);
+#endif

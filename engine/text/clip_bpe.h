@@ -1,0 +1,33 @@
+/* The tokenizer of CLIP text encoders: byte pair encoding in which the end of a word is part of its
+ * last token ("cat</w>").  Text is normalised as Hugging Face's fast tokenizer does it: NFC, runs of
+ * white space to one space, lower case, then cut into words by one regular expression.
+ * Thread: any once open (each call has its own match data). */
+#ifndef ENGINE_TEXT_CLIP_BPE_H
+#define ENGINE_TEXT_CLIP_BPE_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "engine/text/vocab.h"
+
+struct clip_bpe;
+
+/* Reads vocab.json and merges.txt of a directory, or its tokenizer.json where one is missing;
+ * tokenizer_config.json and special_tokens_map.json, where they are, say what pads.
+ * ERR_NOTFOUND, ERR_IO, ERR_CORRUPT, ERR_UNSUPPORTED, ERR_NOMEM. */
+int clip_bpe_open(struct clip_bpe **out, const char *dir, struct err *e);
+void clip_bpe_close(struct clip_bpe *t); /* NULL is allowed */
+
+struct clip_bpe_info {
+    int n_vocab;      /* the highest id + 1 */
+    int32_t bos, eos; /* <|startoftext|>, <|endoftext|> */
+    int32_t pad;      /* eos for SD 1.x and SDXL's first, "!" for SD 2.x and SDXL's second */
+    int32_t comma;    /* ",</w>", or -1 */
+};
+const struct clip_bpe_info *clip_bpe_info(const struct clip_bpe *t);
+
+/* Appends the ids of text without bos, eos and padding.  "<|endoftext|>" in the text is that token.
+ * Invalid UTF-8 becomes U+FFFD.  ERR_TOOBIG from the list's maximum; ERR_NOMEM. */
+int clip_bpe_encode(const struct clip_bpe *t, const char *text, size_t len, struct token_list *out,
+                    struct err *e);
+#endif
