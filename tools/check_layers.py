@@ -22,7 +22,8 @@ LAYERS = {
 }
 # What a folder shows to the layers above; every other header is its own.
 PUBLIC = {
-    "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h"},
+    "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
+                "kernels/program.h"},
     "engine": {"engine/engine.h", "engine/job.h", "engine/model.h", "engine/bench.h",
                "engine/text/tokenizer.h"},
     "api": {"api/api.h"},

@@ -1,0 +1,135 @@
+/* What a latent diffusion model (SD 1.5, SD 2.1, SDXL and their kin) gives to the pipeline: what it is, and
+ * its computations as units that stop and go on.
+ * Thread: engine; image_info never changes after image_model_open and may be read by any.
+ *
+ * A unit is opened for a shape, takes all its memory then, and is used for as many runs as wanted: fill its
+ * inputs, image_run until it says 0, read its outputs.  Units of one model may be open side by side and
+ * run in turns.  What a unit computes for a row depends bit for bit on that row's inputs alone.
+ * All numbers are f32 in the host's memory; images are [height, width, channels], latents
+ * [height / 8, width / 8, 4] (torch has channels first: whoever makes noise in its order transposes). */
+#ifndef ENGINE_MODELS_IMAGE_MODEL_H
+#define ENGINE_MODELS_IMAGE_MODEL_H
+#include <stdatomic.h>
+
+#include "engine/checkpoint.h"
+#include "kernels/backend.h"
+
+#define IMAGE_MAX_ENCODERS 2
+#define IMAGE_TOKENS       77 /* of one chunk of a prompt: begin, text, end, padding */
+#define IMAGE_MAX_CONTEXT  (16 * IMAGE_TOKENS)
+#define IMAGE_TIME_IDS     6 /* SDXL: original height, width, crop top, left, target height, width */
+
+struct image_info {
+    const char *family; /* "sd15", "sd21", "sdxl", or "sd" for what is like none of them */
+    int in_channels; /* of the UNet: latent_channels, or 9: latent, mask, latent of the masked image */
+    int latent_channels;
+    int scale;                        /* pixels of a latent's side: 8 */
+    int multiple;                     /* width and height must be multiples of it, in pixels */
+    float latent_scale, latent_shift; /* a latent of the UNet = (VAE's - shift) * scale */
+    const char *prediction;           /* "epsilon", "v_prediction" or "sample" */
+    int default_width, default_height, default_steps;
+    float default_guidance;
+    int n_encoders;                  /* of text */
+    int n_vocab[IMAGE_MAX_ENCODERS]; /* ids are below it */
+    int pad_id[IMAGE_MAX_ENCODERS];  /* after the end of a chunk */
+    int context_dim;                 /* of a token of the prompt as the UNet sees it */
+    int pooled_dim;                  /* 0: the UNet wants no pooled text and no time ids */
+    bool guidance_embedded;          /* LCM: the guidance scale is an input of the UNet */
+    bool zero_negative;              /* SDXL: an empty negative prompt is zeros, not "" encoded */
+    bool has_encoder;                /* VAE encoder, for image to image and inpainting */
+    bool has_preview;                /* a TAESD decoder */
+    size_t weight_bytes;
+    size_t kv_row_bytes; /* of image_kv's result, for one token of the prompt */
+};
+
+struct image_model;
+struct image_model_options {
+    size_t vae_bytes;     /* a decoder or encoder that needs more works in tiles; 0: 1 GiB */
+    const char *preview;  /* path of a TAESD checkpoint, or NULL */
+    atomic_int *progress; /* per mille of loading done, or NULL */
+};
+/* The checkpoint may be closed afterwards. */
+int image_model_open(struct image_model **out, struct checkpoint *c, struct backend *be,
+                     const struct image_model_options *o, struct err *e);
+void image_model_close(struct image_model *m); /* after its units */
+const struct image_info *image_model_info(const struct image_model *m);
+
+/* ---- units ---- */
+
+struct image_unit {
+    size_t bytes; /* memory it took */
+    int (*run)(struct image_unit *u, int64_t until_us, struct err *e);
+    void (*restart)(struct image_unit *u);
+    void (*close)(struct image_unit *u);
+};
+
+/* Until clock_us() >= until_us, at least one op.  1: there is more; 0: done, the next call begins
+ * again (with new inputs). */
+int image_run(struct image_unit *u, int64_t until_us, struct err *e);
+void image_restart(struct image_unit *u); /* forgets what was done of a run */
+void image_close(struct image_unit *u);   /* NULL is nothing */
+
+/* One chunk of a prompt through every text encoder. */
+struct image_text {
+    struct image_unit unit;
+    int32_t *ids[IMAGE_MAX_ENCODERS]; /* [IMAGE_TOKENS] in, for each encoder */
+    float *hidden;                    /* [IMAGE_TOKENS, context_dim] out */
+    float *pooled;                    /* [pooled_dim] out, NULL where there is none */
+};
+/* clip_skip: last layers of the encoder to leave out; -1 for the model's default. */
+int image_text_open(struct image_text **out, struct image_model *m, int clip_skip, struct err *e);
+size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e);
+
+/* Keys and values of a prompt for all cross-attention layers, computed once a prompt. */
+struct image_kv {
+    struct image_unit unit;
+    int n_tokens;
+    float *context; /* [n_tokens, context_dim] in */
+    float *kv;      /* out: kv_row_bytes * n_tokens bytes of the caller, set before image_run */
+};
+int image_kv_open(struct image_kv **out, struct image_model *m, int n_tokens, struct err *e);
+size_t image_kv_bytes(struct image_model *m, int n_tokens, struct err *e);
+
+/* What is different for each row of a UNet's batch. */
+struct image_row {
+    const float *kv; /* of image_kv, alive during the run */
+    int n_tokens;    /* of that prompt */
+    float timestep;
+    float guidance;      /* where guidance_embedded: the scale w of LCM - 1 is done here */
+    const float *pooled; /* [pooled_dim], or NULL where there is none */
+    float time_ids[IMAGE_TIME_IDS]; /* where there is pooled text */
+};
+
+/* One forward pass of n rows of one size (latent height h, width w).  Guidance by a negative prompt
+ * makes two rows of an image. */
+struct image_unet {
+    struct image_unit unit;
+    int n, h, w;
+    struct image_row *rows; /* [n] in */
+    float *x;               /* [n, h, w, in_channels] in, scaled as the scheduler wants */
+    float *out;             /* [n, h, w, latent_channels] out: the model's prediction */
+};
+int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                    struct err *e);
+size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e);
+
+/* Between pictures and latents of height h, width w (of the latent); one image a run. */
+enum image_vae_kind {
+    IMAGE_DECODE,  /* latent (as the UNet has it) to picture */
+    IMAGE_ENCODE,  /* picture to mean and log variance of a latent as the VAE has it */
+    IMAGE_PREVIEW, /* latent to picture by TAESD */
+};
+struct image_vae {
+    struct image_unit unit;
+    int h, w;
+    float *latent;  /* [h, w, latent_channels]; decode, preview: in */
+    float *picture; /* [8 h, 8 w, 3], -1 ... 1 (not clipped); in or out */
+    float
+        *moments; /* encode, out: [h, w, 2 * latent_channels], means, then log variances clipped to
+                       -30 ... 20; a latent is mean + exp(logvar / 2) * noise, then scaled */
+};
+int image_vae_open(struct image_vae **out, struct image_model *m, enum image_vae_kind kind, int h,
+                   int w, struct err *e);
+size_t image_vae_bytes(struct image_model *m, enum image_vae_kind kind, int h, int w,
+                       struct err *e);
+#endif
