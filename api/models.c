@@ -3,6 +3,21 @@
 
 #include "api/call.h"
 
+static void put_modalities(struct json_writer *w, const char *key, unsigned bits)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } all[] = {
+        {MODALITY_TEXT, "text"}, {MODALITY_IMAGE, "image"}, {MODALITY_EMBEDDING, "embedding"}};
+    json_open(w, key, '[');
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (bits & all[i].bit)
+            json_put_str(w, NULL, all[i].name);
+    }
+    json_close(w, ']');
+}
+
 static void put_model(struct json_writer *w, const char *key, const struct model_card *m)
 {
     json_open(w, key, '{');
@@ -22,12 +37,8 @@ static void put_model(struct json_writer *w, const char *key, const struct model
     json_put_int(w, "n_ctx", m->n_ctx);
     json_put_int(w, "n_ctx_train", m->n_ctx_train);
     json_open(w, "modalities", '{');
-    json_open(w, "input", '[');
-    json_put_str(w, NULL, "text");
-    json_close(w, ']');
-    json_open(w, "output", '[');
-    json_put_str(w, NULL, "text");
-    json_close(w, ']');
+    put_modalities(w, "input", m->input);
+    put_modalities(w, "output", m->output);
     json_close(w, '}');
     json_close(w, '}');
     json_close(w, '}');

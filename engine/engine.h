@@ -45,8 +45,10 @@ const char *engine_device(const struct engine *g); /* "cpu/avx512vnni", "" while
 /* Cards of the loaded models; stable once ENGINE_READY until engine_close. */
 int engine_n_models(const struct engine *g);
 const struct model_card *engine_card_at(const struct engine *g, int i);
-/* By id; NULL or "" gives the first one of that kind.  NULL when there is none. */
-const struct model_card *engine_card(const struct engine *g, const char *id);
+/* By id; NULL or "" gives the first one of that kind.  NULL, with the reason in *e (which may be
+ * NULL), when there is none, or when the one of that id makes something else. */
+const struct model_card *engine_card(const struct engine *g, enum model_kind kind, const char *id,
+                                     struct err *e);
 
 /* Hands the job over (takes a reference of its own).  ERR_BUSY when the queue is full,
  * ERR_UNAVAILABLE while loading or stopping, ERR_NOTFOUND for the model, ERR_TOOBIG (reason
@@ -62,6 +64,8 @@ struct engine_stats {
     int64_t cache_bytes;
     int64_t prefix_queries, prefix_hits; /* prompt tokens asked for, found */
     int64_t preemptions, cancelled;
+    int images_queued, images_running; /* pictures */
+    int64_t image_steps, images;       /* denoise steps of pictures, pictures done */
 };
 void engine_stats(const struct engine *g, struct engine_stats *s);
 #endif

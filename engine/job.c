@@ -7,6 +7,7 @@
  * job, arena and the events that nobody fetched. */
 #include "engine/job.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,16 @@ const struct sample_params sample_params_default = {
     .seed = 0,
 };
 
+const struct image_spec image_spec_default = {
+    .n = 1,
+    .guidance_scale = NAN,
+    .guidance_rescale = NAN,
+    .strength = NAN,
+    .eta = NAN,
+    .rng = IMAGE_RNG_CPU,
+    .clip_skip = -1,
+};
+
 struct job_private {
     atomic_int refs;
     atomic_bool cancelled;
@@ -37,6 +48,7 @@ struct job *job_new(size_t arena_max_bytes)
     arena_init(&j->arena, arena_max_bytes);
     j->text.n = 1;
     j->text.sample = sample_params_default;
+    j->image = image_spec_default;
     j->priv = xcalloc(1, sizeof *j->priv);
     atomic_init(&j->priv->refs, 1);
     atomic_init(&j->priv->cancelled, false);
@@ -118,6 +130,23 @@ struct event *job_event_new(enum event_kind kind, int index, const char *text, s
     text_at[len] = '\0';
     ev->text = text_at;
     ev->len = len;
+    return ev;
+}
+
+struct event *job_event_image(enum event_kind kind, int index, int width, int height, uint8_t **rgb)
+{
+    size_t bytes = (size_t)width * (size_t)height * 3;
+    struct event *ev = mem_try(1, sizeof *ev + bytes);
+    if (!ev)
+        return NULL;
+    ev->kind = kind;
+    ev->index = index;
+    ev->text = "";
+    ev->partial = -1;
+    ev->width = width;
+    ev->height = height;
+    *rgb = (uint8_t *)(ev + 1);
+    ev->rgb = *rgb;
     return ev;
 }
 

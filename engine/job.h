@@ -1,13 +1,14 @@
 /* The only thing that crosses between the loop thread and the engine thread.
  *
  *   loop thread                          engine thread
- *   job_new, fill job->text
+ *   job_new, fill job->text or ->image
  *   engine_submit ------- queue ------>  reads the spec, never writes it
  *   job_cancel -------- atomic flag -->  drops the job's sequences at the next step
  *   job_poll <------ list + wake() ----  job_emit
  *   job_unref                            job_unref           the last one frees all
  *
- * Events of one job arrive in order.  Their number is bounded by the tokens that the job may make. */
+ * Events of one job arrive in order.  Their number is bounded by the tokens, or the steps and images,
+ * that the job may make. */
 #ifndef ENGINE_JOB_H
 #define ENGINE_JOB_H
 #include <stdatomic.h>
@@ -20,6 +21,8 @@
 
 #define JOB_STOP_MAX     16 /* stop strings of a request */
 #define JOB_TOP_LOGPROBS 20 /* alternatives a position may report */
+#define JOB_IMAGES_MAX   16 /* pictures of a request */
+#define JOB_PARTIALS_MAX 8  /* previews of a picture */
 
 struct logit_bias {
     int32_t id;
@@ -37,6 +40,8 @@ struct sample_params {
     uint64_t seed;
 };
 extern const struct sample_params sample_params_default; /* temperature 1, all else off */
+
+enum job_kind { JOB_TEXT, JOB_IMAGE };
 
 struct text_spec {
     const char *model; /* card id */
@@ -60,6 +65,34 @@ struct text_spec {
     bool special;       /* give control tokens out as text */
 };
 
+/* Which random numbers a seed stands for: torch.Generator("cpu")'s or torch.Generator("cuda")'s. */
+enum image_rng { IMAGE_RNG_CPU, IMAGE_RNG_CUDA };
+
+/* Pictures of a latent diffusion model.  Image i of n has the noise of seed + i, and is the same
+ * picture whatever n is.  A field that image_spec_default leaves says: as the model's card has it.
+ * With init alone the picture is made from init (img2img), with mask too only what the mask says is
+ * made anew (inpainting); init and mask are of the size of the picture. */
+struct image_spec {
+    const char *model;                    /* card id */
+    const char *prompt, *negative_prompt; /* NULL: "" */
+    int n;                                /* pictures, >= 1 */
+    int width, height;                    /* pixels; 0: the model's */
+    int steps;                            /* 0: the model's */
+    float guidance_scale;                 /* <= 1: no guidance; NaN: the model's */
+    float guidance_rescale;               /* 0 ... 1 */
+    float strength;      /* of the change to init, 0 < strength <= 1; NaN: 0.8, 1 with mask */
+    float eta;           /* of ddim and its kin */
+    int scheduler;       /* enum noise_scheduler (engine/noise.h); 0: the model's */
+    int sigmas, spacing; /* enum noise_sigmas, noise_spacing; 0: the scheduler's */
+    enum image_rng rng;
+    uint64_t seed;
+    int clip_skip;       /* layers of the text encoder to leave out; -1: the model's */
+    int partial_images;  /* previews on the way, 0 ... JOB_PARTIALS_MAX */
+    const uint8_t *init; /* [height, width, 3] or NULL */
+    const uint8_t *mask; /* [height, width], 255: make anew, 0: keep; or NULL */
+};
+extern const struct image_spec image_spec_default;
+
 /* Logprobs are of the model's own distribution, before temperature and filters (as OpenAI's). */
 struct token_info {
     int32_t id;
@@ -75,9 +108,11 @@ enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH };
 enum event_kind {
     EV_PROMPT, /* token: the next prompt token with its logprob (echo_logprobs), NaN for the first */
     EV_TEXT,   /* text and, with logprobs, the tokens it is made of */
-    EV_FINISH, /* choice `index` is complete: finish, counts */
-    EV_DONE,   /* the whole job is complete: totals; nothing comes after */
-    EV_ERROR,  /* the job failed: err; nothing comes after */
+    EV_FINISH,   /* choice `index` is complete: finish, counts */
+    EV_PROGRESS, /* picture `index` has done `step` of `n_steps` */
+    EV_IMAGE,    /* picture `index`: pixels; partial >= 0 is a preview, -1 the picture itself */
+    EV_DONE,     /* the whole job is complete: totals; nothing comes after */
+    EV_ERROR,    /* the job failed: err; nothing comes after */
 };
 
 /* What a choice, or in EV_DONE the job, has cost. */
@@ -98,12 +133,20 @@ struct event {
     const char *stop; /* the stop string that ended it, or NULL */
     struct job_usage usage;
     struct err err;
+    /* EV_PROGRESS, EV_IMAGE */
+    int step, n_steps;  /* denoise steps done, and in all */
+    const uint8_t *rgb; /* [height, width, 3] */
+    int width, height;
+    int partial;   /* the how-manieth preview, or -1 */
+    uint64_t seed; /* of this picture */
 };
 
 struct job {
-    uint64_t id;        /* for logs */
+    uint64_t id; /* for logs */
+    enum job_kind kind;
     struct arena arena; /* loop side's: spec and what it points to */
     struct text_spec text;
+    struct image_spec image;  /* JOB_IMAGE */
     void *user;               /* the loop side's own */
     int64_t submit_us;        /* set by engine_submit */
     struct job_private *priv; /* engine/job.c */
@@ -122,5 +165,8 @@ void job_event_free(struct event *ev);
 /* Engine: takes ev (from job_event_new); its payload is copied behind it in one allocation. */
 struct event *job_event_new(enum event_kind kind, int index, const char *text, size_t len,
                             const struct token_info *tokens, int n_tokens);
+/* The same with a picture [height, width, 3] behind it, not filled in yet; NULL without memory. */
+struct event *job_event_image(enum event_kind kind, int index, int width, int height,
+                              uint8_t **rgb);
 void job_emit(struct job *j, struct event *ev);
 #endif

@@ -256,8 +256,12 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     if (rc != 0)
         return rc;
     struct model *m = xcalloc(1, sizeof *m);
-    m->card = (struct model_card){
-        .id = xstrdup(id), .source = "gguf", .kind = MODEL_TEXT, .created = (int64_t)st.st_mtime};
+    m->card = (struct model_card){.id = xstrdup(id),
+                                  .source = "gguf",
+                                  .kind = MODEL_TEXT,
+                                  .input = MODALITY_TEXT,
+                                  .output = MODALITY_TEXT,
+                                  .created = (int64_t)st.st_mtime};
     rc = open_text(m, g, be, o, e);
     gguf_close(g);
     if (rc != 0) {

@@ -10,23 +10,40 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
 
-enum model_kind { MODEL_TEXT };
+enum model_kind { MODEL_TEXT, MODEL_IMAGE, MODEL_EMBEDDING, MODEL_CAPTION };
+
+/* What goes in and comes out, for /v1/models: bits. */
+enum modality { MODALITY_TEXT = 1, MODALITY_IMAGE = 2, MODALITY_EMBEDDING = 4 };
+
+/* Defaults and limits of an image model. */
+struct image_card {
+    int width, height; /* the size it was trained for */
+    int size_step;     /* sides are multiples of it */
+    int size_min, size_max;
+    int steps, steps_max;
+    float guidance_scale, guidance_rescale;
+    int scheduler, sigmas; /* engine/noise.h */
+    int clip_skip;
+    bool inpaint; /* a UNet made for inpainting: it needs an image and a mask */
+};
 
 /* Immutable description, shared with the loop thread. */
 struct model_card {
     char *id;           /* the name that requests use */
     const char *arch;   /* "llama" */
-    const char *source; /* "gguf" */
+    const char *source; /* "gguf", "diffusers", "safetensors" */
     enum model_kind kind;
     char *quant; /* dominating weight type, "q4_1" */
     int64_t n_params;
     size_t weight_bytes; /* memory of the repacked weights */
-    int n_vocab;
-    int n_ctx_train; /* positions the model was trained for (after rope scaling) */
-    int n_ctx;       /* positions one sequence may have here */
-    int64_t created; /* unix seconds of the file */
+    int n_vocab;         /* this and what follows: 0 or NULL where it has no meaning */
+    int n_ctx_train;     /* positions the model was trained for (after rope scaling) */
+    int n_ctx;           /* positions one sequence may have here */
+    int64_t created;     /* unix seconds of the file */
     struct tokenizer *tokenizer;
-    char *chat_template; /* Jinja source, NULL when the file has none */
+    char *chat_template;            /* Jinja source, NULL when the file has none */
+    unsigned input, output;         /* enum modality */
+    const struct image_card *image; /* MODEL_IMAGE, else NULL */
 };
 
 /* One forward pass over rows of any mixture of sequences. */

@@ -176,6 +176,8 @@ static void take_event(struct result *r, struct event *ev)
         r->err_code = ev->err.code;
         r->ended = true;
         break;
+    default:
+        fail_msg("an event of kind %d", (int)ev->kind);
     }
     job_event_free(ev);
 }
@@ -240,7 +242,7 @@ static struct job *make_job(const struct engine *g, int n_prompt, int common, un
                             int max_tokens)
 {
     struct job *j = job_new(1 << 20);
-    int n_vocab = engine_card(g, NULL)->n_vocab;
+    int n_vocab = engine_card(g, MODEL_TEXT, NULL, NULL)->n_vocab;
     int32_t *ids = arena_array(&j->arena, (size_t)n_prompt, sizeof *ids);
     int32_t *len = arena_alloc(&j->arena, sizeof *len);
     const int32_t **list = arena_alloc(&j->arena, sizeof(int32_t *));
@@ -623,14 +625,14 @@ static void engine_submit_refuses_what_cannot_run(void **state)
     (void)state;
     struct engine *g = open_engine(2, 0, true);
     struct err e;
-    int n_ctx = engine_card(g, NULL)->n_ctx;
+    int n_ctx = engine_card(g, MODEL_TEXT, NULL, NULL)->n_ctx;
     struct job *j = make_job(g, 5, 0, 1, 5);
     j->text.model = "nobody";
     assert_int_equal(try_submit(g, j, &e), ERR_NOTFOUND);
     assert_int_equal(try_submit(g, make_job(g, n_ctx, 0, 1, 1), &e), ERR_TOOBIG);
     assert_string_equal(e.reason, "context_length_exceeded");
     j = make_job(g, 5, 0, 1, 5);
-    ((int32_t *)(uintptr_t)j->text.prompts[0])[2] = engine_card(g, NULL)->n_vocab;
+    ((int32_t *)(uintptr_t)j->text.prompts[0])[2] = engine_card(g, MODEL_TEXT, NULL, NULL)->n_vocab;
     assert_int_equal(try_submit(g, j, &e), ERR_INVALID);
     j = make_job(g, 5, 0, 1, 5);
     j->text.sample.temperature = NAN;
@@ -657,7 +659,7 @@ static void engine_bias_that_bans_all_is_an_error_of_that_job_alone(void **state
     struct result *other = result_new(make_job(g, 10, 0, 1, 60));
     other->job->text.ignore_eos = true;
     submit(g, other->job);
-    int n = engine_card(g, NULL)->n_vocab;
+    int n = engine_card(g, MODEL_TEXT, NULL, NULL)->n_vocab;
     struct job *j = make_job(g, 10, 0, 2, 5);
     struct logit_bias *all = arena_array(&j->arena, (size_t)n, sizeof *all);
     for (int i = 0; i < n; i++)
@@ -707,7 +709,7 @@ static void engine_tells_why_it_could_not_load(void **state)
     struct err e = {0};
     engine_failure(g, &e);
     assert_true(e.code != 0 && e.msg[0]);
-    assert_null(engine_card(g, NULL));
+    assert_null(engine_card(g, MODEL_TEXT, NULL, NULL));
     assert_string_equal(engine_device(g), "");
     engine_close(g);
 }

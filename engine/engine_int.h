@@ -1,0 +1,86 @@
+/* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
+ * engine_load.c (models, cache), engine_text.c (text jobs and their steps), engine_image.c.
+ * Thread: engine, except where a field says otherwise. */
+#ifndef ENGINE_ENGINE_INT_H
+#define ENGINE_ENGINE_INT_H
+#include <pthread.h>
+
+#include "engine/engine.h"
+#include "engine/sample.h"
+#include "engine/sched.h"
+
+enum { MODELS_MAX = 64, TRIM_AFTER_S = 30 };
+
+/* clang-format off */
+#define STATS(X) \
+    X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
+    X(cached_tokens) X(generated_tokens) X(steps) X(step_rows) X(pages_total) X(pages_used) \
+    X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
+    X(images_queued) X(images_running) X(image_steps) X(images)
+/* clang-format on */
+
+struct loaded {
+    char *id, *path;
+    struct model *model;
+    struct cache_pool *pool;
+    struct sample *sample;
+};
+
+struct engine {
+    struct engine_options o; /* with defaults filled in; strings are ours */
+    char *device;
+    pthread_t thread;
+
+    pthread_mutex_t submit_mutex; /* inbox, closing, waiting counts */
+    pthread_cond_t submit_cond;
+    struct task *inbox, **inbox_tail;
+    bool closing;             /* nothing is accepted any more */
+    int n_waiting;            /* jobs of which no choice was admitted */
+    int64_t n_waiting_tokens; /* of prompts of which no choice was admitted */
+
+    atomic_int state;
+    atomic_int progress, models_done;
+    struct err failure; /* written before state becomes ENGINE_FAILED */
+    struct {
+#define X(name) _Atomic int64_t name;
+        STATS(X)
+#undef X
+    } stats;
+
+    /* The engine thread's own. */
+    struct backend *backend;
+    struct loaded models[MODELS_MAX];
+    struct sched_model sched_models[MODELS_MAX];
+    struct cache *cache;
+    struct sched sched;
+    float *logits; /* [max logits, largest n_vocab] */
+    bool dirty;    /* events went out since the last wake */
+};
+
+#define STAT_ADD(g, name, v) atomic_fetch_add_explicit(&(g)->stats.name, (v), memory_order_relaxed)
+#define STAT_SET(g, name, v) atomic_store_explicit(&(g)->stats.name, (v), memory_order_relaxed)
+#define STAT_GET(g, name)    atomic_load_explicit(&(g)->stats.name, memory_order_relaxed)
+
+/* engine.c */
+/* The model of this id, or the first one of the kind when id is NULL or ""; else an error. */
+int engine_find(const struct engine *g, enum model_kind kind, const char *id, struct err *e);
+/* Any thread.  Appends to the queue with a reference to the job, or says why not. */
+int engine_enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct err *e);
+/* What waits changed by these. */
+void engine_count_waiting(struct engine *g, int jobs, int64_t tokens);
+
+/* engine_load.c */
+int engine_load(struct engine *g, struct err *e);
+void engine_load_undo(struct engine *g);
+
+/* engine_text.c */
+int engine_text_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+void engine_text_begin(struct engine *g, struct seq *q);                /* just admitted */
+/* The task ends with an error: its sequences and their pages are free at once. */
+void engine_text_fail(struct engine *g, struct task *t, const struct err *e);
+/* The plan's step.  An error is the device's. */
+int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e);
+
+/* engine_image.c */
+int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+#endif

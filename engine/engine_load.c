@@ -1,0 +1,126 @@
+/* From paths to a running engine: backend, models, cache, schedule; and back. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/engine_int.h"
+
+static int pages_of(int n_ctx)
+{
+    return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+}
+
+static size_t default_cache_bytes(const struct engine *g)
+{
+    size_t one = 0, all = 0;
+    for (int i = 0; i < g->o.n_models; i++) {
+        const struct model *m = g->models[i].model;
+        size_t bytes = (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m);
+        one = bytes > one ? bytes : one;
+        all += bytes * (size_t)g->o.max_sequences;
+    }
+    size_t quarter = cache_default_bytes(), bytes = quarter;
+    if (bytes < one) /* one full context, but never nearly all of the memory */
+        bytes = one < 3 * quarter ? one : 3 * quarter;
+    return bytes < all ? bytes : all;
+}
+
+static int load_models(struct engine *g, struct err *e)
+{
+    const struct model_options o = {
+        .n_ctx = g->o.n_ctx,
+        .max_rows = g->o.max_batch_rows,
+        .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
+        .kv_type = g->o.kv_type,
+        .progress = &g->progress,
+    };
+    for (int i = 0; i < g->o.n_models; i++) {
+        struct loaded *m = &g->models[i];
+        int64_t start = clock_us();
+        STAT_SET(g, heartbeat_us, start);
+        int rc = model_open(&m->model, m->id, m->path, g->backend, &o, e);
+        if (rc) {
+            m->model = NULL;
+            return err_wrap(e, "model %s", m->id);
+        }
+        rc = sample_open(&m->sample, model_card(m->model)->n_vocab, e);
+        if (rc)
+            return rc;
+        atomic_store(&g->progress, 0);
+        atomic_store(&g->models_done, i + 1);
+        struct log_line l;
+        log_begin(&l, LOG_INFO, "model.loaded");
+        log_str(&l, "name", m->id);
+        log_int(&l, "weight_bytes", (int64_t)model_card(m->model)->weight_bytes);
+        log_int(&l, "n_ctx", model_card(m->model)->n_ctx);
+        log_int(&l, "ms", (clock_us() - start) / 1000);
+        log_end(&l);
+    }
+    return 0;
+}
+
+static int make_cache(struct engine *g, struct err *e)
+{
+    size_t budget = g->o.cache_bytes ? g->o.cache_bytes : default_cache_bytes(g);
+    int rc = cache_open(&g->cache, budget, e);
+    for (int i = 0; i < g->o.n_models && rc == 0; i++) {
+        struct loaded *m = &g->models[i];
+        const struct model_card *card = model_card(m->model);
+        rc = cache_pool_add(g->cache, &m->pool, model_page_bytes(m->model), e);
+        if (rc)
+            return err_wrap(e, "cache of %s", m->id);
+        int64_t fits = (int64_t)cache_pool_pages(m->pool) * KV_PAGE_TOKENS;
+        g->sched_models[i].pool = m->pool;
+        g->sched_models[i].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
+        if (fits < card->n_ctx)
+            log_msg(LOG_WARN, "cache.small", "%s: the cache holds %lld of %d tokens of a context",
+                    m->id, (long long)fits, card->n_ctx);
+    }
+    if (rc)
+        return rc;
+    STAT_SET(g, cache_bytes, (int64_t)budget);
+    STAT_SET(g, pages_total, cache_pool_pages(g->models[0].pool));
+    return 0;
+}
+
+int engine_load(struct engine *g, struct err *e)
+{
+    int rc = backend_open(&g->backend, g->device, g->o.n_threads, e);
+    if (rc)
+        return rc;
+    rc = load_models(g, e);
+    if (rc == 0)
+        rc = make_cache(g, e);
+    if (rc)
+        return rc;
+    size_t n_vocab = 1;
+    for (int i = 0; i < g->o.n_models; i++) {
+        size_t n = (size_t)model_card(g->models[i].model)->n_vocab;
+        n_vocab = n > n_vocab ? n : n_vocab;
+    }
+    const struct sched_options o = {
+        .max_sequences = g->o.max_sequences,
+        .prefill_chunk = g->o.prefill_chunk,
+        .max_rows = g->o.max_batch_rows,
+        .share = g->o.prefix_sharing,
+    };
+    g->logits = mem_try((size_t)sched_max_logits(&o) * n_vocab, sizeof *g->logits);
+    if (!g->logits)
+        return err_set(e, ERR_NOMEM, "no memory for logits");
+    return sched_init(&g->sched, g->cache, &o, g->sched_models, g->o.n_models, e);
+}
+
+void engine_load_undo(struct engine *g)
+{
+    sched_fini(&g->sched);
+    cache_close(g->cache);
+    free(g->logits);
+    for (int i = g->o.n_models - 1; i >= 0; i--) {
+        sample_close(g->models[i].sample);
+        if (g->models[i].model)
+            model_close(g->models[i].model);
+    }
+    if (g->backend)
+        g->backend->close(g->backend);
+}
