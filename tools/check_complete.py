@@ -25,6 +25,7 @@ PARSERS = {
     "base/utf8.c": "fuzz_utf8.c",
     "base/base64.c": "fuzz_base64.c",
     "engine/gguf.c": "fuzz_gguf.c",
+    "engine/safetensors.c": "fuzz_safetensors.c",
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",
     "api/jinja_parse.c": "fuzz_jinja.c",
     "api/api.c": "fuzz_api.c",
