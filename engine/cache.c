@@ -28,6 +28,8 @@ struct cache_pool {
 struct cache {
     size_t budget_bytes;
     size_t promised_bytes; /* promised, not taken */
+    size_t held_bytes, kept_bytes;
+    struct cache_item *first, *last; /* kept, the longest unused first */
     size_t resident_bytes;
     uint64_t version;
     int n_pools;
@@ -103,8 +105,7 @@ int cache_pool_pages(const struct cache_pool *p)
     return p->n_pages;
 }
 
-/* Bytes that nothing may be taken from: own pages and shared pages in use. */
-static size_t used_bytes(const struct cache *c)
+static size_t page_bytes_used(const struct cache *c)
 {
     size_t sum = 0;
     for (int i = 0; i < c->n_pools; i++)
@@ -112,12 +113,23 @@ static size_t used_bytes(const struct cache *c)
     return sum;
 }
 
-static size_t cold_bytes(const struct cache *c)
+/* Bytes that nothing may be taken from: own pages, shared pages in use, held bytes. */
+static size_t used_bytes(const struct cache *c)
+{
+    return page_bytes_used(c) + c->held_bytes;
+}
+
+static size_t page_bytes_cold(const struct cache *c)
 {
     size_t sum = 0;
     for (int i = 0; i < c->n_pools; i++)
         sum += (size_t)c->pools[i].tree.n_cold * c->pools[i].page_bytes;
     return sum;
+}
+
+static size_t cold_bytes(const struct cache *c)
+{
+    return page_bytes_cold(c) + c->kept_bytes;
 }
 
 /* --- single pages --- */
@@ -145,11 +157,21 @@ static void page_free(struct cache_pool *p, int32_t page)
     p->free_ids[p->n_warm++] = page;
 }
 
-/* One cold page, of p if it has one, else of any pool. */
-static void evict_one(struct cache_pool *p)
+static void evict_item(struct cache *c)
 {
-    struct cache *c = p->cache;
-    int32_t page = radix_evict(&p->tree);
+    struct cache_item *it = c->first;
+    cache_unkeep(c, it);
+    it->evict(it);
+}
+
+/* The longest unused item; else one cold page, of p if it has one, else of any pool. */
+static void evict_one(struct cache *c, struct cache_pool *p)
+{
+    if (c->first) {
+        evict_item(c);
+        return;
+    }
+    int32_t page = p ? radix_evict(&p->tree) : -1;
     for (int i = 0; i < c->n_pools && page < 0; i++) {
         p = &c->pools[i];
         page = radix_evict(&p->tree);
@@ -158,21 +180,35 @@ static void evict_one(struct cache_pool *p)
         page_free(p, page);
 }
 
+/* Evicts until `more` bytes have a place beside what is used. */
+static void make_room(struct cache *c, struct cache_pool *p, size_t more)
+{
+    size_t cold;
+    while ((cold = cold_bytes(c)) > 0 && used_bytes(c) + cold + more > c->budget_bytes)
+        evict_one(c, p);
+}
+
+/* Free pages give their memory back until all that is resident is within the budget. */
+static void stay_within(struct cache *c)
+{
+    for (int i = 0; i < c->n_pools;) {
+        if (c->resident_bytes + c->held_bytes + c->kept_bytes <= c->budget_bytes)
+            return;
+        if (!page_give_back(&c->pools[i]))
+            i++;
+    }
+}
+
 /* The caller holds a promise for it, so that there always is one (cache.h). */
 static int32_t page_take(struct cache_pool *p)
 {
     struct cache *c = p->cache;
-    size_t cold;
-    while ((cold = cold_bytes(c)) > 0 && used_bytes(c) + cold + p->page_bytes > c->budget_bytes)
-        evict_one(p);
+    make_room(c, p, p->page_bytes);
     if (p->n_warm > 0)
         return p->free_ids[--p->n_warm];
     int32_t page = p->n_back > 0 ? p->free_ids[p->n_pages - p->n_back--] : p->n_fresh++;
     c->resident_bytes += p->page_bytes;
-    for (int i = 0; i < c->n_pools && c->resident_bytes > c->budget_bytes;) {
-        if (!page_give_back(&c->pools[i]))
-            i++;
-    }
+    stay_within(c);
     return page;
 }
 
@@ -273,6 +309,57 @@ void cache_release(struct cache_seq *s)
     s->n_pages = s->n_shared = s->n_promised = 0;
 }
 
+/* --- plain bytes --- */
+
+bool cache_hold(struct cache *c, size_t bytes)
+{
+    size_t taken = used_bytes(c) + c->promised_bytes;
+    if (taken > c->budget_bytes || bytes > c->budget_bytes - taken)
+        return false;
+    c->held_bytes += bytes;
+    make_room(c, NULL, 0);
+    stay_within(c);
+    return true;
+}
+
+void cache_unhold(struct cache *c, size_t bytes)
+{
+    c->held_bytes -= bytes;
+    c->version++;
+}
+
+void cache_keep(struct cache *c, struct cache_item *it)
+{
+    it->kept = true;
+    it->next = NULL;
+    it->prev = c->last;
+    if (c->last)
+        c->last->next = it;
+    else
+        c->first = it;
+    c->last = it;
+    c->kept_bytes += it->bytes;
+    make_room(c, NULL, 0);
+    stay_within(c);
+}
+
+void cache_unkeep(struct cache *c, struct cache_item *it)
+{
+    if (!it->kept)
+        return;
+    if (it->prev)
+        it->prev->next = it->next;
+    else
+        c->first = it->next;
+    if (it->next)
+        it->next->prev = it->prev;
+    else
+        c->last = it->prev;
+    it->prev = it->next = NULL;
+    it->kept = false;
+    c->kept_bytes -= it->bytes;
+}
+
 /* --- the whole --- */
 
 uint64_t cache_version(const struct cache *c)
@@ -282,6 +369,8 @@ uint64_t cache_version(const struct cache *c)
 
 void cache_trim(struct cache *c)
 {
+    while (c->first)
+        evict_item(c);
     for (int i = 0; i < c->n_pools; i++) {
         while (page_give_back(&c->pools[i]))
             ;
@@ -292,8 +381,10 @@ void cache_stats(const struct cache *c, struct cache_stats *s)
 {
     s->budget_bytes = c->budget_bytes;
     s->promised_bytes = c->promised_bytes;
-    s->used_bytes = used_bytes(c);
-    s->cold_bytes = cold_bytes(c);
+    s->used_bytes = page_bytes_used(c);
+    s->cold_bytes = page_bytes_cold(c);
+    s->held_bytes = c->held_bytes;
+    s->kept_bytes = c->kept_bytes;
     s->resident_bytes = c->resident_bytes;
 }
 

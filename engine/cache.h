@@ -1,14 +1,19 @@
-/* Memory of what is being computed: one byte budget for all models, one pool of KV pages a model.
+/* Memory of what is being computed: one byte budget for all models, a pool of KV pages for each
+ * text model, and plain bytes for the rest (latents, prompt embeddings, programs).
  * Thread: engine.
  *
  * Exact admission.  A sequence is admitted with its worst case: cache_reserve promises it every page
  * that it may ever need, less those it shares.  A promise is bytes, not pages, and the sum
  *
- *     promised and not yet taken + taken by sequences + shared pages in use   <=   budget
+ *     promised and not yet taken + taken by sequences + shared pages in use + held   <=   budget
  *
  * always holds.  So cache_take cannot fail, nothing is ever preempted, and what does not fit stays
  * in the queue.  Cold pages (full pages of ended sequences, in the prefix tree) live in what the
  * sum leaves free; cache_take evicts the coldest when the budget is physically full.
+ *
+ * Plain bytes are held (cache_hold) by what needs them, as a promise that is taken at once.  What may
+ * be of use again and is made again easily is kept (cache_keep): it lives in what the sum leaves
+ * free, beside the cold pages, and goes before them, the longest unused first.
  *
  * Address space is reserved for the whole budget in every pool; memory appears as pages are
  * touched.  Free pages stay resident for the next sequence of the same model, until another
@@ -57,14 +62,32 @@ void cache_commit(struct cache_seq *s, const int32_t *ids);
 /* Gives all back; shared pages become cold when s was their last user. */
 void cache_release(struct cache_seq *s);
 
+/* Bytes outside of pages: latents, embeddings, programs.  false: they do not fit now. */
+bool cache_hold(struct cache *c, size_t bytes);
+void cache_unhold(struct cache *c, size_t bytes);
+
+/* Something of its owner's that stays while there is room. */
+struct cache_item {
+    struct cache_item *prev, *next; /* in the order of last use; NULL when not kept */
+    size_t bytes;
+    bool kept;
+    void (*evict)(struct cache_item *it); /* it is no longer kept: frees what it stands for */
+};
+/* It is not in use now, and was until now.  May be evicted at once. */
+void cache_keep(struct cache *c, struct cache_item *it);
+/* It is wanted again, or gone.  Its bytes count no longer: hold them first to use it. */
+void cache_unkeep(struct cache *c, struct cache_item *it);
+
 /* Counts up whenever a promise or a page was given back: what did not fit may fit now. */
 uint64_t cache_version(const struct cache *c);
-void cache_trim(struct cache *c); /* gives the memory of free pages back to the system */
+/* Gives the memory of free pages back to the system, and evicts what is kept. */
+void cache_trim(struct cache *c);
 
 struct cache_stats {
     size_t budget_bytes, promised_bytes; /* promised: not taken yet */
     size_t used_bytes, cold_bytes;       /* pages of sequences; pages of the tree that none uses */
-    size_t resident_bytes;               /* used, cold, and free pages that keep their memory */
+    size_t held_bytes, kept_bytes;       /* cache_hold, cache_keep */
+    size_t resident_bytes; /* of pages: used, cold, and free pages that keep their memory */
 };
 void cache_stats(const struct cache *c, struct cache_stats *s);
 

@@ -379,6 +379,86 @@ static void cache_agrees_with_a_naive_model_on_random_work(void **state)
     }
 }
 
+/* --- plain bytes --- */
+
+static int evicted[8], n_evicted;
+
+struct thing {
+    struct cache_item item; /* first */
+    int id;
+};
+
+static void on_evict(struct cache_item *it)
+{
+    evicted[n_evicted++] = ((struct thing *)it)->id;
+}
+
+static void cache_holds_bytes_beside_pages_within_one_budget(void **state)
+{
+    (void)state;
+    struct cache *c;
+    struct cache_pool *p;
+    int32_t table[10], ids[T];
+    assert_int_equal(cache_open(&c, 10 * PAGE, NULL), 0);
+    assert_int_equal(cache_pool_add(c, &p, PAGE, NULL), 0);
+    struct cache_seq s = {.pages = table, .share = true};
+    assert_true(cache_reserve(p, &s, NULL, 0, 4));
+    assert_false(cache_hold(c, 6 * PAGE + 1));
+    assert_true(cache_hold(c, 6 * PAGE));
+    assert_false(cache_hold(c, 1));
+    cache_take(&s, 4);
+    uint64_t version = cache_version(c);
+    cache_unhold(c, 6 * PAGE);
+    assert_true(cache_version(c) > version);
+    fill(ids, T, 1);
+    cache_commit(&s, ids);
+    cache_release(&s); /* one page of the tree is cold */
+    struct cache_stats st;
+    cache_stats(c, &st);
+    assert_int_equal(st.cold_bytes, PAGE);
+    assert_true(cache_hold(c, 10 * PAGE)); /* it went */
+    cache_stats(c, &st);
+    assert_int_equal(st.cold_bytes, 0);
+    assert_int_equal(st.held_bytes, 10 * PAGE);
+    assert_int_equal(st.resident_bytes, 0);
+    cache_unhold(c, 10 * PAGE);
+    cache_close(c);
+}
+
+static void cache_keeps_things_while_there_is_room(void **state)
+{
+    (void)state;
+    struct cache *c;
+    struct thing things[4];
+    assert_int_equal(cache_open(&c, 100, NULL), 0);
+    n_evicted = 0;
+    for (int i = 0; i < 4; i++) {
+        things[i] = (struct thing){.item = {.bytes = 30, .evict = on_evict}, .id = i};
+        cache_keep(c, &things[i].item);
+    }
+    assert_int_equal(n_evicted, 1); /* 120 bytes: the first one had to go */
+    assert_int_equal(evicted[0], 0);
+    cache_unkeep(c, &things[1].item); /* in use again, then not: now 2 is the longest unused */
+    assert_true(cache_hold(c, 30));
+    cache_unhold(c, 30);
+    cache_keep(c, &things[1].item);
+    assert_int_equal(n_evicted, 1);
+    assert_true(cache_hold(c, 60));
+    assert_int_equal(n_evicted, 3);
+    assert_int_equal(evicted[1], 2);
+    assert_int_equal(evicted[2], 3);
+    struct cache_stats st;
+    cache_stats(c, &st);
+    assert_int_equal(st.kept_bytes, 30);
+    cache_trim(c);
+    assert_int_equal(n_evicted, 4);
+    cache_unhold(c, 60);
+    struct thing big = {.item = {.bytes = 101, .evict = on_evict}, .id = 7};
+    cache_keep(c, &big.item); /* has no place at all */
+    assert_int_equal(evicted[4], 7);
+    cache_close(c);
+}
+
 static void cache_default_is_a_share_of_what_is_free(void **state)
 {
     (void)state;
@@ -406,6 +486,8 @@ int main(void)
         cmocka_unit_test(cache_shares_full_pages_of_a_common_prefix),
         cmocka_unit_test(cache_keeps_resident_memory_of_two_pools_within_the_budget),
         cmocka_unit_test(cache_agrees_with_a_naive_model_on_random_work),
+        cmocka_unit_test(cache_holds_bytes_beside_pages_within_one_budget),
+        cmocka_unit_test(cache_keeps_things_while_there_is_room),
         cmocka_unit_test(cache_default_is_a_share_of_what_is_free),
         cmocka_unit_test(cache_refuses_a_budget_below_one_page),
     };
