@@ -24,6 +24,7 @@ PARSERS = {
     "base/json.c": "fuzz_json.c",
     "base/utf8.c": "fuzz_utf8.c",
     "base/base64.c": "fuzz_base64.c",
+    "base/codec.c": "fuzz_codec.c",
     "engine/gguf.c": "fuzz_gguf.c",
     "engine/safetensors.c": "fuzz_safetensors.c",
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",

@@ -1,0 +1,39 @@
+/* Pictures of 8 bits: gray, RGB or RGBA, rows from the top, no gaps.  Resizing gives the bytes that PIL
+ * gives (Pillow's fixed-point path), because that is what reference pipelines feed their models.
+ * Thread: any. */
+#ifndef BASE_IMAGE_H
+#define BASE_IMAGE_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define IMAGE_SIDE_MAX 32768 /* pixels */
+
+struct image {
+    int width, height, channels; /* channels: 1 gray, 3 RGB, 4 RGBA (not premultiplied) */
+    uint8_t *data;               /* [height, width, channels] */
+};
+
+enum image_filter { IMAGE_BILINEAR, IMAGE_BICUBIC, IMAGE_LANCZOS };
+
+/* Zeroed.  ERR_TOOBIG for sides over IMAGE_SIDE_MAX, ERR_NOMEM. */
+int image_init(struct image *im, int width, int height, int channels, struct err *e);
+void image_free(struct image *im);
+size_t image_bytes(const struct image *im);
+
+/* out is made new in all of these; in stays as it is.  On an error out is empty. */
+/* As Image.resize(size, resample) does; RGBA is weighed by its alpha. */
+int image_resize(struct image *out, const struct image *in, int width, int height,
+                 enum image_filter filter, struct err *e);
+/* The rectangle at (x, y), which may reach beyond the picture: what lies outside has the value fill
+ * in every channel.  So it crops and it pads. */
+int image_crop(struct image *out, const struct image *in, int x, int y, int width, int height,
+               uint8_t fill, struct err *e);
+/* As Image.convert: gray weighs 299, 587, 114; alpha is dropped, or made opaque. */
+int image_convert(struct image *out, const struct image *in, int channels, struct err *e);
+/* One channel as a gray picture. */
+int image_channel(struct image *out, const struct image *in, int channel, struct err *e);
+/* Turns the picture as the EXIF orientation 1 ... 8 says (others: as it is), in place of in. */
+int image_orient(struct image *im, int orientation, struct err *e);
+#endif
