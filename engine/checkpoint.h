@@ -1,7 +1,7 @@
 /* The files of an image model, whatever they are, under one naming: that of diffusers.
  *
- *   a directory of diffusers         model_index.json, PART/config.json, PART/*.safetensors (one file,
- *                                    or the shards of *.safetensors.index.json; fp16 variants)
+ *   a directory of diffusers         model_index.json, config.json of each part, its weights in one file
+ *                                    or in the shards of an index, fp16 variants
  *   one part of such a directory     config.json beside its weights (a TAESD, a better VAE)
  *   one .safetensors with LDM names  model.diffusion_model.*, first_stage_model.*, cond_stage_model.*,
  *                                    conditioner.embedders.*; configurations come from the shapes
@@ -18,7 +18,8 @@
 #include "base/err.h"
 #include "kernels/tensor.h"
 
-struct cJSON; /* base/json.h */
+struct cJSON;    /* base/json.h */
+struct clip_bpe; /* engine/text/clip_bpe.h */
 struct checkpoint;
 
 enum checkpoint_part {
@@ -38,7 +39,9 @@ enum checkpoint_family {
 };
 
 struct checkpoint_options { /* zeros: all from the files */
-    const char *tokenizer;  /* a directory with tokenizer files, for files that have none */
+    /* A directory with vocab.json and merges.txt, for a file that has none.  Without it
+     * FILE.tokenizer/ is tried, then tokenizer/ beside the file. */
+    const char *tokenizer;
     const char *prediction; /* "epsilon", "v_prediction" or "sample": overrules the files */
 };
 
@@ -63,9 +66,10 @@ const struct cJSON *checkpoint_scheduler(const struct checkpoint *c);
 /* model_index.json ("_class_name", "force_zeros_for_empty_prompt" ...).  NULL for
  * CHECKPOINT_ALONE. */
 const struct cJSON *checkpoint_index(const struct checkpoint *c);
-/* The directory of the first or second (which = 1) text encoder's tokenizer files, for
- * clip_bpe_open.  ERR_NOTFOUND with what to do where there is none. */
-int checkpoint_tokenizer(const struct checkpoint *c, int which, const char **dir, struct err *e);
+/* The tokenizer of the first or second (which = 1) text encoder; the caller closes it.
+ * ERR_NOTFOUND with what to do where the files have none. */
+int checkpoint_tokenizer(const struct checkpoint *c, int which, struct clip_bpe **out,
+                         struct err *e);
 
 /* A tensor under its diffusers name.  Dimensions in PyTorch order, [n_out, n_in] or
  * [c_out, c_in, kh, kw]; a 1x1 convolution is always [c_out, c_in], however the file has it, and a

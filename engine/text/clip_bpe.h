@@ -12,10 +12,10 @@
 
 struct clip_bpe;
 
-/* Reads vocab.json and merges.txt of a directory, or its tokenizer.json where one is missing;
- * tokenizer_config.json and special_tokens_map.json, where they are, say what pads.
+/* Reads vocab.json and merges.txt of a directory, or its tokenizer.json where one is missing.  pad is
+ * the token that pads; NULL: what tokenizer_config.json or special_tokens_map.json say, else eos.
  * ERR_NOTFOUND, ERR_IO, ERR_CORRUPT, ERR_UNSUPPORTED, ERR_NOMEM. */
-int clip_bpe_open(struct clip_bpe **out, const char *dir, struct err *e);
+int clip_bpe_open(struct clip_bpe **out, const char *dir, const char *pad, struct err *e);
 void clip_bpe_close(struct clip_bpe *t); /* NULL is allowed */
 
 struct clip_bpe_info {
