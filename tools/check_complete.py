@@ -30,6 +30,7 @@ PARSERS = {
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",
     "api/jinja_parse.c": "fuzz_jinja.c",
     "api/api.c": "fuzz_api.c",
+    "api/multipart.c": "fuzz_multipart.c",
 }
 TABLE_BEGIN, TABLE_END = "<!-- made by duetto config --markdown -->", "<!-- end -->"
 
