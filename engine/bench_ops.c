@@ -126,6 +126,66 @@ static struct op_line *count_add(const struct op_add *p)
     return line;
 }
 
+static struct op_line *count_act(const struct op_act *p)
+{
+    struct op_line *line = line_of("act");
+    line->bytes += 2 * 4 * elements(p->out);
+    line->ops += 20 * elements(p->out);
+    return line;
+}
+
+static struct op_line *count_concat(const struct op_concat *p)
+{
+    struct op_line *line = line_of("concat");
+    line->bytes += 2 * 4 * elements(p->out);
+    return line;
+}
+
+static struct op_line *count_layernorm(const struct op_layernorm *p)
+{
+    struct op_line *line = line_of("layernorm");
+    line->bytes += 2 * 4 * elements(p->x);
+    line->ops += 7 * elements(p->x);
+    return line;
+}
+
+static struct op_line *count_groupnorm(const struct op_groupnorm *p)
+{
+    struct op_line *line = line_of(p->act == ACT_NONE ? "groupnorm" : "groupnorm act");
+    line->bytes += 3 * 4 * elements(p->x);
+    line->ops += (p->act == ACT_NONE ? 5 : 25) * elements(p->x);
+    return line;
+}
+
+static struct op_line *count_conv2d(const struct op_conv2d *p)
+{
+    char name[64];
+    double rows = elements(p->out) / (double)p->w->n_out;
+    if (p->y_end > 0)
+        rows *= (double)(p->y_end - p->y_begin) / (double)p->out->dims[1];
+    snprintf(name, sizeof(name), "conv2d %s %dx%d%s%s %lld > %lld", dtype_name(p->w->type),
+             p->kernel, p->kernel, p->stride > 1 ? " strided" : "", p->upsample ? " upsample" : "",
+             (long long)p->x->dims[3], (long long)p->w->n_out);
+    struct op_line *line = line_of(name);
+    line->bytes += (double)p->w->bytes + 4 * elements(p->x) + 4 * rows * (double)p->w->n_out;
+    line->ops += 2.0 * rows * (double)p->w->n_out * (double)p->w->n_in;
+    return line;
+}
+
+static struct op_line *count_attn(const struct op_attn *p)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "attn %d heads of %d", p->n_heads, p->head_dim);
+    struct op_line *line = line_of(name);
+    double dim = (double)p->n_heads * p->head_dim;
+    for (int i = 0; i < p->n_items; i++) {
+        const struct attn_item *t = &p->items[i];
+        line->bytes += 8 * dim * ((double)t->n_q + t->n_k);
+        line->ops += 4.0 * dim * t->n_q * t->n_k;
+    }
+    return line;
+}
+
 /* clang-format off */
 #define X(op) \
     static void timed_##op(struct backend *be, const struct op_##op *p) \

@@ -92,12 +92,21 @@ struct op_attn_paged {
     float scale;
 };
 
-enum act { ACT_SILU, ACT_GELU };
+/* SILU x sigmoid(x); GELU x Phi(x) with the error function, GELU_TANH its approximation by tanh
+ * (Hendrycks & Gimpel 2016), QUICK_GELU x sigmoid(1.702 x); RELU max(x, 0). */
+enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU };
 
 /* out = act(gate) * up      gate, up, out [rows, dim] (out may be gate) */
 struct op_glu {
     struct tensor *out;
     const struct tensor *gate, *up;
+    enum act act;
+};
+
+/* out = act(x), same shapes (out may be x) */
+struct op_act {
+    struct tensor *out;
+    const struct tensor *x;
     enum act act;
 };
 
@@ -107,9 +116,72 @@ struct op_add {
     const struct tensor *a, *b;
 };
 
+/* out[r, :] = a[r, :] then b[r, :]    out [..., ca + cb]   a [..., ca]   b [..., cb]
+ * Leading dims count as rows, so feature maps [n, h, w, c] are joined along their channels. */
+struct op_concat {
+    struct tensor *out;
+    const struct tensor *a, *b;
+};
+
+/* out = (x - mean) / sqrt(var + eps) * w + bias over the last dim (Ba et al. 2016).
+ * x, out [..., dim] (out may be x)    w, bias [dim], bias may be NULL */
+struct op_layernorm {
+    struct tensor *out;
+    const struct tensor *x, *w, *bias;
+    float eps;
+};
+
+/* The same over the pixels and the c / n_groups channels of a group, of each image, then act (Wu & He
+ * 2018).   x, out [n, ..., c] (out may be x)    w, bias [c]    c is a multiple of n_groups */
+struct op_groupnorm {
+    struct tensor *out;
+    const struct tensor *x, *w, *bias;
+    int n_groups;
+    float eps;
+    enum act act;
+};
+
+/* out[n, y, x, o] = act(sum over ky, kx, c of w[o, ky, kx, c] * x[n, y * stride + ky - pad_before, ..., c]
+ *                       + bias[o] + add_image[n, o] + add[n, y, x, o])
+ * where pixels outside of x are 0.    x [n, h, w, c_in]    out [n, ho, wo, c_out]
+ *     ho = (h * up + pad_before + pad_after - kernel) / stride + 1, wo alike; up = 2 with upsample
+ *     w a plain matrix [c_out, kernel * kernel * c_in], columns in the order (ky, kx, c)
+ *     bias [c_out] or NULL   add_image [n, c_out] or NULL   add like out, may be out, or NULL
+ * out is not x.  1x1 convolutions are op_linear. */
+struct op_conv2d {
+    struct tensor *out;
+    const struct tensor *x;
+    const struct weight *w; /* F32, F16 or BF16 */
+    const struct tensor *bias, *add_image, *add;
+    int kernel, stride, pad_before, pad_after; /* pads: above and left, below and right */
+    bool upsample;      /* x is read as if every pixel stood there 2 x 2 (nearest) */
+    int y_begin, y_end; /* rows y of out to compute, the others are left alone; 0, 0: all */
+    enum act act;
+};
+
+#define ATTN_MAX_HEAD_DIM 512
+
+/* One sequence of queries over one sequence of keys and values.  Rows hold n_heads * head_dim floats
+ * and begin `stride` floats apart, so q, k and v may stand in one matrix. */
+struct attn_item {
+    const float *q, *k, *v; /* [n_q], [n_k], [n_k] rows */
+    float *out;             /* [n_q] rows; may be q */
+    int n_q, n_k, q_stride, kv_stride, out_stride;
+};
+
+/* out = softmax(q k^T * scale) v, every head for itself.  causal: query i sees keys up to
+ * i + n_k - n_q.  The keys are visited in fixed chunks. */
+struct op_attn {
+    const struct attn_item *items;  /* [n_items]; their shapes may differ */
+    int n_items, n_heads, head_dim; /* head_dim <= ATTN_MAX_HEAD_DIM */
+    float scale;
+    bool causal; /* needs n_k >= n_q */
+};
+
 /* clang-format off */
 #define BACKEND_OPS(X) \
-    X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add)
+    X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add) \
+    X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(attn)
 struct backend;
 struct backend_ops {
 #define X(op) void (*op)(struct backend *be, const struct op_##op *p);

@@ -44,8 +44,13 @@ struct cpu_attn_tile {
     X(void, rope_pair_row, (float *x, const float *cs, int n_heads, int head_dim, int n_rot)) \
     X(void, rope_half_row, (float *x, const float *cs, int n_heads, int head_dim, int n_rot)) \
     X(void, add, (float *out, const float *a, const float *b, int64_t n)) \
-    X(void, glu_silu, (float *out, const float *gate, const float *up, int64_t n)) \
-    X(void, glu_gelu, (float *out, const float *gate, const float *up, int64_t n)) \
+    X(void, glu, (float *out, const float *gate, const float *up, int64_t n, enum act act)) \
+    X(void, act, (float *out, const float *x, int64_t n, enum act act)) \
+    X(void, layernorm_row, (float *out, const float *x, const float *w, const float *bias, int n, float eps)) \
+    /* sums[i] += sum of x - shift[i], sums[c + i] of its square, over rows of c */ \
+    X(void, group_sums, (float *sums, const float *x, const float *shift, int64_t n_rows, int c)) \
+    /* out = act(x * scale[i] + offset[i]) */ \
+    X(void, group_scale, (float *out, const float *x, const float *scale, const float *offset, int64_t n_rows, int c, enum act act)) \
     X(void, f16_pack, (uint16_t *dst, const float *src, int64_t n)) \
     X(void, f16_unpack, (float *dst, const uint16_t *src, int64_t n)) \
     X(void, exp_all, (float *out, const float *x, int64_t n)) \

@@ -1,15 +1,16 @@
-/* Elementwise ops: glu and add.  A tensor is cut anywhere, since an element's bits do not depend on
+/* Elementwise ops: glu, act, add and concat.  A tensor is cut anywhere, since an element's bits do not depend on
  * its place in a vector (elem_tmpl.h). */
 #include <assert.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu_backend.h"
 
-typedef void elem_fn(float *out, const float *x, const float *y, int64_t n);
-
 struct elem_job {
-    elem_fn *fn;
+    const struct cpu_ops *ops;
     float *out;
     const float *x, *y;
+    enum act act;
+    int64_t cx, cy; /* concat: channels of x and y */
 };
 
 static int64_t elem_count(const struct tensor *t)
@@ -20,29 +21,78 @@ static int64_t elem_count(const struct tensor *t)
     return n;
 }
 
-static void elem_range(void *arg, int64_t begin, int64_t end)
+static void elem_run(struct backend *be, cpu_range_fn *fn, const struct elem_job *job,
+                     const struct tensor *out)
 {
-    const struct elem_job *j = arg;
-    j->fn(j->out + begin, j->x + begin, j->y + begin, end - begin);
+    struct elem_job j = *job;
+    int64_t n = elem_count(out);
+    j.ops = &cpu_of(be)->ops;
+    j.out = out->data;
+    cpu_split(cpu_of(be), n, n, fn, &j);
 }
 
-static void elem_run(struct backend *be, elem_fn *fn, struct tensor *out, const struct tensor *x,
-                     const struct tensor *y)
+static void glu_range(void *arg, int64_t begin, int64_t end)
 {
-    int64_t n = elem_count(out);
-    assert(n == elem_count(x) && n == elem_count(y));
-    assert(out->type == DTYPE_F32 && x->type == DTYPE_F32 && y->type == DTYPE_F32);
-    struct elem_job j = {.fn = fn, .out = out->data, .x = x->data, .y = y->data};
-    cpu_split(cpu_of(be), n, n, elem_range, &j);
+    const struct elem_job *j = arg;
+    j->ops->glu(j->out + begin, j->x + begin, j->y + begin, end - begin, j->act);
 }
 
 void cpu_glu(struct backend *be, const struct op_glu *p)
 {
-    const struct cpu_ops *ops = &cpu_of(be)->ops;
-    elem_run(be, p->act == ACT_SILU ? ops->glu_silu : ops->glu_gelu, p->out, p->gate, p->up);
+    int64_t n = elem_count(p->out);
+    assert(n == elem_count(p->gate) && n == elem_count(p->up) && p->out->type == DTYPE_F32);
+    assert(p->gate->type == DTYPE_F32 && p->up->type == DTYPE_F32);
+    (void)n;
+    struct elem_job j = {.x = p->gate->data, .y = p->up->data, .act = p->act};
+    elem_run(be, glu_range, &j, p->out);
+}
+
+static void act_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct elem_job *j = arg;
+    j->ops->act(j->out + begin, j->x + begin, end - begin, j->act);
+}
+
+void cpu_act(struct backend *be, const struct op_act *p)
+{
+    assert(elem_count(p->out) == elem_count(p->x));
+    assert(p->out->type == DTYPE_F32 && p->x->type == DTYPE_F32);
+    struct elem_job j = {.x = p->x->data, .act = p->act};
+    elem_run(be, act_range, &j, p->out);
+}
+
+static void add_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct elem_job *j = arg;
+    j->ops->add(j->out + begin, j->x + begin, j->y + begin, end - begin);
 }
 
 void cpu_add(struct backend *be, const struct op_add *p)
 {
-    elem_run(be, cpu_of(be)->ops.add, p->out, p->a, p->b);
+    int64_t n = elem_count(p->out);
+    assert(n == elem_count(p->a) && n == elem_count(p->b) && p->out->type == DTYPE_F32);
+    assert(p->a->type == DTYPE_F32 && p->b->type == DTYPE_F32);
+    (void)n;
+    struct elem_job j = {.x = p->a->data, .y = p->b->data};
+    elem_run(be, add_range, &j, p->out);
+}
+
+static void concat_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct elem_job *j = arg;
+    for (int64_t r = begin; r < end; r++) {
+        float *to = j->out + r * (j->cx + j->cy);
+        memcpy(to, j->x + r * j->cx, (size_t)j->cx * sizeof(float));
+        memcpy(to + j->cx, j->y + r * j->cy, (size_t)j->cy * sizeof(float));
+    }
+}
+
+void cpu_concat(struct backend *be, const struct op_concat *p)
+{
+    int64_t ca = p->a->dims[p->a->ndim - 1], cb = p->b->dims[p->b->ndim - 1];
+    int64_t n = elem_count(p->out), rows = n / (ca + cb);
+    assert(p->out->dims[p->out->ndim - 1] == ca + cb && p->out->type == DTYPE_F32);
+    assert(elem_count(p->a) == rows * ca && elem_count(p->b) == rows * cb);
+    struct elem_job j = {.out = p->out->data, .x = p->a->data, .y = p->b->data, .cx = ca, .cy = cb};
+    cpu_split(cpu_of(be), rows, n, concat_range, &j);
 }

@@ -1,25 +1,45 @@
 /* Elementwise loops: against scalar, against libm in doubles, and the same bits for every cut. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
 
-typedef void elem_fn(float *out, const float *x, const float *y, int64_t n);
+static const enum act acts[] = {ACT_NONE,      ACT_SILU,       ACT_GELU,
+                                ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU};
+static const char *const act_names[] = {"none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu"};
+#define N_ACTS ((int)(sizeof(acts) / sizeof(acts[0])))
+
+/* One of the loops over n elements of x and y. */
+enum elem_loop { ELEM_ADD, ELEM_GLU, ELEM_ACT_ALL };
 
 struct elem_bench {
-    elem_fn *fn;
+    const struct cpu_ops *ops;
+    enum elem_loop loop;
+    enum act act;
     float *out, *x, *y;
     int n;
 };
 
+static void elem_run(const struct cpu_ops *ops, enum elem_loop loop, enum act act, float *out,
+                     const float *x, const float *y, int n)
+{
+    if (loop == ELEM_ADD)
+        ops->add(out, x, y, n);
+    else if (loop == ELEM_GLU)
+        ops->glu(out, x, y, n, act);
+    else
+        ops->act(out, x, n, act);
+}
+
 static void elem_bench_run(void *arg)
 {
     struct elem_bench *b = arg;
-    b->fn(b->out, b->x, b->y, b->n);
+    elem_run(b->ops, b->loop, b->act, b->out, b->x, b->y, b->n);
 }
 
-static void check_two(struct kcheck *kc, elem_fn *ref, elem_fn *var, const char *name)
+static void check_loop(struct kcheck *kc, enum elem_loop loop, enum act act, const char *name)
 {
     for (int s = 0; s < KCHECK_SIZES; s++) {
         int n = kcheck_sizes[s];
@@ -27,17 +47,20 @@ static void check_two(struct kcheck *kc, elem_fn *ref, elem_fn *var, const char 
         float *a = kcheck_out(kc, n), *b = kcheck_out(kc, n), *c = kcheck_out(kc, n);
         kcheck_fill(kc, x, n, 9.0f);
         kcheck_fill(kc, y, n, 2.0f);
-        ref(a, x, y, n);
-        var(b, x, y, n);
+        elem_run(kc->ref, loop, act, a, x, y, n);
+        elem_run(kc->var, loop, act, b, x, y, n);
         kcheck_near(kc, a, b, n, 1e-6f, 4, "out");
         int cut = (int)(kcheck_random(kc) % (uint32_t)n);
         if (cut > 0)
-            var(c, x, y, cut);
-        var(c + cut, x + cut, y + cut, n - cut);
+            elem_run(kc->var, loop, act, c, x, y, cut);
+        elem_run(kc->var, loop, act, c + cut, x + cut, y + cut, n - cut);
         kcheck_same(kc, b, c, sizeof(float) * (size_t)n, "cut in two");
         if (n == 4096) {
-            struct elem_bench bench = {var, b, x, y, n};
-            kcheck_bench(kc, name, n * 12.0, "GB/s", elem_bench_run, &bench);
+            char what[64];
+            struct elem_bench bench = {kc->var, loop, act, b, x, y, n};
+            snprintf(what, sizeof(what), "%s %s 4096", name, act_names[act]);
+            kcheck_bench(kc, what, n * (loop == ELEM_ACT_ALL ? 8.0 : 12.0), "GB/s", elem_bench_run,
+                         &bench);
         }
         kcheck_done(kc);
     }
@@ -85,28 +108,43 @@ static void check_f16(struct kcheck *kc)
     }
 }
 
-static double silu(double x)
+static double act_exact(enum act act, double x)
 {
-    return x / (1.0 + exp(-x));
+    double u = sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    switch (act) {
+    case ACT_SILU:
+        return x / (1.0 + exp(-x));
+    case ACT_GELU:
+        return 0.5 * x * erfc(-x / sqrt(2.0));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1.0 + tanh(u));
+    case ACT_QUICK_GELU:
+        return x / (1.0 + exp(-1.702 * x));
+    case ACT_RELU:
+        return x > 0 ? x : 0;
+    default:
+        return x;
+    }
 }
 
-static double gelu(double x)
-{
-    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-}
-
-/* The whole op against doubles, in place, at several thread counts. */
+/* The whole ops against doubles, in place, at several thread counts. */
 static void check_glu(struct kcheck *kc, enum act act)
 {
     enum { ROWS = 61, DIM = 700, N = ROWS * DIM };
     float *gate = kcheck_in(kc, N), *up = kcheck_in(kc, N);
-    float *want = kcheck_out(kc, N), *first = kcheck_out(kc, N);
+    float *want = kcheck_out(kc, N), *want_act = kcheck_out(kc, N), *first = kcheck_out(kc, N);
     kcheck_fill(kc, gate, N, 12.0f);
     kcheck_fill(kc, up, N, 3.0f);
     gate[0] = 200.0f; /* exp overflows on either side */
     gate[1] = -200.0f;
-    for (int i = 0; i < N; i++)
-        want[i] = (float)((act == ACT_SILU ? silu(gate[i]) : gelu(gate[i])) * up[i]);
+    gate[2] = INFINITY;
+    gate[3] = 0.0f;
+    up[2] = 1.0f;
+    for (int i = 0; i < N; i++) {
+        want_act[i] = (float)act_exact(act, gate[i]);
+        want[i] = (float)(act_exact(act, gate[i]) * up[i]);
+    }
+    want_act[2] = want[2] = INFINITY;
     for (int threads = 1; threads <= 4; threads++) {
         struct backend *be = kcheck_backend(kc, threads);
         float *out = kcheck_out(kc, N);
@@ -117,8 +155,32 @@ static void check_glu(struct kcheck *kc, enum act act)
         if (threads == 1)
             memcpy(first, out, sizeof(float) * N);
         kcheck_same(kc, first, out, sizeof(float) * N, "another number of threads");
+        memcpy(out, gate, sizeof(float) * N);
+        OP(be, act, .out = &to, .x = &to, .act = act);
+        kcheck_near(kc, want_act, out, N, 1e-6f, 8, "act against doubles");
+        out[5] = NAN;
+        OP(be, act, .out = &to, .x = &to, .act = act);
+        kcheck_that(kc, isnan(out[5]), "NaN stays NaN");
         be->close(be);
     }
+    kcheck_done(kc);
+}
+
+static void check_concat(struct kcheck *kc)
+{
+    enum { ROWS = 77, A = 321, B = 640, N = ROWS * (A + B) };
+    float *a = kcheck_in(kc, ROWS * A), *b = kcheck_in(kc, ROWS * B), *out = kcheck_out(kc, N);
+    kcheck_fill(kc, a, ROWS * A, 1.0f);
+    kcheck_fill(kc, b, ROWS * B, 1.0f);
+    struct backend *be = kcheck_backend(kc, 3);
+    struct tensor ta = kcheck_tensor(a, ROWS, A), tb = kcheck_tensor(b, ROWS, B);
+    struct tensor to = kcheck_tensor(out, ROWS, A + B);
+    OP(be, concat, .out = &to, .a = &ta, .b = &tb);
+    for (int r = 0; r < ROWS; r++) {
+        kcheck_same(kc, a + r * A, out + r * (A + B), sizeof(float) * A, "a");
+        kcheck_same(kc, b + r * B, out + r * (A + B) + A, sizeof(float) * B, "b");
+    }
+    be->close(be);
     kcheck_done(kc);
 }
 
@@ -143,18 +205,21 @@ static void check_add(struct kcheck *kc)
 void kcheck_elem(struct kcheck *kc)
 {
     if (KCHECK(kc, add))
-        check_two(kc, kc->ref->add, kc->var->add, "add 4096");
-    if (KCHECK(kc, glu_silu))
-        check_two(kc, kc->ref->glu_silu, kc->var->glu_silu, "glu_silu 4096");
-    if (KCHECK(kc, glu_gelu))
-        check_two(kc, kc->ref->glu_gelu, kc->var->glu_gelu, "glu_gelu 4096");
+        check_loop(kc, ELEM_ADD, ACT_NONE, "add");
+    if (KCHECK(kc, glu))
+        for (int i = 0; i < N_ACTS; i++)
+            check_loop(kc, ELEM_GLU, acts[i], "glu");
+    if (KCHECK(kc, act))
+        for (int i = 0; i < N_ACTS; i++)
+            check_loop(kc, ELEM_ACT_ALL, acts[i], "act");
     if (KCHECK_OP(kc, exp_all, exp_all))
         check_exp(kc);
     if (KCHECK(kc, f16_pack))
         check_f16(kc);
-    if (KCHECK_OP(kc, glu, glu_silu)) {
-        check_glu(kc, ACT_SILU);
-        check_glu(kc, ACT_GELU);
+    if (KCHECK_OP(kc, glu_act_add_concat, glu)) {
+        for (int i = 0; i < N_ACTS; i++)
+            check_glu(kc, acts[i]);
         check_add(kc);
+        check_concat(kc);
     }
 }

@@ -1,0 +1,223 @@
+/* conv2d against doubles; the same bits for every cut of the rows, number of threads and batch. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "kernels/quant.h"
+#include "tests/kcheck/kcheck.h"
+
+struct conv_case {
+    enum dtype type;
+    int n, h, w, c_in, c_out, kernel, stride, before, after;
+    bool upsample, bias, image, add;
+    enum act act;
+};
+
+struct conv_data {
+    struct conv_case c;
+    int ho, wo;
+    int64_t n_x, n_out; /* floats of an image of x, of out */
+    float *x, *bias, *image, *add, *plain;
+    void *raw;
+};
+
+static struct conv_data conv_new(struct kcheck *kc, struct conv_case c)
+{
+    struct conv_data d = {.c = c};
+    int up = c.upsample ? 2 : 1, pads = c.before + c.after - c.kernel;
+    int64_t n_w = (int64_t)c.c_out * c.kernel * c.kernel * c.c_in;
+    d.ho = (c.h * up + pads) / c.stride + 1;
+    d.wo = (c.w * up + pads) / c.stride + 1;
+    d.n_x = (int64_t)c.h * c.w * c.c_in;
+    d.n_out = (int64_t)d.ho * d.wo * c.c_out;
+    d.x = kcheck_in(kc, c.n * d.n_x);
+    d.bias = kcheck_in(kc, c.c_out);
+    d.image = kcheck_in(kc, (int64_t)c.n * c.c_out);
+    d.add = kcheck_in(kc, c.n * d.n_out);
+    d.raw = kcheck_in_bytes(kc, dtype_bytes(c.type, n_w), 1);
+    d.plain = xmalloc((size_t)n_w * sizeof(float));
+    kcheck_fill(kc, d.x, c.n * d.n_x, 1.0f);
+    kcheck_fill(kc, d.bias, c.c_out, 1.0f);
+    kcheck_fill(kc, d.image, (int64_t)c.n * c.c_out, 1.0f);
+    kcheck_fill(kc, d.add, c.n * d.n_out, 1.0f);
+    kcheck_fill(kc, d.plain, n_w, 1.0f);
+    quant_pack(c.type, d.raw, d.plain, n_w);
+    quant_unpack(c.type, d.plain, d.raw, n_w);
+    return d;
+}
+
+static double conv_sum(const struct conv_data *d, int image, int y, int x, int o, double *size)
+{
+    const struct conv_case *c = &d->c;
+    int up = c->upsample ? 2 : 1;
+    double sum = 0;
+    for (int t = 0; t < c->kernel * c->kernel; t++) {
+        int iy = y * c->stride + t / c->kernel - c->before;
+        int ix = x * c->stride + t % c->kernel - c->before;
+        if (iy < 0 || ix < 0 || iy >= c->h * up || ix >= c->w * up)
+            continue;
+        const float *in = d->x + image * d->n_x + ((int64_t)(iy / up) * c->w + ix / up) * c->c_in;
+        const float *w = d->plain + ((int64_t)o * c->kernel * c->kernel + t) * c->c_in;
+        for (int k = 0; k < c->c_in; k++) {
+            sum += (double)in[k] * (double)w[k];
+            *size += fabs((double)in[k] * (double)w[k]);
+        }
+    }
+    return sum;
+}
+
+static void check_exact(struct kcheck *kc, const struct conv_data *d, const float *got)
+{
+    const struct conv_case *c = &d->c;
+    double worst = 0;
+    for (int64_t i = 0; i < c->n * d->n_out; i++) {
+        int o = (int)(i % c->c_out), image = (int)(i / d->n_out);
+        int x = (int)(i / c->c_out % d->wo), y = (int)(i / c->c_out / d->wo % d->ho);
+        double size = 2, sum = conv_sum(d, image, y, x, o, &size);
+        sum += c->bias ? (double)d->bias[o] : 0;
+        sum += c->image ? (double)d->image[image * c->c_out + o] : 0;
+        sum += c->add ? (double)d->add[i] : 0;
+        sum = c->act == ACT_SILU ? sum / (1 + exp(-sum)) : c->act == ACT_RELU ? fmax(sum, 0) : sum;
+        worst = fmax(worst, fabs(sum - (double)got[i]) / (3e-6 * size));
+    }
+    kcheck_that(kc, worst <= 1.0, "against doubles");
+}
+
+static struct tensor map(const float *data, int n, int h, int w, int c)
+{
+    return (struct tensor){
+        .data = (void *)(uintptr_t)data, .type = DTYPE_F32, .ndim = 4, .dims = {n, h, w, c}};
+}
+
+/* Images [first, first + n), rows [y_begin, y_end) of them; out is that of the first image. */
+static void conv_run(struct backend *be, const struct conv_data *d, const struct weight *w,
+                     int first, int n, int y_begin, int y_end, float *out)
+{
+    const struct conv_case *c = &d->c;
+    struct tensor x = map(d->x + first * d->n_x, n, c->h, c->w, c->c_in);
+    struct tensor to = map(out, n, d->ho, d->wo, c->c_out);
+    struct tensor bias = kcheck_tensor(d->bias, c->c_out, 0);
+    struct tensor image = kcheck_tensor(d->image + (int64_t)first * c->c_out, n, c->c_out);
+    OP(be, conv2d, .out = &to, .x = &x, .w = w, .bias = c->bias ? &bias : NULL,
+       .add_image = c->image ? &image : NULL, .add = c->add ? &to : NULL, .kernel = c->kernel,
+       .stride = c->stride, .pad_before = c->before, .pad_after = c->after, .upsample = c->upsample,
+       .y_begin = y_begin, .y_end = y_end, .act = c->act);
+}
+
+static void check_case(struct kcheck *kc, struct conv_case c)
+{
+    struct conv_data d = conv_new(kc, c);
+    size_t one = sizeof(float) * (size_t)d.n_out, all = one * (size_t)c.n;
+    float *want = kcheck_out(kc, c.n * d.n_out);
+    for (int threads = 1; threads <= 3; threads++) {
+        struct backend *be = kcheck_backend(kc, threads);
+        struct weight *w = NULL;
+        kcheck_that(kc,
+                    be->weight_open(be, &w, c.type, c.c_out, (int64_t)c.kernel * c.kernel * c.c_in,
+                                    d.raw, NULL) == 0,
+                    "weight_open");
+        float *out = kcheck_out(kc, c.n * d.n_out);
+        memcpy(out, d.add, all);
+        conv_run(be, &d, w, 0, c.n, 0, 0, out);
+        if (threads == 1) {
+            check_exact(kc, &d, out);
+            memcpy(want, out, all);
+        }
+        kcheck_same(kc, want, out, all, "another number of threads");
+        memcpy(out, d.add, all);
+        for (int y = 0, n; y < d.ho; y += n) {
+            n = 1 + (int)(kcheck_random(kc) % (uint32_t)(d.ho - y));
+            conv_run(be, &d, w, 0, c.n, y, y + n, out);
+        }
+        kcheck_same(kc, want, out, all, "cut at rows");
+        memcpy(out, d.add + (c.n - 1) * d.n_out, one);
+        conv_run(be, &d, w, c.n - 1, 1, 0, 0, out);
+        kcheck_same(kc, want + (c.n - 1) * d.n_out, out, one, "an image alone");
+        be->weight_close(be, w);
+        be->close(be);
+    }
+    free(d.plain);
+    kcheck_done(kc);
+}
+
+static void check_op(struct kcheck *kc)
+{
+    static const struct conv_case cases[] = {
+        {DTYPE_F16, 2, 7, 9, 20, 40, 3, 1, 1, 1, .bias = true, .image = true},
+        {DTYPE_F32, 1, 8, 8, 4, 33, 3, 1, 1, 1, .bias = true, .act = ACT_SILU},
+        {DTYPE_F16, 2, 9, 6, 17, 3, 3, 1, 1, 1, .bias = true, .add = true, .act = ACT_RELU},
+        {DTYPE_BF16, 1, 8, 10, 33, 16, 3, 2, 1, 1, .bias = true},
+        {DTYPE_F16, 1, 9, 9, 16, 48, 3, 2, 0, 1, .upsample = false},
+        {DTYPE_F16, 2, 5, 4, 24, 17, 3, 1, 1, 1, .upsample = true, .bias = true, .add = true},
+        {DTYPE_F16, 3, 1, 1, 70, 32, 3, 1, 1, 1, .image = true},
+        {DTYPE_F32, 1, 12, 5, 6, 15, 5, 1, 2, 2, .bias = true},
+        {DTYPE_F32, 1, 16, 16, 3, 20, 4, 4, 0, 0, .upsample = false},
+        {DTYPE_F16, 1, 3, 5, 130, 65, 1, 1, 0, 0, .bias = true},
+        {DTYPE_F16, 1, 19, 33, 48, 80, 3, 1, 1, 1, .bias = true, .add = true},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        check_case(kc, cases[i]);
+}
+
+struct conv_bench {
+    struct backend *be;
+    struct weight *w;
+    struct conv_data d;
+    float *out;
+};
+
+static void conv_bench_run(void *arg)
+{
+    struct conv_bench *b = arg;
+    conv_run(b->be, &b->d, b->w, 0, b->d.c.n, 0, 0, b->out);
+}
+
+/* Layers of SD 1.5 at 256 x 256: UNet with guidance (two images), VAE decoder. */
+static void bench(struct kcheck *kc)
+{
+    static const struct conv_case cases[] = {
+        {DTYPE_F16, 2, 32, 32, 320, 320, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 2, 16, 16, 640, 640, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 2, 8, 8, 1280, 1280, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 2, 4, 4, 2560, 1280, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 2, 32, 32, 960, 320, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 2, 32, 32, 320, 4, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 1, 64, 64, 512, 512, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 1, 128, 128, 256, 256, 3, 1, 1, 1, .upsample = true, .bias = true},
+        {DTYPE_F16, 1, 256, 256, 128, 128, 3, 1, 1, 1, .bias = true},
+        {DTYPE_F16, 1, 256, 256, 128, 3, 3, 1, 1, 1, .bias = true},
+    };
+    struct backend_limits l = {0};
+    struct backend *be = kcheck_backend(kc, 2);
+    be->limits(be, 1 << 20, &l, NULL);
+    printf("       f32 peak of 2 threads: %.1f GFLOP/s\n", l.f32_ops_per_s * 1e-9);
+    be->close(be);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct conv_case *c = &cases[i];
+        struct conv_bench b = {.be = kcheck_backend(kc, 2), .d = conv_new(kc, *c)};
+        int64_t n_in = (int64_t)c->kernel * c->kernel * c->c_in;
+        b.out = kcheck_out(kc, c->n * b.d.n_out);
+        kcheck_that(kc, b.be->weight_open(b.be, &b.w, c->type, c->c_out, n_in, b.d.raw, NULL) == 0,
+                    "weight_open");
+        char what[80];
+        snprintf(what, sizeof(what), "conv %dx%dx%d %d > %d%s", c->n, b.d.ho, b.d.wo, c->c_in,
+                 c->c_out, c->upsample ? " upsample" : "");
+        kcheck_bench(kc, what, 2.0 * c->n * (double)b.d.n_out * (double)n_in, "GFLOP/s",
+                     conv_bench_run, &b);
+        b.be->weight_close(b.be, b.w);
+        b.be->close(b.be);
+        free(b.d.plain);
+        kcheck_done(kc);
+    }
+}
+
+void kcheck_conv(struct kcheck *kc)
+{
+    if (!KCHECK_OP(kc, conv2d, linear_plain))
+        return;
+    check_op(kc);
+    if (kc->bench && kc->isa != CPU_SCALAR)
+        bench(kc);
+}
