@@ -22,6 +22,7 @@ enum { MAX_TENSORS = 8 /* that one op mentions */ };
 
 /* A line for every op of BACKEND_OPS: where its struct points to tensors. */
 #define AT(op, field) offsetof(struct op_##op, field)
+#define NO_FIELD      SIZE_MAX
 static const size_t fields_embed[] = {AT(embed, out)};
 static const size_t fields_linear[] = {
     AT(linear, out[0]),  AT(linear, out[1]),  AT(linear, out[2]), AT(linear, bias[0]),
@@ -32,6 +33,15 @@ static const size_t fields_kv_store[] = {AT(kv_store, k), AT(kv_store, v)};
 static const size_t fields_attn_paged[] = {AT(attn_paged, out), AT(attn_paged, q)};
 static const size_t fields_glu[] = {AT(glu, out), AT(glu, gate), AT(glu, up)};
 static const size_t fields_add[] = {AT(add, out), AT(add, a), AT(add, b)};
+static const size_t fields_act[] = {AT(act, out), AT(act, x)};
+static const size_t fields_concat[] = {AT(concat, out), AT(concat, a), AT(concat, b)};
+static const size_t fields_layernorm[] = {AT(layernorm, out), AT(layernorm, x), AT(layernorm, w),
+                                          AT(layernorm, bias)};
+static const size_t fields_groupnorm[] = {AT(groupnorm, out), AT(groupnorm, x), AT(groupnorm, w),
+                                          AT(groupnorm, bias)};
+static const size_t fields_conv2d[] = {AT(conv2d, out), AT(conv2d, x), AT(conv2d, bias),
+                                       AT(conv2d, add_image), AT(conv2d, add)};
+static const size_t fields_attn[] = {NO_FIELD}; /* its items point to data: touch_items */
 
 /* clang-format off */
 enum op_kind {
@@ -124,6 +134,16 @@ static void touch(struct program *p, const void *data)
         t->last = p->n_nodes;
 }
 
+static void touch_items(struct program *p, const struct op_attn *a)
+{
+    for (int i = 0; i < a->n_items; i++) {
+        touch(p, a->items[i].q);
+        touch(p, a->items[i].k);
+        touch(p, a->items[i].v);
+        touch(p, a->items[i].out);
+    }
+}
+
 static void record(struct backend *rec, enum op_kind kind, const void *args)
 {
     struct program *p = (struct program *)rec;
@@ -140,6 +160,8 @@ static void record(struct backend *rec, enum op_kind kind, const void *args)
     memcpy(&node->args, args, kinds[kind].size);
     for (int i = 0; i < kinds[kind].n_fields; i++) {
         const struct tensor *from;
+        if (kinds[kind].fields[i] == NO_FIELD)
+            continue;
         char *field = (char *)&node->args + kinds[kind].fields[i];
         memcpy(&from, field, sizeof from);
         if (from == NULL)
@@ -149,6 +171,8 @@ static void record(struct backend *rec, enum op_kind kind, const void *args)
         memcpy(field, &to, sizeof to);
         touch(p, from->data);
     }
+    if (kind == KIND_attn)
+        touch_items(p, &node->args.attn);
     p->n_nodes++;
 }
 
