@@ -78,6 +78,8 @@ PREFIXES = {
     "kernels/quant_block.c": ("quant_format",),
     "kernels/cpu/": ("cpu_",),
     "engine/text/vocab.c": ("token_list_",),
+    "engine/models/nn_load.c": ("nn_",),
+    "engine/models/image_model.c": ("image_",),
     "api/routes.c": ("api_route",),
     "api/error.c": ("api_error_",),
     "api/jinja_": ("jinja_",),

@@ -1,0 +1,353 @@
+/* Weights of image models: from a checkpoint's tensors to what the ops take.  Matrices keep the file's
+ * type; convolutions are turned from [c_out, c_in, ky, kx] to rows (ky, kx, c_in) first; vectors become
+ * f32. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "engine/models/nn.h"
+#include "kernels/quant.h"
+
+/* ---- names ---- */
+
+size_t nn_push(struct nn_loader *l, const char *fmt, ...)
+{
+    size_t before = l->path_len, room = sizeof l->path - before;
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(l->path + before, room, fmt, args);
+    va_end(args);
+    if (n < 0 || (size_t)n + 1 >= room) {
+        if (l->rc == 0)
+            l->rc = err_set(l->e, ERR_CORRUPT, "a tensor's name is too long");
+        l->path[before] = 0;
+        return before;
+    }
+    l->path_len += (size_t)n;
+    l->path[l->path_len++] = '.';
+    l->path[l->path_len] = 0;
+    return before;
+}
+
+void nn_pop(struct nn_loader *l, size_t len)
+{
+    l->path_len = len;
+    l->path[len] = 0;
+}
+
+static const struct checkpoint_tensor *look(const struct nn_loader *l, const char *name)
+{
+    char full[sizeof l->path + 128];
+    snprintf(full, sizeof full, "%s%s", l->path, name);
+    return checkpoint_find(l->c, l->part, full);
+}
+
+bool nn_has(const struct nn_loader *l, const char *name)
+{
+    return look(l, name) != NULL;
+}
+
+static void mark(struct nn_loader *l, const struct checkpoint_tensor *t)
+{
+    if (!l->load && l->n_used < checkpoint_n_tensors(l->c, l->part))
+        l->used[l->n_used++] = t;
+}
+
+void nn_ignore(struct nn_loader *l, const char *name)
+{
+    const struct checkpoint_tensor *t = l->rc == 0 ? look(l, name) : NULL;
+    if (t != NULL)
+        mark(l, t);
+}
+
+/* The tensor path + name of these dims; NULL when the loader has failed. */
+static const struct checkpoint_tensor *need(struct nn_loader *l, const char *name, int ndim,
+                                            const int64_t *dims)
+{
+    if (l->rc != 0)
+        return NULL;
+    const struct checkpoint_tensor *t = look(l, name);
+    if (t == NULL) {
+        l->rc = err_set(l->e, ERR_CORRUPT, "%s: the tensor %s%s is missing",
+                        checkpoint_part_name(l->part), l->path, name);
+        return NULL;
+    }
+    bool same = t->ndim == ndim;
+    for (int i = 0; i < ndim && same; i++)
+        same = t->dims[i] == dims[i];
+    if (!same) {
+        char want[64], have[64];
+        int at = 0, at2 = 0;
+        for (int i = 0; i < ndim; i++)
+            at += snprintf(want + at, sizeof want - (size_t)at, "%s%lld", i > 0 ? ", " : "",
+                           (long long)(dims[i] % 1000000000));
+        for (int i = 0; i < t->ndim && i < 4; i++)
+            at2 += snprintf(have + at2, sizeof have - (size_t)at2, "%s%lld", i > 0 ? ", " : "",
+                            (long long)(t->dims[i] % 1000000000));
+        l->rc = err_set(l->e, ERR_CORRUPT, "%s: the tensor %s%s is [%s], expected [%s]",
+                        checkpoint_part_name(l->part), l->path, name, have, want);
+        return NULL;
+    }
+    mark(l, t);
+    return t;
+}
+
+/* ---- what is loaded ---- */
+
+static void loaded(struct nn_loader *l, const struct checkpoint_tensor *t)
+{
+    l->done_bytes += t->bytes;
+    checkpoint_forget(l->c, t);
+    if (l->done_bytes_mib != NULL && l->done_bytes >= (size_t)1 << 20) {
+        atomic_fetch_add(l->done_bytes_mib, (int)(l->done_bytes >> 20));
+        l->done_bytes &= ((size_t)1 << 20) - 1;
+    }
+}
+
+static void *grown(void *list, int n, size_t size)
+{
+    return (n & (n - 1)) == 0 ? xrealloc(list, (n > 0 ? 2 * (size_t)n : 1) * size) : list;
+}
+
+static void open_weight(struct nn_loader *l, struct weight **to, enum dtype type,
+                        const int64_t dims[2], const void *raw)
+{
+    struct nn_store *s = l->store;
+    struct weight *w;
+    int rc = s->be->weight_open(s->be, &w, type, dims[0], dims[1], raw, l->e);
+    if (rc != 0) {
+        l->rc = err_wrap(l->e, "%s: %s", checkpoint_part_name(l->part), l->path);
+        return;
+    }
+    s->weights = grown(s->weights, s->n_weights, sizeof *s->weights);
+    s->weights[s->n_weights++] = w;
+    s->bytes += w->bytes;
+    *to = w;
+}
+
+/* n floats of t from the beginning, in the backend's memory. */
+static void open_vector(struct nn_loader *l, struct tensor *to, const struct checkpoint_tensor *t,
+                        int ndim, const int64_t *dims)
+{
+    struct nn_store *s = l->store;
+    int64_t n = dims[0] * (ndim > 1 ? dims[1] : 1);
+    void *p = s->be->alloc(s->be, (size_t)n * sizeof(float), l->e);
+    if (p == NULL) {
+        l->rc = ERR_NOMEM;
+        return;
+    }
+    s->vectors = grown(s->vectors, s->n_vectors, sizeof *s->vectors);
+    s->vectors[s->n_vectors++] = p;
+    s->bytes += (size_t)n * sizeof(float);
+    quant_unpack(t->type, p, t->data, n);
+    *to = (struct tensor){.data = p, .type = DTYPE_F32, .ndim = ndim};
+    for (int i = 0; i < ndim; i++)
+        to->dims[i] = dims[i];
+}
+
+void nn_store_free(struct nn_store *s)
+{
+    for (int i = 0; i < s->n_weights; i++)
+        s->be->weight_close(s->be, s->weights[i]);
+    for (int i = 0; i < s->n_vectors; i++)
+        s->be->free(s->be, s->vectors[i]);
+    free(s->weights);
+    free(s->vectors);
+    *s = (struct nn_store){.be = s->be};
+}
+
+static void load_vector(struct nn_loader *l, struct tensor *to, const char *name,
+                        const char *suffix, int64_t dim)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    const struct checkpoint_tensor *t = need(l, full, 1, &dim);
+    if (t == NULL || !l->load)
+        return;
+    open_vector(l, to, t, 1, &dim);
+    if (l->rc == 0)
+        loaded(l, t);
+}
+
+void nn_load_linear(struct nn_loader *l, struct nn_linear *to, const char *name, int64_t n_out,
+                    int64_t n_in, enum nn_bias bias)
+{
+    char full[128];
+    const int64_t dims[2] = {n_out, n_in};
+    snprintf(full, sizeof full, "%s.weight", name);
+    const struct checkpoint_tensor *t = need(l, full, 2, dims);
+    if (t != NULL && l->load) {
+        open_weight(l, &to->w, t->type, dims, t->data);
+        if (l->rc == 0)
+            loaded(l, t);
+    }
+    if (bias == NN_BIAS)
+        load_vector(l, &to->bias, name, ".bias", n_out);
+}
+
+void nn_load_pair(struct nn_loader *l, struct nn_linear to[2], const char *name, int64_t n_out,
+                  int64_t n_in, enum nn_bias bias)
+{
+    char full[128];
+    const int64_t both[2] = {2 * n_out, n_in}, one[2] = {n_out, n_in}, n_bias = 2 * n_out;
+    snprintf(full, sizeof full, "%s.weight", name);
+    const struct checkpoint_tensor *t = need(l, full, 2, both);
+    if (t != NULL && l->load) {
+        for (int i = 0; i < 2 && l->rc == 0; i++)
+            open_weight(l, &to[i].w, t->type, one,
+                        (const char *)t->data + (size_t)i * (t->bytes / 2));
+        if (l->rc == 0)
+            loaded(l, t);
+    }
+    if (bias != NN_BIAS)
+        return;
+    snprintf(full, sizeof full, "%s.bias", name);
+    t = need(l, full, 1, &n_bias);
+    if (t == NULL || !l->load)
+        return;
+    open_vector(l, &to[0].bias, t, 1, &n_bias);
+    if (l->rc != 0)
+        return;
+    to[0].bias.dims[0] = n_out;
+    to[1].bias = to[0].bias;
+    to[1].bias.data = (float *)to[0].bias.data + n_out;
+    loaded(l, t);
+}
+
+/* [c_out, c_in, taps] to [c_out, taps, c_in], elements of `size` bytes (2 or 4). */
+static void turn(char *to, const char *from, const struct nn_conv *conv, size_t size)
+{
+    const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, c_in = (size_t)conv->c_in;
+    for (size_t o = 0; o < (size_t)conv->c_out; o++) {
+        char *row = to + o * taps * c_in * size;
+        const char *file = from + o * taps * c_in * size;
+        for (size_t tap = 0; tap < taps; tap++)
+            for (size_t c = 0; c < c_in; c++)
+                memcpy(row + (tap * c_in + c) * size, file + (c * taps + tap) * size, size);
+    }
+}
+
+void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enum nn_bias bias)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s.weight", name);
+    const int64_t dims[4] = {to->c_out, to->c_in, to->kernel, to->kernel};
+    const int64_t n_in = dims[1] * dims[2] * dims[3], n = dims[0] * n_in;
+    /* a 1x1 kernel has two dims in a checkpoint */
+    const struct checkpoint_tensor *t = need(l, full, to->kernel == 1 ? 2 : 4, dims);
+    if (t != NULL && l->load) {
+        bool plain = dtype_block(t->type) == 1;
+        enum dtype type = plain ? t->type : DTYPE_F32;
+        size_t size = type == DTYPE_F32 ? 4 : 2;
+        char *turned = mem_try((size_t)n, size);
+        float *floats = plain ? NULL : mem_try((size_t)n, sizeof(float));
+        if (turned == NULL || (!plain && floats == NULL)) {
+            l->rc = err_set(l->e, ERR_NOMEM, "no memory to load %s%s", l->path, full);
+        } else {
+            if (!plain)
+                quant_unpack(t->type, floats, t->data, n);
+            turn(turned, plain ? t->data : (const char *)floats, to, size);
+            open_weight(l, &to->w, type, (const int64_t[2]){dims[0], n_in}, turned);
+            if (l->rc == 0)
+                loaded(l, t);
+        }
+        free(turned);
+        free(floats);
+    }
+    if (bias == NN_BIAS)
+        load_vector(l, &to->bias, name, ".bias", to->c_out);
+}
+
+void nn_load_norm(struct nn_loader *l, struct nn_norm *to, const char *name, int64_t dim)
+{
+    load_vector(l, &to->w, name, ".weight", dim);
+    load_vector(l, &to->bias, name, ".bias", dim);
+}
+
+void nn_load_table(struct nn_loader *l, struct tensor *to, const char *name, int64_t rows,
+                   int64_t dim)
+{
+    const struct checkpoint_tensor *t = l->rc == 0 ? look(l, name) : NULL;
+    int64_t dims[2] = {rows, dim};
+    if (t != NULL && t->ndim == 2 && t->dims[0] > rows)
+        dims[0] = t->dims[0];
+    t = need(l, name, 2, dims);
+    if (t == NULL || !l->load)
+        return;
+    dims[0] = rows;
+    open_vector(l, to, t, 2, dims);
+    if (l->rc == 0)
+        loaded(l, t);
+}
+
+void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name, int64_t *n_rows,
+                       int64_t dim)
+{
+    const struct checkpoint_tensor *t = l->rc == 0 ? look(l, name) : NULL;
+    int64_t dims[2] = {t != NULL ? t->dims[0] : 1, dim};
+    t = need(l, name, 2, dims);
+    if (t == NULL)
+        return;
+    *n_rows = dims[0];
+    if (!l->load)
+        return;
+    open_weight(l, to, t->type, dims, t->data);
+    if (l->rc == 0)
+        loaded(l, t);
+}
+
+void nn_load_resnet(struct nn_loader *l, struct nn_resnet *to, int c_in, int c_out, int time_dim)
+{
+    to->conv1 = (struct nn_conv){.kernel = 3, .c_in = c_in, .c_out = c_out};
+    to->conv2 = (struct nn_conv){.kernel = 3, .c_in = c_out, .c_out = c_out};
+    nn_load_norm(l, &to->norm1, "norm1", c_in);
+    nn_load_conv(l, &to->conv1, "conv1", NN_BIAS);
+    if (time_dim > 0)
+        nn_load_linear(l, &to->time, "time_emb_proj", c_out, time_dim, NN_BIAS);
+    nn_load_norm(l, &to->norm2, "norm2", c_out);
+    nn_load_conv(l, &to->conv2, "conv2", NN_BIAS);
+    if (c_in != c_out)
+        nn_load_linear(l, &to->shortcut, "conv_shortcut", c_out, c_in, NN_BIAS);
+}
+
+/* ---- the two walks ---- */
+
+static int by_address(const void *a, const void *b)
+{
+    uintptr_t pa = (uintptr_t) * (void *const *)a, pb = (uintptr_t) * (void *const *)b;
+    return pa < pb ? -1 : pa > pb;
+}
+
+/* A tensor that nobody asked for means a network that is not this one. */
+static int refuse_unused(struct nn_loader *l)
+{
+    qsort(l->used, (size_t)l->n_used, sizeof(void *), by_address);
+    for (int i = 0; i < checkpoint_n_tensors(l->c, l->part); i++) {
+        const struct checkpoint_tensor *t = checkpoint_tensor_at(l->c, l->part, i);
+        if (bsearch(&t, l->used, (size_t)l->n_used, sizeof(void *), by_address) == NULL)
+            return err_set(l->e, ERR_UNSUPPORTED,
+                           "%s: the tensor %.120s has no place in this architecture",
+                           checkpoint_part_name(l->part), t->name);
+    }
+    return 0;
+}
+
+int nn_load(struct nn_loader *l, nn_walk_fn *walk, void *model)
+{
+    l->used = mem_try((size_t)checkpoint_n_tensors(l->c, l->part) + 1, sizeof *l->used);
+    if (l->used == NULL)
+        return err_set(l->e, ERR_NOMEM, "no memory for the list of tensors");
+    walk(l, model);
+    if (l->rc == 0)
+        l->rc = refuse_unused(l);
+    free(l->used);
+    l->used = NULL;
+    l->load = true;
+    if (l->rc == 0)
+        walk(l, model);
+    if (l->rc == 0 && checkpoint_damaged(l->c))
+        l->rc = err_set(l->e, ERR_IO, "a file was cut short while it was read");
+    return l->rc;
+}
