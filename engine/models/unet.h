@@ -1,0 +1,114 @@
+/* The UNet of latent diffusion models (Rombach et al. 2022; diffusers' UNet2DConditionModel): configuration
+ * and weights (unet.c), and the forward pass (unet_pass.c).
+ * Thread: engine. */
+#ifndef ENGINE_MODELS_UNET_H
+#define ENGINE_MODELS_UNET_H
+#include "engine/models/nn.h"
+
+enum {
+    UNET_MAX_STAGES = 8,
+    UNET_MAX_LAYERS = 16, /* of a stage */
+    UNET_MAX_DEPTH = 64   /* transformer blocks of an attention */
+};
+
+/* One transformer block: x += self(norm1(x)); x += cross(norm2(x), text); x += ff(norm3(x)) */
+struct unet_block {
+    struct nn_norm norm1, norm2, norm3;
+    struct {
+        struct nn_linear q, o; /* [c, c] */
+        struct nn_linear k, v; /* [c, c], or [c, context_dim] where text is attended to */
+        bool text;
+        size_t kv_at; /* text: floats of a token before this layer's in the prompt's block */
+    } attn[2];
+    struct nn_linear ff[2]; /* value and gate, [4 c, c] */
+    struct nn_linear down;  /* [c, 4 c] */
+};
+
+struct unet_transformer {
+    struct nn_norm norm;
+    struct nn_linear in, out; /* [c, c] */
+    struct unet_block *blocks;
+    int n_blocks, n_heads, c; /* n_blocks 0: there is none */
+};
+
+/* Some layers at one resolution; down, up, or the middle (which has no sampler). */
+struct unet_stage {
+    int n_layers;
+    struct nn_resnet resnets[UNET_MAX_LAYERS];
+    struct unet_transformer attn[UNET_MAX_LAYERS]; /* after the resnet of that number */
+    struct nn_conv sampler;                        /* w NULL: none */
+};
+
+struct unet_config {
+    int in_channels, out_channels, n_stages;
+    int channels[UNET_MAX_STAGES];
+    int n_layers[UNET_MAX_STAGES], n_heads[UNET_MAX_STAGES];
+    bool down_attn[UNET_MAX_STAGES], up_attn[UNET_MAX_STAGES]; /* up: in the order of the up path */
+    int depth[UNET_MAX_STAGES][UNET_MAX_LAYERS]; /* down path; [..][0] also for the middle */
+    int up_depth[UNET_MAX_STAGES][UNET_MAX_LAYERS];
+    int mid_depth;
+    bool only_text[UNET_MAX_STAGES], mid_only_text; /* self attention looks at the text as well */
+    bool mid, mid_attn;
+    int context_dim, time_dim, sample_size;
+    int guidance_dim;          /* of the guidance embedding (LCM), 0: none */
+    int pooled_dim, added_dim; /* SDXL: of pooled text, of each time id's embedding; 0: none */
+    int n_groups, conv_in_kernel, conv_out_kernel;
+    bool pad_after_only; /* of the downsamplers */
+    bool linear_projection;
+    bool flip_sin_to_cos;
+    float freq_shift, eps;
+};
+
+struct unet {
+    struct unet_config c;
+    struct nn_conv conv_in, conv_out;
+    struct nn_linear time1, time2; /* [time_dim, channels[0]], [time_dim, time_dim] */
+    struct nn_linear guidance;     /* [channels[0], guidance_dim] */
+    struct nn_linear added1,
+        added2; /* [time_dim, pooled_dim + 6 added_dim], [time_dim, time_dim] */
+    struct unet_stage *down, *up, mid;
+    struct nn_norm norm_out;
+    size_t kv_floats; /* of a prompt's block, for one token */
+};
+
+int unet_open(struct unet **out, struct nn_loader *l, struct err *e);
+void unet_close(struct unet *m); /* its weights are the store's */
+
+/* ---- the pass ---- */
+
+/* Where one cross attention of a recorded pass finds its keys and values. */
+struct unet_cross {
+    struct attn_item *items; /* [n * per_row] */
+    int per_row, dim;
+    size_t kv_at;
+};
+#define UNET_TIME_IDS 6
+struct unet_pass {
+    int n;
+    struct tensor x;          /* [n, h, w, in_channels], pinned */
+    struct tensor time;       /* [n, channels[0]], pinned: the sinusoids of the timestep */
+    struct tensor guidance;   /* [n, guidance_dim], pinned; data NULL: none */
+    struct tensor added;      /* [n, pooled_dim + 6 added_dim], pinned; data NULL: none */
+    struct tensor out;        /* [n, h, w, out_channels], pinned */
+    struct unet_cross *cross; /* [n_cross], of the program */
+    int n_cross;
+};
+void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
+                      struct unet_pass *pass); /* size: n, h, w */
+
+/* What a row of the batch is for, before a run.  kv: the block that unet_pass_record_kv made of the
+ * row's prompt, [kv_floats * n_tokens]. */
+struct unet_row {
+    const float *kv;
+    int n_tokens;
+    float timestep, guidance;
+    const float *pooled;   /* [pooled_dim] */
+    const float *time_ids; /* [UNET_TIME_IDS] */
+};
+void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const struct unet_row *r);
+
+/* Keys and values of all cross attentions: context [n_tokens, context_dim] to kv, a block where the layer
+ * with kv_at has keys [n_tokens, dim] at kv_at * n_tokens and values after them. */
+void unet_pass_record_kv(const struct unet *m, struct program *p, const struct tensor *context,
+                         float *kv);
+#endif

@@ -1,0 +1,294 @@
+/* The UNet's forward pass (docs/MODELS.md has the formulas).
+ *
+ * Down: each layer's result is kept for the way up; the program's plan of memory sees that they live until
+ * there.  Text is attended to through keys and values that were computed once for the prompt, and
+ * each row of a batch has its own: their addresses are put into the attention's items before a run. */
+#include <math.h>
+#include <stddef.h>
+
+#include "engine/models/unet.h"
+
+#define TRANSFORMER_EPS 1e-6f /* of the group norm before, */
+#define BLOCK_EPS       1e-5f /* and the layer norms inside */
+
+enum {
+    MAX_SKIPS = UNET_MAX_STAGES * (UNET_MAX_LAYERS + 1) + 1,
+    MAX_CROSS = 2 * UNET_MAX_STAGES * UNET_MAX_LAYERS * UNET_MAX_DEPTH,
+    TOKENS = 4 * 77 /* of a prompt, for the sizes of slices */
+};
+
+struct pass {
+    const struct unet *m;
+    struct program *p;
+    struct backend *be;
+    struct unet_pass *out;
+    struct tensor time; /* [n, time_dim], silu of the time embedding */
+    struct tensor skips[MAX_SKIPS];
+    int n_skips;
+};
+
+static struct nn_group group(const struct unet *m)
+{
+    return (struct nn_group){.n_groups = m->c.n_groups, .eps = m->c.eps};
+}
+
+/* ---- time ---- */
+
+/* linear2(silu(linear1(x))) */
+static struct tensor embed(struct pass *s, const struct nn_linear *l1, const struct nn_linear *l2,
+                           const struct tensor *x)
+{
+    struct tensor h = nn_linear(s->p, l1, x, NULL);
+    OP(s->be, act, .out = &h, .x = &h, .act = ACT_SILU);
+    return nn_linear(s->p, l2, &h, NULL);
+}
+
+static void record_time(struct pass *s)
+{
+    const struct unet *m = s->m;
+    const struct unet_config *c = &m->c;
+    const int64_t n = s->out->n;
+    struct tensor x = s->out->time = PROGRAM_PINNED(s->p, n, c->channels[0]);
+    if (c->guidance_dim > 0) {
+        s->out->guidance = PROGRAM_PINNED(s->p, n, c->guidance_dim);
+        x = nn_linear(s->p, &m->guidance, &s->out->guidance, &x);
+    }
+    s->time = embed(s, &m->time1, &m->time2, &x);
+    if (c->pooled_dim > 0) {
+        s->out->added = PROGRAM_PINNED(s->p, n, c->pooled_dim + UNET_TIME_IDS * c->added_dim);
+        struct tensor added = embed(s, &m->added1, &m->added2, &s->out->added);
+        OP(s->be, add, .out = &s->time, .a = &s->time, .b = &added);
+    }
+    OP(s->be, act, .out = &s->time, .x = &s->time, .act = ACT_SILU);
+}
+
+/* ---- transformers: x [n, h, w, c] ---- */
+
+/* x += o(attention of norm(x)) */
+static void attention(struct pass *s, const struct unet_transformer *t, const struct unet_block *b,
+                      int which, struct tensor *x)
+{
+    const struct nn_norm *norm = which == 0 ? &b->norm1 : &b->norm2;
+    const bool text = b->attn[which].text;
+    struct tensor h = nn_layernorm(s->p, norm, x, BLOCK_EPS);
+    struct tensor q = nn_like(s->p, x), k, v;
+    struct nn_attn a = {.q = q.data,
+                        .out = q.data,
+                        .n = (int)x->dims[0],
+                        .n_q = (int)(x->dims[1] * x->dims[2]),
+                        .n_k = TOKENS,
+                        .n_heads = t->n_heads,
+                        .head_dim = t->c / t->n_heads};
+    struct op_linear op = {.out = {&q}, .w = {b->attn[which].q.w}, .x = &h};
+    if (!text) {
+        k = nn_like(s->p, x);
+        v = nn_like(s->p, x);
+        op.out[1] = &k;
+        op.out[2] = &v;
+        op.w[1] = b->attn[which].k.w;
+        op.w[2] = b->attn[which].v.w;
+        a.k = k.data;
+        a.v = v.data;
+        a.n_k = a.n_q;
+    }
+    nn_emit_linear(s->p, &op);
+    int per_row;
+    struct attn_item *items = nn_attn(s->p, &a, &per_row);
+    if (text)
+        s->out->cross[s->out->n_cross++] = (struct unet_cross){
+            .items = items, .per_row = per_row, .dim = t->c, .kv_at = b->attn[which].kv_at};
+    const struct nn_linear *o = &b->attn[which].o;
+    nn_emit_linear(
+        s->p, &(struct op_linear){.out = {x}, .w = {o->w}, .bias = {&o->bias}, .x = &q, .add = x});
+}
+
+/* x += down(value * gelu(gate)), some rows at a time: what lies between is eight times as wide. */
+static void feed_forward(struct pass *s, const struct unet_block *b, const struct tensor *x)
+{
+    struct tensor h = nn_layernorm(s->p, &b->norm3, x, BLOCK_EPS), rows = nn_rows(x);
+    const int64_t n = rows.dims[0], c = rows.dims[1];
+    const double fit = NN_SLICE_FLOPS / (16.0 * (double)(c * c));
+    const int64_t step = fit < 32 ? 32 : fit > 1024 ? 1024 : (int64_t)fit / 32 * 32;
+    for (int64_t begin = 0; begin < n; begin += step) {
+        const int64_t count = n - begin < step ? n - begin : step;
+        struct tensor from = nn_rows(&h), to = rows;
+        from.data = (float *)from.data + begin * c;
+        to.data = (float *)to.data + begin * c;
+        from.dims[0] = to.dims[0] = count;
+        struct tensor value = PROGRAM_TENSOR(s->p, count, 4 * c);
+        struct tensor gate = PROGRAM_TENSOR(s->p, count, 4 * c);
+        OP(s->be, linear, .out = {&value, &gate}, .w = {b->ff[0].w, b->ff[1].w},
+           .bias = {&b->ff[0].bias, &b->ff[1].bias}, .x = &from);
+        OP(s->be, glu, .out = &gate, .gate = &gate, .up = &value, .act = ACT_GELU);
+        OP(s->be, linear, .out = {&to}, .w = {b->down.w}, .bias = {&b->down.bias}, .x = &gate,
+           .add = &to);
+    }
+}
+
+static struct tensor transformer(struct pass *s, const struct unet_transformer *t,
+                                 const struct tensor *x)
+{
+    const struct nn_group g = {.n_groups = s->m->c.n_groups, .eps = TRANSFORMER_EPS};
+    struct tensor h = nn_groupnorm(s->p, &t->norm, x, g, ACT_NONE);
+    h = nn_conv1x1(s->p, &t->in, &h, NULL);
+    for (int i = 0; i < t->n_blocks; i++) {
+        attention(s, t, &t->blocks[i], 0, &h);
+        attention(s, t, &t->blocks[i], 1, &h);
+        feed_forward(s, &t->blocks[i], &h);
+    }
+    return nn_conv1x1(s->p, &t->out, &h, x);
+}
+
+/* ---- the three parts ---- */
+
+static struct tensor layer(struct pass *s, const struct unet_stage *stage, int i,
+                           const struct tensor *x)
+{
+    struct tensor y = nn_resnet(s->p, &stage->resnets[i], x, &s->time, group(s->m));
+    return stage->attn[i].n_blocks > 0 ? transformer(s, &stage->attn[i], &y) : y;
+}
+
+static struct tensor record_down(struct pass *s, struct tensor x)
+{
+    const struct nn_conv_with half = {.stride = 2, .pad_after_only = s->m->c.pad_after_only};
+    s->skips[s->n_skips++] = x;
+    for (int i = 0; i < s->m->c.n_stages; i++) {
+        const struct unet_stage *stage = &s->m->down[i];
+        for (int k = 0; k < stage->n_layers; k++)
+            s->skips[s->n_skips++] = x = layer(s, stage, k, &x);
+        if (stage->sampler.w != NULL)
+            s->skips[s->n_skips++] = x = nn_conv(s->p, &stage->sampler, &x, &half);
+    }
+    return x;
+}
+
+static struct tensor record_up(struct pass *s, struct tensor x)
+{
+    const struct nn_conv_with twice = {.upsample = true};
+    for (int i = 0; i < s->m->c.n_stages; i++) {
+        const struct unet_stage *stage = &s->m->up[i];
+        for (int k = 0; k < stage->n_layers; k++) {
+            const struct tensor *skip = &s->skips[--s->n_skips];
+            struct tensor both =
+                PROGRAM_TENSOR(s->p, x.dims[0], x.dims[1], x.dims[2], x.dims[3] + skip->dims[3]);
+            OP(s->be, concat, .out = &both, .a = &x, .b = skip);
+            x = layer(s, stage, k, &both);
+        }
+        if (stage->sampler.w != NULL)
+            x = nn_conv(s->p, &stage->sampler, &x, &twice);
+    }
+    return x;
+}
+
+static int count_cross(const struct unet_stage *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_layers; i++)
+        n += 2 * s->attn[i].n_blocks;
+    return n;
+}
+
+void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
+                      struct unet_pass *pass)
+{
+    const struct unet_config *c = &m->c;
+    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
+    int n_cross = count_cross(&m->mid);
+    for (int i = 0; i < c->n_stages; i++)
+        n_cross += count_cross(&m->down[i]) + count_cross(&m->up[i]);
+    *pass = (struct unet_pass){.n = (int)size[0]};
+    pass->cross = program_array(p, (size_t)n_cross, sizeof *pass->cross);
+    pass->x = PROGRAM_PINNED(p, size[0], size[1], size[2], c->in_channels);
+    record_time(&s);
+    struct tensor x = nn_conv(p, &m->conv_in, &pass->x, NULL);
+    x = record_down(&s, x);
+    for (int i = 0; i < m->mid.n_layers; i++)
+        x = layer(&s, &m->mid, i, &x);
+    x = record_up(&s, x);
+    x = nn_groupnorm(p, &m->norm_out, &x, group(m), ACT_SILU);
+    pass->out = PROGRAM_PINNED(p, size[0], size[1], size[2], c->out_channels);
+    nn_emit_conv(p, &(struct op_conv2d){.out = &pass->out,
+                                        .x = &x,
+                                        .w = m->conv_out.w,
+                                        .bias = &m->conv_out.bias,
+                                        .kernel = m->conv_out.kernel,
+                                        .stride = 1,
+                                        .pad_before = m->conv_out.kernel / 2,
+                                        .pad_after = m->conv_out.kernel / 2});
+}
+
+/* ---- before a run ---- */
+
+/* Sinusoids of t (Vaswani et al. 2017), half sines and half cosines: frequency i is
+ * 10000^(-i / (half - shift)). */
+static void sinusoids(float *to, int dim, float t, bool cosines_first, float shift)
+{
+    const int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        const float f = expf(-logf(10000) * (float)i / ((float)half - shift));
+        to[cosines_first ? half + i : i] = sinf(t * f);
+        to[cosines_first ? i : half + i] = cosf(t * f);
+    }
+}
+
+void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const struct unet_row *r)
+{
+    const struct unet_config *c = &m->c;
+    float *time = (float *)pass->time.data + (size_t)row * (size_t)c->channels[0];
+    sinusoids(time, c->channels[0], r->timestep, c->flip_sin_to_cos, c->freq_shift);
+    if (c->guidance_dim > 0)
+        sinusoids((float *)pass->guidance.data + (size_t)row * (size_t)c->guidance_dim,
+                  c->guidance_dim, (r->guidance - 1) * 1000, false, 1);
+    if (c->pooled_dim > 0) {
+        const int wide = c->pooled_dim + UNET_TIME_IDS * c->added_dim;
+        float *added = (float *)pass->added.data + (size_t)row * (size_t)wide;
+        for (int i = 0; i < c->pooled_dim; i++)
+            added[i] = r->pooled[i];
+        for (int i = 0; i < UNET_TIME_IDS; i++)
+            sinusoids(added + c->pooled_dim + i * c->added_dim, c->added_dim, r->time_ids[i],
+                      c->flip_sin_to_cos, c->freq_shift);
+    }
+    for (int i = 0; i < pass->n_cross; i++) {
+        const struct unet_cross *cross = &pass->cross[i];
+        const float *k = r->kv + cross->kv_at * (size_t)r->n_tokens;
+        for (int j = 0; j < cross->per_row; j++) {
+            struct attn_item *item = &cross->items[row * cross->per_row + j];
+            item->k = k;
+            item->v = k + (size_t)cross->dim * (size_t)r->n_tokens;
+            item->n_k = r->n_tokens;
+        }
+    }
+}
+
+/* ---- keys and values of a prompt ---- */
+
+static void record_stage_kv(const struct unet_stage *s, struct program *p,
+                            const struct tensor *context, float *kv)
+{
+    const int64_t n = context->dims[0];
+    for (int i = 0; i < s->n_layers; i++) {
+        const struct unet_transformer *t = &s->attn[i];
+        for (int j = 0; j < 2 * t->n_blocks; j++) {
+            const struct unet_block *b = &t->blocks[j / 2];
+            if (!b->attn[j % 2].text)
+                continue;
+            float *to = kv + b->attn[j % 2].kv_at * (size_t)n;
+            struct tensor k = {.data = to, .type = DTYPE_F32, .ndim = 2, .dims = {n, t->c}};
+            struct tensor v = k;
+            v.data = to + n * t->c;
+            nn_emit_linear(p, &(struct op_linear){.out = {&k, &v},
+                                                  .w = {b->attn[j % 2].k.w, b->attn[j % 2].v.w},
+                                                  .x = context});
+        }
+    }
+}
+
+void unet_pass_record_kv(const struct unet *m, struct program *p, const struct tensor *context,
+                         float *kv)
+{
+    for (int i = 0; i < m->c.n_stages; i++) {
+        record_stage_kv(&m->down[i], p, context, kv);
+        record_stage_kv(&m->up[i], p, context, kv);
+    }
+    record_stage_kv(&m->mid, p, context, kv);
+}
