@@ -76,7 +76,8 @@ struct image_text {
     float *hidden;                    /* [IMAGE_TOKENS, context_dim] out */
     float *pooled;                    /* [pooled_dim] out, NULL where there is none */
 };
-/* clip_skip: last layers of the encoder to leave out; -1 for the model's default. */
+/* clip_skip as in diffusers: that many more of the encoder's last layers left out; 0 or less for the model's
+ * default. */
 int image_text_open(struct image_text **out, struct image_model *m, int clip_skip, struct err *e);
 size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e);
 

@@ -1,0 +1,532 @@
+/* A latent diffusion model: opened from its parts, which are checked against each other; and its units, each
+ * a program and the inputs around it. */
+#include "engine/models/image_model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/json.h"
+#include "engine/models/image_model_int.h"
+
+#define DEFAULT_VAE_BYTES ((size_t)1 << 30)
+
+/* ---- opening ---- */
+
+struct opening {
+    struct image_model *m;
+    struct checkpoint *c;
+    atomic_int *progress; /* per mille, or NULL */
+    atomic_int done_mib;
+    struct err *e;
+};
+
+static struct nn_loader loader_of(struct opening *o, struct checkpoint *c,
+                                  enum checkpoint_part part)
+{
+    return (struct nn_loader){
+        .c = c, .part = part, .store = &o->m->store, .done_bytes_mib = &o->done_mib, .e = o->e};
+}
+
+/* Loading is told part by part; the UNet, which is most of it, counts for 700 of 1000. */
+static void tell(struct opening *o, int per_mille)
+{
+    if (o->progress != NULL)
+        atomic_store(o->progress, per_mille);
+}
+
+static int open_tiny(struct opening *o, struct checkpoint *c, struct taesd **out)
+{
+    struct nn_loader l = loader_of(o, c, CHECKPOINT_VAE);
+    return taesd_open(out, &l, o->e);
+}
+
+static bool is_tiny(struct checkpoint *c)
+{
+    const struct cJSON *config = checkpoint_config(c, CHECKPOINT_VAE);
+    const char *name = json_str(json_get(config, "_class_name"));
+    return name != NULL && strcmp(name, "AutoencoderTiny") == 0;
+}
+
+static int open_vae(struct opening *o)
+{
+    struct image_model *m = o->m;
+    if (!checkpoint_has(o->c, CHECKPOINT_VAE))
+        return err_set(o->e, ERR_CORRUPT, "the model has no vae");
+    int rc;
+    if (is_tiny(o->c)) {
+        rc = open_tiny(o, o->c, &m->tiny);
+        m->preview = m->tiny;
+    } else {
+        struct nn_loader l = loader_of(o, o->c, CHECKPOINT_VAE);
+        rc = vae_open(&m->vae, &l, o->e);
+    }
+    return rc;
+}
+
+static int open_preview(struct opening *o, const char *path)
+{
+    if (path == NULL || o->m->preview != NULL)
+        return 0;
+    struct checkpoint *c;
+    int rc = checkpoint_open(&c, path, NULL, o->e);
+    if (rc != 0)
+        return rc;
+    if (!checkpoint_has(c, CHECKPOINT_VAE) || !is_tiny(c))
+        rc = err_set(o->e, ERR_UNSUPPORTED, "the preview model is no AutoencoderTiny");
+    else
+        rc = open_tiny(o, c, &o->m->preview);
+    checkpoint_close(c);
+    return rc != 0 ? err_wrap(o->e, "preview %.100s", path) : 0;
+}
+
+static int open_parts(struct opening *o, const char *preview)
+{
+    struct image_model *m = o->m;
+    static const enum checkpoint_part parts[] = {CHECKPOINT_TEXT_ENCODER,
+                                                 CHECKPOINT_TEXT_ENCODER_2};
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
+        if (!checkpoint_has(o->c, parts[i]))
+            continue;
+        struct nn_loader l = loader_of(o, o->c, parts[i]);
+        int rc = clip_open(&m->clip[m->info.n_encoders], &l, o->e);
+        if (rc != 0)
+            return err_wrap(o->e, "%s", checkpoint_part_name(parts[i]));
+        m->info.n_encoders++;
+        tell(o, 100 * (i + 1));
+    }
+    if (m->info.n_encoders == 0)
+        return err_set(o->e, ERR_CORRUPT, "the model has no text encoder");
+    int rc = open_vae(o);
+    if (rc == 0)
+        rc = open_preview(o, preview);
+    tell(o, 300);
+    if (rc != 0)
+        return rc;
+    if (!checkpoint_has(o->c, CHECKPOINT_UNET))
+        return err_set(o->e, ERR_UNSUPPORTED, "the model has no unet");
+    struct nn_loader l = loader_of(o, o->c, CHECKPOINT_UNET);
+    rc = unet_open(&m->unet, &l, o->e);
+    tell(o, 1000);
+    return rc;
+}
+
+/* ---- what it is ---- */
+
+static const struct vae_info *vae_of(const struct image_model *m)
+{
+    return m->vae != NULL ? vae_info(m->vae) : taesd_info(m->tiny);
+}
+
+static int check_parts(struct image_model *m, struct err *e)
+{
+    const struct unet_config *u = &m->unet->c;
+    struct image_info *info = &m->info;
+    int context = 0, pooled = 0;
+    for (int i = 0; i < info->n_encoders; i++) {
+        context += clip_dim(m->clip[i]);
+        info->n_vocab[i] = clip_n_vocab(m->clip[i]);
+        if (i == info->n_encoders - 1)
+            pooled = clip_pooled_dim(m->clip[i]);
+    }
+    if (context != u->context_dim)
+        return err_set(e, ERR_CORRUPT, "text of width %d for a unet that takes %d", context,
+                       u->context_dim);
+    if (u->pooled_dim > 0 && pooled != u->pooled_dim)
+        return err_set(e, ERR_UNSUPPORTED, "pooled text of width %d for a unet that takes %d",
+                       pooled, u->pooled_dim);
+    const struct vae_info *v = vae_of(m);
+    if (u->out_channels != v->latent_channels ||
+        (u->in_channels != v->latent_channels && u->in_channels != 2 * v->latent_channels + 1))
+        return err_set(e, ERR_UNSUPPORTED, "a unet of %d to %d channels with a latent of %d",
+                       u->in_channels, u->out_channels, v->latent_channels);
+    if (m->preview != NULL && (taesd_info(m->preview)->latent_channels != v->latent_channels ||
+                               taesd_info(m->preview)->scale != v->scale))
+        return err_set(e, ERR_UNSUPPORTED, "a preview model of another latent");
+    info->context_dim = context;
+    info->pooled_dim = u->pooled_dim;
+    return 0;
+}
+
+/* Steps and guidance of the distilled kinds are told by their scheduler. */
+static void choose_defaults(struct image_info *info, const struct cJSON *scheduler, bool xl)
+{
+    const char *name = json_str(json_get(scheduler, "_class_name"));
+    const char *spacing = json_str(json_get(scheduler, "timestep_spacing"));
+    name = name != NULL ? name : "";
+    info->default_steps = 30;
+    info->default_guidance = xl ? 5.0f : 7.5f;
+    if (strcmp(name, "LCMScheduler") == 0) {
+        info->default_steps = 4;
+        info->default_guidance = 8.5f;
+    } else if (strcmp(name, "EulerAncestralDiscreteScheduler") == 0 && spacing != NULL &&
+               strcmp(spacing, "trailing") == 0) { /* Turbo */
+        info->default_steps = 1;
+        info->default_guidance = 0;
+    }
+}
+
+static void fill_info(struct image_model *m, struct checkpoint *c)
+{
+    const struct unet_config *u = &m->unet->c;
+    const struct vae_info *v = vae_of(m);
+    struct image_info *info = &m->info;
+    const enum checkpoint_family family = checkpoint_family(c);
+    static const char *const names[] = {[CHECKPOINT_SD1] = "sd15",
+                                        [CHECKPOINT_SD2] = "sd21",
+                                        [CHECKPOINT_SDXL] = "sdxl",
+                                        [CHECKPOINT_ALONE] = "sd"};
+    info->family = names[family];
+    info->in_channels = u->in_channels;
+    info->latent_channels = v->latent_channels;
+    info->scale = v->scale;
+    info->multiple = v->scale << (u->n_stages - 1);
+    info->latent_scale = v->scaling;
+    info->latent_shift = v->shift;
+    info->default_width = info->default_height = u->sample_size * v->scale;
+    info->guidance_embedded = u->guidance_dim > 0;
+    info->has_encoder = v->has_encoder;
+    info->has_preview = m->preview != NULL;
+    info->weight_bytes = m->store.bytes;
+    info->kv_row_bytes = m->unet->kv_floats * sizeof(float);
+
+    const struct cJSON *scheduler = checkpoint_scheduler(c);
+    const char *prediction = json_str(json_get(scheduler, "prediction_type"));
+    prediction = prediction != NULL ? prediction : "epsilon";
+    info->prediction = strcmp(prediction, "v_prediction") == 0 ? "v_prediction"
+                       : strcmp(prediction, "sample") == 0     ? "sample"
+                                                               : "epsilon";
+    choose_defaults(info, scheduler, u->pooled_dim > 0);
+    const struct cJSON *zeros = json_get(checkpoint_index(c), "force_zeros_for_empty_prompt");
+    info->zero_negative = u->pooled_dim > 0 && (json_type(zeros) != JSON_BOOL || json_bool(zeros));
+}
+
+int image_model_open(struct image_model **out, struct checkpoint *c, struct backend *be,
+                     const struct image_model_options *options, struct err *e)
+{
+    struct image_model *m = xcalloc(1, sizeof *m);
+    m->be = m->store.be = be;
+    m->vae_bytes = options->vae_bytes > 0 ? options->vae_bytes : DEFAULT_VAE_BYTES;
+    struct opening o = {.m = m, .c = c, .progress = options->progress, .e = e};
+    int rc = open_parts(&o, options->preview);
+    if (rc == 0)
+        rc = check_parts(m, e);
+    if (rc != 0) {
+        image_model_close(m);
+        return rc;
+    }
+    fill_info(m, c);
+    *out = m;
+    return 0;
+}
+
+void image_model_close(struct image_model *m)
+{
+    if (m == NULL)
+        return;
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++)
+        clip_close(m->clip[i]);
+    unet_close(m->unet);
+    vae_close(m->vae);
+    if (m->preview != m->tiny)
+        taesd_close(m->preview);
+    taesd_close(m->tiny);
+    nn_store_free(&m->store);
+    free(m);
+}
+
+const struct image_info *image_model_info(const struct image_model *m)
+{
+    return &m->info;
+}
+
+/* ---- units ---- */
+
+int image_run(struct image_unit *u, int64_t until_us, struct err *e)
+{
+    return u->run(u, until_us, e);
+}
+
+void image_restart(struct image_unit *u)
+{
+    u->restart(u);
+}
+
+void image_close(struct image_unit *u)
+{
+    if (u != NULL)
+        u->close(u);
+}
+
+/* ---- text ---- */
+
+struct text_unit {
+    struct image_text pub; /* first */
+    struct image_model *m;
+    struct program *p;
+    int clip_skip;
+    struct clip_pass pass[IMAGE_MAX_ENCODERS];
+    struct tensor hidden; /* [IMAGE_TOKENS, context_dim] */
+};
+
+/* The hidden states that the UNet wants: SDXL's are those before the last layer, without the norm. */
+static void record_text(struct program *p, void *arg)
+{
+    struct text_unit *u = arg;
+    const struct image_model *m = u->m;
+    const bool xl = m->info.pooled_dim > 0;
+    for (int i = 0; i < m->info.n_encoders; i++) {
+        const int layers = clip_n_layers(m->clip[i]) - u->clip_skip - (xl ? 1 : 0);
+        u->pass[i] = clip_record(m->clip[i], p,
+                                 (struct clip_want){.n_tokens = IMAGE_TOKENS,
+                                                    .n_layers = layers > 1 ? layers : 1,
+                                                    .final_norm = !xl,
+                                                    .pooled = xl && i == m->info.n_encoders - 1});
+    }
+    u->hidden = u->pass[0].hidden;
+    if (m->info.n_encoders == 1)
+        return;
+    u->hidden = PROGRAM_PINNED(p, IMAGE_TOKENS, m->info.context_dim);
+    OP(program_backend(p), concat, .out = &u->hidden, .a = &u->pass[0].hidden,
+       .b = &u->pass[1].hidden);
+}
+
+static int run_text(struct image_unit *unit, int64_t until_us, struct err *e)
+{
+    struct text_unit *u = (struct text_unit *)unit;
+    const struct image_info *info = &u->m->info;
+    if (program_position(u->p) == 0) {
+        for (int i = 0; i < info->n_encoders; i++) {
+            for (int k = 0; k < IMAGE_TOKENS; k++) {
+                const int32_t id = u->pub.ids[i][k];
+                if (id < 0 || id >= info->n_vocab[i])
+                    return err_set(e, ERR_INVALID, "token %d is outside the vocabulary of %d", id,
+                                   info->n_vocab[i]);
+            }
+        }
+    }
+    int rc = program_run(u->p, until_us, e);
+    if (rc == 0 && info->pooled_dim > 0) {
+        const int last = info->n_encoders - 1;
+        const int row = clip_pooled_row(u->m->clip[last], u->pub.ids[last], IMAGE_TOKENS);
+        u->pub.pooled = (float *)u->pass[last].pooled.data + (size_t)row * info->pooled_dim;
+    }
+    return rc;
+}
+
+static void restart_text(struct image_unit *unit)
+{
+    program_restart(((struct text_unit *)unit)->p);
+}
+
+static void close_text(struct image_unit *unit)
+{
+    program_close(((struct text_unit *)unit)->p);
+    free(unit);
+}
+
+static int clamp_skip(const struct image_model *m, int clip_skip)
+{
+    const int most = clip_n_layers(m->clip[0]) - 1;
+    return clip_skip < 0 ? 0 : clip_skip > most ? most : clip_skip;
+}
+
+int image_text_open(struct image_text **out, struct image_model *m, int clip_skip, struct err *e)
+{
+    struct text_unit *u = xcalloc(1, sizeof *u);
+    u->m = m;
+    u->clip_skip = clamp_skip(m, clip_skip);
+    int rc = program_open(&u->p, m->be, record_text, u, e);
+    if (rc != 0) {
+        free(u);
+        return rc;
+    }
+    u->pub.unit = (struct image_unit){.bytes = program_memory(u->p),
+                                      .run = run_text,
+                                      .restart = restart_text,
+                                      .close = close_text};
+    for (int i = 0; i < m->info.n_encoders; i++)
+        u->pub.ids[i] = u->pass[i].ids;
+    u->pub.hidden = u->hidden.data;
+    u->pub.pooled = u->pass[m->info.n_encoders - 1].pooled.data;
+    *out = &u->pub;
+    return 0;
+}
+
+size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e)
+{
+    struct text_unit u = {.m = m, .clip_skip = clamp_skip(m, clip_skip)};
+    return program_bytes(m->be, record_text, &u, e);
+}
+
+/* ---- keys and values of a prompt ---- */
+
+struct kv_unit {
+    struct image_kv pub; /* first */
+    struct image_model *m;
+    struct program *p;
+    struct tensor context, kv;
+};
+
+static void record_kv(struct program *p, void *arg)
+{
+    struct kv_unit *u = arg;
+    const int64_t n = u->pub.n_tokens;
+    u->context = PROGRAM_PINNED(p, n, u->m->info.context_dim);
+    u->kv = PROGRAM_PINNED(p, n * (int64_t)u->m->unet->kv_floats);
+    unet_pass_record_kv(u->m->unet, p, &u->context, u->kv.data);
+}
+
+static int run_kv(struct image_unit *unit, int64_t until_us, struct err *e)
+{
+    struct kv_unit *u = (struct kv_unit *)unit;
+    int rc = program_run(u->p, until_us, e);
+    if (rc == 0)
+        memcpy(u->pub.kv, u->kv.data, (size_t)u->kv.dims[0] * sizeof(float));
+    return rc;
+}
+
+static void restart_kv(struct image_unit *unit)
+{
+    program_restart(((struct kv_unit *)unit)->p);
+}
+
+static void close_kv(struct image_unit *unit)
+{
+    program_close(((struct kv_unit *)unit)->p);
+    free(unit);
+}
+
+static int check_tokens(int n_tokens, struct err *e)
+{
+    if (n_tokens < 1 || n_tokens > IMAGE_MAX_CONTEXT)
+        return err_set(e, ERR_TOOBIG, "a prompt of %d tokens, at most %d are allowed", n_tokens,
+                       IMAGE_MAX_CONTEXT);
+    return 0;
+}
+
+int image_kv_open(struct image_kv **out, struct image_model *m, int n_tokens, struct err *e)
+{
+    int rc = check_tokens(n_tokens, e);
+    if (rc != 0)
+        return rc;
+    struct kv_unit *u = xcalloc(1, sizeof *u);
+    u->m = m;
+    u->pub.n_tokens = n_tokens;
+    rc = program_open(&u->p, m->be, record_kv, u, e);
+    if (rc != 0) {
+        free(u);
+        return rc;
+    }
+    u->pub.unit = (struct image_unit){
+        .bytes = program_memory(u->p), .run = run_kv, .restart = restart_kv, .close = close_kv};
+    u->pub.context = u->context.data;
+    *out = &u->pub;
+    return 0;
+}
+
+size_t image_kv_bytes(struct image_model *m, int n_tokens, struct err *e)
+{
+    struct kv_unit u = {.m = m, .pub.n_tokens = n_tokens};
+    return check_tokens(n_tokens, e) == 0 ? program_bytes(m->be, record_kv, &u, e) : 0;
+}
+
+/* ---- the UNet ---- */
+
+struct unet_unit {
+    struct image_unet pub; /* first */
+    struct image_model *m;
+    struct program *p;
+    struct unet_pass pass;
+};
+
+static void record_unet(struct program *p, void *arg)
+{
+    struct unet_unit *u = arg;
+    const int64_t size[3] = {u->pub.n, u->pub.h, u->pub.w};
+    unet_pass_record(u->m->unet, p, size, &u->pass);
+}
+
+static int set_row(struct unet_unit *u, int i, struct err *e)
+{
+    const struct image_row *r = &u->pub.rows[i];
+    int rc = check_tokens(r->n_tokens, e);
+    if (rc != 0)
+        return rc;
+    if (r->kv == NULL || (u->m->info.pooled_dim > 0 && r->pooled == NULL))
+        return err_set(e, ERR_INVALID, "row %d has no prompt", i);
+    unet_pass_set(u->m->unet, &u->pass, i,
+                  &(struct unet_row){.kv = r->kv,
+                                     .n_tokens = r->n_tokens,
+                                     .timestep = r->timestep,
+                                     .guidance = r->guidance,
+                                     .pooled = r->pooled,
+                                     .time_ids = r->time_ids});
+    return 0;
+}
+
+static int run_unet(struct image_unit *unit, int64_t until_us, struct err *e)
+{
+    struct unet_unit *u = (struct unet_unit *)unit;
+    int rc = 0;
+    for (int i = 0; i < u->pub.n && rc == 0 && program_position(u->p) == 0; i++)
+        rc = set_row(u, i, e);
+    return rc == 0 ? program_run(u->p, until_us, e) : rc;
+}
+
+static void restart_unet(struct image_unit *unit)
+{
+    program_restart(((struct unet_unit *)unit)->p);
+}
+
+static void close_unet(struct image_unit *unit)
+{
+    struct unet_unit *u = (struct unet_unit *)unit;
+    program_close(u->p);
+    free(u->pub.rows);
+    free(u);
+}
+
+static int check_size(const struct image_model *m, int n, int h, int w, struct err *e)
+{
+    const int multiple = m->info.multiple / m->info.scale;
+    if (n < 1 || n > 4096 || h < 1 || w < 1 || h > 4096 || w > 4096)
+        return err_set(e, ERR_TOOBIG, "a batch of %d latents of %d x %d", n, w, h);
+    if (h % multiple != 0 || w % multiple != 0)
+        return err_set(e, ERR_INVALID, "width and height must be multiples of %d",
+                       m->info.multiple);
+    return 0;
+}
+
+int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                    struct err *e)
+{
+    int rc = check_size(m, n, h, w, e);
+    if (rc != 0)
+        return rc;
+    struct unet_unit *u = xcalloc(1, sizeof *u);
+    u->m = m;
+    u->pub.n = n;
+    u->pub.h = h;
+    u->pub.w = w;
+    u->pub.rows = xcalloc((size_t)n, sizeof *u->pub.rows);
+    rc = program_open(&u->p, m->be, record_unet, u, e);
+    if (rc != 0) {
+        close_unet(&u->pub.unit);
+        return rc;
+    }
+    u->pub.unit = (struct image_unit){.bytes = program_memory(u->p),
+                                      .run = run_unet,
+                                      .restart = restart_unet,
+                                      .close = close_unet};
+    u->pub.x = u->pass.x.data;
+    u->pub.out = u->pass.out.data;
+    *out = &u->pub;
+    return 0;
+}
+
+size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e)
+{
+    struct unet_unit u = {.m = m, .pub = {.n = n, .h = h, .w = w}};
+    return check_size(m, n, h, w, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
+}

@@ -1,0 +1,21 @@
+/* What the files of the image model share.  Included only by image_*.c; thread: engine. */
+#ifndef ENGINE_MODELS_IMAGE_MODEL_INT_H
+#define ENGINE_MODELS_IMAGE_MODEL_INT_H
+#include "engine/models/clip.h"
+#include "engine/models/image_model.h"
+#include "engine/models/taesd.h"
+#include "engine/models/unet.h"
+#include "engine/models/vae.h"
+
+struct image_model {
+    struct image_info info;
+    struct backend *be;
+    struct nn_store store;
+    struct clip *clip[IMAGE_MAX_ENCODERS];
+    struct unet *unet;
+    struct vae *vae;       /* or NULL: then tiny is the model's own */
+    struct taesd *tiny;    /* NULL: vae */
+    struct taesd *preview; /* NULL: none; may be tiny */
+    size_t vae_bytes;
+};
+#endif
