@@ -11,9 +11,10 @@
 #include "engine/text/vocab.h"
 
 struct clip_bpe;
+enum { CLIP_BPE_MAX_BYTES = 1 << 20 }; /* of a text */
 
 /* Reads vocab.json and merges.txt of a directory, or its tokenizer.json where one is missing.  pad is
- * the token that pads; NULL: what tokenizer_config.json or special_tokens_map.json say, else eos.
+ * the token that pads; NULL: what special_tokens_map.json or tokenizer_config.json say, else eos.
  * ERR_NOTFOUND, ERR_IO, ERR_CORRUPT, ERR_UNSUPPORTED, ERR_NOMEM. */
 int clip_bpe_open(struct clip_bpe **out, const char *dir, const char *pad, struct err *e);
 void clip_bpe_close(struct clip_bpe *t); /* NULL is allowed */
@@ -26,8 +27,9 @@ struct clip_bpe_info {
 };
 const struct clip_bpe_info *clip_bpe_info(const struct clip_bpe *t);
 
-/* Appends the ids of text without bos, eos and padding.  "<|endoftext|>" in the text is that token.
- * Invalid UTF-8 becomes U+FFFD.  ERR_TOOBIG from the list's maximum; ERR_NOMEM. */
+/* Appends the ids of text without bos, eos and padding.  The three special tokens in the text are
+ * these tokens, so with a pad of "!" every exclamation mark is one, as in the reference.  Invalid
+ * UTF-8 becomes U+FFFD.  ERR_TOOBIG for a longer text or from the list's maximum; ERR_NOMEM. */
 int clip_bpe_encode(const struct clip_bpe *t, const char *text, size_t len, struct token_list *out,
                     struct err *e);
 #endif

@@ -133,6 +133,12 @@ static const struct pretok_kind kind_seed_coder = {
     {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|"
                  "\\s*[\\r\\n]+|" SPACES}};
 static const struct pretok_kind kind_bloom = {0, {BLOOM}};
+/* CLIP's own words, then GPT-2's within them: it parts "<|endoftext|>" again. */
+static const struct pretok_kind kind_clip = {
+    0,
+    {"<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|"
+     "[^\\s\\p{L}\\p{N}]+",
+     GPT2}};
 static const struct pretok_kind kind_viking = {0, {BLOOM, "\\p{N}"}};
 
 static const struct {
@@ -204,6 +210,7 @@ static const struct {
     {"gpt3-finnish", &kind_bloom},
     {"poro-chat", &kind_bloom},
     {"viking", &kind_viking},
+    {"clip", &kind_clip},
 };
 enum { N_NAMES = sizeof names / sizeof *names };
 
