@@ -83,7 +83,6 @@ struct noise_config {
     enum noise_flag set_alpha_to_one, clip_sample, zero_snr /* rescale_betas_zero_snr */;
     enum noise_flag skip_prk_steps, lower_order_final, euler_at_final, final_sigma_min;
     enum noise_flag solver_heun /* DPM++ solver_type */, solver_bh1 /* UniPC solver_type */;
-    enum noise_flag log_linear /* Euler interpolation_type */;
 };
 /* Reads the keys above from a scheduler_config.json; what is not there stays unset, unknown keys are
  * passed over.  ERR_UNSUPPORTED for settings that change the result and are not built in (dynamic
@@ -106,13 +105,13 @@ const struct noise_name *noise_names(int *n);
 /* By name, label or class, whatever the case; NULL when there is no such scheduler. */
 const struct noise_name *noise_find(const char *name);
 
-enum { NOISE_MAX_STEPS = 1000, NOISE_MAX_CUSTOM = 64 };
+enum { NOISE_MAX_STEPS = 1000 };
 
 struct noise_args {
     struct noise_choice choice; /* over the config's */
     int steps;                  /* 1 ..., as diffusers' num_inference_steps; checked */
     double strength;            /* of image to image, 0 < s <= 1; 0: text to image */
-    double eta;                 /* DDIM: 0; TCD: its gamma, 0 too; NAN: the default (0, TCD 0.3) */
+    double eta;                 /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;
     int n_timesteps;
@@ -139,7 +138,7 @@ bool noise_is_random(const struct noise *n); /* draws numbers while it runs */
 struct noise_shape {
     int h, w, c; /* of the latent, in memory [h, w, c]; random numbers come in order [c, h, w] */
 };
-enum { NOISE_MAX_BUFFERS = 8 };
+enum { NOISE_MAX_BUFFERS = 9 };
 struct noise_state {
     struct noise_shape shape;
     size_t n; /* h * w * c */
@@ -151,10 +150,10 @@ void noise_state_open(struct noise_state *st, const struct noise *n,
                       const struct noise_shape *shape, void *memory);
 /* Draws the first noise.  image NULL: latent = noise * init sigma; else latent = the image, noised for
  * the first call.  The noise itself goes to noise_out when it is not NULL (inpainting keeps it). */
-void noise_begin(const struct noise *n, struct noise_state *st, const float *image, float *latent,
-                 float *noise_out, struct rng_torch *rng);
+void noise_begin(const struct noise *n, const struct noise_state *st, const float *image,
+                 float *latent, float *noise_out, struct rng_torch *rng);
 /* The latent after call i of noise_n_calls, in order, each exactly once. */
-void noise_step(const struct noise *n, int call, struct noise_state *st, const float *output,
+void noise_step(const struct noise *n, int call, const struct noise_state *st, const float *output,
                 float *latent, struct rng_torch *rng);
 /* What the model thinks the clean latent is at this call, before noise_step: for previews. */
 void noise_preview(const struct noise *n, int call, const struct noise_state *st,

@@ -27,6 +27,7 @@ PARSERS = {
     "base/codec.c": "fuzz_codec.c",
     "engine/gguf.c": "fuzz_gguf.c",
     "engine/safetensors.c": "fuzz_safetensors.c",
+    "engine/noise_config.c": "fuzz_noise.c",
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",
     "api/jinja_parse.c": "fuzz_jinja.c",
     "api/api.c": "fuzz_api.c",
