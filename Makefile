@@ -46,7 +46,7 @@ $(B)/server/main.o $(B)/server/config.o: CFLAGS += -DDUETTO_VERSION='"$(VERSION)
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-files fuzz \
+.PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-train test-files fuzz \
         bench bench-peers lint tidy format format-check asan tsan valgrind docker docker-check install clean distclean
 
 all: $(B)/duetto                      ## build the server: build/duetto
@@ -73,6 +73,8 @@ test-golden: $(GOLDEN)                ## models and tokenizers against reference
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite golden $(if $(T),--match $(T))
 test-api: all build/venv/.done         ## the server, through the openai client
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite api $(if $(T),--match $(T))
+test-train:                           ## a few steps of every training script (installs PyTorch when asked)
+	$(Q)tests/train/run $(TRAIN_PYTHON)
 bench: all build/venv/.done            ## tokens/s, TTFT, HTTP requests/s on this machine
 	$(Q)build/venv/bin/python tests/bench/bench.py --build $(B)
 bench-peers: all build/venv/.done      ## beside llama.cpp and ik_llama.cpp, built from their Python packages
@@ -88,7 +90,7 @@ valgrind: $(UNIT)                     ## unit tests under valgrind
 lint: format-check                    ## format, layers, sizes, banned calls, scripts, spelling
 	$(Q)tools/check_layers.py
 	$(Q)tools/check_complete.py
-	$(Q)shellcheck tools/install-deps tools/fuzz tools/hooks/pre-commit .ci/run docker/*.sh
+	$(Q)shellcheck tools/install-deps tools/fuzz tests/train/run tools/hooks/pre-commit .ci/run docker/*.sh
 	$(Q)codespell .
 	$(Q)git diff --check
 # One file a run: in the second file of a run clang-tidy 14 takes every va_list for uninitialized.
