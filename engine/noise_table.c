@@ -132,8 +132,9 @@ int noise_table_timesteps(struct plan *p, int n_points, bool whole, struct err *
             p->t[i] = whole ? rint(t) : (double)(float)t;
         }
     } else if (p->c.spacing == NOISE_LEADING) {
+        int width = range / n_points;
         for (int i = 0; i < n; i++)
-            p->t[i] = (n_points - 1 - i) * (range / n_points) + p->c.steps_offset;
+            p->t[i] = (n_points - 1 - i) * width + p->c.steps_offset;
     } else {
         /* numpy.arange(range, 0, -ratio): its step is the difference of its first two. */
         double ratio = (double)p->n_train / n, step = (range - ratio) - range;
