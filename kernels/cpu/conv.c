@@ -1,79 +1,209 @@
-/* conv2d: every output pixel sums over the taps of its window, k ascending in the order of the
- * weight's columns. */
+/* conv2d as a product of matrices that are never built: row r is an output pixel, column k an element of
+ * its window.
+ *
+ * The output is cut into tasks, some rows times some panels, that the workers take one after the other.
+ * A task goes over k in blocks.  Of each block it expands its panels to f32, which then stay in the L2
+ * cache, and lets its rows go by, SGEMM_ROWS at a time: their windows' elements of the block are copied side
+ * by side into the L1 cache (zeros where the window leaves the image) and multiplied with all panels.  The
+ * sums wait in the worker's memory for the next block; after the last one bias and the rest are added.
+ * None of the cuts changes a bit: each sum is one chain over k (sgemm.h).
+ *
+ * Scratch of a worker:   [ packed rows ] [ sums of a task ] [ expanded panels ] */
 #include <assert.h>
-#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/sgemm.h"
 #include "kernels/cpu/weight.h"
+
+#define CONV_PANELS_BYTES ((size_t)480 << 10) /* of expanded panels of a block */
+#define CONV_TASK_ROWS    384                 /* at most */
+#define CONV_TASK_PANELS  32
+#define CONV_TASKS        3 /* wanted for every worker */
 
 struct conv_job {
     const struct cpu_ops *ops;
     const struct op_conv2d *p;
-    int64_t h, w, c_in, ho, wo, c_out; /* of x and out */
-    int64_t y_begin, n_y;              /* rows of out that are computed */
+    const struct cpu_weight *w;
+    int64_t h, wide, c_in, ho, wo, c_out; /* of x and out */
+    int64_t y_begin, n_y, n_rows;         /* rows of out that are computed; their pixels */
+    int64_t k_block;
+    int64_t task_rows, task_panels, n_row_tasks, n_tasks;
+    float *scratch;
+    int64_t scratch_floats; /* of a worker */
+    _Atomic int64_t next;   /* task */
 };
 
-/* Pixel (y, x) of the padded, enlarged input, or NULL outside. */
-static const float *conv_pixel(const struct conv_job *j, int64_t image, int64_t y, int64_t x)
+/* Where an output pixel lies. */
+struct conv_at {
+    int64_t image, y, x;
+};
+
+static struct conv_at conv_at(const struct conv_job *j, int64_t row)
 {
-    int up = j->p->upsample ? 2 : 1;
-    if (y < 0 || x < 0 || y >= j->h * up || x >= j->w * up)
-        return NULL;
-    return (const float *)j->p->x->data + ((image * j->h + y / up) * j->w + x / up) * j->c_in;
+    int64_t line = row / j->wo;
+    return (struct conv_at){line / j->n_y, line % j->n_y + j->y_begin, row % j->wo};
 }
 
-static void conv_panel(const struct conv_job *j, int64_t image, int64_t y, int64_t x, int64_t panel)
+/* The c_in floats at tap t of the window of an output pixel, or NULL outside of x. */
+static const float *conv_pixel(const struct conv_job *j, const struct conv_at *at, int64_t t)
 {
     const struct op_conv2d *p = j->p;
-    const struct cpu_weight *w = cpu_weight_of(p->w);
-    size_t size = (size_t)dtype_block_bytes(w->w.type);
-    const char *at = w->data + (size_t)panel * w->panel_bytes;
-    float acc[PANEL_ROWS] = {0}, wk[PANEL_ROWS];
-    for (int tap = 0; tap < p->kernel * p->kernel; tap++) {
-        int64_t iy = y * p->stride + tap / p->kernel - p->pad_before;
-        int64_t ix = x * p->stride + tap % p->kernel - p->pad_before;
-        const float *in = conv_pixel(j, image, iy, ix);
-        for (int64_t c = 0; c < j->c_in; c++, at += PANEL_ROWS * size) {
-            quant_unpack(w->w.type, wk, at, PANEL_ROWS);
-            for (int i = 0; i < PANEL_ROWS; i++)
-                acc[i] = fmaf(wk[i], in ? in[c] : 0.0f, acc[i]);
-        }
-    }
-    int64_t o = panel * PANEL_ROWS, n = j->c_out - o < PANEL_ROWS ? j->c_out - o : PANEL_ROWS;
-    int64_t to = ((image * j->ho + y) * j->wo + x) * j->c_out + o;
-    for (int i = 0; i < n; i++) {
-        acc[i] += p->bias ? ((const float *)p->bias->data)[o + i] : 0.0f;
-        acc[i] += p->add_image ? ((const float *)p->add_image->data)[image * j->c_out + o + i] : 0;
-        acc[i] += p->add ? ((const float *)p->add->data)[to + i] : 0.0f;
-    }
-    j->ops->act((float *)p->out->data + to, acc, n, p->act);
+    int64_t y = at->y * p->stride + t / p->kernel - p->pad_before;
+    int64_t x = at->x * p->stride + t % p->kernel - p->pad_before;
+    int up = p->upsample ? 1 : 0;
+    if (y < 0 || x < 0 || y >= j->h << up || x >= j->wide << up)
+        return NULL;
+    return (const float *)p->x->data +
+           ((at->image * j->h + (y >> up)) * j->wide + (x >> up)) * j->c_in;
 }
 
-static void conv_pixels(void *arg, int64_t begin, int64_t end)
+/* Columns [k, k + n) of the window of one output pixel. */
+static void conv_pack(const struct conv_job *j, float *to, int64_t row, int64_t k, int64_t n)
 {
-    const struct conv_job *j = arg;
-    for (int64_t r = begin; r < end; r++) {
-        int64_t image = r / (j->n_y * j->wo), y = r / j->wo % j->n_y + j->y_begin;
-        for (int64_t panel = 0; panel < cpu_weight_of(j->p->w)->n_panels; panel++)
-            conv_panel(j, image, y, r % j->wo, panel);
+    struct conv_at at = conv_at(j, row);
+    int64_t tap = k / j->c_in, c = k % j->c_in;
+    while (n > 0) {
+        const float *x = conv_pixel(j, &at, tap++);
+        int64_t m = j->c_in - c < n ? j->c_in - c : n;
+        if (x)
+            memcpy(to, x + c, (size_t)m * sizeof(float));
+        else
+            memset(to, 0, (size_t)m * sizeof(float));
+        to += m;
+        n -= m;
+        c = 0;
+    }
+}
+
+/* sum [c] of the outputs from channel o on of one pixel: what is added, act, out. */
+static void conv_finish(const struct conv_job *j, float *sum, int64_t row, int64_t o, int64_t c)
+{
+    const struct op_conv2d *p = j->p;
+    struct conv_at at = conv_at(j, row);
+    int64_t to = ((at.image * j->ho + at.y) * j->wo + at.x) * j->c_out + o;
+    float *out = (float *)p->out->data + to;
+    if (p->bias)
+        j->ops->add(sum, sum, (const float *)p->bias->data + o, c);
+    if (p->add_image)
+        j->ops->add(sum, sum, (const float *)p->add_image->data + at.image * j->c_out + o, c);
+    if (p->add)
+        j->ops->add(sum, sum, (const float *)p->add->data + to, c);
+    if (p->act == ACT_NONE)
+        memcpy(out, sum, (size_t)c * sizeof(float));
+    else
+        j->ops->act(out, sum, c, p->act);
+}
+
+/* Rows [row, row + n_rows) times panels [panel, panel + n_panels). */
+static void conv_task(const struct conv_job *j, float *scratch, int64_t row, int64_t n_rows,
+                      int64_t panel, int64_t n_panels)
+{
+    float *packed = scratch, *sums = packed + SGEMM_ROWS * SGEMM_STRIDE;
+    float *expanded = sums + j->task_rows * j->task_panels * PANEL_ROWS;
+    const struct cpu_weight *w = j->w;
+    size_t size = (size_t)dtype_block_bytes(w->w.type);
+    int64_t wide = n_panels * PANEL_ROWS, o = panel * PANEL_ROWS;
+    int64_t c = j->c_out - o < wide ? j->c_out - o : wide;
+    for (int64_t k = 0, n; k < w->w.n_in; k += n) {
+        n = w->w.n_in - k < j->k_block ? w->w.n_in - k : j->k_block;
+        struct sgemm t = {.x = packed,
+                          .w = expanded,
+                          .w_panel = n * PANEL_ROWS,
+                          .sum_panel = PANEL_ROWS,
+                          .sum_row = wide,
+                          .n_panels = (int)n_panels,
+                          .n_k = (int)n,
+                          .first = k == 0};
+        for (int64_t i = 0; i < n_panels; i++)
+            j->ops->sgemm_expand(expanded + i * t.w_panel, w->w.type,
+                                 w->data + (size_t)(panel + i) * w->panel_bytes +
+                                     (size_t)(k * PANEL_ROWS) * size,
+                                 t.w_panel);
+        for (int64_t r = 0; r < n_rows; r += t.n_rows) {
+            t.n_rows = (int)(n_rows - r < SGEMM_ROWS ? n_rows - r : SGEMM_ROWS);
+            for (int i = 0; i < t.n_rows; i++)
+                conv_pack(j, packed + i * SGEMM_STRIDE, row + r + i, k, n);
+            t.sum = sums + r * wide;
+            j->ops->sgemm_rows(&t);
+            for (int i = 0; i < t.n_rows && k + n == w->w.n_in; i++)
+                conv_finish(j, t.sum + i * wide, row + r + i, o, c);
+        }
+    }
+}
+
+static void conv_worker(void *arg, int worker, int n_workers)
+{
+    struct conv_job *j = arg;
+    (void)n_workers;
+    float *scratch = j->scratch + worker * j->scratch_floats;
+    for (int64_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n_tasks;) {
+        int64_t row = i % j->n_row_tasks * j->task_rows,
+                panel = i / j->n_row_tasks * j->task_panels;
+        int64_t rows = j->n_rows - row, panels = j->w->n_panels - panel;
+        conv_task(j, scratch, row, rows < j->task_rows ? rows : j->task_rows, panel,
+                  panels < j->task_panels ? panels : j->task_panels);
+    }
+}
+
+/* n in equal parts, multiples of `unit`, of at most `most`. */
+static int64_t even(int64_t n, int64_t most, int64_t unit)
+{
+    int64_t parts = (n + most - 1) / most;
+    return ((n + parts - 1) / parts + unit - 1) / unit * unit;
+}
+
+/* Decides about blocks and tasks: large enough to be worth packing, enough for all workers. */
+static void conv_cut(struct conv_job *j, int n_workers)
+{
+    int64_t n_panels = j->w->n_panels, rows = CONV_TASK_ROWS, panels = CONV_TASK_PANELS;
+    int64_t wanted = (int64_t)n_workers * CONV_TASKS;
+    j->k_block = even(j->w->w.n_in, SGEMM_K, 1);
+    while ((size_t)(panels * j->k_block * PANEL_ROWS) * sizeof(float) > CONV_PANELS_BYTES)
+        panels--;
+    for (;;) {
+        j->task_rows = even(j->n_rows, rows, SGEMM_ROWS);
+        j->task_panels = even(n_panels, panels, 2);
+        j->n_row_tasks = (j->n_rows + j->task_rows - 1) / j->task_rows;
+        j->n_tasks = j->n_row_tasks * ((n_panels + j->task_panels - 1) / j->task_panels);
+        if (n_workers == 1 || j->n_tasks >= wanted)
+            break;
+        if (rows > 8 * SGEMM_ROWS && j->n_rows > rows / 2)
+            rows /= 2;
+        else if (panels > 4)
+            panels = panels / 2;
+        else if (rows > SGEMM_ROWS && j->n_rows > rows / 2)
+            rows /= 2;
+        else
+            break;
     }
 }
 
 void cpu_conv2d(struct backend *be, const struct op_conv2d *p)
 {
+    struct cpu_backend *cb = cpu_of(be);
     const int64_t *in = p->x->dims, *out = p->out->dims;
-    struct conv_job j = {.ops = &cpu_of(be)->ops, .p = p};
-    j.h = in[1], j.w = in[2], j.c_in = in[3];
+    struct conv_job j = {.ops = &cb->ops, .p = p, .w = cpu_weight_of(p->w)};
+    j.h = in[1], j.wide = in[2], j.c_in = in[3];
     j.ho = out[1], j.wo = out[2], j.c_out = out[3];
     int64_t up = p->upsample ? 2 : 1, pads = p->pad_before + p->pad_after - p->kernel;
     assert(p->x->ndim == 4 && p->out->ndim == 4 && in[0] == out[0] && p->stride > 0);
-    assert((j.h * up + pads) / p->stride + 1 == j.ho && (j.w * up + pads) / p->stride + 1 == j.wo);
+    assert((j.h * up + pads) / p->stride + 1 == j.ho);
+    assert((j.wide * up + pads) / p->stride + 1 == j.wo);
     assert(p->w->n_out == j.c_out && p->w->n_in == p->kernel * p->kernel * j.c_in);
     assert(!quant_format(p->w->type) && p->y_begin >= 0 && p->y_end <= j.ho);
     (void)up, (void)pads;
     j.y_begin = p->y_begin;
     j.n_y = (p->y_end ? p->y_end : j.ho) - p->y_begin;
-    int64_t n = in[0] * j.n_y * j.wo;
-    cpu_split(cpu_of(be), n, n * j.c_out * p->w->n_in, conv_pixels, &j);
+    j.n_rows = in[0] * j.n_y * j.wo;
+    if (j.n_rows <= 0)
+        return;
+    int n_workers = pool_n(cb->pool);
+    conv_cut(&j, n_workers);
+    j.scratch_floats = SGEMM_ROWS * SGEMM_STRIDE + j.task_rows * j.task_panels * PANEL_ROWS +
+                       j.task_panels * j.k_block * PANEL_ROWS;
+    j.scratch = cpu_scratch(cb, (size_t)(n_workers * j.scratch_floats) * sizeof(float));
+    pool_run(cb->pool, conv_worker, &j);
 }

@@ -14,6 +14,7 @@
 
 struct linear_x;
 struct linear_tile;
+struct sgemm;
 
 /* KV positions that one attention tile covers: 16 pages. */
 #define ATTN_CHUNK 256
@@ -65,6 +66,10 @@ struct cpu_attn_tile {
     X(int64_t, linear_expand_rows, (void)) /* from that many rows on expanding pays */ \
     X(void, linear_expand, (char *to, enum dtype type, const char *panel, int64_t n_in)) \
     X(void, linear_plain, (const struct linear_tile *t)) \
+    /* a block of a product of f32 matrices: sgemm.h */ \
+    X(void, sgemm_rows, (const struct sgemm *t)) \
+    X(void, sgemm_cols, (const struct sgemm *t)) \
+    X(void, sgemm_expand, (float *to, enum dtype type, const void *panel, int64_t n)) \
     /* as many operations as fit in the time; returns how many: for rooflines */ \
     X(int64_t, peak_int8, (int64_t rounds)) \
     X(int64_t, peak_f32, (int64_t rounds))

@@ -19,6 +19,7 @@
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/peak_tmpl.h"
 #include "kernels/cpu/rope_tmpl.h"
+#include "kernels/cpu/sgemm_tmpl.h"
 
 const struct cpu_ops cpu_ops_avx512 = {
     .rmsnorm_row = rmsnorm_row,
@@ -41,6 +42,9 @@ const struct cpu_ops cpu_ops_avx512 = {
     .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
+    .sgemm_rows = sgemm_rows,
+    .sgemm_cols = sgemm_cols,
+    .sgemm_expand = sgemm_expand,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
 };

@@ -16,6 +16,7 @@
 #include "kernels/cpu/linear_law.h"
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/rope_tmpl.h"
+#include "kernels/cpu/sgemm_law.h"
 
 const struct cpu_ops cpu_ops_scalar = {
     .rmsnorm_row = rmsnorm_row,
@@ -39,6 +40,9 @@ const struct cpu_ops cpu_ops_scalar = {
     .linear_expand_rows = linear_expand_rows,
     .linear_gemm = linear_gemm,
     .linear_plain = linear_plain,
+    .sgemm_rows = sgemm_rows,
+    .sgemm_cols = sgemm_cols,
+    .sgemm_expand = sgemm_expand,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
 };

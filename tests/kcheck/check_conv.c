@@ -1,10 +1,11 @@
-/* conv2d against doubles; the same bits for every cut of the rows, number of threads and batch. */
+/* sgemm against scalar; conv2d against doubles; the same bits for every cut of the rows, number of threads and batch. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/cpu/sgemm.h"
 #include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
 
@@ -213,9 +214,70 @@ static void bench(struct kcheck *kc)
     }
 }
 
+/* The same bits as the scalar level, for every number of rows and however k is cut. */
+static void check_sgemm(struct kcheck *kc, bool cols)
+{
+    enum { K = 70, PANELS = 3, STRIDE = 29 };
+    for (int rows = 1; rows <= 25; rows++) {
+        int64_t n_x = cols ? K * STRIDE : (int64_t)(rows - 1) * SGEMM_STRIDE + K;
+        int64_t n_w = (int64_t)PANELS * K * SGEMM_PANEL,
+                n_sum = (int64_t)rows * PANELS * SGEMM_PANEL;
+        float *x = kcheck_in(kc, n_x), *w = kcheck_in(kc, n_w);
+        float *a = kcheck_out(kc, n_sum), *b = kcheck_out(kc, n_sum);
+        kcheck_fill(kc, x, n_x, 1.0f);
+        kcheck_fill(kc, w, n_w, 1.0f);
+        struct sgemm t = {.x = x,
+                          .x_stride = STRIDE,
+                          .w = w,
+                          .w_panel = K * SGEMM_PANEL,
+                          .sum = a,
+                          .sum_panel = (int64_t)(rows % 2 ? rows : 1) * SGEMM_PANEL,
+                          .sum_row = (int64_t)(rows % 2 ? 1 : PANELS) * SGEMM_PANEL,
+                          .n_rows = rows,
+                          .n_panels = 1 + rows % PANELS,
+                          .n_k = K,
+                          .first = true};
+        memset(a, 0, sizeof(float) * (size_t)n_sum);
+        memset(b, 0, sizeof(float) * (size_t)n_sum);
+        (cols ? kc->ref->sgemm_cols : kc->ref->sgemm_rows)(&t);
+        t.sum = b;
+        for (int k = 0; k < K; k += t.n_k) {
+            t.n_k = 1 + (int)(kcheck_random(kc) % (uint32_t)(K - k));
+            t.x = x + k * (cols ? STRIDE : 1);
+            t.w = w + (int64_t)k * SGEMM_PANEL;
+            t.first = k == 0;
+            (cols ? kc->var->sgemm_cols : kc->var->sgemm_rows)(&t);
+        }
+        kcheck_same(kc, a, b, sizeof(float) * (size_t)n_sum, "sums");
+        kcheck_done(kc);
+    }
+}
+
+static void check_expand(struct kcheck *kc)
+{
+    enum { N = 16 * 7 };
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    for (int i = 0; i < 3; i++) {
+        float *x = kcheck_in(kc, N), *a = kcheck_out(kc, N), *b = kcheck_out(kc, N);
+        void *raw = kcheck_in_bytes(kc, dtype_bytes(types[i], N), 2);
+        kcheck_fill(kc, x, N, 3.0f);
+        quant_pack(types[i], raw, x, N);
+        kc->ref->sgemm_expand(a, types[i], raw, N);
+        kc->var->sgemm_expand(b, types[i], raw, N);
+        kcheck_same(kc, a, b, sizeof(float) * N, dtype_name(types[i]));
+        kcheck_done(kc);
+    }
+}
+
 void kcheck_conv(struct kcheck *kc)
 {
-    if (!KCHECK_OP(kc, conv2d, linear_plain))
+    if (KCHECK(kc, sgemm_rows))
+        check_sgemm(kc, false);
+    if (KCHECK(kc, sgemm_cols))
+        check_sgemm(kc, true);
+    if (KCHECK(kc, sgemm_expand))
+        check_expand(kc);
+    if (!KCHECK_OP(kc, conv2d, sgemm_rows))
         return;
     check_op(kc);
     if (kc->bench && kc->isa != CPU_SCALAR)
