@@ -1,0 +1,118 @@
+/* CLIP's tokenizer and prompts.  The first byte chooses: a text for the small vocabulary of
+ * tests/fixtures (as tokens, and as a prompt with its brackets), or the files of a vocabulary
+ * (vocab.json, a NUL byte, merges.txt; or tokenizer.json) and a text behind another NUL. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/text/prompt.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct clip_bpe *fixture;
+static char dir[] = "/tmp/fuzz_clip_bpe.XXXXXX";
+
+static void remove_dir(void)
+{
+    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer.json"};
+    char path[128];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+}
+
+static void put(const char *name, const char *data, size_t n)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
+        abort();
+}
+
+static void drop(const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    unlink(path);
+}
+
+static void try_text(const struct clip_bpe *t, const char *text, size_t n)
+{
+    struct token_list l = {.max = 4096};
+    struct arena a;
+    struct prompt p;
+    struct err e;
+    if (clip_bpe_encode(t, text, n, &l, &e) == 0)
+        for (size_t i = 0; i < l.n; i++)
+            if (l.ids[i] < 0 || l.ids[i] >= clip_bpe_info(t)->n_vocab)
+                abort();
+    free(l.ids);
+    arena_init(&a, 1 << 20);
+    for (int flags = 0; flags <= PROMPT_PLAIN; flags++) {
+        if (prompt_parse(&p, t, text, n, flags, &a, &e) != 0)
+            continue;
+        if (prompt_extend(&p, t, 2, &a, &e) != 0)
+            abort();
+        for (int i = 0; i < p.n_chunks * PROMPT_CHUNK; i++)
+            if (p.ids[i] < 0 || p.ids[i] >= clip_bpe_info(t)->n_vocab ||
+                !(p.weights[i] >= -100 && p.weights[i] <= 100))
+                abort();
+        if (p.ids[0] != clip_bpe_info(t)->bos)
+            abort();
+    }
+    arena_free(&a);
+}
+
+/* Up to the next NUL byte, which is stepped over. */
+static size_t part(const char *s, size_t n, size_t *at)
+{
+    size_t from = *at;
+    const char *end = from < n ? memchr(s + from, 0, n - from) : NULL;
+    size_t len = end != NULL ? (size_t)(end - s) - from : n - from;
+    *at = from + len + (end != NULL);
+    return len;
+}
+
+static void try_files(const char *s, size_t n, int json)
+{
+    size_t at = 0, first = part(s, n, &at), second_at = at, second = 0;
+    struct clip_bpe *t = NULL;
+    struct err e;
+    if (json) {
+        put("tokenizer.json", s, first);
+        drop("merges.txt");
+    } else {
+        second = part(s, n, &at);
+        put("vocab.json", s, first);
+        put("merges.txt", s + second_at, second);
+    }
+    if (clip_bpe_open(&t, dir, NULL, &e) != 0)
+        return;
+    try_text(t, s + at, n - at);
+    clip_bpe_close(t);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct err e;
+    if (fixture == NULL) {
+        if (clip_bpe_open(&fixture, "tests/fixtures/clip_tokenizer", "!", &e) != 0 ||
+            mkdtemp(dir) == NULL)
+            abort();
+        atexit(remove_dir);
+    }
+    if (size < 1)
+        return 0;
+    const char *s = (const char *)data + 1;
+    if (data[0] % 4 < 2)
+        try_text(fixture, s, size - 1);
+    else
+        try_files(s, size - 1, data[0] % 4 == 3);
+    return 0;
+}
