@@ -261,6 +261,11 @@ static int add_piece_tokens(struct chunks *c, const struct clip_bpe *t, const st
 {
     if (x->is_break)
         return c->n_done < PROMPT_MAX_CHUNKS ? next_chunk(c, c->n) : too_long(c->e);
+    size_t blank = 0;
+    while (blank < x->len && is_space(p->plain[x->at + blank]))
+        blank++;
+    if (blank == x->len) /* so that every call gives tokens, which are limited */
+        return 0;
     struct token_list l = {.max = PROMPT_MAX_CHUNKS * BODY};
     float weight = fmaxf(-weight_max, fminf(x->weight, weight_max));
     int rc = clip_bpe_encode(t, p->plain + x->at, x->len, &l, c->e);
