@@ -20,7 +20,9 @@ enum {
 int api_open(struct api **out, const struct api_options *o, struct err *e)
 {
     if (o->max_body_bytes == 0 || o->max_answer_bytes == 0 || o->max_choices < 1 ||
-        o->max_prompts < 1 || o->max_messages < 1 || o->max_stop_bytes < 1)
+        o->max_prompts < 1 || o->max_messages < 1 || o->max_stop_bytes < 1 ||
+        o->max_image_bytes == 0 || o->max_image_pixels < 1 || o->max_images < 1 ||
+        o->max_images > JOB_IMAGES_MAX || o->max_jobs < 1)
         return err_set(e, ERR_INVALID, "a limit of the api is zero");
     struct api *a = xcalloc(1, sizeof *a);
     a->o = *o;
@@ -28,6 +30,7 @@ int api_open(struct api **out, const struct api_options *o, struct err *e)
                                      .max_depth = o->max_json_depth,
                                      .max_nodes = o->max_json_nodes};
     snprintf(a->fingerprint, sizeof a->fingerprint, "fp_duetto_%s", o->version ? o->version : "0");
+    a->jobs = jobs_open(o);
     *out = a;
     return 0;
 }
@@ -36,6 +39,7 @@ void api_close(struct api *a)
 {
     if (a == NULL)
         return;
+    jobs_close(a->jobs);
     for (int i = 0; i < a->n_models; i++)
         template_close(a->models[i].tmpl);
     free(a->models);
@@ -75,6 +79,8 @@ void api_models_ready(struct api *a)
     for (int i = 0; i < n; i++) {
         struct api_model *m = &a->models[i];
         m->card = engine_card_at(a->o.engine, i);
+        if (m->card->kind != MODEL_TEXT)
+            continue;
         if (api_open_template(m->card, m->card->chat_template, &m->tmpl, &m->tmpl_err) != 0) {
             m->tmpl = NULL;
             log_msg(LOG_WARN, "api.template", "%s: %s", m->card->id, m->tmpl_err.msg);
@@ -121,8 +127,17 @@ int api_unknown_model(const struct api *a, const char *id, struct err *e)
     return err_param(e, "model");
 }
 
-int api_find_model(struct api_call *c, const struct cJSON *body, const struct api_model **m,
-                   struct err *e)
+static const char *kind_name(enum model_kind kind)
+{
+    static const char *const names[] = {[MODEL_TEXT] = "text",
+                                        [MODEL_IMAGE] = "images",
+                                        [MODEL_EMBEDDING] = "embeddings",
+                                        [MODEL_CAPTION] = "captions"};
+    return names[kind];
+}
+
+int api_find_model(struct api_call *c, const struct cJSON *body, enum model_kind kind,
+                   const struct api_model **m, struct err *e)
 {
     const struct api *a = c->priv->api;
     const char *id = NULL;
@@ -131,14 +146,26 @@ int api_find_model(struct api_call *c, const struct cJSON *body, const struct ap
         return err;
     if (a->n_models == 0)
         return err_set(e, ERR_UNAVAILABLE, "this server has no model");
+    bool named = id != NULL && id[0] != '\0';
     int i = 0;
-    if (id != NULL && id[0] != '\0')
-        while (i < a->n_models && strcmp(a->models[i].card->id, id) != 0)
-            i++;
-    if (i == a->n_models)
+    while (i < a->n_models &&
+           (named ? strcmp(a->models[i].card->id, id) != 0 : a->models[i].card->kind != kind))
+        i++;
+    if (i == a->n_models && named)
         return api_unknown_model(a, id, e);
+    if (i == a->n_models) {
+        err_set(e, ERR_NOTFOUND, "this server has no model for %s", kind_name(kind));
+        err_reason(e, "model_not_found");
+        return err_param(e, "model");
+    }
+    const struct model_card *card = a->models[i].card;
+    if (card->kind != kind) {
+        err_set(e, ERR_INVALID, "model '%.60s' is for %s, not for %s", card->id,
+                kind_name(card->kind), kind_name(kind));
+        return err_param(e, "model");
+    }
     *m = &a->models[i];
-    c->model = a->models[i].card->id;
+    c->model = card->id;
     return 0;
 }
 
@@ -155,8 +182,7 @@ int api_params(struct api_call *c, const struct api_model *m, const struct cJSON
 
 /* ---- Errors ---- */
 
-/* The call ends with *err: an HTTP error when nothing was promised yet, else inside the stream. */
-static void fail(struct api_call *c, const struct err *err)
+void api_fail(struct api_call *c, const struct err *err)
 {
     struct api_call_private *p = c->priv;
     p->err = *err;
@@ -253,12 +279,26 @@ static int check_ready(const struct api *a, const struct api_route *r, struct er
     return err_reason(e, "loading");
 }
 
+static unsigned images_route(enum api_handler_id id)
+{
+    return id == API_IMAGES_GENERATE ? PARAM_GENERATE
+           : id == API_IMAGES_EDIT   ? PARAM_EDIT
+           : id == API_IMAGES_VARY   ? PARAM_VARY
+                                     : 0;
+}
+
 /* Bodies are objects; the handler gets the document. */
 static int begin_post(struct api_call *c, const struct api_request *rq, struct err *e)
 {
     struct api *a = c->priv->api;
     struct cJSON *body = NULL;
-    int err = json_parse(&body, rq->body ? rq->body : "", rq->body_len, &a->limits, e);
+    struct json_limits limits = a->limits;
+    if (rq->route->flags & ROUTE_UPLOAD) {
+        if (multipart_is(rq->content_type))
+            return images_begin_form(c, rq, images_route(rq->route->id), e);
+        limits.max_bytes += 2 * a->o.max_image_bytes; /* image and mask as base64 */
+    }
+    int err = json_parse(&body, rq->body ? rq->body : "", rq->body_len, &limits, e);
     if (err != 0)
         return err;
     if (json_type(body) != JSON_OBJECT) {
@@ -275,6 +315,11 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
         else
             err =
                 rq->route->id == API_CHAT ? chat_begin(c, body, e) : completions_begin(c, body, e);
+        break;
+    case API_IMAGES_GENERATE:
+    case API_IMAGES_EDIT:
+    case API_IMAGES_VARY:
+        err = images_begin(c, body, images_route(rq->route->id), e);
         break;
     case API_TOKENIZE:
         err = tokenize_begin(c, body, e);
@@ -308,6 +353,12 @@ static int begin(struct api_call *c, const struct api_request *rq, struct err *e
         return models_props(c, e);
     case API_OPENAPI:
         return openapi_write(a, &c->out, e);
+    case API_JOBS:
+        return jobs_list(c, e);
+    case API_JOB:
+        return jobs_one(c, rq->path, e);
+    case API_JOB_DELETE:
+        return jobs_delete(c, rq->path, e);
     default:
         return begin_post(c, rq, e);
     }
@@ -321,15 +372,23 @@ static void drop_job(struct api_call *c)
     c->job = NULL;
 }
 
-struct api_call *api_begin(struct api *a, const struct api_request *rq)
+struct api_call *api_call_new(struct api *a)
 {
     struct api_call *c = xcalloc(1, sizeof *c);
-    struct err e = {0};
     c->priv = xcalloc(1, sizeof *c->priv);
     c->priv->api = a;
     c->priv->begin_us = clock_us();
+    c->priv->max_out = a->o.max_answer_bytes;
     c->content_type = "application/json";
     buf_init(&c->out, 2 * a->o.max_answer_bytes + (1 << 20));
+    return c;
+}
+
+struct api_call *api_begin(struct api *a, const struct api_request *rq)
+{
+    struct api_call *c = api_call_new(a);
+    struct err e = {0};
+    c->priv->owner = rq->owner;
     int err = begin(c, rq, &e);
     if (err == 0 && c->out.failed) {
         err = err_set(&e, ERR_TOOBIG, "the answer is larger than this server allows");
@@ -337,7 +396,8 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     }
     if (err != 0) {
         drop_job(c);
-        fail(c, &e);
+        c->background = false;
+        api_fail(c, &e);
     } else if (c->job == NULL) {
         c->status = 200;
         c->state = API_DONE;
@@ -360,68 +420,130 @@ static void finish(struct api_call *c, const struct job_usage *u)
     c->finish = render_finish(c->priv->render);
 }
 
-static void take_event(struct api_call *c, const struct event *ev)
+/* The job ends, because what it made cannot be given out. */
+static void give_up(struct api_call *c, size_t keep, const struct err *e)
+{
+    c->out.len = keep < c->out.len ? keep : c->out.len;
+    if (c->out.data != NULL)
+        c->out.data[c->out.len] = '\0';
+    job_cancel(c->job);
+    api_fail(c, e);
+}
+
+/* Text: the renderer takes the event.  A picture stays with the call until it is a file: true. */
+static bool render(struct api_call *c, struct event *ev, int *err, struct err *e)
+{
+    struct api_call_private *p = c->priv;
+    if (p->images == NULL) {
+        *err = render_event(p->render, ev, &c->out, e);
+        return false;
+    }
+    c->work = images_out_event(p->images, ev, &c->out) != 0;
+    if (c->out.failed)
+        *err = err_set(e, ERR_TOOBIG, "the answer is larger than this server allows");
+    return c->work;
+}
+
+static int check_backlog(const struct api_call *c, struct err *e)
+{
+    if (!c->stream || c->out.len <= c->priv->max_out)
+        return 0;
+    err_set(e, ERR_TOOBIG, "the client reads its stream too slowly");
+    return err_reason(e, "slow_client");
+}
+
+/* True when the call keeps the event. */
+static bool take_event(struct api_call *c, struct event *ev)
 {
     struct api_call_private *p = c->priv;
     struct err e = {0};
     if (ev->kind == EV_ERROR) {
-        fail(c, &ev->err);
-        return;
+        api_fail(c, &ev->err);
+        return false;
     }
-    if (ev->kind == EV_TEXT && !p->first_text) {
+    if ((ev->kind == EV_TEXT || ev->kind == EV_IMAGE) && !p->first_text) {
         p->first_text = true;
         c->ttft_us = clock_us() - p->begin_us;
     }
     if (ev->kind == EV_TEXT)
         c->completion_tokens += ev->n_tokens > 0 ? ev->n_tokens : 1;
     size_t before = c->out.len;
-    int err = render_event(p->render, ev, &c->out, &e);
-    if (err == 0 && c->stream && c->out.len > p->api->o.max_answer_bytes) {
-        err = err_set(&e, ERR_TOOBIG, "the client reads its stream too slowly");
-        err_reason(&e, "slow_client");
-    }
+    int err = 0;
+    bool kept = render(c, ev, &err, &e);
+    if (err == 0)
+        err = check_backlog(c, &e);
     if (err != 0) {
-        c->out.len = before < c->out.len ? before : c->out.len;
-        if (c->out.data != NULL)
-            c->out.data[c->out.len] = '\0';
-        job_cancel(c->job);
-        fail(c, &e);
-        return;
+        give_up(c, before, &e);
+        return kept;
     }
-    if (c->stream)
+    if (c->stream && (p->images == NULL || c->out.len > before))
         c->status = 200;
-    if (ev->kind == EV_DONE)
+    if (!kept && ev->kind == EV_DONE)
         finish(c, &ev->usage);
+    return kept;
+}
+
+/* What the worker made, if it made anything. */
+static void take_work(struct api_call *c)
+{
+    struct err e = {0};
+    size_t before = c->out.len;
+    int err = images_out_worked(c->priv->images, &c->out, &e);
+    if (err == 0)
+        err = check_backlog(c, &e);
+    if (err != 0)
+        give_up(c, before, &e);
+    else if (c->stream && c->out.len > before)
+        c->status = 200;
 }
 
 bool api_pump(struct api_call *c, int64_t until_us)
 {
     c->more = false;
-    if (c->state == API_DONE || c->job == NULL)
+    if (c->state == API_DONE || c->job == NULL || c->priv->at_work || c->work)
         return false;
     size_t before = c->out.len;
     int status = c->status;
-    while (c->state == API_RUNNING && !c->more) {
+    if (c->priv->images != NULL)
+        take_work(c);
+    while (c->state == API_RUNNING && !c->more && !c->work) {
         struct event *ev = job_poll(c->job);
         if (ev == NULL)
             break;
-        take_event(c, ev);
-        job_event_free(ev);
-        c->more = c->state == API_RUNNING && clock_us() >= until_us;
+        if (!take_event(c, ev))
+            job_event_free(ev);
+        c->more = c->state == API_RUNNING && !c->work && clock_us() >= until_us;
     }
+    c->priv->at_work = c->work;
     return c->state == API_DONE || c->status != status || c->out.len != before;
+}
+
+void api_work(struct api_call *c)
+{
+    images_out_work(c->priv->images);
+}
+
+void api_worked(struct api_call *c)
+{
+    c->priv->at_work = false;
+    if (c->priv->ended)
+        api_end(c);
 }
 
 void api_end(struct api_call *c)
 {
     if (c == NULL)
         return;
-    if (c->job != NULL) {
-        if (c->state == API_RUNNING)
-            job_cancel(c->job);
-        job_unref(c->job);
+    if (c->job != NULL && c->state == API_RUNNING)
+        job_cancel(c->job);
+    if (c->priv->at_work && !c->work) {
+        c->priv->ended = true; /* the worker comes back to api_worked */
+        return;
     }
+    if (c->job != NULL)
+        job_unref(c->job);
     render_close(c->priv->render);
+    images_out_close(c->priv->images);
     buf_free(&c->out);
     free(c->priv);
     free(c);

@@ -5,8 +5,11 @@
  *   route = api_route(method, path)              loop     404 / 405 come from here
  *   api_begin(api, request)                      loop, or a worker when the body is large
  *     -> answered at once (call->state == API_DONE), or a job was submitted (API_RUNNING)
+ *   api_adopt(api, call)                         loop: a call that asked to be a job of its own goes to
+ *                                                the table of jobs, and what is answered is its id
  *   api_pump(call, until)                        loop, after each wake: takes the job's events
  *     -> call->out grows; headers may go out once call->status is set
+ *     -> call->work: api_work(call) must run on a worker, then api_worked(call) on the loop
  *   api_end(call)                                loop; cancels the job if it still runs
  */
 #ifndef API_API_H
@@ -29,10 +32,16 @@ struct api_options {
     int max_prompts;    /* prompts of one completions request */
     int max_stop_bytes; /* length of one stop string */
     int max_messages;
-    int default_max_tokens;  /* when a request names none; 0: what the context leaves */
-    size_t max_answer_bytes; /* of a response that is not streamed, and of a stream's backlog */
-    bool strict;             /* unknown request fields are an error instead of ignored */
-    bool client_templates;   /* requests may bring chat_template (off) */
+    int default_max_tokens;   /* when a request names none; 0: what the context leaves */
+    size_t max_answer_bytes;  /* of a response that is not streamed, and of a stream's backlog */
+    bool strict;              /* unknown request fields are an error instead of ignored */
+    bool client_templates;    /* requests may bring chat_template (off) */
+    size_t max_image_bytes;   /* of an uploaded picture's file */
+    int64_t max_image_pixels; /* of an uploaded picture, and of all pictures of a request */
+    int max_images;           /* n of a request */
+    int max_jobs;             /* running and finished ones that are kept */
+    size_t max_jobs_bytes;    /* of the answers that are kept */
+    int64_t job_ttl_s;        /* a finished job is kept so long */
     const char *version;
     struct engine *engine;
 };
@@ -52,14 +61,24 @@ enum api_handler_id {
     API_DETOKENIZE,
     API_APPLY_TEMPLATE,
     API_OPENAPI,
-    API_PROPS
+    API_PROPS,
+    API_IMAGES_GENERATE,
+    API_IMAGES_EDIT,
+    API_IMAGES_VARY,
+    API_JOBS,
+    API_JOB,
+    API_JOB_DELETE
 };
 
-enum { ROUTE_PUBLIC = 1 /* needs no API key */, ROUTE_LOADING_OK = 2 /* answers while loading */ };
+enum {
+    ROUTE_PUBLIC = 1,     /* needs no API key */
+    ROUTE_LOADING_OK = 2, /* answers while loading */
+    ROUTE_UPLOAD = 4,     /* takes files: a larger body, and always a worker */
+};
 
 /* One table (api/routes.c) makes the dispatch, the 405s, /openapi.json and docs/API.md's check. */
 struct api_route {
-    const char *method; /* "GET" (HEAD is answered too), "POST" */
+    const char *method; /* "GET" (HEAD is answered too), "POST", "DELETE" */
     const char *path;   /* "/v1/models/{model}": {x} matches the rest of the path */
     enum api_handler_id id;
     unsigned flags;
@@ -77,7 +96,9 @@ struct api_request {
     const char *path; /* decoded, no query */
     const char *body; /* borrowed until api_begin returns */
     size_t body_len;
+    const char *content_type; /* NULL: none */
     const char *request_id;
+    int owner; /* which API key; jobs belong to it */
 };
 
 enum api_state {
@@ -89,9 +110,11 @@ enum api_state {
  * server drops what it has sent from out (buf_drop). */
 struct api_call {
     enum api_state state;
-    bool stream; /* the answer is text/event-stream, written as it comes */
-    int status;  /* 0 until it is known; then final */
-    bool more;   /* events may be left: pump again */
+    bool stream;     /* the answer is text/event-stream, written as it comes */
+    int status;      /* 0 until it is known; then final */
+    bool more;       /* events may be left: pump again */
+    bool work;       /* api_work wants a worker; pumping goes on after api_worked */
+    bool background; /* it is to outlive its request: api_adopt */
     const char *content_type;
     int retry_after_s; /* > 0: send Retry-After */
     struct buf out;    /* what is to be sent */
@@ -108,8 +131,23 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq);
 /* Takes the job's events, one at least, until there are none or the time has come: then more is true.
  * The result is true when out, status or state changed. */
 bool api_pump(struct api_call *c, int64_t until_us);
-/* Frees the call.  A job that still runs is cancelled. */
+/* The part that would hold up the loop: pictures to files.  Set work to false, then run it on a worker;
+ * meanwhile only api_pump (which does nothing) and api_end may be called. */
+void api_work(struct api_call *c);
+/* Back on the loop.  The call may be gone afterwards, when it was ended meanwhile. */
+void api_worked(struct api_call *c);
+/* Frees the call, as soon as no worker has it.  A job that still runs is cancelled. */
 void api_end(struct api_call *c);
+
+/* Jobs without a connection (api/jobs.c); loop. */
+struct api_call *api_adopt(struct api *a, struct api_call *c, int owner);
+/* Pumps them all; start gets those that want a worker.  True when the time is over before all had
+ * their turn. */
+bool api_jobs_pump(struct api *a, int64_t until_us, void (*start)(void *ctx, struct api_call *c),
+                   void *ctx);
+/* Forgets what is too old; about once a second. */
+void api_jobs_expire(struct api *a);
+void api_jobs_cancel(struct api *a);
 
 /* An error body on its own, for what never becomes a call: 401, 404, 405, 408, 413, 431 ...
  * OpenAI's {"error":{"message","type","param","code"}}, all four keys always. */

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "api/api.h"
+#include "api/images_out.h"
 #include "api/params.h"
 #include "api/render.h"
 #include "base/json.h"
@@ -25,20 +26,29 @@ struct api {
     int n_models;
     atomic_bool ready; /* models may be read */
     char fingerprint[40];
+    struct jobs *jobs; /* loop's */
 };
 
 struct api_call_private {
     struct api *api;
-    struct render *render; /* NULL when no job was needed */
-    struct err err;        /* what error_reason points into */
+    struct render *render;     /* text jobs, else NULL */
+    struct images_out *images; /* image jobs, else NULL */
+    size_t max_out;            /* of a stream's backlog */
+    bool at_work, ended;       /* a worker has it; api_end was called meanwhile */
+    int owner;
+    struct err err; /* what error_reason points into */
     int64_t begin_us;
     bool first_text; /* ttft_us is known */
 };
 
 /* The model that the request names, which is the call's from now on; absent, null or "" is the
- * first. */
-int api_find_model(struct api_call *c, const struct cJSON *body, const struct api_model **m,
-                   struct err *e);
+ * first of that kind. */
+int api_find_model(struct api_call *c, const struct cJSON *body, enum model_kind kind,
+                   const struct api_model **m, struct err *e);
+/* A call without an answer yet. */
+struct api_call *api_call_new(struct api *a);
+/* Answers with an error: an HTTP error when nothing was promised yet, else inside the stream. */
+void api_fail(struct api_call *c, const struct err *e);
 /* The fields that chat and completions share, into *p and the job's spec. */
 int api_params(struct api_call *c, const struct api_model *m, const struct cJSON *body,
                unsigned where, struct params *p, struct err *e);
@@ -62,6 +72,15 @@ int models_props(struct api_call *c, struct err *e);
 int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err *e);
 int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct err *e);
+/* where: PARAM_GENERATE, PARAM_EDIT or PARAM_VARY. */
+int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, struct err *e);
+int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned where,
+                      struct err *e);
+int jobs_list(struct api_call *c, struct err *e);
+int jobs_one(struct api_call *c, const char *path, struct err *e);
+int jobs_delete(struct api_call *c, const char *path, struct err *e);
+struct jobs *jobs_open(const struct api_options *o);
+void jobs_close(struct jobs *j);
 int openapi_write(const struct api *a, struct buf *out, struct err *e);
 
 /* Messages, tools and template options of body -> the text that the model reads. */

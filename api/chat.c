@@ -389,7 +389,7 @@ int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
 {
     const struct api_model *m = NULL;
     struct params p;
-    int err = api_find_model(c, body, &m, e);
+    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
         (err = check_modalities(body, e)) != 0 || (err = set_prompt(c, m, body, e)) != 0)
         return err;

@@ -169,7 +169,7 @@ int completions_begin(struct api_call *c, const struct cJSON *body, struct err *
     const struct api_model *m = NULL;
     struct params p;
     struct prompts ps = {0};
-    int err = api_find_model(c, body, &m, e);
+    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_COMPLETIONS, &p, e)) != 0 ||
         (err = parse_prompts(&ps, body, a, m, &p, &j->arena, e)) != 0)
         return err;

@@ -112,6 +112,10 @@ static void put_limits(struct json_writer *w, const struct api *a)
     json_put_int(w, "max_stop", JOB_STOP_MAX);
     json_put_int(w, "max_stop_bytes", a->o.max_stop_bytes);
     json_put_int(w, "max_top_logprobs", JOB_TOP_LOGPROBS);
+    json_put_int(w, "max_image_bytes", (int64_t)a->o.max_image_bytes);
+    json_put_int(w, "max_image_pixels", a->o.max_image_pixels);
+    json_put_int(w, "max_images", a->o.max_images);
+    json_put_int(w, "max_jobs", a->o.max_jobs);
     json_close(w, '}');
 }
 

@@ -42,8 +42,22 @@ static void put_bound(struct json_writer *w, const char *key, const struct param
 /* The configuration may allow fewer choices than the table. */
 static double param_max(const struct param *p, const struct api *a)
 {
+    if ((p->where & PARAM_IMAGES) && strcmp(p->name, "n") == 0)
+        return a->o.max_images;
     bool choices = strcmp(p->name, "n") == 0 || strcmp(p->name, "best_of") == 0;
     return choices && a->o.max_choices < p->max ? a->o.max_choices : p->max;
+}
+
+static void put_words(struct json_writer *w, const char *words)
+{
+    json_open(w, "enum", '[');
+    while (*words != '\0') {
+        size_t n = strcspn(words, " ");
+        json_put_strn(w, NULL, words, n);
+        words += n + strspn(words + n, " ");
+    }
+    json_put_null(w, NULL);
+    json_close(w, ']');
 }
 
 static void put_param(struct json_writer *w, const struct param *p, const struct api *a)
@@ -65,7 +79,11 @@ static void put_param(struct json_writer *w, const struct param *p, const struct
         put_bound(w, "maximum", p, param_max(p, a));
         break;
     case PARAM_STR:
+    case PARAM_TEXT:
         put_type(w, "string");
+        break;
+    case PARAM_CHOICE:
+        put_words(w, p->schema);
         break;
     case PARAM_REFUSED:
         json_put_str(w, "type", "null");
@@ -86,9 +104,11 @@ static void put_schema(struct json_writer *w, const char *name, unsigned where,
     json_put_str(w, NULL, required);
     json_close(w, ']');
     json_open(w, "properties", '{');
-    for (int i = 0; i < params_n; i++)
-        if (params_table[i].where & where)
-            put_param(w, &params_table[i], a);
+    bool images = (where & PARAM_IMAGES) != 0;
+    const struct param *table = images ? image_params_table : params_table;
+    for (int i = 0, n = images ? image_params_n : params_n; i < n; i++)
+        if (table[i].where & where)
+            put_param(w, &table[i], a);
     json_close(w, '}');
     json_put_bool(w, "additionalProperties", !a->o.strict);
     json_close(w, '}');
@@ -105,21 +125,34 @@ static const char *schema_of(enum api_handler_id id)
         return "ApplyTemplateRequest";
     case API_TOKENIZE:
         return "TokenizeRequest";
+    case API_IMAGES_GENERATE:
+        return "ImageRequest";
+    case API_IMAGES_EDIT:
+        return "ImageEditRequest";
+    case API_IMAGES_VARY:
+        return "ImageVariationRequest";
     default:
         return "DetokenizeRequest";
     }
 }
 
-static void put_ref(struct json_writer *w, const char *schema)
+static void put_media(struct json_writer *w, const char *type, const char *schema)
 {
     char ref[80];
     snprintf(ref, sizeof ref, "#/components/schemas/%s", schema);
-    json_open(w, "content", '{');
-    json_open(w, "application/json", '{');
+    json_open(w, type, '{');
     json_open(w, "schema", '{');
     json_put_str(w, "$ref", ref);
     json_close(w, '}');
     json_close(w, '}');
+}
+
+static void put_ref(struct json_writer *w, const char *schema, bool form)
+{
+    json_open(w, "content", '{');
+    if (form)
+        put_media(w, "multipart/form-data", schema);
+    put_media(w, "application/json", schema);
     json_close(w, '}');
 }
 
@@ -129,7 +162,7 @@ static void put_response(struct json_writer *w, const char *status, const char *
     json_open(w, status, '{');
     json_put_str(w, "description", what);
     if (schema != NULL)
-        put_ref(w, schema);
+        put_ref(w, schema, false);
     json_close(w, '}');
 }
 
@@ -147,26 +180,36 @@ static void put_operation_id(struct json_writer *w, const struct api_route *r)
     json_put_str(w, "operationId", id);
 }
 
+static bool images_route(enum api_handler_id id)
+{
+    return id == API_IMAGES_GENERATE || id == API_IMAGES_EDIT || id == API_IMAGES_VARY;
+}
+
 static void put_operation(struct json_writer *w, const struct api_route *r)
 {
     bool post = strcmp(r->method, "POST") == 0;
-    json_open(w, post ? "post" : "get", '{');
+    const char *brace = strchr(r->path, '{');
+    json_open(w, post ? "post" : strcmp(r->method, "DELETE") == 0 ? "delete" : "get", '{');
     put_operation_id(w, r);
     json_put_str(w, "summary", r->summary);
     if (r->flags & ROUTE_PUBLIC) {
         json_open(w, "security", '[');
         json_close(w, ']');
     }
-    if (strchr(r->path, '{') != NULL)
-        json_put_raw(w, "parameters",
-                     "[{\"name\":\"model\",\"in\":\"path\",\"required\":true,"
-                     "\"schema\":{\"type\":\"string\"}}]",
-                     strlen("[{\"name\":\"model\",\"in\":\"path\",\"required\":true,"
-                            "\"schema\":{\"type\":\"string\"}}]"));
+    if (brace != NULL) {
+        json_open(w, "parameters", '[');
+        json_open(w, NULL, '{');
+        json_put_strn(w, "name", brace + 1, strcspn(brace + 1, "}"));
+        json_put_str(w, "in", "path");
+        json_put_bool(w, "required", true);
+        json_put_raw(w, "schema", "{\"type\":\"string\"}", strlen("{\"type\":\"string\"}"));
+        json_close(w, '}');
+        json_close(w, ']');
+    }
     if (post) {
         json_open(w, "requestBody", '{');
         json_put_bool(w, "required", true);
-        put_ref(w, schema_of(r->id));
+        put_ref(w, schema_of(r->id), (r->flags & ROUTE_UPLOAD) != 0);
         json_close(w, '}');
     }
     json_open(w, "responses", '{');
@@ -177,8 +220,10 @@ static void put_operation(struct json_writer *w, const struct api_route *r)
         put_response(w, "429", "the queue is full; see Retry-After", "Error");
         put_response(w, "500", "a fault of the server", "Error");
     }
-    if (post || strchr(r->path, '{') != NULL)
-        put_response(w, "404", "no such model", "Error");
+    if (images_route(r->id))
+        put_response(w, "202", "a job, when background is true", NULL);
+    if (post || brace != NULL)
+        put_response(w, "404", "no such model or job", "Error");
     if (!(r->flags & ROUTE_PUBLIC))
         put_response(w, "401", "the API key is missing or wrong", "Error");
     if (!(r->flags & ROUTE_LOADING_OK) || r->id == API_SERVER)
@@ -214,9 +259,10 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     json_put_str(&w, "openapi", "3.1.0");
     json_open(&w, "info", '{');
     json_put_str(&w, "title", "Duetto");
-    json_put_str(&w, "description",
-                 "Language models over OpenAI's protocol. A trailing / is ignored, and /v1 may be "
-                 "left out or put in front of any path.");
+    json_put_str(
+        &w, "description",
+        "Language and image models over OpenAI's protocol. A trailing / is ignored, and /v1 may be "
+        "left out or put in front of any path.");
     json_put_str(&w, "version", a->o.version != NULL ? a->o.version : "0");
     json_close(&w, '}');
     json_open(&w, "security", '[');
@@ -233,6 +279,9 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     put_schema(&w, "ChatRequest", PARAM_CHAT, "messages", a);
     put_schema(&w, "CompletionRequest", PARAM_COMPLETIONS, "prompt", a);
     put_schema(&w, "ApplyTemplateRequest", PARAM_CHAT, "messages", a);
+    put_schema(&w, "ImageRequest", PARAM_GENERATE, "prompt", a);
+    put_schema(&w, "ImageEditRequest", PARAM_EDIT, "prompt", a);
+    put_schema(&w, "ImageVariationRequest", PARAM_VARY, "image", a);
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
     json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));

@@ -183,8 +183,35 @@ static bool asks_nothing(const struct cJSON *v)
     }
 }
 
-static int parse_row(const struct cJSON *body, const struct param *r, struct params *p,
-                     struct err *e)
+/* Which of the words the text is; -1: none. */
+static int choice_of(const char *words, const char *text)
+{
+    size_t len = strlen(text);
+    for (int i = 0; *words != '\0'; i++) {
+        size_t n = strcspn(words, " ");
+        if (n == len && memcmp(words, text, n) == 0)
+            return i;
+        words += n + strspn(words + n, " ");
+    }
+    return -1;
+}
+
+static int read_choice(const struct cJSON *body, const struct param *r, int *at, struct err *e)
+{
+    const char *text = NULL;
+    int err = json_get_str(body, r->name, &text, e);
+    if (err != 0 || text == NULL)
+        return err;
+    int i = choice_of(r->schema, text);
+    if (i < 0) {
+        err_set(e, ERR_INVALID, "%s must be one of: %s; not '%.40s'", r->name, r->schema, text);
+        return err_param(e, "%s", r->name);
+    }
+    *at = i;
+    return 0;
+}
+
+int params_row(const struct cJSON *body, const struct param *r, void *p, struct err *e)
 {
     void *at = (char *)p + r->offset;
     const char *text = NULL;
@@ -197,6 +224,10 @@ static int parse_row(const struct cJSON *body, const struct param *r, struct par
         return json_get_float(body, r->name, at, r->min, r->max, e);
     case PARAM_STR:
         return json_get_str(body, r->name, &text, e);
+    case PARAM_TEXT:
+        return json_get_str(body, r->name, at, e);
+    case PARAM_CHOICE:
+        return read_choice(body, r, at, e);
     case PARAM_REFUSED:
         if (asks_nothing(json_get(body, r->name)))
             return 0;
@@ -209,13 +240,13 @@ static int parse_row(const struct cJSON *body, const struct param *r, struct par
     return 0;
 }
 
-static int check_unknown(const struct cJSON *body, unsigned where, struct err *e)
+int params_check_unknown(const struct cJSON *body, unsigned where, const struct param *table, int n,
+                         struct err *e)
 {
     for (const struct cJSON *v = json_first(body); v != NULL; v = json_next(v)) {
         bool known = false;
-        for (int i = 0; i < params_n && !known; i++)
-            known =
-                (params_table[i].where & where) && strcmp(params_table[i].name, json_key(v)) == 0;
+        for (int i = 0; i < n && !known; i++)
+            known = (table[i].where & where) && strcmp(table[i].name, json_key(v)) == 0;
         if (!known) {
             err_set(e, ERR_INVALID, "unknown field %.60s; /openapi.json lists what there is",
                     json_key(v));
@@ -436,10 +467,11 @@ int params_parse(const struct cJSON *body, unsigned where, const struct params_l
 {
     int err = 0;
     *p = defaults;
-    if (lim->strict && (err = check_unknown(body, where, e)) != 0)
+    if (lim->strict && (err = params_check_unknown(body, where, params_table, params_n, e)) != 0)
         return err;
     for (int i = 0; i < params_n; i++)
-        if ((params_table[i].where & where) && (err = parse_row(body, &params_table[i], p, e)) != 0)
+        if ((params_table[i].where & where) &&
+            (err = params_row(body, &params_table[i], p, e)) != 0)
             return err;
     p->timings = p->timings || p->timings_alias;
     p->has_seed = json_type(json_get(body, "seed")) != JSON_NULL && p->seed != -1;

@@ -17,19 +17,30 @@ enum param_kind {
     PARAM_INT,     /* int64_t in [min, max] */
     PARAM_NUM,     /* float in [min, max] */
     PARAM_STR,     /* checked to be a string; not kept */
+    PARAM_TEXT,    /* const char *, borrowed from the body */
+    PARAM_CHOICE,  /* int: which of the words in schema, separated by spaces */
     PARAM_OTHER,   /* has its own code; schema says what it looks like */
     PARAM_IGNORED, /* accepted and without effect, whatever it holds */
     PARAM_REFUSED, /* 400 unless null, false, "" or empty: ignoring it would change the answer */
 };
-enum { PARAM_CHAT = 1, PARAM_COMPLETIONS = 2, PARAM_BOTH = 3 };
+enum {
+    PARAM_CHAT = 1,
+    PARAM_COMPLETIONS = 2,
+    PARAM_BOTH = 3,
+    PARAM_GENERATE = 4, /* images/generations, api/image_params.c */
+    PARAM_EDIT = 8,
+    PARAM_VARY = 16,
+    PARAM_FROM = PARAM_EDIT | PARAM_VARY, /* a picture that came with the request */
+    PARAM_IMAGES = PARAM_GENERATE | PARAM_FROM,
+};
 
 struct param {
     const char *name;
     enum param_kind kind;
     unsigned where;
     double min, max;
-    size_t offset;      /* in struct params */
-    const char *schema; /* JSON Schema of PARAM_OTHER */
+    size_t offset;      /* in struct params, or struct image_params */
+    const char *schema; /* JSON Schema of PARAM_OTHER; the words of PARAM_CHOICE */
     const char *help;
 };
 extern const struct param params_table[];
@@ -54,6 +65,12 @@ struct params_limits {
     int n_vocab; /* 0: ids of logit_bias have no upper bound */
     bool strict;
 };
+
+/* One field of body into the struct at p that the row's offset belongs to. */
+int params_row(const struct cJSON *body, const struct param *row, void *p, struct err *e);
+/* ERR_INVALID (unknown_parameter) for a field that no row of the table allows in `where`. */
+int params_check_unknown(const struct cJSON *body, unsigned where, const struct param *table, int n,
+                         struct err *e);
 
 /* Reads the shared fields of body into *p and the matching ones of spec (not model, prompts and
  * max_tokens); strings and lists are copied to the arena. */

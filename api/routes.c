@@ -7,6 +7,14 @@
 const struct api_route api_routes[] = {
     {"POST", "/v1/chat/completions", API_CHAT, 0, "Answers a conversation"},
     {"POST", "/v1/completions", API_COMPLETIONS, 0, "Continues a text"},
+    {"POST", "/v1/images/generations", API_IMAGES_GENERATE, 0, "Makes pictures from a text"},
+    {"POST", "/v1/images/edits", API_IMAGES_EDIT, ROUTE_UPLOAD,
+     "Changes a picture, or the part of it that a mask names"},
+    {"POST", "/v1/images/variations", API_IMAGES_VARY, ROUTE_UPLOAD,
+     "Makes pictures that are like one"},
+    {"GET", "/v1/jobs", API_JOBS, 0, "Lists the jobs of this key"},
+    {"GET", "/v1/jobs/{id}", API_JOB, 0, "How far a job is, a preview, its answer"},
+    {"DELETE", "/v1/jobs/{id}", API_JOB_DELETE, 0, "Cancels a job and forgets it"},
     {"GET", "/v1/models", API_MODELS, 0, "Lists the models"},
     {"GET", "/v1/models/{model}", API_MODEL, 0, "Describes one model"},
     {"POST", "/tokenize", API_TOKENIZE, 0, "Turns text or messages into token ids"},
@@ -47,18 +55,26 @@ static bool path_matches(const char *pattern, const char *path)
     return n > fixed && memcmp(pattern, path, fixed) == 0;
 }
 
-/* What a path allows.  Static because *allow outlives the call. */
-static const char *methods_text(bool get, bool post)
+static const char *const methods[] = {"GET", "POST", "DELETE"};
+enum { N_METHODS = 3 };
+
+/* What a path allows, from a bit for each of them.  Static because *allow outlives the call. */
+static const char *methods_text(unsigned bits)
 {
-    if (get && post)
-        return "GET, HEAD, POST";
-    return get ? "GET, HEAD" : "POST";
+    static const char *const texts[1 << N_METHODS] = {[1] = "GET, HEAD",
+                                                      [2] = "POST",
+                                                      [3] = "GET, HEAD, POST",
+                                                      [4] = "DELETE",
+                                                      [5] = "GET, HEAD, DELETE",
+                                                      [6] = "POST, DELETE",
+                                                      [7] = "GET, HEAD, POST, DELETE"};
+    return texts[bits];
 }
 
 const struct api_route *api_route(const char *method, const char *path, const char **allow,
                                   struct err *e)
 {
-    bool get = false, post = false;
+    unsigned bits = 0;
     if (allow != NULL)
         *allow = NULL;
     const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
@@ -68,18 +84,18 @@ const struct api_route *api_route(const char *method, const char *path, const ch
             continue;
         if (strcmp(r->method, wanted) == 0)
             return r;
-        get = get || strcmp(r->method, "GET") == 0;
-        post = post || strcmp(r->method, "POST") == 0;
+        for (int k = 0; k < N_METHODS; k++)
+            bits |= strcmp(r->method, methods[k]) == 0 ? 1u << k : 0;
     }
-    if (!get && !post) {
+    if (bits == 0) {
         err_set(e, ERR_NOTFOUND, "there is nothing at %.100s; /openapi.json lists what there is",
                 path);
         return NULL;
     }
-    const char *methods = methods_text(get, post);
+    const char *allowed = methods_text(bits);
     if (allow != NULL)
-        *allow = methods;
-    err_set(e, ERR_NOTFOUND, "%.20s is not allowed at %.100s, only %s", method, path, methods);
+        *allow = allowed;
+    err_set(e, ERR_NOTFOUND, "%.20s is not allowed at %.100s, only %s", method, path, allowed);
     err_reason(e, "method_not_allowed");
     return NULL;
 }

@@ -99,7 +99,7 @@ int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     struct wishes v;
     int32_t *ids = NULL;
     size_t n = 0, max_ids = 2 * a->o.max_body_bytes + 16;
-    int err = api_find_model(c, body, &m, e);
+    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = json_get_str(body, "content", &content, e)) != 0 ||
         (err = json_get_str(body, "prompt", &prompt, e)) != 0 ||
         (err = parse_wishes(body, prompt != NULL, &v, e)) != 0)
@@ -130,7 +130,7 @@ int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err
 {
     const struct api_model *m = NULL;
     const struct cJSON *tokens = json_get(body, "tokens");
-    int err = api_find_model(c, body, &m, e);
+    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0)
         return err;
     if (json_type(tokens) != JSON_ARRAY)
@@ -166,7 +166,7 @@ int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct
     const struct api *a = c->priv->api;
     const struct api_model *m = NULL;
     struct buf text;
-    int err = api_find_model(c, body, &m, e);
+    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0)
         return err;
     buf_init(&text, 4 * a->o.max_body_bytes + (1 << 20));

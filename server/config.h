@@ -37,6 +37,13 @@
     I(max_messages, 1024, 1, 100000, "messages of one chat request") \
     I(max_stop_bytes, 256, 1, 4096, "length of one stop string") \
     I(max_answer_kib, 8192, 16, 1 << 20, "size of an answer, and of a stream's unsent part, in KiB") \
+    I(max_image_kib, 16384, 16, 1 << 20, "size of an uploaded picture's file in KiB") \
+    I(max_image_pixels, 1 << 24, 4096, 1 << 28, "pixels of an uploaded picture, and of all pictures of one request") \
+    I(max_images, 10, 1, 16, "pictures of one request") \
+    I(max_uploads_mib, 256, 1, 1 << 20, "memory for bodies with pictures that are arriving; more get 429") \
+    I(max_jobs, 64, 1, 10000, "background jobs that run or are kept; more get 429") \
+    I(max_jobs_mib, 256, 1, 1 << 20, "memory for the answers of finished jobs; the oldest go first") \
+    I(job_ttl_s, 3600, 1, 1 << 24, "seconds that a finished job is kept") \
     B(strict, false, "refuse unknown request fields instead of ignoring them") \
     B(client_templates, false, "let requests bring a chat_template of their own") \
     I(max_connections, 1024, 1, 100000, "open connections; more wait in the backlog") \

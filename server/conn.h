@@ -49,8 +49,11 @@ struct conn {
     size_t body_dropped;
     size_t sent; /* bytes at the beginning of call->out */
     int body_pieces;
+    size_t reserved; /* of http->upload_bytes */
+    int owner;       /* which API key */
     char request_id[GUARD_ID_BYTES];
     char origin[256];
+    char content_type[256]; /* of a form; cut: then its boundary is not found */
     int status;
     int64_t start_us;
 };
@@ -65,7 +68,8 @@ struct http {
     struct conn *conns;
     struct conn *events_from; /* the next to get its events; NULL: the first */
     int n_conns;
-    int in_flight, working; /* requests; of them, on a worker */
+    int in_flight, working; /* requests; calls on a worker */
+    size_t upload_bytes;    /* that arriving bodies with pictures may take */
     int open_handles;       /* of the four above; freed when the last is closed */
     bool refusing, closing;
     int listen_fd; /* -1 once closed */
@@ -76,6 +80,9 @@ struct http {
 void http_drive(struct http *h);
 void http_suspend(struct conn *c);
 void http_resume(struct conn *c);
+
+/* Runs api_work of a call on a worker, then its pumping goes on. */
+void http_work(void *http, struct api_call *call);
 
 /* respond.c: every answer goes through one of these. */
 enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, bool close);

@@ -42,6 +42,7 @@ static void keep_alive(struct conn *c, int64_t now_us)
 void deadlines_check(struct http *h)
 {
     int64_t now_us = clock_us();
+    api_jobs_expire(h->o.api);
     for (struct conn *c = h->conns; c; c = c->next) {
         if (!is_late(c, now_us)) {
             keep_alive(c, now_us);

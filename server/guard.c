@@ -97,15 +97,15 @@ static bool equal_in_constant_time(const char *given, const char *key)
     return diff == 0;
 }
 
-bool guard_key(const struct guard_headers *g, const char *const *keys, int n_keys)
+int guard_key(const struct guard_headers *g, const char *const *keys, int n_keys)
 {
     const char *given = g->api_key ? g->api_key : "";
     if (g->authorization && !strncasecmp(g->authorization, "Bearer ", 7))
         given = g->authorization + 7;
-    bool ok = false;
+    int found = -1;
     for (int i = 0; i < n_keys; i++)
-        ok |= equal_in_constant_time(given, keys[i]);
-    return ok;
+        found = equal_in_constant_time(given, keys[i]) ? i : found;
+    return found;
 }
 
 bool guard_origin(const char *origin, const char *list)

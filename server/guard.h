@@ -25,8 +25,9 @@ int guard_framing(const struct guard_headers *g, struct err *e);
 /* Is the raw request target free of NUL, control bytes and encoded NUL? */
 bool guard_target(const char *uri);
 
-/* "Bearer KEY" (or x-api-key) is one of keys; the time does not tell how much of it was right. */
-bool guard_key(const struct guard_headers *g, const char *const *keys, int n_keys);
+/* Which of keys "Bearer KEY" (or x-api-key) is, -1: none; the time does not tell how much of it was
+ * right. */
+int guard_key(const struct guard_headers *g, const char *const *keys, int n_keys);
 /* origin is in the comma-separated list, or the list is "*". */
 bool guard_origin(const char *origin, const char *list);
 

@@ -27,12 +27,20 @@
 #define CONNECTION_MEMORY (64 * 1024)
 #define LISTEN_BACKLOG    4096
 
+static void body_free(struct conn *c)
+{
+    if (c->reserved) /* http may be gone, but then nothing is reserved */
+        c->http->upload_bytes -= c->reserved;
+    c->reserved = 0;
+    buf_free(&c->body);
+}
+
 /* What a worker reads stays until it is done, even when the client has left. */
 static void request_free(struct conn *c)
 {
     if (c->working)
         return;
-    buf_free(&c->body);
+    body_free(c);
     free(c->path_copy);
     c->path_copy = NULL;
 }
@@ -210,6 +218,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
     c->refusal = (struct err){0};
     c->refusal_status = 0;
     c->allow = NULL;
+    c->owner = -1;
     c->body_dropped = 0;
     c->sent = 0;
     c->body_pieces = 0;
@@ -291,6 +300,20 @@ static void refuse(struct conn *c, int status)
     c->refusal_status = status;
 }
 
+/* A body with pictures may be far larger than others; so that many of them do not fill the memory, each
+ * takes what it may need from one budget before it comes. */
+static void reserve_upload(struct conn *c, long long content_length)
+{
+    struct http *h = c->http;
+    size_t budget = (size_t)h->o.config->max_uploads_mib << 20;
+    c->reserved = content_length >= 0 ? (size_t)content_length : c->body.max;
+    h->upload_bytes += c->reserved;
+    if (h->upload_bytes <= budget || h->upload_bytes == c->reserved)
+        return;
+    err_set(&c->refusal, ERR_BUSY, "too many pictures are arriving; try again soon");
+    refuse(c, 429);
+}
+
 /* Everything that can be known from the headers; what is wrong is answered after the body, so that the
  * connection can go on, unless the client waits for our word or announces far too much. */
 static void request_headers(struct conn *c, const char *url, const char *method)
@@ -336,17 +359,27 @@ static void request_headers(struct conn *c, const char *url, const char *method)
     }
     bool open = c->route->flags & ROUTE_PUBLIC ||
                 (config->metrics_public && !strcmp(c->route->path, "/metrics"));
-    if (h->o.n_keys && !open && !guard_key(&g, h->o.keys, h->o.n_keys)) {
+    c->owner = guard_key(&g, h->o.keys, h->o.n_keys);
+    if (c->route->flags & ROUTE_UPLOAD)
+        snprintf(c->content_type, sizeof(c->content_type), "%s",
+                 g.content_type ? g.content_type : "");
+    if (h->o.n_keys && !open && c->owner < 0) {
         err_set(e, ERR_INVALID,
                 g.authorization || g.api_key ? "Incorrect API key provided"
                                              : "You didn't provide an API key; "
                                                "use \"Authorization: Bearer KEY\"");
         err_reason(e, "invalid_api_key");
         refuse(c, 401);
-    } else if (g.content_length > (long long)c->body.max) {
+        return;
+    }
+    if (c->route->flags & ROUTE_UPLOAD) /* a picture and a mask */
+        c->body.max += 2 * (size_t)config->max_image_kib * 1024;
+    if (g.content_length > (long long)c->body.max) {
         err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed", g.content_length,
                 c->body.max);
         refuse(c, 413);
+    } else if (c->route->flags & ROUTE_UPLOAD) {
+        reserve_upload(c, g.content_length);
     }
 }
 
@@ -374,9 +407,20 @@ static struct api_call *begin(struct conn *c)
         .path = c->path,
         .body = buf_str(&c->body),
         .body_len = c->body.len,
+        .content_type = c->route->flags & ROUTE_UPLOAD ? c->content_type : NULL,
+        .owner = c->owner,
         .request_id = c->request_id,
     };
     return api_begin(c->http->o.api, &rq);
+}
+
+/* What api_begin made; the body is not needed any more. */
+static void take_call(struct conn *c, struct api_call *call)
+{
+    if (call->background) /* nobody has looked for its events yet */
+        uv_idle_start(&c->http->again, on_again);
+    c->call = api_adopt(c->http->o.api, call, c->owner);
+    body_free(c);
 }
 
 static void on_work(uv_work_t *w)
@@ -395,7 +439,7 @@ static void on_worked(uv_work_t *w, int status)
     if (!c->mhd || c->client_gone) {
         api_end(c->worked);
     } else {
-        c->call = c->worked;
+        take_call(c, c->worked);
         uv_idle_start(&h->again, on_again); /* a wake may have come before the call */
     }
     c->worked = NULL;
@@ -405,11 +449,48 @@ static void on_worked(uv_work_t *w, int status)
     http_drive(h);
 }
 
+/* A call on its way through a worker; its connection may end meanwhile (api_end knows). */
+struct errand {
+    uv_work_t work;
+    struct http *http;
+    struct api_call *call;
+};
+
+static void on_errand(uv_work_t *w)
+{
+    struct errand *r = w->data;
+    api_work(r->call);
+}
+
+static void on_errand_done(uv_work_t *w, int status)
+{
+    (void)status;
+    struct errand *r = w->data;
+    r->http->working--;
+    api_worked(r->call);
+    if (r->http->daemon)
+        uv_idle_start(&r->http->again, on_again);
+    free(r);
+}
+
+void http_work(void *http, struct api_call *call)
+{
+    struct errand *r = xcalloc(1, sizeof(*r));
+    r->http = http;
+    r->call = call;
+    r->work.data = r;
+    call->work = false;
+    r->http->working++;
+    uv_queue_work(r->http->o.loop, &r->work, on_errand, on_errand_done);
+}
+
 /* Would api_begin hold up the loop?  A template that comes with a request may do so however small
  * the request is. */
 static bool is_slow(const struct conn *c)
 {
-    return c->body.len > WORKER_BODY_BYTES ||
+    if (strcmp(c->route->method, "POST") != 0)
+        return false; /* what others do touches the loop's own tables */
+    return c->route->flags & ROUTE_UPLOAD || c->body.len > WORKER_BODY_BYTES ||
            (c->http->o.config->client_templates && c->body.len > 0);
 }
 
@@ -444,7 +525,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
             h->working++;
             uv_queue_work(h->o.loop, &c->work, on_work, on_worked);
         } else {
-            c->call = begin(c);
+            take_call(c, begin(c));
         }
     }
     if (c->call && c->call->status)
@@ -478,8 +559,13 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
 /* The events of one connection; true when there is something to send now. */
 static bool take_events(struct conn *c, int64_t until_us)
 {
-    if (!c->call || !c->call->job || !api_pump(c->call, until_us) || !c->suspended ||
-        !c->call->status || (!c->call->stream && c->call->state != API_DONE))
+    if (!c->call || !c->call->job)
+        return false;
+    bool changed = api_pump(c->call, until_us);
+    if (c->call->work)
+        http_work(c->http, c->call);
+    if (!changed || !c->suspended || !c->call->status ||
+        (!c->call->stream && c->call->state != API_DONE))
         return false;
     http_resume(c);
     return true;
@@ -500,6 +586,7 @@ void http_events(struct http *h)
         if (c == first)
             break;
     }
+    late |= api_jobs_pump(h->o.api, until_us, http_work, h);
     if (late) {
         h->events_from = c;
         uv_idle_start(&h->again, on_again);
@@ -660,6 +747,7 @@ void http_cancel_all(struct http *h)
     for (struct conn *c = h->conns; c; c = c->next)
         if (c->call && c->call->job)
             job_cancel(c->call->job);
+    api_jobs_cancel(h->o.api);
 }
 
 static void on_handle_closed(uv_handle_t *handle)
@@ -672,6 +760,7 @@ static void on_handle_closed(uv_handle_t *handle)
 void http_close(struct http *h)
 {
     http_stop_listening(h);
+    api_jobs_cancel(h->o.api);
     while (h->working) /* they use the engine, which closes next */
         uv_run(h->o.loop, UV_RUN_ONCE);
     for (struct conn *c = h->conns; c; c = c->next) {

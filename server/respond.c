@@ -69,7 +69,7 @@ enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, b
         put(r, "Allow", c->allow);
     if (status == 401)
         put(r, "WWW-Authenticate", "Bearer");
-    if (status == 503)
+    if (status == 503 || status == 429)
         put(r, "Retry-After", "1");
     if (close && !c->http->refusing)
         put(r, "Connection", "close");

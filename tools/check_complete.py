@@ -75,7 +75,8 @@ def check_routes(c):
 
 def check_fields(c):
     api = read("docs/API.md")
-    for name in dict.fromkeys(re.findall(r'^    \{"(\w+)", PARAM_', read("api/params.c"), re.M)):
+    tables = read("api/params.c") + read("api/image_params.c")
+    for name in dict.fromkeys(re.findall(r'^    \{"(\w+)", PARAM_', tables, re.M)):
         known = re.search(rf"`{name}[`.]|`{name.split('_')[0]}_\*`", api)
         c.that(known, f"docs/API.md does not name the request field {name}")
 

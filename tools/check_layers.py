@@ -81,6 +81,7 @@ PREFIXES = {
     "engine/models/nn_load.c": ("nn_",),
     "engine/models/image_model.c": ("image_",),
     "api/routes.c": ("api_route",),
+    "api/jobs.c": ("api_jobs_", "api_adopt"),
     "api/error.c": ("api_error_",),
     "api/jinja_": ("jinja_",),
     "server/main.c": ("main",),

@@ -3,8 +3,10 @@
 DUETTO names the binary (default build/duetto).  Nothing here depends on how fast the machine is: what a
 test waits for gets PATIENCE_S, and a job that must still run when the test looks at it is `endless`.
 """
+import base64
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -17,11 +19,13 @@ import threading
 import time
 
 import openai
+import PIL.Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DUETTO = ROOT / os.environ.get("DUETTO", "build/duetto")
 TINY = ROOT / "tests/fixtures/tiny-llama.gguf"
 ENDLESS = ROOT / "tests/fixtures/endless-llama.gguf"
+PAINTER = ROOT / "tests/fixtures/sd_sd15"
 SMOLLM = ROOT / "models/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT = bool(os.environ.get("DUETTO_TEST_SHORT"))  # fewer rounds, for the slow sanitised server
 PATIENCE_S = 120
@@ -225,3 +229,35 @@ def reset(s):
     """Closes so that the server sees a reset, as from a process that died."""
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     s.close()
+
+
+# ---- pictures ----
+
+def png(width=64, height=64, hole=False, color=(200, 40, 40)):
+    """A PNG's bytes; with a hole its right half is transparent."""
+    im = PIL.Image.new("RGBA" if hole else "RGB", (width, height), color)
+    if hole:
+        im.paste((0, 0, 0, 0), (width // 2, 0, width, height))
+    out = io.BytesIO()
+    im.save(out, "PNG")
+    return out.getvalue()
+
+
+def picture(data):
+    """The picture in an element of an answer's data, or in an event."""
+    im = PIL.Image.open(io.BytesIO(base64.b64decode(data.b64_json)))
+    im.load()
+    return im
+
+
+def form(fields, files=(), boundary="duettotest"):
+    """(body, headers) of a multipart form."""
+    body = b""
+    for name, value in fields.items():
+        body += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+                 f"{value}\r\n").encode()
+    for name, data in files:
+        body += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="x.png"\r\n'
+                 "Content-Type: image/png\r\n\r\n").encode() + data + b"\r\n"
+    return (body + f"--{boundary}--\r\n".encode(),
+            {"Content-Type": f"multipart/form-data; boundary={boundary}"})

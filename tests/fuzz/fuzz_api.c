@@ -41,6 +41,11 @@ static void start(void)
                              .max_stop_bytes = 64,
                              .max_answer_bytes = 1 << 16,
                              .client_templates = true,
+                             .max_image_bytes = 1 << 16,
+                             .max_image_pixels = 1 << 16,
+                             .max_images = 4,
+                             .max_jobs = 4,
+                             .max_jobs_bytes = 1 << 20,
                              .version = "fuzz"};
     struct err e = {0};
     log_init(LOG_OFF, false);

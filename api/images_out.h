@@ -1,0 +1,47 @@
+/* Events of an image job -> OpenAI's answer: one JSON document, or server-sent events as they come.
+ * Encoding a picture takes tens of milliseconds, so it is not done where events are taken: the picture
+ * waits (images_out_event says so) until a worker has run images_out_work.
+ * Thread: loop; images_out_work: one worker, while nobody else touches the struct. */
+#ifndef API_IMAGES_OUT_H
+#define API_IMAGES_OUT_H
+#include "api/image_params.h"
+#include "base/buf.h"
+#include "engine/job.h"
+
+struct images_out_options {
+    bool stream, edit; /* edit: events are named image_edit.* */
+    int n, width, height;
+    int quality; /* enum image_quality */
+    enum image_answer answer;
+    enum codec_format format;
+    int compression;        /* 0 ... 100 */
+    int64_t created;        /* unix seconds */
+    const char *model;      /* borrowed */
+    const char *parameters; /* text for the PNG, copied; each picture's seed comes into it ... */
+    size_t seed_at;         /* ... here */
+};
+
+struct images_out;
+struct images_out *images_out_open(const struct images_out_options *o);
+void images_out_close(struct images_out *o);
+/* Bytes that the answer has at most, a stream's backlog included. */
+size_t images_out_max(const struct images_out_options *o, int n_partials);
+
+/* Takes one event (not EV_ERROR).  1: it was a picture, kept here until images_out_work has run;
+ * 0: the caller still owns it. */
+int images_out_event(struct images_out *o, struct event *ev, struct buf *out);
+void images_out_work(struct images_out *o);
+/* Takes over what the worker made; 0 or its error. */
+int images_out_worked(struct images_out *o, struct buf *out, struct err *e);
+
+/* How far it is. */
+struct images_progress {
+    int done, total; /* steps of all pictures; total 0: not begun */
+    int n_images;    /* complete */
+    double eta_s;    /* -1: not known yet */
+};
+void images_out_progress(const struct images_out *o, struct images_progress *p);
+/* The newest preview of any picture, as a JSON object; nothing when there is none. */
+struct json_writer;
+void images_out_put_preview(const struct images_out *o, struct json_writer *w, const char *key);
+#endif

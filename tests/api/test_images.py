@@ -1,0 +1,322 @@
+"""Pictures by the openai client: generate, edit, create_variation, streams, background jobs; and bodies that
+no client would send.  The model is a tiny one of random weights, so what it paints means nothing; that
+it is the right picture, the golden tests say."""
+import base64
+import io
+import json
+import random
+import time
+
+import openai
+import PIL.Image
+import pytest
+
+from harness import PAINTER, PATIENCE_S, RUNNING, TINY, eventually, form, picture, png
+
+GENERATE, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
+SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 5}}
+
+
+@pytest.fixture(scope="module")
+def painter(start):
+    if not PAINTER.exists():
+        pytest.skip("no image model to test with")
+    s = start(models={"tiny": TINY, "painter": PAINTER}, keys=["alice", "bob"])
+    status, _, body = s.request("POST", GENERATE, {"prompt": "x", "steps": 1, "size": "64x64"},
+                                {"Authorization": "Bearer alice"})
+    if status == 501:
+        pytest.skip(body.decode())
+    return s
+
+
+@pytest.fixture
+def alice(painter):
+    return painter.client()
+
+
+def call(painter, method, path, body=None, headers=None, key="alice"):
+    status, h, text = painter.request(method, path, body,
+                                      {"Authorization": f"Bearer {key}", **(headers or {})})
+    return status, json.loads(text), h
+
+
+def test_generate_gives_a_picture_with_its_parameters(alice):
+    r = alice.images.generate(prompt="a red fox", model="painter", n=2, size="64x48",
+                              extra_body={"seed": 7, "steps": 2, "negative_prompt": "snow"})
+    assert r.size == "64x48" and r.output_format == "png" and r.background == "opaque"
+    assert r.usage.output_tokens == 2 * 4 * 3
+    assert r.usage.total_tokens == r.usage.input_tokens + r.usage.output_tokens
+    assert [d.seed for d in r.data] == [7, 8] and r.seed == 7
+    for d in r.data:
+        im = picture(d)
+        assert im.size == (64, 48) and im.mode == "RGB"
+        assert im.info["parameters"].startswith("a red fox\nNegative prompt: snow\nSteps: 2, ")
+        assert f"Seed: {d.seed}, Size: 64x48, Model: painter" in im.info["parameters"]
+    assert r.data[0].b64_json != r.data[1].b64_json
+
+
+def test_the_same_seed_gives_the_same_bytes(alice):
+    first = alice.images.generate(prompt="a fox", **SMALL)
+    again = alice.images.generate(prompt="a fox", n=2, **SMALL)
+    assert first.data[0].b64_json == again.data[0].b64_json
+    other = alice.images.generate(prompt="a fox", size="64x64", extra_body={"steps": 2, "seed": 6})
+    assert other.data[0].b64_json == again.data[1].b64_json
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_every_format_can_be_had(alice, kind):
+    r = alice.images.generate(prompt="x", output_format=kind, **SMALL)
+    assert r.output_format == kind
+    assert picture(r.data[0]).format == kind.upper()
+    r = alice.images.generate(prompt="x", output_format=kind, response_format="url", **SMALL)
+    prefix, _, data = r.data[0].url.partition(",")
+    assert prefix == f"data:image/{kind};base64"
+    assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
+
+
+def test_an_edit_of_a_picture(alice):
+    r = alice.images.edit(image=("a.png", png()), prompt="blue", **SMALL)
+    assert picture(r.data[0]).size == (64, 64)
+    r = alice.images.edit(image=[("a.png", png(128, 64))], prompt="blue", extra_body={"steps": 2})
+    assert picture(r.data[0]).size[0] >= picture(r.data[0]).size[1]
+
+
+def test_outside_a_mask_the_picture_stays(alice):
+    """Far from the mask, and as far as the VAE gives a flat color back: the halves must differ."""
+    plain = dict(image=("a.png", png()), prompt="blue", size="64x64")
+    alpha = alice.images.edit(mask=("m.png", png(hole=True)), extra_body={"steps": 2, "seed": 1},
+                              **plain)
+    white = png(color=(0, 0, 0))
+    im = PIL.Image.open(io.BytesIO(white))
+    im.paste((255, 255, 255), (32, 0, 64, 64))
+    out = io.BytesIO()
+    im.save(out, "PNG")
+    again = alice.images.edit(mask=("m.png", out.getvalue()), **plain,
+                              extra_body={"steps": 2, "seed": 1, "mask_mode": "white"})
+    assert alpha.data[0].b64_json == again.data[0].b64_json
+    own = alice.images.edit(image=("a.png", png(hole=True)), prompt="blue", size="64x64",
+                            extra_body={"steps": 2, "seed": 1})
+    assert picture(own.data[0]).size == (64, 64)
+
+
+def test_a_variation(alice):
+    r = alice.images.create_variation(image=("a.png", png()), n=2, size="64x64",
+                                      extra_body={"steps": 2})
+    assert len(r.data) == 2 and picture(r.data[1]).size == (64, 64)
+
+
+def test_a_picture_may_be_jpeg_or_webp_or_json(painter, alice):
+    for kind in ("JPEG", "WEBP"):
+        out = io.BytesIO()
+        PIL.Image.open(io.BytesIO(png())).save(out, kind)
+        r = alice.images.edit(image=("a.png", out.getvalue()), prompt="x", **SMALL)
+        assert picture(r.data[0]).size == (64, 64)
+    body = {"prompt": "x", "steps": 1, "size": "64x64",
+            "image": "data:image/png;base64," + base64.b64encode(png()).decode()}
+    assert call(painter, "POST", EDIT, body)[0] == 200
+
+
+@pytest.mark.parametrize("what", ["generate", "edit"])
+def test_a_stream_of_previews(alice, what):
+    fields = dict(prompt="a fox", stream=True, partial_images=2, size="64x64",
+                  extra_body={"steps": 6, "seed": 5})
+    if what == "edit":
+        events = list(alice.images.edit(image=("a.png", png()), **fields))
+        name = "image_edit"
+    else:
+        events = list(alice.images.generate(**fields))
+        name = "image_generation"
+    assert [e.type for e in events] == [f"{name}.partial_image"] * 2 + [f"{name}.completed"]
+    assert [e.partial_image_index for e in events[:-1]] == [0, 1]
+    for e in events:
+        assert picture(e).size[0] > 0 and e.output_format == "png" and e.created_at > 1e9
+    assert events[-1].size == "64x64"
+    assert events[-1].usage.total_tokens >= events[-1].usage.output_tokens > 0
+    if what == "generate":
+        whole = alice.images.generate(prompt="a fox", size="64x64",
+                                      extra_body={"steps": 6, "seed": 5})
+        assert whole.data[0].b64_json == events[-1].b64_json
+
+
+# ---- Jobs ----
+
+def begin_job(painter, key="alice", **fields):
+    status, job, _ = call(painter, "POST", GENERATE, {
+        "prompt": "a fox", "size": "64x64", "steps": 3, "background": True, **fields}, key=key)
+    assert status == 202 and job["id"].startswith("job_"), job
+    return job
+
+
+def finished(painter, job, key="alice"):
+    def look():
+        status, now, _ = call(painter, "GET", f"/v1/jobs/{job['id']}", key=key)
+        assert status == 200
+        return now if now["status"] in ("completed", "failed") else None
+    return eventually(look)
+
+
+def test_a_job_gives_what_the_request_would_have(painter, alice):
+    job = begin_job(painter, seed=5, n=2)
+    done = finished(painter, job)
+    assert done["status"] == "completed", done
+    assert done["progress"]["step"] == done["progress"]["n_steps"] == 6
+    assert done["progress"]["images"] == 2 and done["progress"]["eta_s"] == 0
+    assert done["expires_at"] > done["finished_at"] >= done["created_at"]
+    whole = alice.images.generate(prompt="a fox", n=2, size="64x64",
+                                  extra_body={"steps": 3, "seed": 5})
+    assert [d["b64_json"] for d in done["result"]["data"]] == [d.b64_json for d in whole.data]
+    assert call(painter, "DELETE", f"/v1/jobs/{job['id']}")[0] == 200
+    assert call(painter, "GET", f"/v1/jobs/{job['id']}")[0] == 404
+
+
+def test_a_job_shows_steps_and_previews_and_can_be_cancelled(painter):
+    job = begin_job(painter, steps=1000, partial_images=8)
+    path = f"/v1/jobs/{job['id']}"
+    seen = eventually(lambda: (now := call(painter, "GET", path)[1])["preview"] and now)
+    assert seen["status"] == "running"
+    assert 0 < seen["progress"]["step"] < 1000 == seen["progress"]["n_steps"]
+    assert seen["progress"]["eta_s"] > 0 and 0 < seen["progress"]["fraction"] < 1
+    preview = base64.b64decode(seen["preview"]["b64_json"])
+    assert PIL.Image.open(io.BytesIO(preview)).size[0] > 0
+    later = eventually(lambda: (now := call(painter, "GET", path)[1])["progress"]["step"] >
+                       seen["progress"]["step"] and now)
+    assert later["progress"]["fraction"] > seen["progress"]["fraction"]
+    status, gone, _ = call(painter, "DELETE", path)
+    assert status == 200 and gone == {"id": job["id"], "object": "job.deleted", "deleted": True,
+                                      "cancelled": True}
+    assert call(painter, "GET", path)[0] == 404
+    painter.wait_metric(RUNNING, 0)
+
+
+def test_a_job_is_its_keys_own(painter):
+    job = begin_job(painter, key="bob")
+    path = f"/v1/jobs/{job['id']}"
+    for method in ("GET", "DELETE"):
+        status, answer, _ = call(painter, method, path, key="alice")
+        assert status == 404 and answer["error"]["code"] == "job_not_found"
+    mine = call(painter, "GET", "/v1/jobs", key="alice")[1]["data"]
+    assert job["id"] not in [j["id"] for j in mine]
+    theirs = call(painter, "GET", "/v1/jobs", key="bob")[1]
+    assert job["id"] in [j["id"] for j in theirs["data"]] and "result" not in theirs["data"][0]
+    finished(painter, job, key="bob")
+    assert call(painter, "DELETE", path, key="bob")[0] == 200
+
+
+def test_methods_of_a_path(painter):
+    for method, path, allow in (("DELETE", "/v1/jobs", "GET, HEAD"),
+                                ("POST", "/v1/jobs/x", "GET, HEAD, DELETE"),
+                                ("DELETE", GENERATE, "POST"), ("PUT", "/v1/jobs/x",
+                                                               "GET, HEAD, DELETE")):
+        status, answer, headers = call(painter, method, path)
+        assert status == 405 and headers["Allow"] == allow
+    assert call(painter, "GET", "/v1/jobs/x")[0] == call(painter, "DELETE", "/v1/jobs/x")[0] == 404
+
+
+# ---- Clients that leave ----
+
+def test_a_client_that_leaves_ends_its_work(painter):
+    body = {"prompt": "x", "size": "64x64", "steps": 1000}
+    for fields in ({}, {"stream": True, "partial_images": 8}):
+        s = painter.send(GENERATE, body | fields, "Authorization: Bearer alice")
+        painter.wait_metric(RUNNING, 1)
+        s.close()
+        start = time.monotonic()
+        painter.wait_metric(RUNNING, 0)
+        assert time.monotonic() - start < PATIENCE_S / 4
+
+
+# ---- Refusals ----
+
+def test_errors_name_the_field(alice):
+    def refused(f, **fields):
+        with pytest.raises(openai.BadRequestError) as e:
+            f(**fields)
+        return e.value.param
+    assert refused(alice.images.generate, prompt="x", size="65x64") == "size"
+    assert refused(alice.images.generate, prompt="x", size="8192x8192") == "size"
+    assert refused(alice.images.generate, prompt="x", n=11) == "n"
+    assert refused(alice.images.generate, prompt="x", background="transparent") == "background"
+    assert refused(alice.images.generate, prompt="x", output_compression=50) == "output_compression"
+    assert refused(alice.images.generate, prompt="x",
+                   extra_body={"scheduler": "magic"}) == "scheduler"
+    assert refused(alice.images.generate, prompt="x", model="tiny") == "model"
+    assert refused(alice.images.edit, prompt="x", image=("a.png", b"GIF89a")) == "image"
+    assert refused(alice.images.edit, prompt="x", image=("a.png", png()[:80])) == "image"
+    assert refused(alice.images.edit, prompt="x", image=[("a", png()), ("b", png())]) == "image[]"
+    assert refused(alice.images.edit, prompt="x", image=("a", png()), mask=("m", png())) == "mask"
+    assert refused(alice.images.edit, prompt="x", image=("a", png()),
+                   mask=("m", png(32, 32, True))) == "mask"
+    assert refused(alice.chat.completions.create, model="painter", messages=[]) == "model"
+    with pytest.raises(openai.NotFoundError):
+        alice.images.generate(prompt="x", model="nobody")
+
+
+def test_a_server_without_an_image_model_says_so(server):
+    status, answer = server.post(GENERATE, {"prompt": "x"})
+    assert status == 404 and answer["error"]["code"] == "model_not_found"
+    body, headers = form({}, [("image", png())])
+    assert server.request("POST", VARY, body, headers)[0] == 404
+    assert server.request("POST", EDIT, body, headers)[0] == 404
+    assert server.get("/v1/jobs") == (200, {"object": "list", "data": []})
+
+
+def test_bodies_are_bounded(start):
+    s = start("--max_body_kib", 64, "--max_image_kib", 64, "--max_uploads_mib", 1)
+    body, headers = form({"prompt": "x"}, [("image", b"x" * 70000)])
+    status, _, answer = s.request("POST", EDIT, body, headers)
+    assert status == 413 and json.loads(answer)["error"]["param"] == "image"
+    body, headers = form({"prompt": "x"}, [("image", b"x" * 300000)])
+    assert s.request("POST", EDIT, body, headers)[0] == 413
+    held = []
+    for _ in range(12):
+        c = s.connect()
+        c.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+                  b"Content-Type: multipart/form-data; boundary=x\r\n\r\nx")
+        held.append(c)
+    body, headers = form({"prompt": "x"}, [("image", b"x" * 50000)])
+    assert eventually(lambda: s.request("POST", EDIT, body, headers)[0] == 429)
+    for c in held:
+        c.close()
+    eventually(lambda: s.request("POST", EDIT, body, headers)[0] != 429)
+
+
+def hostile_forms():
+    r = random.Random(4)
+    good, headers = form({"prompt": "a fox", "n": "1", "size": "64x64", "steps": "1"},
+                         [("image", png(8, 8)), ("mask", png(8, 8, True))])
+    for i in range(120):
+        bad = bytearray(good)
+        for _ in range(r.choice((1, 3, 20))):
+            at = r.randrange(len(bad))
+            what = r.randrange(4)
+            if what == 0:
+                bad[at] = r.randrange(256)
+            elif what == 1:
+                del bad[at:at + r.randrange(1, 40)]
+            elif what == 2:
+                bad[at:at] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
+            else:
+                bad[at:at] = r.choice((b"\r\n--duettotest\r\n", b"--duettotest--", b"\r\n\r\n", b'"',
+                                       b"\0", b'Content-Disposition: form-data; name="n"\r\n'))
+            if not bad:
+                break
+        yield bytes(bad), headers
+    for n in range(0, len(good), 17):
+        yield good[:n], headers
+    for kind in ("", "multipart/form-data", "multipart/form-data; boundary=", "text/plain",
+                 "multipart/form-data; boundary=" + "x" * 500, "multipart/mixed; boundary=duettotest"):
+        yield good, {"Content-Type": kind}
+    yield b"--duettotest\r\n" * 5000, headers
+
+
+@pytest.mark.asan
+def test_hostile_forms_crash_nothing(server):
+    """Without an image model they are read as far as the model's name; fuzz_multipart goes further."""
+    for body, headers in hostile_forms():
+        assert server.request("POST", EDIT, body, headers)[0] in (400, 404, 413)
+
+
+def test_hostile_forms_crash_no_painter(painter):
+    for body, headers in hostile_forms():
+        status, answer, _ = call(painter, "POST", EDIT, body, headers)
+        assert status in (200, 400, 404, 413), answer

@@ -1,0 +1,98 @@
+/* An engine that does nothing by itself, for tests of api/: one text and one image model, and the job that
+ * was submitted last, whose events the test emits.  Included by one test program, in place of engine.c. */
+#ifndef TESTS_UNIT_FAKE_ENGINE_H
+#define TESTS_UNIT_FAKE_ENGINE_H
+#include <string.h>
+
+#include "engine/engine.h"
+#include "engine/noise.h"
+
+static const struct image_card fake_image = {.width = 64,
+                                             .height = 64,
+                                             .size_step = 8,
+                                             .size_min = 16,
+                                             .size_max = 256,
+                                             .steps = 20,
+                                             .steps_max = 100,
+                                             .guidance_scale = 7.5f,
+                                             .scheduler = NOISE_EULER,
+                                             .clip_skip = 0};
+static struct model_card fake_cards[] = {
+    {.id = (char *)(uintptr_t) "painter", .kind = MODEL_IMAGE, .image = &fake_image},
+    {.id = (char *)(uintptr_t) "inpainter", .kind = MODEL_IMAGE, .image = &fake_image},
+};
+static struct job *fake_job; /* a reference, or NULL */
+static int fake_refusal;     /* of engine_submit */
+
+int engine_n_models(const struct engine *g)
+{
+    (void)g;
+    return 2;
+}
+
+const struct model_card *engine_card_at(const struct engine *g, int i)
+{
+    (void)g;
+    return &fake_cards[i];
+}
+
+enum engine_state engine_state(const struct engine *g)
+{
+    (void)g;
+    return ENGINE_READY;
+}
+
+const char *engine_device(const struct engine *g)
+{
+    (void)g;
+    return "fake";
+}
+
+void engine_stats(const struct engine *g, struct engine_stats *s)
+{
+    (void)g;
+    (void)s;
+}
+
+int engine_submit(struct engine *g, struct job *j, struct err *e)
+{
+    (void)g;
+    if (fake_refusal)
+        return err_set(e, fake_refusal, "the fake engine refuses");
+    job_unref(fake_job);
+    fake_job = j;
+    job_ref(j);
+    return 0;
+}
+
+static void fake_emit(enum event_kind kind)
+{
+    struct event *ev = job_event_new(kind, 0, NULL, 0, NULL, 0);
+    ev->usage.prompt_tokens = 7;
+    if (kind == EV_ERROR)
+        err_set(&ev->err, ERR_DEVICE, "the fake device is broken");
+    job_emit(fake_job, ev);
+}
+
+static void fake_progress(int index, int step, int n_steps)
+{
+    struct event *ev = job_event_new(EV_PROGRESS, index, NULL, 0, NULL, 0);
+    ev->step = step;
+    ev->n_steps = n_steps;
+    job_emit(fake_job, ev);
+}
+
+/* A picture whose pixels tell its seed. */
+static void fake_picture(int index, int partial)
+{
+    const struct image_spec *s = &fake_job->image;
+    uint8_t *rgb;
+    struct event *ev = job_event_image(EV_IMAGE, index, s->width, s->height, &rgb);
+    memset(rgb, (int)((s->seed + (uint64_t)index) & 0xff),
+           (size_t)s->width * (size_t)s->height * 3);
+    ev->partial = partial;
+    ev->seed = s->seed + (uint64_t)index;
+    ev->usage.prompt_tokens = 7;
+    job_emit(fake_job, ev);
+}
+#endif
