@@ -3,9 +3,9 @@
  *
  * Shapes do not tell the number of heads (SD 1.x has 8 at every level, the later ones heads of 64),
  * the groups of a norm (32 in all), scaling factors, and what the UNet predicts.  For the last the
- * file's metadata and marker tensors are asked (modelspec.prediction_type, v_pred, ztsnr); SD 2.x in
- * files without them is told by how far a bias of the last attention is spread, which is large in the
- * models that were trained to predict v.  checkpoint_options overrules all of it. */
+ * file's metadata and marker tensors are asked (modelspec.prediction_type, v_pred, ztsnr).  An SD 2.x
+ * file without them is told by how far one bias of the last attention is spread, with ComfyUI's
+ * threshold: a rule of thumb, nothing in the file proves it.  checkpoint_options overrules all. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@
 #include "kernels/quant.h"
 
 enum { LEVELS_MAX = 8, COUNT_MAX = 100, TEXT_MAX = 1 << 16, HEAD_DIM = 64, TIME_IDS = 6 };
-#define V_SPREAD 0.09 /* standard deviation; about 0.05 for epsilon and 0.13 for v */
+#define V_SPREAD 0.09 /* standard deviation; above it the model predicts v */
 
 /* ---- asking ---- */
 
