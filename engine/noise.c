@@ -239,7 +239,8 @@ static int check_finite(const struct plan *p, struct err *e)
 static void set_begin(struct plan *p)
 {
     double strength = p->args->strength;
-    if (strength == 0)
+    bool consistency = p->k->compile == noise_alpha_lcm || p->k->compile == noise_alpha_tcd;
+    if (strength == 0 || (consistency && p->args->strength_in_range))
         return;
     int left = (int)(p->n * strength);
     p->begin = (p->n - (left < p->n ? left : p->n)) * (p->k->two_calls ? 2 : 1);

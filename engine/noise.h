@@ -111,7 +111,10 @@ struct noise_args {
     struct noise_choice choice; /* over the config's */
     int steps;                  /* 1 ..., as diffusers' num_inference_steps; checked */
     double strength;            /* of image to image, 0 < s <= 1; 0: text to image */
-    double eta;                 /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
+    /* LCM and TCD only: all steps are made, over the part of the range that strength leaves, as
+     * diffusers' LatentConsistencyModelImg2ImgPipeline does; else the first steps are left out. */
+    bool strength_in_range;
+    double eta; /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;
     int n_timesteps;

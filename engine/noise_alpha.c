@@ -231,20 +231,25 @@ int noise_alpha_pndm(struct plan *p, struct err *e)
 
 /* --- consistency samplers --- */
 
-/* Both take n of the original_steps timesteps at which the distilled model was trained. */
+/* Both take n of the original_steps timesteps at which the distilled model was trained, or of the
+ * lower ones that a strength leaves. */
 static int consistency_timesteps(struct plan *p, struct err *e)
 {
-    int original = p->c.original_steps;
+    int original = p->c.original_steps, n_left = original;
+    if (p->args->strength_in_range && p->args->strength > 0)
+        n_left = (int)(original * p->args->strength);
     p->t = mem_try((size_t)p->n, sizeof *p->t);
     if (p->t == NULL)
         return err_set(e, ERR_NOMEM, "no memory for a schedule of %d steps", p->n);
-    if (p->args->timesteps == NULL && (p->n > original || original > p->n_train))
-        return err_set(e, ERR_INVALID, "%s makes at most %d steps, not %d", p->k->name,
-                       original < p->n_train ? original : p->n_train, p->n);
+    if (p->args->timesteps == NULL && (p->n > n_left || original > p->n_train))
+        return err_set(e, ERR_INVALID, "%s makes at most %d steps here, not %d", p->k->name, n_left,
+                       p->n);
+    int width = p->n_train / original;
     for (int i = 0; i < p->n; i++) {
-        int skipped = (int)floor(i * ((double)original / p->n));
-        p->t[i] = p->args->timesteps != NULL ? p->args->timesteps[i]
-                                             : (original - skipped) * (p->n_train / original) - 1;
+        int skipped = (int)floor(i * ((double)n_left / p->n));
+        p->t[i] = (n_left - skipped) * width - 1;
+        if (p->args->timesteps != NULL)
+            p->t[i] = p->args->timesteps[i];
     }
     int rc = check_table(p, e);
     return rc != 0 ? rc : noise_plan_start(p, p->n, e);

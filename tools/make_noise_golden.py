@@ -5,9 +5,9 @@
 
 tests/fixtures/noise.jsonl, one JSON object a line:
 {"config": scheduler_config.json, "steps", "strength" (0: text to image), "eta", "timesteps" (custom or
-null), "inpaint": bool, "seed", "t": timestep of every call, "scale": of the model's input at each call
-(absent: 1), "mid": the first numbers of the latent after half of the calls, "final": latent}  with
-latents as [c, h, w], or
+null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "seed", "t": timestep of every
+call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
+after half of the calls, "final": latent}  with latents as [c, h, w], or
 {"seed", "sizes", "normal": torch.randn of each size, one after the other; of long ones the last 20}.
 
 The model is a function of each number and the timestep: 0.8 tanh(0.9 x + 0.4 cos(t / 50)) - 0.1 x.
@@ -54,6 +54,10 @@ def mask():
 def start(s, case, g):
     """Timesteps and the first latent, as the pipelines make them; the noise too."""
     n = case["steps"]
+    if case.get("in_range"):
+        s.set_timesteps(n, strength=case["strength"])
+        noise = torch.randn(1, C, H, W, generator=g)
+        return s.timesteps, s.add_noise(picture(), noise, s.timesteps[:1]), noise
     if case["timesteps"]:
         s.set_timesteps(timesteps=case["timesteps"])
         n = len(case["timesteps"])
@@ -141,6 +145,8 @@ def cases():
     for eta in (0.3, 0.7):
         yield case("TCD", 4, eta=eta)
         yield case("TCD", 4, eta=eta, strength=0.6)
+    for name in ("LCM", "TCD"):
+        yield from (case(name, 4, strength=x, in_range=True) for x in (0.3, 0.75, 1.0))
     yield case("LCM", 4, {"original_inference_steps": 100, "timestep_scaling": 2.0})
     sde = {"algorithm_type": "sde-dpmsolver++"}
     for name in ("DPMSolverMultistep", "DPMSolverSinglestep"):

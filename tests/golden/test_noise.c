@@ -108,6 +108,7 @@ static void open_case(struct noise **n, const struct cJSON *doc, int line)
     struct noise_config config;
     struct noise_args args = {.steps = (int)number(doc, "steps"),
                               .strength = number(doc, "strength"),
+                              .strength_in_range = json_bool(json_get(doc, "in_range")),
                               .eta = number(doc, "eta")};
     const struct cJSON *timesteps = json_get(doc, "timesteps");
     for (const struct cJSON *v = json_first(timesteps); v != NULL; v = json_next(v)) {

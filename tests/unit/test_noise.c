@@ -141,6 +141,11 @@ static void noise_open_refuses_runs_that_cannot_be(void **state)
     a.choice.scheduler = NOISE_LCM;
     a.steps = 51;
     expect_refused(&config, &a, "at most 50");
+    a.steps = 26;
+    a.strength = 0.5;
+    a.strength_in_range = true;
+    expect_refused(&config, &a, "at most 25");
+    a.strength = 0;
     a.choice.scheduler = NOISE_PNDM;
     a.steps = 3;
     expect_refused(&config, &a, "4 steps");
