@@ -360,7 +360,7 @@ bool checkpoint_is_image(const char *path)
     }
     enum magic m = magic_of_file(path);
     if (m != MAGIC_GGUF)
-        return m == MAGIC_SAFETENSORS || m == MAGIC_PICKLE;
+        return m == MAGIC_SAFETENSORS;
     struct checkpoint_file f = {0};
     if (gguf_open(&f.gguf, path, NULL) != 0)
         return false;

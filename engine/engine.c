@@ -121,13 +121,19 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
 
 static void fail_task(struct engine *g, struct task *t, const struct err *e)
 {
-    engine_text_fail(g, t, e);
+    if (t->job->kind == JOB_IMAGE)
+        engine_image_fail(g, t, e);
+    else
+        engine_text_fail(g, t, e);
 }
 
 static void fail_all(struct engine *g, const struct err *e)
 {
     while (g->sched.n_running > 0)
         fail_task(g, g->sched.order[0]->task, e); /* NOLINT(clang-analyzer-unix.Malloc) */
+    struct task *t;
+    while ((t = engine_image_first(g, false)) != NULL)
+        fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     while (g->sched.head)
         fail_task(g, g->sched.head, e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
 }
@@ -142,7 +148,7 @@ static struct task *find_cancelled(struct engine *g)
         if (job_cancelled(t->job))
             return t;
     }
-    return NULL;
+    return engine_image_first(g, true);
 }
 
 static void sweep_cancelled(struct engine *g)
@@ -159,8 +165,13 @@ static void sweep_cancelled(struct engine *g)
 static void admit(struct engine *g)
 {
     struct seq *q;
-    while ((q = sched_admit(&g->sched)) != NULL)
-        engine_text_begin(g, q);
+    struct task *other;
+    while ((q = sched_admit(&g->sched, &other)) != NULL || other) {
+        if (q)
+            engine_text_begin(g, q);
+        else
+            engine_image_begin(g, other);
+    }
 }
 
 /* --- the thread --- */
@@ -169,9 +180,10 @@ static void show_stats(struct engine *g)
 {
     struct cache_stats c;
     cache_stats(g->cache, &c);
-    size_t page = model_page_bytes(g->models[0].model); /* several models: in pages of the first */
-    STAT_SET(g, pages_used, (int64_t)(c.used_bytes / page));
-    STAT_SET(g, pages_cached, (int64_t)(c.cold_bytes / page));
+    STAT_SET(g, pages_used, (int64_t)(c.used_bytes / g->page_bytes));
+    STAT_SET(g, pages_cached, (int64_t)(c.cold_bytes / g->page_bytes));
+    STAT_SET(g, held_bytes, (int64_t)c.held_bytes);
+    STAT_SET(g, kept_bytes, (int64_t)c.kept_bytes);
     STAT_SET(g, heartbeat_us, clock_us());
 }
 
@@ -195,7 +207,7 @@ static int run_unit(struct engine *g, struct err *e)
     const struct sched_plan *p = sched_next(&g->sched);
     if (!p)
         return 0;
-    int rc = engine_text_run(g, p, e);
+    int rc = g->sched_models[p->model].other ? engine_image_run(g, p, e) : engine_text_run(g, p, e);
     return rc < 0 ? rc : 1;
 }
 
@@ -288,6 +300,7 @@ static void free_engine(struct engine *g)
         free(g->models[i].path);
     }
     free(g->device);
+    free(g->preview);
     pthread_cond_destroy(&g->submit_cond);
     pthread_mutex_destroy(&g->submit_mutex);
     free(g);
@@ -298,6 +311,9 @@ static void set_defaults(struct engine_options *o)
     o->max_sequences = o->max_sequences > 0 ? o->max_sequences : 16;
     o->max_queued_jobs = o->max_queued_jobs > 0 ? o->max_queued_jobs : 256;
     o->max_queued_tokens = o->max_queued_tokens > 0 ? o->max_queued_tokens : 1 << 20;
+    o->max_images = o->max_images > 0 ? o->max_images : 4;
+    o->image_rows = o->image_rows > 0 ? o->image_rows : 8;
+    o->image_weight = o->image_weight > 0 ? o->image_weight : 1;
     o->prefill_chunk = o->prefill_chunk > 0 ? o->prefill_chunk : 128;
     o->max_batch_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 512;
     /* Room for every sequence's row and some of a prompt. */
@@ -314,6 +330,8 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     set_defaults(&g->o);
     g->o.models = NULL;
     g->device = xstrdup(o->device ? o->device : "cpu");
+    g->preview = o->preview ? xstrdup(o->preview) : NULL;
+    g->o.preview = g->preview;
     g->o.device = g->device;
     for (int i = 0; i < o->n_models; i++) {
         g->models[i].id = xstrdup(o->models[i].id);

@@ -15,7 +15,7 @@ struct engine_options {
         const char *id, *path;
     } * models;
     int n_ctx;          /* per sequence; 0: as trained */
-    size_t cache_bytes; /* KV budget; 0: a quarter of what memory is free after loading */
+    size_t cache_bytes; /* of KV pages, latents ...; 0: a quarter of what is free after loading */
     enum dtype kv_type;
     int max_sequences;     /* running at once ("slots") */
     int max_queued_jobs;   /* waiting; more are refused with ERR_BUSY */
@@ -23,6 +23,10 @@ struct engine_options {
     int prefill_chunk;     /* prompt rows a step takes at most when others decode */
     int max_batch_rows;
     bool prefix_sharing;
+    int max_images;      /* pictures of several requests that are made at once */
+    int image_rows;      /* rows of a UNet's pass at most; a picture with guidance has two */
+    double image_weight; /* an image model's share of the device beside a text model's 1 */
+    const char *preview; /* TAESD checkpoint for previews, or NULL */
     /* Called from the engine thread when a job got an event or the state changed; must only
      * wake the other side (uv_async_send). */
     void (*wake)(void *ctx);
@@ -62,10 +66,11 @@ struct engine_stats {
     int64_t prompt_tokens, cached_tokens, generated_tokens, steps, step_rows;
     int64_t pages_total, pages_used, pages_cached; /* used: held by running sequences */
     int64_t cache_bytes;
+    int64_t held_bytes, kept_bytes;      /* of images: in use; kept for the next */
     int64_t prefix_queries, prefix_hits; /* prompt tokens asked for, found */
     int64_t preemptions, cancelled;
-    int images_queued, images_running; /* pictures */
-    int64_t image_steps, images;       /* denoise steps of pictures, pictures done */
+    int images_running;          /* pictures */
+    int64_t image_steps, images; /* calls of the UNet for a picture, pictures made */
 };
 void engine_stats(const struct engine *g, struct engine_stats *s);
 #endif

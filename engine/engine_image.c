@@ -1,6 +1,10 @@
-/* Image jobs in the engine: what is checked before one is queued. */
-#include <math.h>
+/* Image jobs in the engine: what is checked before one is queued, pipelines in the schedule, and the end of a
+ * job.  The work itself is in pipeline.c and picture.c. */
+#include <stdlib.h>
+#include <string.h>
 
+#include "base/clock.h"
+#include "engine/emit.h"
 #include "engine/engine_int.h"
 
 int engine_image_submit(struct engine *g, struct job *j, struct err *e)
@@ -8,5 +12,154 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
     int model = engine_find(g, MODEL_IMAGE, j->image.model, e);
     if (model < 0)
         return model;
-    return err_set(e, ERR_UNSUPPORTED, "images are not built in yet");
+    struct task *t = xcalloc(1, sizeof *t);
+    t->job = j;
+    t->model = model;
+    t->n_choices = 1;
+    int rc = picture_task_new(t, model_diffusion(g->models[model].model), e);
+    if (rc == 0)
+        rc = engine_enqueue(g, t, 0, e);
+    if (rc) {
+        picture_task_free(t);
+        free(t);
+        return rc;
+    }
+    return 0;
+}
+
+/* --- a pipeline in the schedule --- */
+
+static bool place(void *ctx, struct task *t)
+{
+    return pipeline_place(ctx, t->image);
+}
+
+static bool has_work(void *ctx)
+{
+    return pipeline_has_work(ctx);
+}
+
+void engine_image_open(struct engine *g, int model)
+{
+    struct loaded *m = &g->models[model];
+    const struct pipeline_options o = {.max_rows = g->o.image_rows,
+                                       .max_pictures = g->o.max_images};
+    pipeline_init(&m->pipeline, model_diffusion(m->model), g->cache, &o);
+    m->other = (struct sched_other){.ctx = &m->pipeline, .place = place, .has_work = has_work};
+    g->sched_models[model].other = &m->other;
+    g->sched_models[model].weight = g->o.image_weight;
+}
+
+size_t engine_image_need(struct engine *g, int model)
+{
+    struct job *j = job_new(1 << 10);
+    struct task t = {.job = j};
+    struct pipeline p;
+    size_t need = 0;
+    j->kind = JOB_IMAGE;
+    const struct diffusion *d = model_diffusion(g->models[model].model);
+    static const uint8_t none;
+    if (d->card.inpaint) /* only their being there counts */
+        j->image.init = j->image.mask = &none;
+    pipeline_init(&p, d, NULL, &(const struct pipeline_options){.max_rows = 1});
+    if (picture_task_new(&t, d, NULL) == 0)
+        need = pipeline_need(&p, t.image, NULL);
+    picture_task_free(&t);
+    job_unref(j);
+    return need;
+}
+
+/* --- from admission to the end --- */
+
+static void show_running(struct engine *g)
+{
+    int64_t n = 0;
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (g->sched_models[i].other)
+            n += g->models[i].pipeline.n_pictures;
+    }
+    STAT_SET(g, images_running, n);
+}
+
+static void free_task(struct task *t)
+{
+    picture_task_free(t);
+    job_unref(t->job);
+    free(t);
+}
+
+void engine_image_fail(struct engine *g, struct task *t, const struct err *e)
+{
+    if (t->queued) {
+        sched_remove(&g->sched, t);
+        engine_count_waiting(g, -1, 0);
+    }
+    pipeline_leave(&g->models[t->model].pipeline, t->image);
+    show_running(g);
+    emit_error(t, e);
+    free_task(t);
+    g->dirty = true;
+}
+
+void engine_image_begin(struct engine *g, struct task *t)
+{
+    engine_count_waiting(g, -1, 0);
+    t->admitted_us = clock_us();
+    if (t->image->refused.code) {
+        const struct err e = t->image->refused;
+        engine_image_fail(g, t, &e);
+        return;
+    }
+    show_running(g);
+}
+
+static void finish(struct engine *g, struct task *t)
+{
+    pipeline_leave(&g->models[t->model].pipeline, t->image);
+    show_running(g);
+    struct event *ev = job_event_new(EV_DONE, 0, "", 0, NULL, 0);
+    ev->usage.queue_us = t->admitted_us - t->job->submit_us;
+    ev->usage.decode_us = clock_us() - t->admitted_us;
+    t->dead = true;
+    job_emit(t->job, ev);
+    free_task(t);
+}
+
+int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err *e)
+{
+    struct pipeline *p = &g->models[plan->model].pipeline;
+    int64_t start = clock_us(), steps = p->n_steps, images = p->n_images;
+    struct image_task *ended = NULL;
+    int ms = plan->alone ? UNIT_ALONE_MS : UNIT_SHARED_MS;
+    int rc = pipeline_run(p, start + (int64_t)ms * 1000, &ended, e);
+    if (rc < 0)
+        return rc;
+    sched_done(&g->sched, plan, (double)(clock_us() - start));
+    STAT_ADD(g, image_steps, p->n_steps - steps);
+    STAT_ADD(g, images, p->n_images - images);
+    if (p->n_steps != steps || p->n_images != images)
+        g->dirty = true;
+    if (!ended)
+        return 0;
+    g->dirty = true;
+    if (ended->refused.code) {
+        const struct err why = ended->refused;
+        engine_image_fail(g, ended->task, &why);
+    } else {
+        finish(g, ended->task);
+    }
+    return 0;
+}
+
+struct task *engine_image_first(const struct engine *g, bool cancelled)
+{
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (!g->sched_models[i].other)
+            continue;
+        for (struct image_task *it = g->models[i].pipeline.tasks; it; it = it->next) {
+            if (!cancelled || job_cancelled(it->task->job))
+                return it->task;
+        }
+    }
+    return NULL;
 }

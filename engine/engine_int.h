@@ -1,34 +1,42 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (models, cache), engine_text.c (text jobs and their steps), engine_image.c.
+ * engine_load.c (models, cache), engine_text.c and engine_image.c (jobs of that kind).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
 #include <pthread.h>
 
 #include "engine/engine.h"
+#include "engine/pipeline.h"
 #include "engine/sample.h"
 #include "engine/sched.h"
 
-enum { MODELS_MAX = 64, TRIM_AFTER_S = 30 };
+enum {
+    MODELS_MAX = 64,
+    TRIM_AFTER_S = 30,
+    UNIT_ALONE_MS = 80, /* of image work: until somebody who comes is seen */
+    UNIT_SHARED_MS = 40 /* when others wait */
+};
 
 /* clang-format off */
 #define STATS(X) \
     X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
     X(cached_tokens) X(generated_tokens) X(steps) X(step_rows) X(pages_total) X(pages_used) \
     X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
-    X(images_queued) X(images_running) X(image_steps) X(images)
+    X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images)
 /* clang-format on */
 
 struct loaded {
     char *id, *path;
     struct model *model;
-    struct cache_pool *pool;
+    struct cache_pool *pool; /* text models */
     struct sample *sample;
+    struct pipeline pipeline; /* image models */
+    struct sched_other other;
 };
 
 struct engine {
     struct engine_options o; /* with defaults filled in; strings are ours */
-    char *device;
+    char *device, *preview;
     pthread_t thread;
 
     pthread_mutex_t submit_mutex; /* inbox, closing, waiting counts */
@@ -53,8 +61,9 @@ struct engine {
     struct sched_model sched_models[MODELS_MAX];
     struct cache *cache;
     struct sched sched;
-    float *logits; /* [max logits, largest n_vocab] */
-    bool dirty;    /* events went out since the last wake */
+    size_t page_bytes; /* of the first text model, for the counts of pages */
+    float *logits;     /* [max logits, largest n_vocab] */
+    bool dirty;        /* events went out since the last wake */
 };
 
 #define STAT_ADD(g, name, v) atomic_fetch_add_explicit(&(g)->stats.name, (v), memory_order_relaxed)
@@ -83,4 +92,13 @@ int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e)
 
 /* engine_image.c */
 int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+void engine_image_open(struct engine *g, int model); /* its pipeline, when there is a cache */
+/* Bytes that one picture of the model's own size needs; 0 when that cannot be said. */
+size_t engine_image_need(struct engine *g, int model);
+void engine_image_begin(struct engine *g, struct task *t); /* just out of the queue */
+void engine_image_fail(struct engine *g, struct task *t, const struct err *e);
+/* A piece of the plan's model's work.  An error is the device's. */
+int engine_image_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* A running task, or one that was cancelled; NULL when there is none. */
+struct task *engine_image_first(const struct engine *g, bool cancelled);
 #endif

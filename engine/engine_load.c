@@ -11,17 +11,19 @@ static int pages_of(int n_ctx)
     return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-static size_t default_cache_bytes(const struct engine *g)
+static size_t default_cache_bytes(struct engine *g)
 {
     size_t one = 0, all = 0;
     for (int i = 0; i < g->o.n_models; i++) {
         const struct model *m = g->models[i].model;
-        size_t bytes = (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m);
+        bool text = model_card(m)->kind == MODEL_TEXT;
+        size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m)
+                            : engine_image_need(g, i) / 4 * 5;
         one = bytes > one ? bytes : one;
-        all += bytes * (size_t)g->o.max_sequences;
+        all += bytes * (size_t)(text ? g->o.max_sequences : g->o.max_images);
     }
     size_t quarter = cache_default_bytes(), bytes = quarter;
-    if (bytes < one) /* one full context, but never nearly all of the memory */
+    if (bytes < one) /* one full context or picture, but never nearly all of the memory */
         bytes = one < 3 * quarter ? one : 3 * quarter;
     return bytes < all ? bytes : all;
 }
@@ -34,6 +36,7 @@ static int load_models(struct engine *g, struct err *e)
         .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
         .kv_type = g->o.kv_type,
         .progress = &g->progress,
+        .preview = g->preview,
     };
     for (int i = 0; i < g->o.n_models; i++) {
         struct loaded *m = &g->models[i];
@@ -44,7 +47,8 @@ static int load_models(struct engine *g, struct err *e)
             m->model = NULL;
             return err_wrap(e, "model %s", m->id);
         }
-        rc = sample_open(&m->sample, model_card(m->model)->n_vocab, e);
+        if (model_card(m->model)->kind == MODEL_TEXT)
+            rc = sample_open(&m->sample, model_card(m->model)->n_vocab, e);
         if (rc)
             return rc;
         atomic_store(&g->progress, 0);
@@ -53,23 +57,43 @@ static int load_models(struct engine *g, struct err *e)
         log_begin(&l, LOG_INFO, "model.loaded");
         log_str(&l, "name", m->id);
         log_int(&l, "weight_bytes", (int64_t)model_card(m->model)->weight_bytes);
-        log_int(&l, "n_ctx", model_card(m->model)->n_ctx);
+        if (model_card(m->model)->kind == MODEL_TEXT)
+            log_int(&l, "n_ctx", model_card(m->model)->n_ctx);
         log_int(&l, "ms", (clock_us() - start) / 1000);
         log_end(&l);
     }
     return 0;
 }
 
+/* Does the budget hold a picture of the model's own size?  If not, smaller ones still may be made. */
+static void check_picture(struct engine *g, int model, size_t budget)
+{
+    size_t need = engine_image_need(g, model);
+    if (need > budget)
+        log_msg(LOG_WARN, "cache.small", "%s: one picture needs %zu bytes, the budget is %zu",
+                g->models[model].id, need, budget);
+}
+
 static int make_cache(struct engine *g, struct err *e)
 {
     size_t budget = g->o.cache_bytes ? g->o.cache_bytes : default_cache_bytes(g);
     int rc = cache_open(&g->cache, budget, e);
+    g->page_bytes = 1;
     for (int i = 0; i < g->o.n_models && rc == 0; i++) {
         struct loaded *m = &g->models[i];
         const struct model_card *card = model_card(m->model);
+        if (card->kind == MODEL_IMAGE) {
+            check_picture(g, i, budget);
+            engine_image_open(g, i);
+            continue;
+        }
         rc = cache_pool_add(g->cache, &m->pool, model_page_bytes(m->model), e);
         if (rc)
             return err_wrap(e, "cache of %s", m->id);
+        if (g->page_bytes == 1) {
+            g->page_bytes = model_page_bytes(m->model);
+            STAT_SET(g, pages_total, cache_pool_pages(m->pool));
+        }
         int64_t fits = (int64_t)cache_pool_pages(m->pool) * KV_PAGE_TOKENS;
         g->sched_models[i].pool = m->pool;
         g->sched_models[i].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
@@ -80,7 +104,6 @@ static int make_cache(struct engine *g, struct err *e)
     if (rc)
         return rc;
     STAT_SET(g, cache_bytes, (int64_t)budget);
-    STAT_SET(g, pages_total, cache_pool_pages(g->models[0].pool));
     return 0;
 }
 
@@ -114,6 +137,10 @@ int engine_load(struct engine *g, struct err *e)
 void engine_load_undo(struct engine *g)
 {
     sched_fini(&g->sched);
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (g->sched_models[i].other)
+            pipeline_fini(&g->models[i].pipeline);
+    }
     cache_close(g->cache);
     free(g->logits);
     for (int i = g->o.n_models - 1; i >= 0; i--) {

@@ -30,7 +30,6 @@ const struct image_spec image_spec_default = {
     .guidance_scale = NAN,
     .guidance_rescale = NAN,
     .strength = NAN,
-    .eta = NAN,
     .rng = IMAGE_RNG_CPU,
     .clip_skip = -1,
 };

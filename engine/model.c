@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/arena.h"
+#include "engine/diffusion.h"
 #include "engine/gguf.h"
 #include "engine/models/llama.h"
 #include "kernels/quant.h"
@@ -17,7 +18,8 @@ enum { MAX_PATH = 4096, MAX_CHAT_TEMPLATE = 1 << 20, MAX_DIR_ENTRIES = 100000 };
 
 struct model {
     struct model_card card;
-    struct text_model *text;
+    struct text_model *text; /* one of these two */
+    struct diffusion *diffusion;
 };
 
 static const struct family {
@@ -35,16 +37,6 @@ static bool begins(const struct file *f, const char *magic, size_t n)
     return f->size >= n && memcmp(f->data, magic, n) == 0;
 }
 
-/* safetensors: u64 length of a JSON header, then the header. */
-static bool is_safetensors(const struct file *f)
-{
-    uint64_t n;
-    if (f->size < 10)
-        return false;
-    memcpy(&n, f->data, sizeof n);
-    return n >= 2 && n <= f->size - 8 && f->data[8] == '{';
-}
-
 /* Bytes of a wrong file say what it is and what to do about it.  Never looks into a pickle: reading
  * one runs its code. */
 static int check_kind(const struct file *f, struct err *e)
@@ -58,11 +50,8 @@ static int check_kind(const struct file *f, struct err *e)
     if (zip || pickle)
         return err_set(e, ERR_UNSUPPORTED,
                        "a PyTorch pickle checkpoint can run code when it is read and is refused: "
-                       "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py)");
-    if (is_safetensors(f))
-        return err_set(e, ERR_UNSUPPORTED,
-                       "safetensors files are not built in yet: convert the model to GGUF "
-                       "(llama.cpp's convert_hf_to_gguf.py)");
+                       "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py), an image model to "
+                       "safetensors");
     if (begins(f, "lmgg", 4) || begins(f, "fmgg", 4) || begins(f, "tjgg", 4))
         return err_set(e, ERR_UNSUPPORTED,
                        "a GGML file from before GGUF: get or convert the model as GGUF");
@@ -111,8 +100,8 @@ static int find_in_dir(char path[MAX_PATH], struct err *e)
         return err_set(e, ERR_INVALID, "the directory has %d GGUF files: name one of them", n_gguf);
     if (torch)
         return err_set(e, ERR_UNSUPPORTED,
-                       "transformers and diffusers directories are not built in yet: convert the "
-                       "model to GGUF (llama.cpp's convert_hf_to_gguf.py)");
+                       "neither a GGUF nor an image model (model_index.json): convert a "
+                       "transformers directory to GGUF (llama.cpp's convert_hf_to_gguf.py)");
     return err_set(e, ERR_NOTFOUND, "the directory has no GGUF file");
 }
 
@@ -240,6 +229,43 @@ static int open_text(struct model *m, struct gguf *g, struct backend *be,
     return 0;
 }
 
+static const char *image_source(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return "diffusers";
+    return ends_with(path, ".gguf") ? "gguf" : "safetensors";
+}
+
+static int open_image(struct model **out, const char *id, const char *path, struct backend *be,
+                      const struct model_options *o, struct err *e)
+{
+    struct diffusion *d = NULL;
+    const struct diffusion_options dopt = {.preview = o->preview, .progress = o->progress};
+    int rc = diffusion_open(&d, path, be, &dopt, e);
+    if (rc != 0)
+        return rc;
+    struct stat st = {0};
+    (void)stat(path, &st);
+    struct model *m = xcalloc(1, sizeof *m);
+    m->diffusion = d;
+    m->card = (struct model_card){
+        .id = xstrdup(id),
+        .arch = d->info->family,
+        .source = image_source(path),
+        .kind = MODEL_IMAGE,
+        .quant = xstrdup(dtype_name(d->type)),
+        .n_params = d->n_params,
+        .weight_bytes = d->info->weight_bytes,
+        .created = (int64_t)st.st_mtime,
+        .input = MODALITY_TEXT | (d->card.edit ? MODALITY_IMAGE : 0),
+        .output = MODALITY_IMAGE,
+        .image = &d->card,
+    };
+    *out = m;
+    return 0;
+}
+
 int model_open(struct model **out, const char *id, const char *path, struct backend *be,
                const struct model_options *o, struct err *e)
 {
@@ -248,6 +274,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     if (strlen(path) >= sizeof file)
         return err_set(e, ERR_INVALID, "the path of the model has more than %d bytes", MAX_PATH);
     memcpy(file, path, strlen(path) + 1);
+    if (diffusion_is(path))
+        return open_image(out, id, path, be, o, e);
     int rc = locate(file, &st, e);
     if (rc != 0)
         return rc;
@@ -278,6 +306,7 @@ void model_close(struct model *m)
         return;
     if (m->text != NULL)
         m->text->close(m->text);
+    diffusion_close(m->diffusion);
     if (m->card.tokenizer != NULL)
         tokenizer_close(m->card.tokenizer);
     free(m->card.chat_template);
@@ -289,6 +318,11 @@ void model_close(struct model *m)
 const struct model_card *model_card(const struct model *m)
 {
     return &m->card;
+}
+
+const struct diffusion *model_diffusion(const struct model *m)
+{
+    return m->diffusion;
 }
 
 size_t model_page_bytes(const struct model *m)

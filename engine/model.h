@@ -19,12 +19,13 @@ enum modality { MODALITY_TEXT = 1, MODALITY_IMAGE = 2, MODALITY_EMBEDDING = 4 };
 struct image_card {
     int width, height; /* the size it was trained for */
     int size_step;     /* sides are multiples of it */
-    int size_min, size_max;
+    int size_min, size_max, pixels_max;
     int steps, steps_max;
     float guidance_scale, guidance_rescale;
     int scheduler, sigmas; /* engine/noise.h */
     int clip_skip;
     bool inpaint; /* a UNet made for inpainting: it needs an image and a mask */
+    bool edit;    /* has a VAE encoder: takes images at all */
 };
 
 /* Immutable description, shared with the loop thread. */
@@ -64,6 +65,7 @@ struct model_options {
     int max_logits;       /* logit rows of the largest batch */
     enum dtype kv_type;   /* DTYPE_F16, DTYPE_F32 or DTYPE_Q8_0 */
     atomic_int *progress; /* per mille of loading done, or NULL */
+    const char *preview;  /* TAESD checkpoint for an image model's previews, or NULL */
 };
 
 /* The kind of file is read from its contents.  id is copied. */
@@ -72,7 +74,11 @@ int model_open(struct model **out, const char *id, const char *path, struct back
 void model_close(struct model *m);
 const struct model_card *model_card(const struct model *m);
 
-/* Bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
+/* Of an image model, else NULL: engine/diffusion.h. */
+struct diffusion;
+const struct diffusion *model_diffusion(const struct model *m);
+
+/* Text models only: bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
 size_t model_page_bytes(const struct model *m);
 /* kv_base: where page 0 of this model's pool lies. ERR_DEVICE when the backend died. */
 int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e);

@@ -6,6 +6,8 @@
 
 #include "base/clock.h"
 
+enum { DEBT_MAX_US = 100000 };
+
 static int pages_for(int n_positions)
 {
     return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -146,19 +148,40 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     return true;
 }
 
-struct seq *sched_admit(struct sched *s)
+/* A job of another kind: all of it at once. */
+static bool place_other(struct sched *s, struct task *t)
+{
+    const struct sched_other *other = s->models[t->model].other;
+    if (t->blocked_version == cache_version(s->cache) + 1)
+        return false;
+    t->blocked_version = 0;
+    if (other->place(other->ctx, t))
+        return true;
+    t->blocked_version = cache_version(s->cache) + 1;
+    return false;
+}
+
+struct seq *sched_admit(struct sched *s, struct task **other)
 {
     struct seq *q = free_slot(s);
-    if (!q)
-        return NULL;
     struct task *blocked = NULL;
     int n_seen = 0;
+    if (other)
+        *other = NULL;
     for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next, n_seen++) {
-        if (place(s, q, t)) {
+        bool is_other = s->models[t->model].other != NULL;
+        if (!is_other && !q)
+            continue; /* waits for a slot, not for memory */
+        if (is_other ? place_other(s, t) : place(s, q, t)) {
             if (blocked)
                 blocked->n_bypassed++;
             sched_remove(s, t);
             t->n_bypassed = 0;
+            if (is_other) {
+                if (other)
+                    *other = t;
+                return NULL;
+            }
             if (t->next_choice < t->n_choices)
                 sched_add(s, t);
             return q;
@@ -190,8 +213,20 @@ static bool has_work(const struct seq *q)
     return q->n_done < q->n_ids;
 }
 
-/* The model whose turn it is, or -1. */
-static int pick_model(struct sched *s)
+static bool model_has_work(const struct sched *s, int model)
+{
+    const struct sched_other *other = s->models[model].other;
+    if (other)
+        return other->has_work(other->ctx);
+    for (int k = 0; k < s->n_running; k++) {
+        if (s->order[k]->task->model == model && has_work(s->order[k]))
+            return true;
+    }
+    return false;
+}
+
+/* The model whose turn it is, or -1; *n_busy: how many have work. */
+static int pick_model(struct sched *s, int *n_busy)
 {
     int best = -1;
     double level = -1; /* the least time among models that were busy before */
@@ -201,11 +236,14 @@ static int pick_model(struct sched *s)
     }
     for (int i = 0; i < s->n_models; i++) {
         struct sched_model *m = &s->models[i];
-        bool work = false;
-        for (int k = 0; k < s->n_running && !work; k++)
-            work = s->order[k]->task->model == i && has_work(s->order[k]);
-        if (work && !m->busy && m->spent_us < level)
-            m->spent_us = level;
+        bool work = model_has_work(s, i);
+        *n_busy += work;
+        if (work && !m->busy && level >= 0) {
+            if (m->spent_us > level + DEBT_MAX_US) /* of a time when the others had nothing to do */
+                m->spent_us = level + DEBT_MAX_US;
+            if (m->spent_us < level)
+                m->spent_us = level;
+        }
         m->busy = work;
         if (work && (best < 0 || m->spent_us < s->models[best].spent_us))
             best = i;
@@ -304,10 +342,14 @@ static void add_rows(struct sched *s, struct sched_part *part)
 const struct sched_plan *sched_next(struct sched *s)
 {
     struct sched_plan *p = &s->plan;
-    p->model = pick_model(s);
+    int n_busy = 0;
+    p->model = pick_model(s, &n_busy);
     if (p->model < 0)
         return NULL;
+    p->alone = n_busy == 1;
     p->n_parts = 0;
+    if (s->models[p->model].other)
+        return p;
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->order[i];
         if (q->task->model == p->model && q->n_done >= q->n_prompt && has_work(q))
@@ -341,7 +383,8 @@ const struct sched_plan *sched_next(struct sched *s)
 
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us)
 {
-    s->models[plan->model].spent_us += cost_us;
+    struct sched_model *m = &s->models[plan->model];
+    m->spent_us += m->weight > 0 ? cost_us / m->weight : cost_us;
     for (int i = 0; i < plan->n_parts; i++) {
         struct seq *q = plan->parts[i].seq;
         q->n_done += plan->parts[i].n_rows;

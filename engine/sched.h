@@ -7,9 +7,10 @@
  * budget, jobs behind it that do fit may pass, but at most SCHED_BYPASS_MAX sequences: then all
  * wait until enough has ended for it.  Admission is exact (cache.h): what runs is never preempted.
  *
- * Units.  What the device does next is one unit: now always a step of one text model.  The model
- * with the least device time so far goes first (a model that was idle starts level with the
- * others), so that models share the device by measured cost.  Units of other kinds join there.
+ * Units.  What the device does next is one unit: a step of a text model, or a piece of an image
+ * model's work, which that model cuts itself (pipeline.h).  The model with the least device time so
+ * far, divided by its weight, goes first (a model that was idle starts level with the others), so
+ * that models share the device by measured cost.
  *
  * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
  * max_rows when nobody decodes, else prefill_chunk rows, which bounds the time between two
@@ -30,9 +31,19 @@
 #define SCHED_BYPASS_MAX 64
 #define SCHED_ECHO_ROWS  16 /* logit rows for echo_logprobs, besides one for each sequence */
 
+/* A model whose jobs are no sequences of tokens. */
+struct sched_other {
+    void *ctx;
+    /* Takes a waiting job in if its memory fits now; then it is out of the queue. */
+    bool (*place)(void *ctx, struct task *t);
+    bool (*has_work)(void *ctx);
+};
+
 struct sched_model {
-    struct cache_pool *pool;
+    const struct sched_other *other; /* NULL: a text model */
+    struct cache_pool *pool;         /* of a text model */
     int n_ctx;       /* positions of one sequence, as the model and the cache allow */
+    double weight;   /* share of the device beside others; 0: 1 */
     double spent_us; /* device time, for the turns */
     bool busy;       /* had work when a unit was last chosen */
 };
@@ -49,9 +60,10 @@ struct sched_part {
     int first_logit, n_logits; /* in the batch's order; they belong to the last n_logits rows */
 };
 
-/* One unit: a step of model `model`. */
+/* One unit: a step of model `model`, or for one with `other` a piece of its work. */
 struct sched_plan {
     int model;
+    bool alone; /* no other model has work */
     int n_parts;
     struct sched_part *parts;
     struct text_batch batch; /* logits is the caller's */
@@ -84,8 +96,9 @@ int sched_length(int n_ctx, int n_prompt, int max_tokens);
 void sched_add(struct sched *s, struct task *t);    /* to the end of the queue */
 void sched_remove(struct sched *s, struct task *t); /* from the queue */
 /* Admits the next sequence that may start: its slot, with ids, limits and pages set; else NULL.  Its
- * task is no longer queued when this was the last choice. */
-struct seq *sched_admit(struct sched *s);
+ * task is no longer queued when this was the last choice.  *other: a job of another kind was taken in
+ * instead (may be NULL where there are none). */
+struct seq *sched_admit(struct sched *s, struct task **other);
 /* The next unit, or NULL when nothing can run. */
 const struct sched_plan *sched_next(struct sched *s);
 /* The plan's forward pass was done and took cost_us: positions advance, full pages are shared. */

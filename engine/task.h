@@ -7,8 +7,11 @@
 #include "engine/stop.h"
 #include "engine/text/detok.h"
 
+struct image_task; /* engine/picture.h */
+
 struct task {
-    struct job *job; /* a reference */
+    struct job *job;          /* a reference */
+    struct image_task *image; /* JOB_IMAGE; else NULL */
     struct task *next;
     int model;       /* index in the engine's list */
     int n_choices;   /* prompts * n */

@@ -160,7 +160,7 @@ static void checkpoint_refuses_pickles(void **state)
     refused("model.ckpt", ERR_UNSUPPORTED, "weights_only=True");
     put("model.pt", "\x80\2}q\0(X\1\0\0\0aq\1K\1u.", 20);
     refused("model.pt", ERR_UNSUPPORTED, "pickle");
-    assert_true(checkpoint_is_image(path_of("model.pt")));
+    assert_false(checkpoint_is_image(path_of("model.pt")));
     put_text("model.txt", "hello, this is no model");
     refused("model.txt", ERR_CORRUPT, "not a safetensors file");
     assert_false(checkpoint_is_image(path_of("model.txt")));

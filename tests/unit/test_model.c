@@ -224,7 +224,7 @@ static void model_names_other_kinds_of_files(void **state)
     write_file("\x80\x02}q\0", 5);
     refused(ERR_UNSUPPORTED, "convert it to GGUF");
     write_file("\x10\0\0\0\0\0\0\0{\"a\":{}}        ", 24);
-    refused(ERR_UNSUPPORTED, "safetensors");
+    refused(ERR_CORRUPT, "safetensors");
     write_file("tjgg\3\0\0\0", 8);
     refused(ERR_UNSUPPORTED, "before GGUF");
     write_file("version https://git-lfs.github.com/spec/v1\n", 43);

@@ -74,7 +74,7 @@ static struct task *add(struct bench *b, int n_prompt, int common, int max_token
 static int admit_all(struct bench *b)
 {
     int n = 0;
-    while (sched_admit(&b->s))
+    while (sched_admit(&b->s, NULL))
         n++;
     return n;
 }
@@ -122,11 +122,11 @@ static void sched_admits_jobs_in_turns(void **state)
     struct task *huge = add(&b, 10, 0, 5, 50);
     struct task *small = add(&b, 10, 0, 5, 1);
     struct task *other = add(&b, 10, 0, 5, 1);
-    assert_ptr_equal(sched_admit(&b.s)->task, huge);
-    assert_ptr_equal(sched_admit(&b.s)->task, small);
-    assert_ptr_equal(sched_admit(&b.s)->task, other);
-    assert_ptr_equal(sched_admit(&b.s)->task, huge);
-    assert_null(sched_admit(&b.s));
+    assert_ptr_equal(sched_admit(&b.s, NULL)->task, huge);
+    assert_ptr_equal(sched_admit(&b.s, NULL)->task, small);
+    assert_ptr_equal(sched_admit(&b.s, NULL)->task, other);
+    assert_ptr_equal(sched_admit(&b.s, NULL)->task, huge);
+    assert_null(sched_admit(&b.s, NULL));
     int turns = 0;
     while (huge->next_choice < huge->n_choices && turns++ < 1000) {
         step(&b);
@@ -222,7 +222,7 @@ static void sched_computes_a_common_prompt_once(void **state)
     while (step(&b))
         ;
     add(&b, 3 * T, 1000, 10, 1);
-    struct seq *q = sched_admit(&b.s);
+    struct seq *q = sched_admit(&b.s, NULL);
     assert_int_equal(q->n_cached, 2 * T);
     close_bench(&b);
 }
@@ -241,14 +241,14 @@ static void sched_shares_nothing_when_asked_not_to(void **state)
     cache_stats(b.cache, &st);
     assert_int_equal(st.cold_bytes, 0);
     t = add(&b, 3 * T + 5, 1000, 2, 1);
-    assert_int_equal(sched_admit(&b.s)->n_cached, 0);
+    assert_int_equal(sched_admit(&b.s, NULL)->n_cached, 0);
     while (step(&b))
         ;
     t = add(&b, 3 * T + 5, 1000, 2, 1);
     t->job->text.no_cache = true;
-    assert_int_equal(sched_admit(&b.s)->n_cached, 0);
+    assert_int_equal(sched_admit(&b.s, NULL)->n_cached, 0);
     t = add(&b, 3 * T + 5, 1000, 2, 1);
-    assert_int_equal(sched_admit(&b.s)->n_cached, 3 * T);
+    assert_int_equal(sched_admit(&b.s, NULL)->n_cached, 3 * T);
     close_bench(&b);
 }
 

@@ -1,0 +1,276 @@
+/* Opens an image model with all that belongs to it, and reads requests by it. */
+#include "engine/diffusion.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "engine/text/clip_bpe.h"
+#include "engine/text/prompt.h"
+
+enum { SIDE_MAX = 4096, PIXELS_MAX = 1 << 22, STEPS_MAX = NOISE_MAX_STEPS };
+
+bool diffusion_is(const char *path)
+{
+    return checkpoint_is_image(path);
+}
+
+/* ---- open ---- */
+
+static int open_tokenizers(struct diffusion *d, struct checkpoint *c, struct err *e)
+{
+    for (int i = 0; i < d->info->n_encoders; i++) {
+        /* A model with OpenCLIP ViT-bigG alone (the refiner) has its tokenizer in tokenizer_2. */
+        bool second = i == 1 || !checkpoint_has(c, CHECKPOINT_TEXT_ENCODER);
+        int rc = checkpoint_tokenizer(c, second, &d->bpe[i], e);
+        if (rc)
+            return err_wrap(e, "tokenizer");
+        int n_vocab = clip_bpe_info(d->bpe[i])->n_vocab;
+        if (n_vocab > d->info->n_vocab[i])
+            return err_set(e, ERR_CORRUPT, "the tokenizer has %d tokens, the text encoder %d",
+                           n_vocab, d->info->n_vocab[i]);
+    }
+    return 0;
+}
+
+static void count_weights(struct diffusion *d, const struct checkpoint *c)
+{
+    size_t bytes[DTYPE_N] = {0};
+    for (int part = 0; part < CHECKPOINT_N_PARTS; part++) {
+        int n = checkpoint_has(c, (enum checkpoint_part)part)
+                    ? checkpoint_n_tensors(c, (enum checkpoint_part)part)
+                    : 0;
+        for (int i = 0; i < n; i++) {
+            const struct checkpoint_tensor *t =
+                checkpoint_tensor_at(c, (enum checkpoint_part)part, i);
+            int64_t count = 1;
+            for (int k = 0; k < t->ndim; k++)
+                count *= t->dims[k];
+            d->n_params += count;
+            bytes[t->type] += t->bytes;
+            if (bytes[t->type] > bytes[d->type])
+                d->type = t->type;
+        }
+    }
+}
+
+static void fill_card(struct diffusion *d)
+{
+    const struct image_info *info = d->info;
+    d->card = (struct image_card){
+        .width = info->default_width,
+        .height = info->default_height,
+        .size_step = info->multiple,
+        .size_min = info->multiple,
+        .size_max = SIDE_MAX,
+        .pixels_max = PIXELS_MAX,
+        .steps = info->default_steps,
+        .steps_max = STEPS_MAX,
+        .guidance_scale = info->default_guidance,
+        .scheduler = (int)d->noise.scheduler,
+        .clip_skip = -1,
+        .inpaint = info->in_channels != info->latent_channels,
+        .edit = info->has_encoder,
+    };
+}
+
+static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend *be,
+                      const struct diffusion_options *o, struct err *e)
+{
+    const struct image_model_options mo = {
+        .vae_bytes = o->vae_bytes, .preview = o->preview, .progress = o->progress};
+    const struct cJSON *scheduler = checkpoint_scheduler(c);
+    int rc = scheduler ? noise_config_read(&d->noise, scheduler, e) : 0;
+    if (rc)
+        return err_wrap(e, "scheduler_config.json");
+    count_weights(d, c);
+    rc = image_model_open(&d->model, c, be, &mo, e);
+    if (rc) {
+        d->model = NULL;
+        return rc;
+    }
+    d->info = image_model_info(d->model);
+    rc = open_tokenizers(d, c, e);
+    if (rc)
+        return rc;
+    if (checkpoint_damaged(c))
+        return err_set(e, ERR_IO, "the file changed while it was loaded");
+    fill_card(d);
+    return 0;
+}
+
+int diffusion_open(struct diffusion **out, const char *path, struct backend *be,
+                   const struct diffusion_options *o, struct err *e)
+{
+    struct checkpoint *c = NULL;
+    int rc = checkpoint_open(&c, path, NULL, e);
+    if (rc)
+        return rc;
+    struct diffusion *d = xcalloc(1, sizeof *d);
+    rc = open_parts(d, c, be, o, e);
+    checkpoint_close(c);
+    if (rc) {
+        diffusion_close(d);
+        return rc;
+    }
+    *out = d;
+    return 0;
+}
+
+void diffusion_close(struct diffusion *d)
+{
+    if (!d)
+        return;
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
+        if (d->bpe[i])
+            clip_bpe_close(d->bpe[i]);
+    }
+    if (d->model)
+        image_model_close(d->model);
+    free(d);
+}
+
+/* ---- a request ---- */
+
+static int check_size(const struct diffusion *d, struct image_spec *s, struct err *e)
+{
+    const struct image_card *c = &d->card;
+    s->width = s->width ? s->width : c->width;
+    s->height = s->height ? s->height : c->height;
+    if (s->width < c->size_min || s->height < c->size_min || s->width > c->size_max ||
+        s->height > c->size_max || (int64_t)s->width * s->height > c->pixels_max) {
+        err_set(e, ERR_INVALID,
+                "a picture of %dx%d: sides must be %d to %d, and not more than %d pixels in all",
+                s->width, s->height, c->size_min, c->size_max, c->pixels_max);
+        return err_param(e, "size");
+    }
+    if (s->width % c->size_step || s->height % c->size_step) {
+        err_set(e, ERR_INVALID, "a picture of %dx%d: this model's sides are multiples of %d",
+                s->width, s->height, c->size_step);
+        return err_param(e, "size");
+    }
+    return 0;
+}
+
+static int check_numbers(struct image_spec *s, const struct image_card *c, struct err *e)
+{
+    s->steps = s->steps ? s->steps : c->steps;
+    if (isnan(s->guidance_scale))
+        s->guidance_scale = c->guidance_scale;
+    if (isnan(s->guidance_rescale))
+        s->guidance_rescale = c->guidance_rescale;
+    if (isnan(s->strength))
+        s->strength = s->mask ? 1.0f : 0.8f;
+    const char *bad = NULL;
+    if (s->n < 1 || s->n > JOB_IMAGES_MAX)
+        bad = "n";
+    else if (s->steps < 1 || s->steps > c->steps_max)
+        bad = "steps";
+    else if (!(s->guidance_scale >= 0 && s->guidance_scale <= 1000))
+        bad = "guidance_scale";
+    else if (!(s->guidance_rescale >= 0 && s->guidance_rescale <= 1))
+        bad = "guidance_rescale";
+    else if (!(s->strength > 0 && s->strength <= 1))
+        bad = "strength";
+    else if (s->partial_images < 0 || s->partial_images > JOB_PARTIALS_MAX)
+        bad = "partial_images";
+    else if (s->clip_skip < -1 || s->clip_skip > 11)
+        bad = "clip_skip";
+    else if (!(s->eta >= 0 && s->eta <= 1))
+        bad = "eta";
+    if (!bad)
+        return 0;
+    err_set(e, ERR_INVALID, "%s is out of its range", bad);
+    return err_param(e, "%s", bad);
+}
+
+int diffusion_resolve(const struct diffusion *d, struct image_spec *s, struct err *e)
+{
+    int rc = check_size(d, s, e);
+    if (rc == 0)
+        rc = check_numbers(s, &d->card, e);
+    if (rc)
+        return rc;
+    if (s->mask && !s->init) {
+        err_set(e, ERR_INVALID, "a mask needs an image");
+        return err_param(e, "mask");
+    }
+    if (s->init && !d->info->has_encoder)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this model has no VAE encoder: it makes pictures from text alone");
+    if (d->card.inpaint && !s->mask) {
+        err_set(e, ERR_INVALID, "this model is made for inpainting: it needs an image and a mask");
+        return err_param(e, s->init ? "mask" : "image");
+    }
+    return 0;
+}
+
+bool diffusion_guided(const struct diffusion *d, const struct image_spec *s)
+{
+    return s->guidance_scale > 1 && !d->info->guidance_embedded;
+}
+
+/* The text in every tokenizer's ids. */
+static int encode(const struct diffusion *d, const char *text, struct prompt out[], struct arena *a,
+                  struct err *e)
+{
+    text = text ? text : "";
+    for (int i = 0; i < d->info->n_encoders; i++) {
+        int rc = prompt_parse(&out[i], d->bpe[i], text, strlen(text), 0, a, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int extend(const struct diffusion *d, struct prompt ps[], int n_chunks, struct arena *a,
+                  struct err *e)
+{
+    for (int i = 0; i < d->info->n_encoders; i++) {
+        int rc = prompt_extend(&ps[i], d->bpe[i], n_chunks, a, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static struct diffusion_prompt gather(const struct diffusion *d, const struct prompt ps[],
+                                      int clip_skip)
+{
+    struct diffusion_prompt p = {.n_chunks = ps[0].n_chunks, .clip_skip = clip_skip};
+    for (int i = 0; i < d->info->n_encoders; i++)
+        p.ids[i] = ps[i].ids;
+    p.weights = ps[0].weighted ? ps[0].weights : NULL;
+    return p;
+}
+
+int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
+                      struct diffusion_prompt *prompt, struct diffusion_prompt *negative,
+                      struct arena *a, struct err *e)
+{
+    struct prompt pos[IMAGE_MAX_ENCODERS], neg[IMAGE_MAX_ENCODERS];
+    bool guided = diffusion_guided(d, s);
+    int rc = encode(d, s->prompt, pos, a, e);
+    if (rc)
+        return err_param(e, "prompt");
+    if (guided && encode(d, s->negative_prompt, neg, a, e) != 0)
+        return err_param(e, "negative_prompt");
+    int n_chunks = 1;
+    for (int i = 0; i < d->info->n_encoders; i++) {
+        n_chunks = pos[i].n_chunks > n_chunks ? pos[i].n_chunks : n_chunks;
+        if (guided)
+            n_chunks = neg[i].n_chunks > n_chunks ? neg[i].n_chunks : n_chunks;
+    }
+    rc = extend(d, pos, n_chunks, a, e);
+    if (rc == 0 && guided)
+        rc = extend(d, neg, n_chunks, a, e);
+    if (rc)
+        return rc;
+    *prompt = gather(d, pos, s->clip_skip);
+    if (guided) {
+        *negative = gather(d, neg, s->clip_skip);
+        negative->zeros = d->info->zero_negative && !s->negative_prompt;
+    }
+    return 0;
+}

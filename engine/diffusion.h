@@ -1,0 +1,52 @@
+/* A latent diffusion model as the engine serves it: the network (models/image_model.h) with its tokenizers,
+ * its scheduler's settings and its card; and what a request becomes by them.
+ * Thread: engine, except diffusion_resolve and diffusion_prompts, which any may call once it is open. */
+#ifndef ENGINE_DIFFUSION_H
+#define ENGINE_DIFFUSION_H
+#include "base/arena.h"
+#include "engine/job.h"
+#include "engine/model.h"
+#include "engine/models/image_model.h"
+#include "engine/noise.h"
+
+struct clip_bpe;
+
+struct diffusion {
+    struct image_model *model;
+    const struct image_info *info;
+    struct clip_bpe *bpe[IMAGE_MAX_ENCODERS];
+    struct noise_config noise;
+    struct image_card card;
+    int64_t n_params;
+    enum dtype type; /* of most weights' bytes */
+};
+
+struct diffusion_options {
+    const char *preview;  /* TAESD file or NULL */
+    size_t vae_bytes;     /* a VAE pass that needs more works in tiles; 0: image_model's default */
+    atomic_int *progress; /* per mille, or NULL */
+};
+/* Does the path mean an image model? */
+bool diffusion_is(const char *path);
+int diffusion_open(struct diffusion **out, const char *path, struct backend *be,
+                   const struct diffusion_options *o, struct err *e);
+void diffusion_close(struct diffusion *d);
+
+/* Fills in what the request left to the model, and refuses what this model cannot do. */
+int diffusion_resolve(const struct diffusion *d, struct image_spec *s, struct err *e);
+
+/* A prompt as the text encoders take it. */
+struct diffusion_prompt {
+    int n_chunks;                     /* of IMAGE_TOKENS */
+    int32_t *ids[IMAGE_MAX_ENCODERS]; /* [n_chunks * IMAGE_TOKENS] */
+    float *weights;                   /* the same, or NULL: all are 1 */
+    int clip_skip;
+    bool zeros; /* no text at all: zeros instead of what an encoder says (SDXL's negative) */
+};
+/* The request's prompt and, when guided, its negative one, equally long.  s is resolved. */
+int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
+                      struct diffusion_prompt *prompt, struct diffusion_prompt *negative,
+                      struct arena *a, struct err *e);
+/* Does the request need the negative side too? */
+bool diffusion_guided(const struct diffusion *d, const struct image_spec *s);
+#endif

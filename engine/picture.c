@@ -1,0 +1,350 @@
+/* What diffusers' pipelines do between the network's passes, number by number: StableDiffusionPipeline,
+ * ...Img2ImgPipeline, ...InpaintPipeline and their SDXL forms.  Random numbers are drawn in their order:
+ * with a picture to begin from first for its latent, then the noise, and for inpainting at last for
+ * the latent of the masked picture. */
+#include "engine/picture.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOMENTS_INIT, MOMENTS_MASKED };
+
+static size_t latent_floats(const struct image_task *it)
+{
+    return (size_t)it->shape.h * (size_t)it->shape.w * (size_t)it->shape.c;
+}
+
+static bool sees_mask(const struct image_task *it)
+{
+    return it->d->info->in_channels > it->d->info->latent_channels;
+}
+
+/* As diffusers has it: all is made anew, from noise alone. */
+static bool from_noise(const struct image_task *it)
+{
+    return !it->spec.init || (it->spec.mask && it->spec.strength >= 1);
+}
+
+/* ---- the task ---- */
+
+/* Hands out the task's memory, or with memory NULL only counts it. */
+struct layout {
+    float *memory;
+    size_t n;
+};
+
+static float *take(struct layout *l, size_t n)
+{
+    float *at = l->memory ? l->memory + l->n : NULL;
+    l->n += (n + 15) / 16 * 16;
+    return at;
+}
+
+static size_t lay_out(struct image_task *it, float *memory)
+{
+    struct layout l = {.memory = memory};
+    size_t n = latent_floats(it), state = noise_state_bytes(it->noise, &it->shape) / sizeof(float);
+    for (int i = 0; i < picture_n_moments(it); i++)
+        it->moments[i] = take(&l, 2 * n);
+    it->mask = it->spec.mask ? take(&l, n / (size_t)it->shape.c) : NULL;
+    for (int i = 0; i < it->spec.n; i++) {
+        struct picture *p = &it->pictures[i];
+        p->latent = take(&l, n);
+        p->out[0] = take(&l, n);
+        p->out[1] = it->guided ? take(&l, n) : NULL;
+        p->clean = it->spec.partial_images > 0 ? take(&l, n) : NULL;
+        p->image = it->spec.init ? take(&l, n) : NULL;
+        p->noise = it->spec.mask ? take(&l, n) : NULL;
+        p->masked = it->spec.mask && sees_mask(it) ? take(&l, n) : NULL;
+        float *buffers = take(&l, state + 1);
+        if (memory)
+            noise_state_open(&p->state, it->noise, &it->shape, buffers);
+    }
+    return l.n * sizeof(float);
+}
+
+static int prepare(struct image_task *it, struct err *e)
+{
+    const struct diffusion *d = it->d;
+    struct image_spec *s = &it->spec;
+    int rc = diffusion_resolve(d, s, e);
+    if (rc)
+        return rc;
+    it->guided = diffusion_guided(d, s);
+    rc = diffusion_prompts(d, s, &it->prompts[0], &it->prompts[1], &it->arena, e);
+    if (rc)
+        return rc;
+    it->shape = (struct noise_shape){.h = s->height / d->info->scale,
+                                     .w = s->width / d->info->scale,
+                                     .c = d->info->latent_channels};
+    const struct noise_args args = {
+        .choice = {.scheduler = (enum noise_scheduler)s->scheduler,
+                   .sigmas = (enum noise_sigmas)s->sigmas,
+                   .spacing = (enum noise_spacing)s->spacing},
+        .steps = s->steps,
+        .strength = from_noise(it) ? 0 : (double)s->strength,
+        .eta = (double)s->eta,
+    };
+    rc = noise_open(&it->noise, &d->noise, &args, e);
+    if (rc)
+        return rc;
+    it->state_bytes = lay_out(it, NULL);
+    return 0;
+}
+
+int picture_task_new(struct task *t, const struct diffusion *d, struct err *e)
+{
+    struct image_task *it = mem_try(1, sizeof *it);
+    if (!it)
+        return err_set(e, ERR_NOMEM, "no memory for the request");
+    it->task = t;
+    it->d = d;
+    it->spec = t->job->image;
+    arena_init(&it->arena, (size_t)8 << 20);
+    t->image = it;
+    for (int i = 0; i < JOB_IMAGES_MAX; i++) {
+        it->pictures[i].task = it;
+        it->pictures[i].index = i;
+    }
+    int rc = prepare(it, e);
+    if (rc)
+        picture_task_free(t);
+    return rc;
+}
+
+void picture_task_free(struct task *t)
+{
+    struct image_task *it = t->image;
+    if (!it)
+        return;
+    free(it->memory);
+    noise_close(it->noise);
+    arena_free(&it->arena);
+    free(it);
+    t->image = NULL;
+}
+
+/* Nearest pixel of the mask for each place of the latent; at least half is white. */
+static void fill_mask(struct image_task *it)
+{
+    size_t scale = (size_t)it->d->info->scale, width = (size_t)it->spec.width;
+    for (size_t y = 0; y < (size_t)it->shape.h; y++) {
+        for (size_t x = 0; x < (size_t)it->shape.w; x++)
+            it->mask[y * (size_t)it->shape.w + x] =
+                it->spec.mask[y * scale * width + x * scale] >= 128 ? 1.0f : 0.0f;
+    }
+}
+
+bool picture_task_alloc(struct image_task *it)
+{
+    it->memory = mem_try(it->state_bytes, 1);
+    if (!it->memory)
+        return false;
+    lay_out(it, it->memory);
+    if (it->mask)
+        fill_mask(it);
+    return true;
+}
+
+int picture_n_moments(const struct image_task *it)
+{
+    return it->spec.mask ? 2 : it->spec.init ? 1 : 0;
+}
+
+void picture_encoder_input(const struct image_task *it, int which, float *rgb)
+{
+    const struct image_spec *s = &it->spec;
+    size_t n = (size_t)s->width * (size_t)s->height;
+    for (size_t i = 0; i < n; i++) {
+        bool hidden = which == MOMENTS_MASKED && s->mask[i] >= 128;
+        for (size_t k = 0; k < 3; k++)
+            rgb[i * 3 + k] = hidden ? 0.0f : 2.0f * ((float)s->init[i * 3 + k] / 255.0f) - 1.0f;
+    }
+}
+
+/* ---- from noise to a latent ---- */
+
+/* A sample of the encoder's distribution, as the UNet has it; noise is scratch, may be latent. */
+static void sample_moments(struct picture *p, const float *moments, float *latent, float *noise)
+{
+    const struct image_task *it = p->task;
+    const struct image_info *info = it->d->info;
+    size_t c = (size_t)it->shape.c, n = latent_floats(it) / c;
+    rng_torch_normal_nhwc(&p->rng, noise, it->shape.h, it->shape.w, it->shape.c);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < c; k++) {
+            float mean = moments[i * 2 * c + k], logvar = moments[i * 2 * c + c + k];
+            float v = mean + expf(0.5f * logvar) * noise[i * c + k];
+            latent[i * c + k] = (v - info->latent_shift) * info->latent_scale;
+        }
+    }
+}
+
+void picture_begin(struct picture *p)
+{
+    struct image_task *it = p->task;
+    const struct image_spec *s = &it->spec;
+    rng_torch_seed(&p->rng, s->rng == IMAGE_RNG_CUDA ? RNG_CUDA : RNG_CPU,
+                   s->seed + (uint64_t)p->index);
+    /* A UNet that sees the mask does not need init itself unless it begins from it. */
+    if (s->init && !(sees_mask(it) && from_noise(it)))
+        sample_moments(p, it->moments[MOMENTS_INIT], p->image, p->out[0]);
+    noise_begin(it->noise, &p->state, from_noise(it) ? NULL : p->image, p->latent, p->noise,
+                &p->rng);
+    if (s->mask) /* drawn even when it is not used, as diffusers does */
+        sample_moments(p, it->moments[MOMENTS_MASKED], p->masked ? p->masked : p->out[0],
+                       p->out[0]);
+    p->begun = true;
+}
+
+bool picture_is_denoised(const struct picture *p)
+{
+    return p->begun && p->call >= noise_n_calls(p->task->noise);
+}
+
+void picture_unet_input(const struct picture *p, float *x)
+{
+    const struct image_task *it = p->task;
+    float scale = noise_input_scale(it->noise, p->call);
+    size_t c = (size_t)it->shape.c, n = latent_floats(it) / c;
+    if (!sees_mask(it)) {
+        for (size_t i = 0; i < n * c; i++)
+            x[i] = p->latent[i] * scale;
+        return;
+    }
+    for (size_t i = 0; i < n; i++, x += 2 * c + 1) {
+        for (size_t k = 0; k < c; k++)
+            x[k] = p->latent[i * c + k] * scale;
+        x[c] = it->mask[i];
+        memcpy(x + c + 1, p->masked + i * c, c * sizeof *x);
+    }
+}
+
+/* Previews come at even distances: the k-th of n after (k + 1) / (n + 1) of the steps. */
+static int partial_step(const struct image_task *it, int k)
+{
+    return noise_n_steps(it->noise) * (k + 1) / (it->spec.partial_images + 1);
+}
+
+static void emit_progress(struct picture *p, int step)
+{
+    struct event *ev = job_event_new(EV_PROGRESS, p->index, "", 0, NULL, 0);
+    ev->step = step;
+    ev->n_steps = noise_n_steps(p->task->noise);
+    ev->partial = -1;
+    ev->seed = p->task->spec.seed + (uint64_t)p->index;
+    job_emit(p->task->task->job, ev);
+}
+
+void picture_step(struct picture *p)
+{
+    struct image_task *it = p->task;
+    const struct image_spec *s = &it->spec;
+    size_t n = latent_floats(it);
+    int last = noise_n_calls(it->noise) - 1, call = p->call;
+    int before = noise_step_of(it->noise, call);
+    int after = call == last ? noise_n_steps(it->noise) : noise_step_of(it->noise, call + 1);
+    float *out = p->out[0];
+    if (it->guided)
+        noise_guide(out, p->out[1], p->out[0], n, s->guidance_scale, s->guidance_rescale);
+    /* Two steps may fall on one preview when there are few: then it is given out once. */
+    while (p->n_partials < s->partial_images && after > before && call < last &&
+           partial_step(it, p->n_partials) <= after) {
+        p->preview_due = true;
+        p->n_partials++;
+    }
+    if (p->preview_due)
+        noise_preview(it->noise, call, &p->state, out, p->latent, p->clean);
+    noise_step(it->noise, call, &p->state, out, p->latent, &p->rng);
+    if (s->mask && !sees_mask(it))
+        noise_inpaint(it->noise, call, &p->state, p->image, p->noise, it->mask, p->latent);
+    p->call++;
+    p->rows_out = 0;
+    if (after > before)
+        emit_progress(p, after);
+}
+
+/* ---- pixels ---- */
+
+static uint8_t to_byte(float v)
+{
+    v = v / 2 + 0.5f;
+    v = v < 1 ? v : 1;
+    v = v > 0 ? v : 0; /* NaN too */
+    return (uint8_t)rintf(v * 255.0f);
+}
+
+static struct event *image_event(const struct picture *p, bool partial, uint8_t **rgb)
+{
+    const struct image_spec *s = &p->task->spec;
+    struct event *ev = job_event_image(EV_IMAGE, p->index, s->width, s->height, rgb);
+    if (!ev)
+        return NULL;
+    ev->seed = s->seed + (uint64_t)p->index;
+    ev->partial = partial ? p->n_partials - 1 : -1;
+    ev->n_steps = noise_n_steps(p->task->noise);
+    ev->step = p->call < noise_n_calls(p->task->noise) ? noise_step_of(p->task->noise, p->call)
+                                                       : ev->n_steps;
+    return ev;
+}
+
+bool picture_emit(struct picture *p, const float *rgb, bool partial)
+{
+    uint8_t *to;
+    struct event *ev = image_event(p, partial, &to);
+    if (!ev)
+        return false;
+    size_t n = (size_t)ev->width * (size_t)ev->height * 3;
+    for (size_t i = 0; i < n; i++)
+        to[i] = to_byte(rgb[i]);
+    job_emit(p->task->task->job, ev);
+    return true;
+}
+
+/* Colours of the latent's channels, measured on what the VAEs decode: SD 1 and 2, SDXL. */
+static const float rough[2][4][3] = {
+    {{0.298f, 0.207f, 0.208f},
+     {0.187f, 0.286f, 0.173f},
+     {-0.158f, 0.189f, 0.264f},
+     {-0.184f, -0.271f, -0.473f}},
+    {{0.3651f, 0.4232f, 0.4341f},
+     {-0.2533f, -0.0042f, 0.1068f},
+     {0.1076f, 0.1111f, -0.0362f},
+     {-0.3165f, -0.2492f, -0.2188f}},
+};
+
+bool picture_emit_rough(struct picture *p)
+{
+    const struct image_task *it = p->task;
+    uint8_t *to;
+    struct event *ev = image_event(p, true, &to);
+    if (!ev)
+        return false;
+    const float(*colours)[3] = rough[it->d->info->pooled_dim > 0];
+    int scale = it->d->info->scale, c = it->shape.c;
+    float s = (float)scale;
+    for (int y = 0; y < ev->height; y++) {
+        float fy = ((float)y + 0.5f) / s - 0.5f;
+        int y0 = fy > 0 ? (int)fy : 0, y1 = y0 + 1 < it->shape.h ? y0 + 1 : y0;
+        float wy = fy > 0 ? fy - (float)y0 : 0;
+        for (int x = 0; x < ev->width; x++, to += 3) {
+            float fx = ((float)x + 0.5f) / s - 0.5f;
+            int x0 = fx > 0 ? (int)fx : 0, x1 = x0 + 1 < it->shape.w ? x0 + 1 : x0;
+            float wx = fx > 0 ? fx - (float)x0 : 0, rgb[3] = {0};
+            for (int k = 0; k < c && k < 4; k++) {
+                const float *l = p->clean + k;
+                float top =
+                    l[(y0 * it->shape.w + x0) * c] * (1 - wx) + l[(y0 * it->shape.w + x1) * c] * wx;
+                float bottom =
+                    l[(y1 * it->shape.w + x0) * c] * (1 - wx) + l[(y1 * it->shape.w + x1) * c] * wx;
+                for (int i = 0; i < 3; i++)
+                    rgb[i] += (top * (1 - wy) + bottom * wy) * colours[k][i];
+            }
+            for (int i = 0; i < 3; i++)
+                to[i] = to_byte(rgb[i]);
+        }
+    }
+    job_emit(it->task->job, ev);
+    return true;
+}

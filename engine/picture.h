@@ -1,0 +1,78 @@
+/* Pictures in the making: an image job's part of a task, and the state of each of its pictures from noise to
+ * pixels, without the network's passes (pipeline.h).
+ * Thread: engine, except picture_task_new and picture_task_free of one that was never queued.
+ *
+ * A picture's numbers are computed on its own: by its seed, its request and the network's answers for its own
+ * rows.  So it is the same alone, in a batch and after a restart. */
+#ifndef ENGINE_PICTURE_H
+#define ENGINE_PICTURE_H
+#include "engine/prompts.h"
+#include "engine/task.h"
+
+struct picture {
+    struct image_task *task;
+    struct picture *next; /* in the pipeline's order of turns */
+    int index;
+    bool begun; /* noise was drawn */
+    int call;   /* of noise_n_calls, the next one */
+    unsigned
+        rows_out;   /* bit 0: the prompt's row of this call was computed, bit 1: the negative's */
+    int n_partials; /* previews given out */
+    bool preview_due;
+    struct rng_torch rng;
+    struct noise_state state;
+    float *latent; /* [h, w, c] */
+    float *out[2]; /* the network's answers: to the prompt, to the negative one */
+    float *clean;  /* what the latent will become, for previews; or NULL */
+    float *image;  /* latent of init, or NULL */
+    float *noise;  /* the first noise, for inpainting; or NULL */
+    float *masked; /* latent of init without what the mask covers, for a UNet that sees it */
+};
+
+/* What a task of kind JOB_IMAGE has. */
+struct image_task {
+    struct task *task;
+    struct image_task *next; /* in the pipeline */
+    struct arena arena;      /* prompts */
+    const struct diffusion *d;
+    struct image_spec spec;             /* resolved; pointers are the job's */
+    bool guided;                        /* two rows a call */
+    struct diffusion_prompt prompts[2]; /* the prompt, the negative one */
+    struct prompts_entry *entries[2];   /* when admitted */
+    struct noise *noise;
+    struct noise_shape shape;
+    size_t state_bytes; /* of `memory`, known before it is taken */
+    size_t unit_bytes;  /* the largest pass that it asked the pipeline to make room for */
+    int max_rows;       /* of a UNet's pass that this is enough for */
+    float *memory;
+    float *moments[2]; /* [h, w, 2 c] of init, and of init without what the mask covers */
+    bool encoded[2];   /* they are there */
+    float *mask;       /* [h, w] 0 or 1, or NULL */
+    struct picture pictures[JOB_IMAGES_MAX];
+    int n_done;
+    struct err refused; /* code != 0: it can never run, says why */
+};
+
+/* Checks and prepares all that does not need the engine: task->image is set. */
+int picture_task_new(struct task *t, const struct diffusion *d, struct err *e);
+void picture_task_free(struct task *t);
+/* Takes the memory that state_bytes says.  false: there is none. */
+bool picture_task_alloc(struct image_task *it);
+/* Which encoder passes it needs: 0 ... 2 moments. */
+int picture_n_moments(const struct image_task *it);
+/* The input of encoder pass `which`: [height, width, 3], -1 ... 1. */
+void picture_encoder_input(const struct image_task *it, int which, float *rgb);
+
+/* Draws its noise; when the task's moments are there. */
+void picture_begin(struct picture *p);
+bool picture_is_denoised(const struct picture *p);
+/* The UNet's input of this call, [h, w, in_channels]. */
+void picture_unet_input(const struct picture *p, float *x);
+/* All answers of this call are in out: one step on.  Events are told. */
+void picture_step(struct picture *p);
+
+/* EV_IMAGE from a decoder's picture [height, width, 3]; partial: a preview.  false: no memory. */
+bool picture_emit(struct picture *p, const float *rgb, bool partial);
+/* A preview straight from the latent. */
+bool picture_emit_rough(struct picture *p);
+#endif

@@ -1,0 +1,692 @@
+/* Turns, passes and memory of an image model; pipeline.h has the design. */
+#include "engine/pipeline.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- passes ---- */
+
+static bool same_key(const struct pass_key *x, const struct pass_key *y)
+{
+    return x->kind == y->kind && x->a == y->a && x->b == y->b && x->c == y->c;
+}
+
+static enum image_vae_kind vae_kind(enum pass_kind kind)
+{
+    return kind == PASS_ENCODE ? IMAGE_ENCODE : kind == PASS_DECODE ? IMAGE_DECODE : IMAGE_PREVIEW;
+}
+
+static size_t measure(struct image_model *m, const struct pass_key *k, struct err *e)
+{
+    switch (k->kind) {
+    case PASS_TEXT:
+        return image_text_bytes(m, k->a, e);
+    case PASS_KV:
+        return image_kv_bytes(m, k->a, e);
+    case PASS_UNET:
+        return image_unet_bytes(m, k->a, k->b, k->c, e);
+    default:
+        return image_vae_bytes(m, vae_kind(k->kind), k->a, k->b, e);
+    }
+}
+
+/* Bytes of a pass; measured once, for it takes milliseconds.  0 with *e filled. */
+static size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
+{
+    int n = p->n_sizes < PIPELINE_SIZES_MAX ? p->n_sizes : PIPELINE_SIZES_MAX;
+    for (int i = 0; i < n; i++) {
+        if (same_key(&p->sizes[i].key, &key))
+            return p->sizes[i].bytes;
+    }
+    size_t bytes = measure(p->d->model, &key, e);
+    if (bytes > 0) {
+        int at = p->n_sizes++ % PIPELINE_SIZES_MAX;
+        p->sizes[at].key = key;
+        p->sizes[at].bytes = bytes;
+    }
+    return bytes;
+}
+
+static int open_unit(struct image_model *m, const struct pass_key *k, struct image_unit **out,
+                     struct err *e)
+{
+    union {
+        struct image_text *text;
+        struct image_kv *kv;
+        struct image_unet *unet;
+        struct image_vae *vae;
+    } u;
+    int rc;
+    switch (k->kind) { /* the unit is each one's first member */
+    case PASS_TEXT:
+        if ((rc = image_text_open(&u.text, m, k->a, e)) == 0)
+            *out = &u.text->unit;
+        return rc;
+    case PASS_KV:
+        if ((rc = image_kv_open(&u.kv, m, k->a, e)) == 0)
+            *out = &u.kv->unit;
+        return rc;
+    case PASS_UNET:
+        if ((rc = image_unet_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
+            *out = &u.unet->unit;
+        return rc;
+    default:
+        if ((rc = image_vae_open(&u.vae, m, vae_kind(k->kind), k->a, k->b, e)) == 0)
+            *out = &u.vae->unit;
+        return rc;
+    }
+}
+
+static void close_pass(struct pass *s)
+{
+    image_close(s->unit);
+    s->unit = NULL;
+}
+
+static void on_evict(struct cache_item *it)
+{
+    close_pass((struct pass *)it);
+}
+
+/* The current pass becomes one that is kept. */
+static void put_away(struct pipeline *p)
+{
+    struct pass *s = p->current;
+    p->current = NULL;
+    if (s)
+        cache_keep(p->cache, &s->item);
+}
+
+static struct pass *free_place(struct pipeline *p)
+{
+    for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
+        if (!p->passes[i].unit)
+            return &p->passes[i];
+    }
+    struct pass *oldest = &p->passes[0];
+    for (int i = 1; i < PIPELINE_PASSES_MAX; i++) {
+        if (p->passes[i].last_use < oldest->last_use)
+            oldest = &p->passes[i];
+    }
+    cache_unkeep(p->cache, &oldest->item);
+    close_pass(oldest);
+    return oldest;
+}
+
+/* Makes a pass the current one.  Its bytes are at most hold_bytes. */
+static int make_current(struct pipeline *p, struct pass_key key, struct err *e)
+{
+    p->n_uses++;
+    if (p->current && same_key(&p->current->key, &key))
+        return 0;
+    struct pass *s = NULL;
+    for (int i = 0; i < PIPELINE_PASSES_MAX && !s; i++) {
+        if (p->passes[i].unit && same_key(&p->passes[i].key, &key))
+            s = &p->passes[i];
+    }
+    if (s)
+        cache_unkeep(p->cache, &s->item); /* before the one that is put away needs its room */
+    put_away(p);
+    if (!s) {
+        s = free_place(p);
+        struct image_unit *unit = NULL;
+        int rc = open_unit(p->d->model, &key, &unit, e);
+        if (rc)
+            return rc;
+        *s = (struct pass){.key = key, .unit = unit};
+        s->item.bytes = unit->bytes;
+        s->item.evict = on_evict;
+    }
+    s->last_use = p->n_uses;
+    p->current = s;
+    return 0;
+}
+
+/* ---- memory ---- */
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The largest pass that the task needs with so many rows in the UNet; 0 with *e filled. */
+static size_t largest_pass(struct pipeline *p, const struct image_task *it, int rows, struct err *e)
+{
+    int h = it->shape.h, w = it->shape.w, n_tokens = it->prompts[0].n_chunks * IMAGE_TOKENS;
+    struct pass_key keys[6];
+    int n = 0;
+    keys[n++] = (struct pass_key){PASS_TEXT, it->spec.clip_skip, 0, 0};
+    keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
+    keys[n++] = (struct pass_key){PASS_UNET, rows, h, w};
+    keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
+    if (it->spec.init)
+        keys[n++] = (struct pass_key){PASS_ENCODE, h, w, 0};
+    if (it->spec.partial_images > 0 && p->d->info->has_preview)
+        keys[n++] = (struct pass_key){PASS_PREVIEW, h, w, 0};
+    size_t most = 0;
+    for (int i = 0; i < n; i++) {
+        size_t bytes = pass_bytes(p, keys[i], e);
+        if (bytes == 0)
+            return 0;
+        most = max_size(most, bytes);
+    }
+    return most;
+}
+
+static size_t all_prompts_bytes(const struct pipeline *p, const struct image_task *it)
+{
+    size_t bytes = prompts_bytes(&p->prompts, &it->prompts[0]);
+    if (it->guided && !prompts_equal(&p->prompts, &it->prompts[0], &it->prompts[1]))
+        bytes += prompts_bytes(&p->prompts, &it->prompts[1]);
+    return bytes;
+}
+
+size_t pipeline_need(struct pipeline *p, const struct image_task *it, struct err *e)
+{
+    size_t pass = largest_pass(p, it, 1, e);
+    return pass == 0 ? 0 : it->state_bytes + all_prompts_bytes(p, it) + pass;
+}
+
+/* What hold_bytes must be for the tasks that run. */
+static void shrink_hold(struct pipeline *p)
+{
+    size_t need = p->run.active ? p->current->unit->bytes : 0;
+    for (const struct image_task *it = p->tasks; it; it = it->next)
+        need = max_size(need, it->unit_bytes);
+    if (need >= p->hold_bytes)
+        return;
+    if (p->current && p->current->unit->bytes > need)
+        put_away(p);
+    cache_unhold(p->cache, p->hold_bytes - need);
+    p->hold_bytes = need;
+}
+
+static int want_rows(const struct pipeline *p, const struct image_task *it)
+{
+    int rows = it->spec.n * (it->guided ? 2 : 1);
+    for (const struct image_task *o = p->tasks; o; o = o->next) {
+        if (o->shape.h == it->shape.h && o->shape.w == it->shape.w)
+            rows += (o->spec.n - o->n_done) * (o->guided ? 2 : 1);
+    }
+    int max = p->o.max_rows < PIPELINE_ROWS_MAX ? p->o.max_rows : PIPELINE_ROWS_MAX;
+    return rows < max ? rows : max;
+}
+
+/* Holds all that the task needs with so many rows; false when that does not fit now. */
+static bool hold_all(struct pipeline *p, struct image_task *it, int rows, struct err *e)
+{
+    size_t pass = largest_pass(p, it, rows, e);
+    if (pass == 0)
+        return false;
+    struct prompts_entry *found[2] = {NULL, NULL};
+    size_t bytes = it->state_bytes;
+    int n = it->guided && !prompts_equal(&p->prompts, &it->prompts[0], &it->prompts[1]) ? 2 : 1;
+    for (int i = 0; i < n; i++) {
+        found[i] = prompts_find(&p->prompts, &it->prompts[i]);
+        if (!found[i] || found[i]->n_users == 0)
+            bytes += prompts_bytes(&p->prompts, &it->prompts[i]);
+        if (found[i] && found[i]->n_users == 0)
+            cache_unkeep(p->cache, &found[i]->item); /* so that the hold does not evict it */
+    }
+    size_t more = pass > p->hold_bytes ? pass - p->hold_bytes : 0;
+    if (!cache_hold(p->cache, bytes + more)) {
+        for (int i = 0; i < n; i++) {
+            if (found[i] && found[i]->n_users == 0)
+                cache_keep(p->cache, &found[i]->item);
+        }
+        return false;
+    }
+    p->hold_bytes += more;
+    it->unit_bytes = pass;
+    return true;
+}
+
+/* Memory that was held, but that the system has not got. */
+static void give_up(struct pipeline *p, struct image_task *it)
+{
+    err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
+            it->spec.height);
+    bool same = it->guided && prompts_equal(&p->prompts, &it->prompts[0], &it->prompts[1]);
+    for (int i = 0; i < (it->guided ? 2 : 1); i++) {
+        struct prompts_entry *en = prompts_find(&p->prompts, &it->prompts[i]);
+        if (it->entries[i]) {
+            prompts_leave(it->entries[i]);
+        } else if (!(same && i == 1) && (!en || en->n_users == 0)) {
+            cache_unhold(p->cache, prompts_bytes(&p->prompts, &it->prompts[i]));
+            if (en)
+                cache_keep(p->cache, &en->item);
+        }
+    }
+    cache_unhold(p->cache, it->state_bytes);
+    it->entries[0] = it->entries[1] = NULL;
+    it->unit_bytes = 0;
+    shrink_hold(p);
+}
+
+static void add_picture(struct pipeline *p, struct picture *pic)
+{
+    struct picture **at = &p->head;
+    while (*at)
+        at = &(*at)->next;
+    *at = pic;
+    pic->next = NULL;
+}
+
+static void remove_picture(struct pipeline *p, const struct picture *pic)
+{
+    struct picture **at = &p->head;
+    while (*at && *at != pic)
+        at = &(*at)->next;
+    if (*at)
+        *at = pic->next;
+}
+
+/* 1: it never fits; 0: it may; *need says how much there must be. */
+static bool never_fits(struct pipeline *p, struct image_task *it)
+{
+    struct cache_stats s;
+    cache_stats(p->cache, &s);
+    size_t need = pipeline_need(p, it, &it->refused);
+    if (need == 0)
+        return true;
+    if (need <= s.budget_bytes)
+        return false;
+    const char unit[] = "MiB";
+    err_set(
+        &it->refused, ERR_TOOBIG,
+        "%d pictures of %dx%d need %.1f %s beside the weights, and the memory budget is %.1f %s",
+        it->spec.n, it->spec.width, it->spec.height, (double)need / 1048576, unit,
+        (double)s.budget_bytes / 1048576, unit);
+    err_reason(&it->refused, "memory_exceeded");
+    return true;
+}
+
+bool pipeline_place(struct pipeline *p, struct image_task *it)
+{
+    if (never_fits(p, it))
+        return true;
+    if (p->n_pictures > 0 && p->n_pictures + it->spec.n > p->o.max_pictures)
+        return false;
+    int rows = want_rows(p, it);
+    while (!hold_all(p, it, rows, &it->refused)) {
+        if (it->refused.code)
+            return true;
+        if (rows == 1)
+            return false;
+        rows /= 2;
+    }
+    it->entries[0] = prompts_use(&p->prompts, &it->prompts[0]);
+    it->entries[1] =
+        it->guided && it->entries[0] ? prompts_use(&p->prompts, &it->prompts[1]) : NULL;
+    if (!it->entries[0] || (it->guided && !it->entries[1]) || !picture_task_alloc(it)) {
+        give_up(p, it);
+        return true;
+    }
+    struct image_task **at = &p->tasks;
+    while (*at)
+        at = &(*at)->next;
+    *at = it;
+    it->next = NULL;
+    for (int i = 0; i < it->spec.n; i++)
+        add_picture(p, &it->pictures[i]);
+    p->n_pictures += it->spec.n;
+    return true;
+}
+
+/* ---- leaving ---- */
+
+/* The pass that runs is for nobody any more. */
+static void drop_run(struct pipeline *p)
+{
+    if (!p->run.active)
+        return;
+    image_restart(p->current->unit);
+    p->run.active = false;
+    if (p->run.entry)
+        prompts_leave(p->run.entry);
+    p->run.entry = NULL;
+    p->run.task = NULL;
+    p->run.n_rows = 0;
+}
+
+/* The task's part in the pass that runs. */
+static void leave_run(struct pipeline *p, const struct image_task *it)
+{
+    if (!p->run.active)
+        return;
+    int n_left = 0;
+    for (int i = 0; i < p->run.n_rows; i++) {
+        if (p->run.rows[i].picture && p->run.rows[i].picture->task == it)
+            p->run.rows[i].picture = NULL;
+        n_left += p->run.rows[i].picture != NULL;
+    }
+    bool lonely = p->run.entry  ? p->run.entry->n_users == 1 /* the run itself */
+                  : p->run.task ? p->run.task == it
+                                : n_left == 0;
+    if (lonely)
+        drop_run(p);
+}
+
+void pipeline_leave(struct pipeline *p, struct image_task *it)
+{
+    struct image_task **at = &p->tasks;
+    while (*at && *at != it)
+        at = &(*at)->next;
+    if (!*at)
+        return; /* never placed */
+    *at = it->next;
+    for (int i = 0; i < it->spec.n; i++)
+        remove_picture(p, &it->pictures[i]);
+    p->n_pictures -= it->spec.n;
+    for (int i = 0; i < 2; i++) {
+        if (it->entries[i])
+            prompts_leave(it->entries[i]);
+        it->entries[i] = NULL;
+    }
+    leave_run(p, it);
+    cache_unhold(p->cache, it->state_bytes);
+    shrink_hold(p);
+}
+
+bool pipeline_has_work(const struct pipeline *p)
+{
+    return p->head != NULL;
+}
+
+/* ---- what runs next ---- */
+
+/* The prompt of the task that is not computed yet, or NULL. */
+static struct prompts_entry *missing_prompt(const struct image_task *it)
+{
+    for (int i = 0; i < 2; i++) {
+        if (it->entries[i] && !it->entries[i]->ready)
+            return it->entries[i];
+    }
+    return NULL;
+}
+
+static int begin_prompt(struct pipeline *p, struct prompts_entry *en, struct err *e)
+{
+    const struct image_info *info = p->d->info;
+    bool text = en->chunks_done < en->prompt.n_chunks;
+    struct pass_key key = text ? (struct pass_key){PASS_TEXT, en->prompt.clip_skip, 0, 0}
+                               : (struct pass_key){PASS_KV, en->n_tokens, 0, 0};
+    int rc = make_current(p, key, e);
+    if (rc)
+        return rc;
+    if (text) {
+        struct image_text *u = (struct image_text *)p->current->unit;
+        size_t at = (size_t)en->chunks_done * IMAGE_TOKENS;
+        for (int i = 0; i < info->n_encoders; i++)
+            memcpy(u->ids[i], en->prompt.ids[i] + at, IMAGE_TOKENS * sizeof(int32_t));
+    } else {
+        struct image_kv *u = (struct image_kv *)p->current->unit;
+        memcpy(u->context, en->context,
+               (size_t)en->n_tokens * (size_t)info->context_dim * sizeof(float));
+        u->kv = en->kv;
+    }
+    en->n_users++;
+    p->run.entry = en;
+    return 0;
+}
+
+static int begin_encode(struct pipeline *p, struct image_task *it, int which, struct err *e)
+{
+    int rc = make_current(p, (struct pass_key){PASS_ENCODE, it->shape.h, it->shape.w, 0}, e);
+    if (rc)
+        return rc;
+    picture_encoder_input(it, which, ((struct image_vae *)p->current->unit)->picture);
+    p->run.task = it;
+    p->run.which = which;
+    return 0;
+}
+
+/* Decoder, or preview. */
+static int begin_decode(struct pipeline *p, struct picture *pic, enum pass_kind kind, struct err *e)
+{
+    const struct image_task *it = pic->task;
+    int rc = make_current(p, (struct pass_key){kind, it->shape.h, it->shape.w, 0}, e);
+    if (rc)
+        return rc;
+    memcpy(((struct image_vae *)p->current->unit)->latent,
+           kind == PASS_PREVIEW ? pic->clean : pic->latent, pic->state.n * sizeof(float));
+    p->run.rows[0].picture = pic;
+    p->run.n_rows = 1;
+    return 0;
+}
+
+/* Is it waiting for a call of the UNet? */
+static bool wants_unet(const struct picture *pic)
+{
+    return pic->begun && !pic->preview_due && !picture_is_denoised(pic);
+}
+
+/* Rows of one size that hold_bytes is enough for. */
+static int rows_that_fit(struct pipeline *p, int h, int w, int wanted)
+{
+    int n = wanted < p->o.max_rows ? wanted : p->o.max_rows;
+    n = n < PIPELINE_ROWS_MAX ? n : PIPELINE_ROWS_MAX;
+    struct err e;
+    while (n > 1) {
+        size_t bytes = pass_bytes(p, (struct pass_key){PASS_UNET, n, h, w}, &e);
+        if (bytes > 0 && bytes <= p->hold_bytes)
+            break;
+        n--;
+    }
+    return n;
+}
+
+static void fill_row(struct image_row *row, const struct picture *pic, int side)
+{
+    const struct image_task *it = pic->task;
+    const struct prompts_entry *en = it->entries[side];
+    *row = (struct image_row){
+        .kv = en->kv,
+        .n_tokens = en->n_tokens,
+        .timestep = noise_timestep(it->noise, pic->call),
+        .guidance = it->spec.guidance_scale,
+        .pooled = en->pooled,
+    };
+    float h = (float)it->spec.height, w = (float)it->spec.width;
+    const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
+    memcpy(row->time_ids, ids, sizeof ids);
+}
+
+/* The picture's rows and, while there is room, those of others of its size behind it. */
+static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
+{
+    int h = first->task->shape.h, w = first->task->shape.w, n = 0, n_wanted = 0;
+    for (const struct picture *pic = first; pic; pic = pic->next) {
+        if (pic->task->shape.h == h && pic->task->shape.w == w && wants_unet(pic))
+            n_wanted += pic->task->guided ? 2 : 1;
+    }
+    int n_rows = rows_that_fit(p, h, w, n_wanted);
+    for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
+        if (pic->task->shape.h != h || pic->task->shape.w != w || !wants_unet(pic))
+            continue;
+        for (int side = 0; side < (pic->task->guided ? 2 : 1) && n < n_rows; side++) {
+            if (pic->rows_out & (1U << side))
+                continue; /* of a pass before, that had no more room */
+            p->run.rows[n].picture = pic;
+            p->run.rows[n++].side = side;
+        }
+    }
+    int rc = make_current(p, (struct pass_key){PASS_UNET, n, h, w}, e);
+    if (rc)
+        return rc;
+    p->run.n_rows = n;
+    struct image_unet *u = (struct image_unet *)p->current->unit;
+    size_t n_in = (size_t)h * (size_t)w * (size_t)p->d->info->in_channels;
+    for (int i = 0; i < n; i++) {
+        fill_row(&u->rows[i], p->run.rows[i].picture, p->run.rows[i].side);
+        picture_unet_input(p->run.rows[i].picture, u->x + (size_t)i * n_in);
+    }
+    return 0;
+}
+
+/* What this picture needs next, as a pass.  1: begun; 0: it needs none now. */
+static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
+{
+    struct image_task *it = pic->task;
+    struct prompts_entry *en = missing_prompt(it);
+    int rc = 0;
+    if (en)
+        return (rc = begin_prompt(p, en, e)) ? rc : 1;
+    for (int i = 0; i < picture_n_moments(it); i++) {
+        if (!it->encoded[i])
+            return (rc = begin_encode(p, it, i, e)) ? rc : 1;
+    }
+    if (!pic->begun)
+        picture_begin(pic);
+    if (pic->preview_due && p->d->info->has_preview)
+        rc = begin_decode(p, pic, PASS_PREVIEW, e);
+    else if (picture_is_denoised(pic))
+        rc = begin_decode(p, pic, PASS_DECODE, e);
+    else
+        rc = begin_unet(p, pic, e);
+    return rc ? rc : 1;
+}
+
+/* Begins the pass of the picture whose turn it is.  1: begun, 0: nothing to do, < 0: its task must go. */
+static int begin_next(struct pipeline *p, struct image_task **failed, struct err *e)
+{
+    if (!p->head)
+        return 0;
+    p->run.entry = NULL;
+    p->run.task = NULL;
+    p->run.n_rows = 0;
+    *failed = p->head->task;
+    int rc = begin_for(p, p->head, e);
+    if (rc < 0)
+        return rc;
+    *failed = NULL;
+    p->run.active = true;
+    return 1;
+}
+
+/* ---- what a pass gives ---- */
+
+/* To the end of the order of turns. */
+static void next_turn(struct pipeline *p, struct picture *pic)
+{
+    remove_picture(p, pic);
+    add_picture(p, pic);
+}
+
+static void end_unet(struct pipeline *p)
+{
+    struct image_unet *u = (struct image_unet *)p->current->unit;
+    for (int i = 0; i < p->run.n_rows; i++) {
+        struct picture *pic = p->run.rows[i].picture;
+        if (!pic)
+            continue;
+        memcpy(pic->out[p->run.rows[i].side], u->out + (size_t)i * pic->state.n,
+               pic->state.n * sizeof(float));
+        pic->rows_out |= 1U << p->run.rows[i].side;
+        if (pic->rows_out != (pic->task->guided ? 3U : 1U))
+            continue;
+        picture_step(pic);
+        p->n_steps++;
+        if (pic->preview_due && !p->d->info->has_preview) {
+            picture_emit_rough(pic); /* without memory the preview is left out */
+            pic->preview_due = false;
+        }
+        next_turn(p, pic);
+    }
+}
+
+/* The decoder's picture.  The task, if that was its last one or there is no memory for it. */
+static struct image_task *end_decode(struct pipeline *p)
+{
+    struct picture *pic = p->run.rows[0].picture;
+    const float *rgb = ((struct image_vae *)p->current->unit)->picture;
+    if (!pic)
+        return NULL;
+    if (p->current->key.kind == PASS_PREVIEW) {
+        picture_emit(pic, rgb, true);
+        pic->preview_due = false;
+        return NULL;
+    }
+    struct image_task *it = pic->task;
+    remove_picture(p, pic);
+    if (!picture_emit(pic, rgb, false)) {
+        err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
+                it->spec.height);
+        return it;
+    }
+    p->n_images++;
+    return ++it->n_done == it->spec.n ? it : NULL;
+}
+
+static struct image_task *end_pass(struct pipeline *p)
+{
+    struct image_task *ended = NULL;
+    struct prompts_entry *en = p->run.entry;
+    switch (p->current->key.kind) {
+    case PASS_TEXT: {
+        const struct image_text *u = (const struct image_text *)p->current->unit;
+        prompts_add(en, u->hidden, u->pooled);
+        break;
+    }
+    case PASS_KV:
+        en->ready = true;
+        break;
+    case PASS_ENCODE:
+        memcpy(p->run.task->moments[p->run.which],
+               ((const struct image_vae *)p->current->unit)->moments,
+               2 * p->run.task->pictures[0].state.n * sizeof(float));
+        p->run.task->encoded[p->run.which] = true;
+        break;
+    case PASS_UNET:
+        end_unet(p);
+        break;
+    default:
+        ended = end_decode(p);
+    }
+    if (en)
+        prompts_leave(en);
+    p->run.entry = NULL;
+    p->run.active = false;
+    shrink_hold(p);
+    return ended;
+}
+
+int pipeline_run(struct pipeline *p, int64_t until_us, struct image_task **ended, struct err *e)
+{
+    *ended = NULL;
+    if (!p->run.active) {
+        struct err why = {0};
+        int rc = begin_next(p, ended, &why);
+        if (rc < 0)
+            (*ended)->refused = why;
+        if (rc <= 0)
+            return 0;
+    }
+    int rc = image_run(p->current->unit, until_us, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        *ended = end_pass(p);
+    return 0;
+}
+
+/* ---- open, close ---- */
+
+void pipeline_init(struct pipeline *p, const struct diffusion *d, struct cache *c,
+                   const struct pipeline_options *o)
+{
+    *p = (struct pipeline){.d = d, .cache = c, .o = *o};
+    prompts_init(&p->prompts, c, d);
+}
+
+void pipeline_fini(struct pipeline *p)
+{
+    put_away(p);
+    for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
+        if (!p->passes[i].unit)
+            continue;
+        cache_unkeep(p->cache, &p->passes[i].item);
+        close_pass(&p->passes[i]);
+    }
+    prompts_fini(&p->prompts);
+}

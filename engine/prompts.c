@@ -1,0 +1,177 @@
+/* Entries in a list: a handful, compared by their ids and weights. */
+#include "engine/prompts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t n_ids(const struct diffusion_prompt *q)
+{
+    return (size_t)q->n_chunks * IMAGE_TOKENS;
+}
+
+void prompts_init(struct prompts *p, struct cache *c, const struct diffusion *d)
+{
+    *p = (struct prompts){.cache = c, .d = d};
+}
+
+/* Out of the list and gone. */
+static void entry_free(struct prompts_entry *en)
+{
+    struct prompts_entry **at = &en->owner->first;
+    while (*at && *at != en)
+        at = &(*at)->next;
+    if (*at)
+        *at = en->next;
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++)
+        free(en->prompt.ids[i]);
+    free(en->prompt.weights);
+    free(en->context);
+    free(en->pooled);
+    free(en->kv);
+    free(en);
+}
+
+static void on_evict(struct cache_item *it)
+{
+    entry_free((struct prompts_entry *)it);
+}
+
+void prompts_fini(struct prompts *p)
+{
+    while (p->first) {
+        cache_unkeep(p->cache, &p->first->item);
+        entry_free(p->first);
+    }
+}
+
+size_t prompts_bytes(const struct prompts *p, const struct diffusion_prompt *q)
+{
+    const struct image_info *info = p->d->info;
+    size_t n = n_ids(q), floats = n * (size_t)info->context_dim + (size_t)info->pooled_dim;
+    return sizeof(struct prompts_entry) + n * info->kv_row_bytes +
+           (floats + n * (1 + (size_t)info->n_encoders)) * sizeof(float);
+}
+
+bool prompts_equal(const struct prompts *p, const struct diffusion_prompt *a,
+                   const struct diffusion_prompt *b)
+{
+    size_t bytes = n_ids(a) * sizeof(int32_t);
+    if (a->n_chunks != b->n_chunks || a->zeros != b->zeros)
+        return false;
+    if (a->zeros)
+        return true;
+    if (a->clip_skip != b->clip_skip || !a->weights != !b->weights)
+        return false;
+    if (a->weights && memcmp(a->weights, b->weights, bytes) != 0)
+        return false;
+    for (int i = 0; i < p->d->info->n_encoders; i++) {
+        if (memcmp(a->ids[i], b->ids[i], bytes) != 0)
+            return false;
+    }
+    return true;
+}
+
+struct prompts_entry *prompts_find(const struct prompts *p, const struct diffusion_prompt *q)
+{
+    for (struct prompts_entry *en = p->first; en; en = en->next) {
+        if (prompts_equal(p, &en->prompt, q))
+            return en;
+    }
+    return NULL;
+}
+
+static void *copy(const void *from, size_t bytes)
+{
+    void *to = from ? mem_try(bytes, 1) : NULL;
+    if (to)
+        memcpy(to, from, bytes);
+    return to;
+}
+
+static struct prompts_entry *entry_new(struct prompts *p, const struct diffusion_prompt *q)
+{
+    const struct image_info *info = p->d->info;
+    struct prompts_entry *en = mem_try(1, sizeof *en);
+    if (!en)
+        return NULL;
+    en->item.bytes = prompts_bytes(p, q);
+    en->item.evict = on_evict;
+    en->owner = p;
+    en->prompt = *q;
+    en->n_tokens = (int)n_ids(q);
+    size_t n = n_ids(q), bytes = n * sizeof(int32_t);
+    en->prompt.weights = copy(q->weights, bytes);
+    bool ok = !q->weights || en->prompt.weights;
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
+        en->prompt.ids[i] = i < info->n_encoders ? copy(q->ids[i], bytes) : NULL;
+        ok = ok && (i >= info->n_encoders || en->prompt.ids[i]);
+    }
+    en->context = mem_try(n * (size_t)info->context_dim, sizeof(float));
+    en->pooled = info->pooled_dim > 0 ? mem_try((size_t)info->pooled_dim, sizeof(float)) : NULL;
+    en->kv = mem_try(n, info->kv_row_bytes);
+    if (q->zeros)
+        en->chunks_done = q->n_chunks; /* they are zero already */
+    if (!ok || !en->context || !en->kv || (info->pooled_dim > 0 && !en->pooled)) {
+        entry_free(en);
+        return NULL;
+    }
+    en->next = p->first;
+    p->first = en;
+    return en;
+}
+
+struct prompts_entry *prompts_use(struct prompts *p, const struct diffusion_prompt *q)
+{
+    struct prompts_entry *en = prompts_find(p, q);
+    if (!en)
+        en = entry_new(p, q);
+    if (!en)
+        return NULL;
+    cache_unkeep(p->cache, &en->item);
+    en->n_users++;
+    return en;
+}
+
+void prompts_leave(struct prompts_entry *en)
+{
+    if (--en->n_users > 0)
+        return;
+    struct cache *c = en->owner->cache;
+    cache_unhold(c, en->item.bytes);
+    if (en->ready)
+        cache_keep(c, &en->item);
+    else
+        entry_free(en);
+}
+
+/* Weighted states: each times its weight, then all times what brings the chunk's mean back. */
+static void weigh(float *x, const float *weights, size_t dim)
+{
+    double before = 0, after = 0;
+    for (size_t i = 0; i < IMAGE_TOKENS * dim; i++)
+        before += (double)x[i];
+    for (size_t t = 0; t < IMAGE_TOKENS; t++) {
+        for (size_t i = 0; i < dim; i++) {
+            x[t * dim + i] *= weights[t];
+            after += (double)x[t * dim + i];
+        }
+    }
+    if (after == 0)
+        return;
+    float scale = (float)(before / after);
+    for (size_t i = 0; i < IMAGE_TOKENS * dim; i++)
+        x[i] *= scale;
+}
+
+void prompts_add(struct prompts_entry *en, const float *hidden, const float *pooled)
+{
+    const struct image_info *info = en->owner->d->info;
+    size_t dim = (size_t)info->context_dim, at = (size_t)en->chunks_done * IMAGE_TOKENS;
+    float *x = en->context + at * dim;
+    memcpy(x, hidden, IMAGE_TOKENS * dim * sizeof *x);
+    if (en->prompt.weights)
+        weigh(x, en->prompt.weights + at, dim);
+    if (en->chunks_done == 0 && en->pooled)
+        memcpy(en->pooled, pooled, (size_t)info->pooled_dim * sizeof *pooled);
+    en->chunks_done++;
+}
