@@ -1,0 +1,216 @@
+/* Whole pictures of tiny models against diffusers (tools/make_pipeline_golden.py): each scheduler, sizes that
+ * are not square, negative prompts, guidance, image to image, inpainting, SDXL; all submitted at
+ * once, so that they share passes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/engine.h"
+#include "engine/noise.h"
+
+#define DIR "tests/fixtures/"
+
+enum { CASES_MAX = 64, SIDE_MAX = 128 };
+static const double min_psnr = 45;
+
+struct picture_case {
+    char name[64];
+    const uint8_t *expected; /* [n, height, width, 3] */
+    struct job *job;
+    uint8_t *init, *mask;
+    int n_images, n_steps;
+    double error2[JOB_IMAGES_MAX]; /* mean square */
+};
+
+static struct file json_file, pictures;
+static struct cJSON *doc;
+static struct picture_case cases[CASES_MAX];
+static int n_cases;
+
+static struct engine *open_engine(void)
+{
+    const struct engine_model models[] = {
+        {"sd15", DIR "sd_sd15"},       {"sd21", DIR "sd_sd21"}, {"sdxl", DIR "sd_sdxl"},
+        {"inpaint", DIR "sd_inpaint"}, {"lcm", DIR "sd_lcm"},
+    };
+    const struct engine_options o = {.device = "cpu",
+                                     .n_threads = 2,
+                                     .n_models = sizeof models / sizeof *models,
+                                     .models = models,
+                                     .cache_bytes = (size_t)1 << 28,
+                                     .max_images = 16};
+    struct engine *g;
+    struct err e = {0};
+    assert_int_equal(engine_open(&g, &o, &e), 0);
+    const struct timespec t = {.tv_nsec = 2000000};
+    while (engine_state(g) == ENGINE_LOADING)
+        nanosleep(&t, NULL);
+    engine_failure(g, &e);
+    if (engine_state(g) != ENGINE_READY)
+        fail_msg("loading: %s", e.msg);
+    return g;
+}
+
+static double number(const struct cJSON *o, const char *key, double otherwise)
+{
+    const struct cJSON *v = json_get(o, key);
+    return v ? json_num(v) : otherwise;
+}
+
+/* init_image and mask_image of the script. */
+static void make_images(struct picture_case *c, struct image_spec *s)
+{
+    c->init = calloc((size_t)s->width * (size_t)s->height, 3);
+    c->mask = calloc((size_t)s->width, (size_t)s->height);
+    for (int y = 0; y < s->height; y++) {
+        for (int x = 0; x < s->width; x++) {
+            uint8_t *to = c->init + ((size_t)y * (size_t)s->width + (size_t)x) * 3;
+            to[0] = (uint8_t)((x * 5 + y) % 256);
+            to[1] = (uint8_t)((y * 7) % 256);
+            to[2] = (uint8_t)((x * y) % 256);
+            bool in = x >= s->width / 4 && y < s->height / 2;
+            c->mask[(size_t)y * (size_t)s->width + (size_t)x] = in ? 255 : 0;
+        }
+    }
+    s->init = c->init;
+}
+
+static void read_case(struct picture_case *c, const struct cJSON *o)
+{
+    snprintf(c->name, sizeof c->name, "%s", json_str(json_get(o, "name")));
+    c->job = job_new(1 << 16);
+    c->job->kind = JOB_IMAGE;
+    struct image_spec *s = &c->job->image;
+    s->model = json_str(json_get(o, "model"));
+    s->prompt = json_str(json_get(o, "prompt"));
+    s->negative_prompt = json_str(json_get(o, "negative"));
+    s->n = (int)number(o, "n", 1);
+    s->width = (int)number(o, "width", 0);
+    s->height = (int)number(o, "height", 0);
+    s->steps = (int)number(o, "steps", 0);
+    s->guidance_scale = (float)number(o, "guidance", NAN);
+    s->guidance_rescale = (float)number(o, "rescale", 0);
+    s->strength = (float)number(o, "strength", NAN);
+    s->seed = (uint64_t)number(o, "seed", 0);
+    const char *scheduler = json_str(json_get(o, "scheduler"));
+    if (scheduler) {
+        const struct noise_name *n = noise_find(scheduler);
+        assert_non_null(n);
+        s->scheduler = (int)n->choice.scheduler;
+        s->sigmas = (int)n->choice.sigmas;
+        s->spacing = (int)n->choice.spacing;
+    }
+    if (json_bool(json_get(o, "image")))
+        make_images(c, s);
+    if (json_bool(json_get(o, "mask")))
+        s->mask = c->mask;
+}
+
+static void read_cases(void)
+{
+    struct err e;
+    assert_int_equal(file_open(&json_file, DIR "pipeline.json", &e), 0);
+    assert_int_equal(file_open(&pictures, DIR "pipeline.bin", &e), 0);
+    const char *text = (const char *)json_file.data;
+    assert_int_equal(json_parse(&doc, text, json_file.size, &json_limits_default, &e), 0);
+    const uint8_t *at = (const uint8_t *)pictures.data;
+    for (const struct cJSON *o = json_first(doc); o; o = json_next(o)) {
+        struct picture_case *c = &cases[n_cases++];
+        read_case(c, o);
+        const struct image_spec *s = &c->job->image;
+        c->expected = at;
+        at += (size_t)s->n * (size_t)s->width * (size_t)s->height * 3;
+    }
+    assert_int_equal(at - (const uint8_t *)pictures.data, pictures.size);
+}
+
+static void take_image(struct picture_case *c, const struct event *ev)
+{
+    const struct image_spec *s = &c->job->image;
+    size_t n = (size_t)s->width * (size_t)s->height * 3;
+    assert_int_equal(ev->width, s->width);
+    assert_int_equal(ev->height, s->height);
+    assert_int_equal(ev->partial, -1);
+    assert_true(ev->seed == s->seed + (uint64_t)ev->index);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)ev->rgb[i] - c->expected[(size_t)ev->index * n + i];
+        sum += d * d;
+    }
+    c->error2[ev->index] = sum / (double)n;
+    c->n_images++;
+}
+
+/* True when the job has ended. */
+static bool poll_case(struct picture_case *c)
+{
+    struct event *ev;
+    bool ended = false;
+    while ((ev = job_poll(c->job)) != NULL) {
+        if (ev->kind == EV_IMAGE)
+            take_image(c, ev);
+        else if (ev->kind == EV_PROGRESS)
+            c->n_steps++;
+        else if (ev->kind == EV_ERROR)
+            fail_msg("%s: %s", c->name, ev->err.msg);
+        ended = ended || ev->kind == EV_DONE;
+        job_event_free(ev);
+    }
+    return ended;
+}
+
+static void pipeline_makes_the_pictures_of_diffusers(void **state)
+{
+    (void)state;
+    read_cases();
+    struct engine *g = open_engine();
+    struct err e;
+    int n_bad = 0;
+    for (int i = 0; i < n_cases; i++) {
+        if (engine_submit(g, cases[i].job, &e) != 0)
+            fail_msg("%s: %s", cases[i].name, e.msg);
+    }
+    for (int i = 0; i < n_cases; i++) {
+        struct picture_case *c = &cases[i];
+        const struct timespec t = {.tv_nsec = 2000000};
+        while (!poll_case(c))
+            nanosleep(&t, NULL);
+        assert_int_equal(c->n_images, c->job->image.n);
+        double worst = 0;
+        for (int k = 0; k < c->n_images; k++)
+            worst = c->error2[k] > worst ? c->error2[k] : worst;
+        double psnr = worst > 0 ? 10 * log10(255.0 * 255.0 / worst) : 99;
+        print_message("%-40s %.1f dB\n", c->name, psnr);
+        n_bad += psnr < min_psnr;
+    }
+    assert_int_equal(n_bad, 0);
+    engine_close(g);
+    for (int i = 0; i < n_cases; i++) {
+        job_unref(cases[i].job);
+        free(cases[i].init);
+        free(cases[i].mask);
+    }
+    json_free(doc);
+    file_close(&json_file);
+    file_close(&pictures);
+}
+
+int main(void)
+{
+    log_init(LOG_ERROR, false);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pipeline_makes_the_pictures_of_diffusers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
