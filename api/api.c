@@ -417,7 +417,7 @@ static void finish(struct api_call *c, const struct job_usage *u)
     c->queue_us = u->queue_us;
     c->prefill_us = u->prefill_us;
     c->decode_us = u->decode_us;
-    c->finish = render_finish(c->priv->render);
+    c->finish = c->priv->images != NULL ? "stop" : render_finish(c->priv->render);
 }
 
 /* The job ends, because what it made cannot be given out. */

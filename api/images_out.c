@@ -91,6 +91,7 @@ void images_out_work(struct images_out *o)
     const struct codec_text text = {"parameters", buf_str(&parameters)};
     const struct codec_options options = {.format = o->o.format,
                                           .quality = o->o.compression,
+                                          .hasty = ev->partial >= 0,
                                           .n_texts = ev->partial < 0,
                                           .texts = &text};
     buf_clear(&o->text);

@@ -167,9 +167,11 @@ static int write_all(struct writer *w)
     png_set_IHDR(w->png, w->info, (png_uint_32)im->width, (png_uint_32)im->height, 8,
                  color[im->channels], PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
                  PNG_FILTER_TYPE_DEFAULT);
-    /* Level 3 with the filter that suits pictures: half the time of the defaults, 2 % larger. */
-    png_set_compression_level(w->png, 3);
-    png_set_filter(w->png, PNG_FILTER_TYPE_BASE, PNG_FILTER_SUB | PNG_FILTER_UP | PNG_FILTER_PAETH);
+    /* 512 x 512 with texture on 2 GHz: 52 ms and 417 KB, against 16 ms and 497 KB in haste. */
+    png_set_compression_level(w->png, w->o->hasty ? 1 : 6);
+    png_set_filter(w->png, PNG_FILTER_TYPE_BASE,
+                   w->o->hasty ? PNG_FILTER_SUB | PNG_FILTER_UP | PNG_FILTER_PAETH
+                               : PNG_ALL_FILTERS);
     if (w->o->n_texts > 0)
         png_set_text(w->png, w->info, w->texts, w->o->n_texts);
     png_write_info(w->png, w->info);

@@ -190,6 +190,10 @@ static void render_engine(const struct metrics *m, struct buf *out)
          (double)s.cache_bytes},
         {"duetto:engine_steps_total", "counter", "Steps of the engine.", (double)s.steps},
         {"duetto:engine_rows_total", "counter", "Token rows of all steps.", (double)s.step_rows},
+        {"duetto:images_running", "gauge", "Pictures that are being made.", s.images_running},
+        {"duetto:images_total", "counter", "Pictures made.", (double)s.images},
+        {"duetto:image_steps_total", "counter", "Denoise steps of all pictures.",
+         (double)s.image_steps},
         {"duetto:requests_cancelled_total", "counter", "Requests whose client left.",
          (double)s.cancelled},
     };

@@ -34,6 +34,7 @@ PARSERS = {
     "api/jinja_parse.c": "fuzz_jinja.c",
     "api/api.c": "fuzz_api.c",
     "api/multipart.c": "fuzz_multipart.c",
+    "api/images.c": "fuzz_images.c",
 }
 TABLE_BEGIN, TABLE_END = "<!-- made by duetto config --markdown -->", "<!-- end -->"
 

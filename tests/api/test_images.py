@@ -11,8 +11,9 @@ import openai
 import PIL.Image
 import pytest
 
-from harness import PAINTER, PATIENCE_S, RUNNING, TINY, eventually, form, picture, png
+from harness import PAINTER, PATIENCE_S, TINY, eventually, form, picture, png
 
+RUNNING = "duetto:images_running"
 GENERATE, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 5}}
 
