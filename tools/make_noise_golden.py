@@ -5,8 +5,8 @@
 
 tests/fixtures/noise.jsonl, one JSON object a line:
 {"config": scheduler_config.json, "steps", "strength" (0: text to image), "eta", "timesteps" (custom or
-null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "seed", "t": timestep of every
-call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
+null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "choice": a name of ours, where
+another class than the config's runs (from_config), "seed", "t": timestep of every call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
 after half of the calls, "final": latent}  with latents as [c, h, w], or
 {"seed", "sizes", "normal": torch.randn of each size, one after the other; of long ones the last 20}.
 
@@ -36,6 +36,32 @@ SAMPLE = ["DDIM", "DDPM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete", "DPMSo
           "DPMSolverSinglestep", "UniPCMultistep", "LCM", "TCD"]
 ZERO_SNR = ["DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep",
             "UniPCMultistep", "LCM", "TCD"]
+
+
+# What models come with, and our names over it: class, and what the name adds to the config.
+SHIPPED = [
+    {"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+     "beta_start": 0.00085, "clip_sample": False, "interpolation_type": "linear",
+     "num_train_timesteps": 1000, "prediction_type": "epsilon", "sample_max_value": 1.0,
+     "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+     "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False},
+    {"_class_name": "DDIMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+     "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000,
+     "prediction_type": "v_prediction", "set_alpha_to_one": False, "skip_prk_steps": True,
+     "steps_offset": 1, "trained_betas": None},
+]
+NAMES = {"ddim": "DDIM", "ddpm": "DDPM", "pndm": "PNDM", "lms": "LMSDiscrete",
+         "euler": "EulerDiscrete", "euler_a": "EulerAncestralDiscrete", "heun": "HeunDiscrete",
+         "dpm2": "KDPM2Discrete", "dpm2_a": "KDPM2AncestralDiscrete",
+         "dpmpp_2m": "DPMSolverMultistep", "dpmpp_2m_sde": "DPMSolverMultistep",
+         "dpmpp_2s": "DPMSolverSinglestep", "dpmpp_sde": "DPMSolverSDE",
+         "unipc": "UniPCMultistep", "lcm": "LCM", "tcd": "TCD"}
+ENDINGS = {"karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True},
+           "trailing": {"timestep_spacing": "trailing"}}
+ENDED = {"lms": ["karras"], "euler": ["karras", "exponential", "trailing"], "heun": ["karras"],
+         "dpm2": ["karras"], "dpm2_a": ["karras"], "dpmpp_2m": ["karras", "exponential", "trailing"],
+         "dpmpp_2m_sde": ["karras", "exponential"], "dpmpp_2s": ["karras"],
+         "dpmpp_sde": ["karras"], "unipc": ["karras"], "ddim": ["trailing"], "euler_a": ["trailing"]}
 
 
 def model(x, t):
@@ -76,9 +102,12 @@ def start(s, case, g):
 def run(case):
     config = dict(case["config"])
     kind = getattr(diffusers, config.pop("_class_name"))
+    if "choice" in case:
+        config, kind = kind.from_config(config).config, case.pop("kind")
+    added = case.pop("added", {})
     if kind is diffusers.DPMSolverSDEScheduler:
-        config["noise_sampler_seed"] = case["seed"]
-    s = kind.from_config(config)
+        added["noise_sampler_seed"] = case["seed"]
+    s = kind.from_config(config, **added)
     g = torch.Generator("cpu").manual_seed(case["seed"])
     times, x, noise = start(s, case, g)
     takes = inspect.signature(s.step).parameters
@@ -131,6 +160,13 @@ def cases():
             yield case(name, 5, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
                                  "prediction_type": "v_prediction"})
         yield case(name, 4, {"beta_schedule": "linear", "num_train_timesteps": 400} | extra)
+
+    for config in SHIPPED:
+        for name, ending in [(n, end) for n in NAMES for end in [""] + ENDED.get(n, [])]:
+            added = dict(ENDINGS.get(ending, {}))
+            added |= {"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {}
+            yield case("", 4, config=config, choice=f"{name}_{ending}".strip("_"), added=added,
+                       kind=getattr(diffusers, NAMES[name] + "Scheduler")) | {"config": config}
 
     for eta in (0.5, 1.0):
         yield case("DDIM", 5, {"clip_sample": True}, eta=eta)

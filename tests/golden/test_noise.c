@@ -110,6 +110,11 @@ static void open_case(struct noise **n, const struct cJSON *doc, int line)
                               .strength = number(doc, "strength"),
                               .strength_in_range = json_bool(json_get(doc, "in_range")),
                               .eta = number(doc, "eta")};
+    const char *choice = json_str(json_get(doc, "choice"));
+    if (choice != NULL) {
+        assert_non_null(noise_find(choice));
+        args.choice = noise_find(choice)->choice;
+    }
     const struct cJSON *timesteps = json_get(doc, "timesteps");
     for (const struct cJSON *v = json_first(timesteps); v != NULL; v = json_next(v)) {
         assert_true(args.n_timesteps < MAX_CUSTOM);
@@ -164,6 +169,9 @@ static int n_trajectories, n_bad;
 static void check_error(const struct cJSON *doc, int line, const char *where, double error)
 {
     const char *name = json_str(json_get(json_get(doc, "config"), "_class_name"));
+    const char *choice = json_str(json_get(doc, "choice"));
+    if (choice != NULL)
+        name = noise_find(choice)->class_name;
     bool sde = strcmp(name, "DPMSolverSDEScheduler") == 0;
     if (!sde)
         worst_error = fmax(worst_error, error);
