@@ -115,18 +115,27 @@ size_t utf8_repair(char *out, const char *s, size_t n)
     return w;
 }
 
-char *utf8_nfc(const char *s, size_t n, size_t *out_len)
+static char *map(const char *s, size_t n, size_t *out_len, utf8proc_option_t form)
 {
     if (n > SIZE_MAX / 16 || !utf8_valid(s, n))
         return NULL;
     utf8proc_uint8_t *out = NULL;
     const utf8proc_uint8_t *in = (const utf8proc_uint8_t *)(n > 0 ? s : "");
-    utf8proc_ssize_t len =
-        utf8proc_map(in, (utf8proc_ssize_t)n, &out, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t len = utf8proc_map(in, (utf8proc_ssize_t)n, &out, UTF8PROC_STABLE | form);
     if (len < 0)
         return NULL;
     *out_len = (size_t)len;
     return (char *)out;
+}
+
+char *utf8_nfc(const char *s, size_t n, size_t *out_len)
+{
+    return map(s, n, out_len, UTF8PROC_COMPOSE);
+}
+
+char *utf8_nfd(const char *s, size_t n, size_t *out_len)
+{
+    return map(s, n, out_len, UTF8PROC_DECOMPOSE);
 }
 
 /* ---- one code point ---- */
@@ -177,6 +186,23 @@ bool utf8_is_printable(uint32_t cp)
     default:
         return true;
     }
+}
+
+bool utf8_is_mark(uint32_t cp)
+{
+    return category(cp) == UTF8PROC_CATEGORY_MN;
+}
+
+bool utf8_is_punct(uint32_t cp)
+{
+    utf8proc_category_t k = category(cp);
+    return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
+}
+
+bool utf8_is_control(uint32_t cp)
+{
+    utf8proc_category_t k = category(cp);
+    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO;
 }
 
 uint32_t utf8_upper(uint32_t cp)

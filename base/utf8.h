@@ -18,6 +18,7 @@ size_t utf8_whole(const char *s, size_t n);
 size_t utf8_repair(char *out, const char *s, size_t n);
 /* NFC; result from malloc (caller frees), NULL when out of memory or the input is not UTF-8. */
 char *utf8_nfc(const char *s, size_t n, size_t *out_len);
+char *utf8_nfd(const char *s, size_t n, size_t *out_len); /* likewise */
 
 /* One code point, in the classes of Python's str methods; any number is allowed. */
 bool utf8_is_space(uint32_t cp);
@@ -25,6 +26,9 @@ bool utf8_is_cased(uint32_t cp);     /* Lu, Ll, Lt */
 bool utf8_is_letter(uint32_t cp);    /* those and Lm, Lo */
 bool utf8_is_digit(uint32_t cp);     /* Nd */
 bool utf8_is_printable(uint32_t cp); /* what repr() leaves as it is */
+bool utf8_is_mark(uint32_t cp);      /* Mn: accents that take no room */
+bool utf8_is_punct(uint32_t cp);     /* P in all its kinds */
+bool utf8_is_control(uint32_t cp);   /* Cc, Cf, Co */
 uint32_t utf8_upper(uint32_t cp);    /* the simple mappings: one code point each */
 uint32_t utf8_lower(uint32_t cp);
 uint32_t utf8_title(uint32_t cp);

@@ -188,6 +188,28 @@ static void utf8_nfc_keeps_nul_and_refuses_invalid_input(void **state)
     assert_null(utf8_nfc("\xED\xA0\x80", 3, &n));
 }
 
+static void utf8_nfd_takes_characters_apart(void **state)
+{
+    (void)state;
+    size_t n = 0;
+    char *out = utf8_nfd("\xC3\xA9\xEA\xB0\x80", 5, &n);
+    assert_non_null(out);
+    assert_int_equal(n, 9);
+    assert_memory_equal(out, "e\xCC\x81\xE1\x84\x80\xE1\x85\xA1", 9);
+    free(out);
+    assert_null(utf8_nfd("\xFF", 1, &n));
+}
+
+static void utf8_knows_marks_punctuation_and_controls(void **state)
+{
+    (void)state;
+    assert_true(utf8_is_mark(0x301) && !utf8_is_mark(0x903) && !utf8_is_mark('a'));
+    assert_true(utf8_is_punct('!') && utf8_is_punct('_') && utf8_is_punct(0x3002));
+    assert_false(utf8_is_punct('$') || utf8_is_punct('a') || utf8_is_punct(UINT32_MAX));
+    assert_true(utf8_is_control(0) && utf8_is_control(0x200B) && utf8_is_control(0xE000));
+    assert_false(utf8_is_control(' ') || utf8_is_control(0x378) || utf8_is_control(0x2028));
+}
+
 static void utf8_knows_the_classes_of_characters(void **state)
 {
     (void)state;
@@ -248,6 +270,8 @@ int main(void)
         cmocka_unit_test(utf8_repair_replaces_maximal_subparts),
         cmocka_unit_test(utf8_nfc_composes_and_reorders),
         cmocka_unit_test(utf8_nfc_keeps_nul_and_refuses_invalid_input),
+        cmocka_unit_test(utf8_nfd_takes_characters_apart),
+        cmocka_unit_test(utf8_knows_marks_punctuation_and_controls),
         cmocka_unit_test(utf8_knows_the_classes_of_characters),
         cmocka_unit_test(utf8_maps_upper_lower_and_title_case),
     };
