@@ -221,7 +221,7 @@ def write_gguf(path, tensors):
         if name.startswith(("model_ema", "alphas")) or name.endswith(("position_ids", "logit_scale")):
             continue
         a = t.numpy()
-        if a.ndim == 2 and a.shape[1] % 32 == 0 and "embed" not in name:
+        if a.ndim == 2 and a.shape[1] % 32 == 0 and "embedding" not in name:
             q = gguf.quants.quantize(a.astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
             w.add_tensor(cpp_name(name), q, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
             worth[name] = gguf.quants.dequantize(q, gguf.GGMLQuantizationType.Q8_0)
