@@ -162,6 +162,8 @@ static int check_numbers(struct image_spec *s, const struct image_card *c, struc
         s->guidance_rescale = c->guidance_rescale;
     if (isnan(s->strength))
         s->strength = s->mask ? 1.0f : 0.8f;
+    if (isnan(s->eta))
+        s->eta = 0;
     const char *bad = NULL;
     if (s->n < 1 || s->n > JOB_IMAGES_MAX)
         bad = "n";

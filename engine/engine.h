@@ -26,6 +26,7 @@ struct engine_options {
     int max_images;      /* pictures of several requests that are made at once */
     int image_rows;      /* rows of a UNet's pass at most; a picture with guidance has two */
     double image_weight; /* an image model's share of the device beside a text model's 1 */
+    size_t vae_bytes;    /* of a pass of the image decoder; more goes in tiles.  0: 1 GiB */
     const char *preview; /* TAESD checkpoint for previews, or NULL */
     /* Called from the engine thread when a job got an event or the state changed; must only
      * wake the other side (uv_async_send). */

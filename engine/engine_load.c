@@ -36,6 +36,7 @@ static int load_models(struct engine *g, struct err *e)
         .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
         .kv_type = g->o.kv_type,
         .progress = &g->progress,
+        .vae_bytes = g->o.vae_bytes,
         .preview = g->preview,
     };
     for (int i = 0; i < g->o.n_models; i++) {

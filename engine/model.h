@@ -65,6 +65,7 @@ struct model_options {
     int max_logits;       /* logit rows of the largest batch */
     enum dtype kv_type;   /* DTYPE_F16, DTYPE_F32 or DTYPE_Q8_0 */
     atomic_int *progress; /* per mille of loading done, or NULL */
+    size_t vae_bytes;     /* image models: of a pass of the decoder; 0: 1 GiB */
     const char *preview;  /* TAESD checkpoint for an image model's previews, or NULL */
 };
 

@@ -21,13 +21,18 @@
     I(threads, 0, 0, 1024, "worker threads of the CPU; 0: one for each core") \
     I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \
     S(kv_type, "f16", "f16 f32 q8_0", "type of the key/value cache; q8_0 takes half the memory of f16") \
-    I(cache_mib, 0, 0, 1 << 22, "memory for the key/value cache in MiB; 0: a quarter of what is free") \
+    I(cache_mib, 0, 0, 1 << 22, "memory for the key/value cache and for images in MiB; 0: a quarter of what is free") \
     I(max_sequences, 16, 1, 1024, "sequences that run at once") \
     I(max_queued_jobs, 256, 1, 100000, "requests that may wait; more get 429") \
     I(max_queued_tokens, 1 << 20, 1, 1 << 30, "prompt tokens that may wait; more get 429") \
     I(max_batch_rows, 512, 16, 8192, "token rows of one engine step at most") \
     I(prefill_chunk, 128, 16, 8192, "prompt rows of a step while other sequences decode") \
     B(prefix_sharing, true, "share the cache pages of equal prompt beginnings between requests") \
+    I(images_at_once, 4, 1, 64, "pictures of several requests that are made at the same time") \
+    I(max_image_rows, 8, 1, 32, "pictures in one pass of an image model at most; guidance makes two of one") \
+    I(image_weight, 100, 1, 10000, "percent of a text model's share of the device that an image model gets") \
+    I(vae_mib, 1024, 64, 1 << 20, "memory of one pass of the image decoder in MiB; larger pictures go through in tiles") \
+    S(preview_model, "", NULL, "a TAESD checkpoint, for partial images; empty: rough ones without it") \
     I(default_max_tokens, 0, 0, 1 << 20, "max_tokens of requests that name none; 0: what the context leaves") \
     I(max_body_kib, 1024, 1, 1 << 20, "size of a JSON request in KiB") \
     I(max_json_depth, 64, 4, 500, "nesting of a JSON request") \

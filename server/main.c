@@ -265,6 +265,11 @@ static int open_engine(struct server *s, struct err *e)
         .prefill_chunk = (int)c->prefill_chunk,
         .max_batch_rows = (int)c->max_batch_rows,
         .prefix_sharing = c->prefix_sharing,
+        .max_images = (int)c->images_at_once,
+        .image_rows = (int)c->max_image_rows,
+        .image_weight = (double)c->image_weight / 100,
+        .vae_bytes = (size_t)c->vae_mib << 20,
+        .preview = c->preview_model[0] ? c->preview_model : NULL,
         .wake = wake,
         .wake_ctx = s,
     };
