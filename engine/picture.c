@@ -84,6 +84,7 @@ static int prepare(struct image_task *it, struct err *e)
                    .spacing = (enum noise_spacing)s->spacing},
         .steps = s->steps,
         .strength = from_noise(it) ? 0 : (double)s->strength,
+        .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
         .eta = (double)s->eta,
     };
     rc = noise_open(&it->noise, &d->noise, &args, e);

@@ -18,7 +18,8 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
                        DPMSolverSDEScheduler, DPMSolverSinglestepScheduler,
                        EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
                        HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler,
-                       KDPM2DiscreteScheduler, LCMScheduler, LMSDiscreteScheduler, PNDMScheduler,
+                       KDPM2DiscreteScheduler, LatentConsistencyModelImg2ImgPipeline,
+                       LCMScheduler, LMSDiscreteScheduler, PNDMScheduler,
                        StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
                        StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline,
                        StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, TCDScheduler,
@@ -71,6 +72,8 @@ def load(folder, name, kind):
         "safety_checker": None, "feature_extractor": None, "image_encoder": None,
         "requires_safety_checker": False}
     cls = PIPELINES["sdxl" if name == "sdxl" else "sd"][kind]
+    if name == "lcm" and kind == "image":
+        cls = LatentConsistencyModelImg2ImgPipeline
     pipe = cls.from_pretrained(folder / f"sd_{name}", torch_dtype=torch.float32, **more)
     for part in ("tokenizer", "tokenizer_2"):
         if hasattr(pipe, part):
