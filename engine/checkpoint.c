@@ -272,28 +272,54 @@ static int set_prediction(struct checkpoint *c, const char *prediction, struct e
     return rc;
 }
 
-static int open_single(struct checkpoint *c, const struct checkpoint_options *o, struct err *e)
+/* What a single file has beside it: a directory of tokenizer files, and NAME.yaml as web UIs have it. */
+static void look_beside(struct checkpoint *c)
 {
-    struct checkpoint_file *f;
-    int rc = checkpoint_open_file(c, c->path, &f, e);
-    if (rc == 0)
-        rc = checkpoint_ldm_open(c, e);
-    if (rc != 0)
-        return rc;
     const char *dot = strrchr(c->path, '.'), *slash = strrchr(c->path, '/');
     bool suffix = dot != NULL && (slash == NULL || dot > slash);
     int n_stem = (int)(suffix ? (size_t)(dot - c->path) : strlen(c->path));
     int n_dir = (int)(slash != NULL ? slash - c->path + 1 : 0);
-    const char *tries[] = {
-        o != NULL && o->tokenizer != NULL ? arena_strdup(&c->arena, o->tokenizer) : NULL,
-        arena_printf(&c->arena, "%.*s.tokenizer", n_stem, c->path),
-        arena_printf(&c->arena, "%.*stokenizer", n_dir, c->path),
-    };
+    const char *tries[] = {arena_printf(&c->arena, "%.*s.tokenizer", n_stem, c->path),
+                           arena_printf(&c->arena, "%.*stokenizer", n_dir, c->path)};
     struct stat st;
     for (size_t i = 0; i < sizeof tries / sizeof *tries && c->tokenizer[0] == NULL; i++)
         if (tries[i] != NULL && stat(tries[i], &st) == 0 && S_ISDIR(st.st_mode))
             c->tokenizer[0] = c->tokenizer[1] = tries[i];
-    return 0;
+    c->yaml = arena_printf(&c->arena, "%.*s.yaml", n_stem, c->path);
+}
+
+static int open_single(struct checkpoint *c, struct err *e)
+{
+    struct checkpoint_file *f;
+    c->single = true;
+    look_beside(c);
+    int rc = checkpoint_open_file(c, c->path, &f, e);
+    if (rc == 0)
+        rc = checkpoint_ldm_open(c, e);
+    if (rc == 0)
+        rc = finish(c, e);
+    return rc != 0 ? rc : checkpoint_config_make(c, e);
+}
+
+static int open_dir(struct checkpoint *c, struct err *e)
+{
+    int rc = checkpoint_dir_open(c, e);
+    return rc != 0 ? rc : finish(c, e);
+}
+
+/* What the options say counts before what the files say; but a directory of diffusers keeps the
+ * tokenizers that it has. */
+static int apply_options(struct checkpoint *c, const struct checkpoint_options *o, struct err *e)
+{
+    if (o == NULL)
+        return 0;
+    for (int i = 0; i < 2 && o->tokenizer != NULL; i++) {
+        if (c->single || c->tokenizer[i] == NULL)
+            c->tokenizer[i] = arena_strdup(&c->arena, o->tokenizer);
+        if (c->tokenizer[i] == NULL)
+            return checkpoint_no_memory(e);
+    }
+    return o->prediction != NULL && c->scheduler != NULL ? set_prediction(c, o->prediction, e) : 0;
 }
 
 static int open_path(struct checkpoint *c, const struct checkpoint_options *o, struct err *e)
@@ -301,14 +327,8 @@ static int open_path(struct checkpoint *c, const struct checkpoint_options *o, s
     struct stat st;
     if (stat(c->path, &st) != 0)
         return err_set(e, ERR_NOTFOUND, "cannot open %s: %m", c->path);
-    int rc = S_ISDIR(st.st_mode) ? checkpoint_dir_open(c, e) : open_single(c, o, e);
-    if (rc == 0)
-        rc = finish(c, e);
-    if (rc == 0 && !S_ISDIR(st.st_mode))
-        rc = checkpoint_config_make(c, e);
-    if (rc == 0 && o != NULL && o->prediction != NULL && c->scheduler != NULL)
-        rc = set_prediction(c, o->prediction, e);
-    return rc;
+    int rc = S_ISDIR(st.st_mode) ? open_dir(c, e) : open_single(c, e);
+    return rc != 0 ? rc : apply_options(c, o, e);
 }
 
 int checkpoint_open(struct checkpoint **out, const char *path, const struct checkpoint_options *o,
@@ -401,11 +421,11 @@ int checkpoint_tokenizer(const struct checkpoint *c, int which, struct clip_bpe 
 {
     int i = which == 0 ? 0 : 1;
     if (c->tokenizer[i] == NULL)
-        return err_set(
-            e, ERR_NOTFOUND,
-            "no CLIP tokenizer comes with %s: put vocab.json and merges.txt (of any "
-            "diffusers Stable Diffusion, directory tokenizer/) into tokenizer/ beside it",
-            c->path);
+        return err_set(e, ERR_NOTFOUND,
+                       "no CLIP tokenizer comes with %s: put vocab.json and merges.txt (of any "
+                       "diffusers Stable Diffusion, directory tokenizer/) into %s %s it",
+                       c->path, i == 0 || c->single ? "tokenizer/" : "tokenizer_2/",
+                       c->single ? "beside" : "in");
     return clip_bpe_open(out, c->tokenizer[i], c->pad[i], e);
 }
 

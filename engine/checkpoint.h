@@ -39,8 +39,8 @@ enum checkpoint_family {
 };
 
 struct checkpoint_options { /* zeros: all from the files */
-    /* A directory with vocab.json and merges.txt, for a file that has none.  Without it
-     * FILE.tokenizer/ is tried, then tokenizer/ beside the file. */
+    /* A directory with vocab.json and merges.txt, for files that have none.  Without it NAME.tokenizer/
+     * is tried for a single file NAME.safetensors, then tokenizer/ beside it. */
     const char *tokenizer;
     const char *prediction; /* "epsilon", "v_prediction" or "sample": overrules the files */
 };

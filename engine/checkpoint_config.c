@@ -2,8 +2,8 @@
  * shapes of its tensors.
  *
  * Shapes do not tell the number of heads (SD 1.x has 8 at every level, the later ones heads of 64),
- * the groups of a norm (32 in all), scaling factors, and what the UNet predicts.  For the last the
- * file's metadata and marker tensors are asked (modelspec.prediction_type, v_pred, ztsnr).  An SD 2.x
+ * the groups of a norm (32 in all), scaling factors, and what the UNet predicts.  For the last NAME.yaml
+ * is asked, then the file's metadata and marker tensors (modelspec.prediction_type, v_pred, ztsnr).  An SD 2.x
  * file without them is told by how far one bias of the last attention is spread, with ComfyUI's
  * threshold: a rule of thumb, nothing in the file proves it.  checkpoint_options overrules all. */
 #include <math.h>
@@ -11,11 +11,19 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "engine/checkpoint_impl.h"
 #include "kernels/quant.h"
 
-enum { LEVELS_MAX = 8, COUNT_MAX = 100, TEXT_MAX = 1 << 16, HEAD_DIM = 64, TIME_IDS = 6 };
+enum {
+    LEVELS_MAX = 8,
+    COUNT_MAX = 100,
+    TEXT_MAX = 1 << 16,
+    HEAD_DIM = 64,
+    TIME_IDS = 6,
+    YAML_MAX = 1 << 20
+};
 #define V_SPREAD 0.09 /* standard deviation; above it the model predicts v */
 
 /* ---- asking ---- */
@@ -290,9 +298,38 @@ static bool marked(const struct checkpoint *c, const char *name)
     return checkpoint_raw_find(&c->files[0], name, &t);
 }
 
+/* "parameterization: "v"" in the NAME.yaml that web UIs keep beside a file; NULL: nothing is said. */
+static const char *yaml_prediction(const struct checkpoint *c)
+{
+    static const char key[] = "parameterization:";
+    struct file f;
+    const char *said = NULL;
+    if (c->yaml == NULL || file_open(&f, c->yaml, NULL) != 0)
+        return NULL;
+    size_t n = f.size < YAML_MAX ? f.size : 0;
+    const char *at = n > 0 ? memmem(f.data, n, key, sizeof key - 1) : NULL;
+    if (at != NULL) {
+        const char *stop = f.data + n;
+        for (at += sizeof key - 1; at < stop && (*at == ' ' || *at == '"' || *at == '\'');)
+            at++;
+        size_t left = (size_t)(stop - at);
+        if (left >= 1 && *at == 'v')
+            said = "v_prediction";
+        else if (left >= 3 && memcmp(at, "eps", 3) == 0)
+            said = "epsilon";
+        else if (left >= 2 && memcmp(at, "x0", 2) == 0)
+            said = "sample";
+    }
+    file_close(&f);
+    return said;
+}
+
 static const char *prediction(const struct checkpoint *c)
 {
     const struct safetensors *s = c->files[0].st;
+    const char *yaml = yaml_prediction(c);
+    if (yaml != NULL)
+        return yaml;
     const char *said = s != NULL ? safetensors_metadata(s, "modelspec.prediction_type") : NULL;
     if (said != NULL && said[0] == 'v')
         return "v_prediction";

@@ -41,7 +41,9 @@ struct checkpoint {
     int n_files;
     struct checkpoint_list parts[CHECKPOINT_N_PARTS];
     struct cJSON *index, *scheduler;
+    bool single;              /* one file, not a directory */
     const char *path;         /* as given */
+    const char *yaml;         /* of a single file: where its NAME.yaml would be, or NULL */
     const char *tokenizer[2]; /* directories, NULL where there is none */
     const char *pad[2];       /* token, NULL: what the tokenizer's files say */
 };

@@ -255,6 +255,18 @@ static void checkpoint_hears_markers_of_the_prediction(void **state)
     assert_string_equal(prediction(c), "v_prediction");
     assert_true(json_bool(json_get(checkpoint_scheduler(c), "rescale_betas_zero_snr")));
     checkpoint_close(c);
+    static const char *const yaml[][2] = {
+        {"model:\n  params:\n    parameterization: \"eps\"\n", "epsilon"},
+        {"parameterization: 'v'", "v_prediction"},
+        {"parameterization: x0", "sample"},
+        {"parameterization:", "v_prediction"},
+        {"", "v_prediction"}};
+    for (size_t i = 0; i < sizeof yaml / sizeof *yaml; i++) {
+        put_text("v.yaml", yaml[i][0]);
+        c = opened("v.safetensors", NULL);
+        assert_string_equal(prediction(c), yaml[i][1]);
+        checkpoint_close(c);
+    }
     const struct checkpoint_options o = {.prediction = "epsilon"};
     c = opened("v.safetensors", &o);
     assert_string_equal(prediction(c), "epsilon");
@@ -332,7 +344,12 @@ static void checkpoint_never_leaves_its_directory(void **state)
                                          "/tmp/x.safetensors",        ".safetensors", "x.bin"};
     struct maker m;
     make_dir();
-    checkpoint_close(opened("m", NULL));
+    struct checkpoint *c = opened("m", NULL);
+    struct clip_bpe *t;
+    struct err e;
+    assert_int_equal(checkpoint_tokenizer(c, 1, &t, &e), ERR_NOTFOUND);
+    assert_non_null(strstr(e.msg, "into tokenizer_2/ in it"));
+    checkpoint_close(c);
     unlink(path_of("m/unet/diffusion_pytorch_model.safetensors"));
     begin(&m);
     add(&m, "a.weight", "2");
