@@ -10,7 +10,9 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "engine/bench_image.h"
 #include "engine/bench_ops.h"
+#include "engine/checkpoint.h"
 #include "engine/model.h"
 #include "kernels/quant.h"
 
@@ -23,6 +25,7 @@ const struct bench_options bench_defaults = {
     .repeats = 5,
     .kv_type = DTYPE_F16,
     .max_batch_rows = 512,
+    .size = 256,
 };
 
 /* Sequences side by side, each with pages of its own. */
@@ -264,6 +267,11 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
         .kv_type = o->kv_type,
     };
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
+    if (!rc && checkpoint_is_image(o->path)) {
+        rc = bench_image(o, b.be, out, e);
+        b.be->close(b.be);
+        return rc;
+    }
     if (!rc)
         rc = model_open(&b.model, name ? name + 1 : o->path, o->path, b.be, &mo, e);
     if (!rc && (o->n_prompt > model_card(b.model)->n_ctx - o->depth ||

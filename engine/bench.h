@@ -1,6 +1,7 @@
 /* `duetto bench`: tokens per second of one model on this machine, as llama-bench counts them: a prompt of
  * p tokens read at once ("pp512"), and n tokens generated one by one ("tg128"), by b sequences
- * together; after d tokens that stand in the cache already ("tg128@d4096").  Thread: main. */
+ * together; after d tokens that stand in the cache already ("tg128@d4096").  Of an image model
+ * (bench_image.h) it is seconds of its parts.  Thread: main. */
 #ifndef ENGINE_BENCH_H
 #define ENGINE_BENCH_H
 #include <stdbool.h>
@@ -16,6 +17,7 @@ struct bench_options {
     int depth;                /* tokens that stand in the cache before either test begins */
     int n_batches, batches[BENCH_BATCHES_MAX];
     int n_threads, repeats;
+    int size; /* of pictures, in pixels a side */
     enum dtype kv_type;
     int max_batch_rows;
     bool json, ops; /* ops: also where the time goes */

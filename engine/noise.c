@@ -238,7 +238,7 @@ static int check_finite(const struct plan *p, struct err *e)
 /* Image to image leaves out the first steps, as diffusers' get_timesteps. */
 static void set_begin(struct plan *p)
 {
-    double strength = p->args->strength;
+    double strength = p->strength;
     bool consistency = p->k->compile == noise_alpha_lcm || p->k->compile == noise_alpha_tcd;
     if (strength == 0 || (consistency && p->args->strength_in_range))
         return;
@@ -261,6 +261,8 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
     n->init_sigma = 1;
     n->regs = 1u << REG_X | 1u << REG_M;
     struct plan p = {.c = *config, .k = &classes[kind], .args = args, .out = n};
+    /* 0.7 that went through a float is 0.69999999, and 10 steps would lose one. */
+    p.strength = rint(args->strength * 1e7) / 1e7;
     resolve(&p);
     n->clip_range = (float)p.c.clip_range;
     p.n_train = p.c.n_train;

@@ -236,8 +236,8 @@ int noise_alpha_pndm(struct plan *p, struct err *e)
 static int consistency_timesteps(struct plan *p, struct err *e)
 {
     int original = p->c.original_steps, n_left = original;
-    if (p->args->strength_in_range && p->args->strength > 0)
-        n_left = (int)(original * p->args->strength);
+    if (p->args->strength_in_range && p->strength > 0)
+        n_left = (int)(original * p->strength);
     p->t = mem_try((size_t)p->n, sizeof *p->t);
     if (p->t == NULL)
         return err_set(e, ERR_NOMEM, "no memory for a schedule of %d steps", p->n);

@@ -77,6 +77,7 @@ struct plan {
     struct noise_config c; /* resolved: what the class knows is not unset */
     const struct noise_class *k;
     const struct noise_args *args;
+    double strength; /* the argument's, to 7 decimals */
     int n_train;
     float *abar;  /* [n_train] cumulative products of alpha */
     int n;        /* steps of the whole schedule */

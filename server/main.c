@@ -47,9 +47,12 @@ static const char usage[] =
     "usage: duetto serve [-c FILE] [-m [NAME=]PATH]... [options]   serve models over HTTP\n"
     "       duetto healthcheck [options]                           0 if the server is healthy\n"
     "       duetto bench -m FILE [-p 512] [-n 128] [-d 0] [-b 1,16] [-t N] [-r 5] [--device D]\n"
-    "                    [--kv_type T] [--json | --ops]            tokens per second of a model; "
-    "--ops:\n"
-    "                                                              where the time goes\n"
+    "                    [--kv_type T] [--size 256] [--json | --ops]\n"
+    "                                                              tokens per second of a model, "
+    "or\n"
+    "                                                              seconds of pictures; --ops: "
+    "where\n"
+    "                                                              the time goes\n"
     "       duetto config [options]                                print the configuration as "
     "JSON\n"
     "       duetto --help | --version\n";
@@ -450,6 +453,8 @@ static bool bench_flags(int argc, char **argv, struct bench_options *o)
             ok = whole_number(v, 0, 1 << 20, &o->depth);
         else if (!strcmp(flag, "-t"))
             ok = whole_number(v, 0, 1024, &o->n_threads);
+        else if (!strcmp(flag, "--size"))
+            ok = whole_number(v, 8, 8192, &o->size);
         else if (!strcmp(flag, "-r"))
             ok = whole_number(v, 1, 1000, &o->repeats);
         else if (!strcmp(flag, "-b"))

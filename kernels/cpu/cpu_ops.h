@@ -15,6 +15,7 @@
 struct linear_x;
 struct linear_tile;
 struct sgemm;
+struct attn_dense;
 
 /* KV positions that one attention tile covers: 16 pages. */
 #define ATTN_CHUNK 256
@@ -70,6 +71,7 @@ struct cpu_attn_tile {
     X(void, sgemm_rows, (const struct sgemm *t)) \
     X(void, sgemm_cols, (const struct sgemm *t)) \
     X(void, sgemm_expand, (float *to, enum dtype type, const void *panel, int64_t n)) \
+    X(void, attn_dense_chunk, (const struct attn_dense *t)) \
     /* as many operations as fit in the time; returns how many: for rooflines */ \
     X(int64_t, peak_int8, (int64_t rounds)) \
     X(int64_t, peak_f32, (int64_t rounds))

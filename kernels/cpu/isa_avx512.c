@@ -21,6 +21,8 @@
 #include "kernels/cpu/rope_tmpl.h"
 #include "kernels/cpu/sgemm_tmpl.h"
 
+#include "kernels/cpu/attn_dense_tmpl.h"
+
 const struct cpu_ops cpu_ops_avx512 = {
     .rmsnorm_row = rmsnorm_row,
     .rope_pair_row = rope_pair_row,
@@ -45,6 +47,7 @@ const struct cpu_ops cpu_ops_avx512 = {
     .sgemm_rows = sgemm_rows,
     .sgemm_cols = sgemm_cols,
     .sgemm_expand = sgemm_expand,
+    .attn_dense_chunk = attn_dense_chunk,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
 };

@@ -148,7 +148,7 @@ static void bench(struct kcheck *kc)
 
 void kcheck_dense(struct kcheck *kc)
 {
-    if (!KCHECK_OP(kc, attn, linear_plain))
+    if (!KCHECK_OP(kc, attn, attn_dense_chunk))
         return;
     check_op(kc);
     if (kc->bench && kc->isa != CPU_SCALAR)

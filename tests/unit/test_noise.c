@@ -166,9 +166,11 @@ static void noise_counts_calls_and_steps(void **state)
         double strength;
         int n_calls, n_steps;
     } cases[] = {
-        {NOISE_EULER, 0, 10, 10}, {NOISE_EULER, 0.5, 5, 5},     {NOISE_HEUN, 0, 19, 10},
-        {NOISE_HEUN, 0.5, 9, 5},  {NOISE_PNDM, 0, 11, 10},      {NOISE_PNDM, 0.5, 6, 5},
-        {NOISE_DPM2, 0, 19, 10},  {NOISE_DPMPP_SDE, 1, 19, 10},
+        {NOISE_EULER, 0, 10, 10},         {NOISE_EULER, 0.5, 5, 5},
+        {NOISE_HEUN, 0, 19, 10},          {NOISE_HEUN, 0.5, 9, 5},
+        {NOISE_PNDM, 0, 11, 10},          {NOISE_PNDM, 0.5, 6, 5},
+        {NOISE_DPM2, 0, 19, 10},          {NOISE_DPMPP_SDE, 1, 19, 10},
+        {NOISE_DDIM, (double)0.7f, 7, 7}, {NOISE_DDIM, (double)0.29f, 2, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct noise *n = must_open(cases[i].s, 10, cases[i].strength);
