@@ -6,10 +6,11 @@
  * may reach over their border.  Then each piece is tokenised and the tokens are laid into chunks. */
 #include "engine/text/prompt.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/utf8.h"
 
 enum { BODY = PROMPT_CHUNK - 2, COMMA_REACH = 20, NUMBER_MAX = 15 };
 static const float round_weight = 1.1f, square_weight = 1 / 1.1f, weight_max = 100;
@@ -35,8 +36,6 @@ struct parser {
 
 static void add_piece(struct parser *p, const char *s, size_t len, bool is_break)
 {
-    if (len == 0 && !is_break)
-        return;
     p->pieces[p->n_pieces++] = (struct piece){p->n_plain, len, 1, is_break};
     if (len > 0)
         memcpy(p->plain + p->n_plain, s, len);
@@ -49,10 +48,31 @@ static void multiply(struct parser *p, size_t from, float by)
         p->pieces[i].weight *= by;
 }
 
-static bool is_word(const struct parser *p, size_t from, size_t to, size_t i)
+static bool is_word(uint32_t cp)
 {
-    unsigned char c = i >= from && i < to ? (unsigned char)p->s[i] : ' ';
-    return isalnum(c) || c == '_' || c >= 0x80;
+    return cp == '_' || utf8_is_letter(cp) || utf8_is_digit(cp);
+}
+
+/* Whether a word goes on before i, or at it, within text from..to. */
+static bool word_before(const struct parser *p, size_t from, size_t i)
+{
+    uint32_t cp;
+    size_t at = i;
+    while (at > from && i - at < 4 && (at == i || ((unsigned char)p->s[at] & 0xC0) == 0x80))
+        at--;
+    if (at == i)
+        return false;
+    utf8_decode(p->s + at, i - at, &cp);
+    return is_word(cp);
+}
+
+static bool word_at(const struct parser *p, size_t i, size_t to)
+{
+    uint32_t cp;
+    if (i >= to)
+        return false;
+    utf8_decode(p->s + i, to - i, &cp);
+    return is_word(cp);
 }
 
 static bool is_space(char c)
@@ -67,21 +87,23 @@ static void add_text(struct parser *p, size_t end)
     const size_t len = sizeof word - 1, begin = p->i;
     size_t from = begin;
     for (size_t i = begin; i + len <= end;) {
-        if (memcmp(p->s + i, word, len) != 0 || is_word(p, begin, end, i - 1) ||
-            is_word(p, begin, end, i + len)) {
+        if (memcmp(p->s + i, word, len) != 0 || word_before(p, begin, i) ||
+            word_at(p, i + len, end)) {
             i++;
             continue;
         }
         size_t to = i;
         while (to > from && is_space(p->s[to - 1]))
             to--;
-        add_piece(p, p->s + from, to - from, false);
+        if (to > from)
+            add_piece(p, p->s + from, to - from, false);
         add_piece(p, NULL, 0, true);
         for (i += len; i < end && is_space(p->s[i]);)
             i++;
         from = i;
     }
-    add_piece(p, p->s + from, end - from, false);
+    if (end > from)
+        add_piece(p, p->s + from, end - from, false);
     p->i = end;
 }
 
@@ -128,9 +150,11 @@ static int take_mark(struct parser *p, struct err *e)
         return open_bracket(p, p->round, &p->n_round, e);
     case '[':
         return open_bracket(p, p->square, &p->n_square, e);
-    case '\\': /* one that escapes nothing goes */
+    case '\\': /* one that escapes nothing leaves an empty piece, which may keep two apart */
         if (p->i + 1 < p->n && strchr("()[]\\", p->s[p->i + 1]) != NULL && p->s[p->i + 1] != 0)
             add_char(p, ++p->i);
+        else
+            add_piece(p, NULL, 0, false);
         break;
     case ':':
         len = weight_at(p, &weight);

@@ -155,6 +155,10 @@ static void prompt_breaks_where_it_is_told(void **state)
                "BREAK",
                0);
     assert_int_equal(p.n_chunks, 1);
+    p = parsed("a \xF0\x9F\x94\xA5"
+               "BREAK\xF0\x9F\x94\xA5 b",
+               0); /* an emoji is no letter */
+    assert_int_equal(p.n_chunks, 2);
     p = parsed("BREAK a BREAK BREAK b BREAK", 0);
     assert_int_equal(p.n_chunks, 4);
     assert_int_equal(body(&p, 0), 0);
