@@ -68,7 +68,7 @@ const struct param image_params_table[] = {
      "whose random numbers a seed stands for: torch's on the CPU, or on CUDA"},
     {"strength", PARAM_NUM, PARAM_FROM, 0, 1, AT(strength), NULL,
      "of the change: 0 keeps the picture, 1 forgets it"},
-    {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 12, AT(clip_skip), NULL,
+    {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",

@@ -158,6 +158,11 @@ static int choose_size(const struct api_call *c, const struct image_card *card,
     }
     if (!side_fits(card, p->width) || !side_fits(card, p->height))
         return bad_size(card, p->width, p->height, e);
+    if (card->pixels_max > 0 && (int64_t)p->width * p->height > card->pixels_max) {
+        err_set(e, ERR_INVALID, "size %dx%d: this model's pictures have at most %d pixels",
+                p->width, p->height, card->pixels_max);
+        return err_param(e, "size");
+    }
     int64_t pixels = (int64_t)p->width * p->height * p->n, max = c->priv->api->o.max_image_pixels;
     if (pixels > max) {
         err_set(e, ERR_INVALID,
@@ -286,6 +291,11 @@ static int check_card(const struct image_card *card, const struct image_params *
                 (long long)p->steps);
         return err_param(e, "steps");
     }
+    if (where != PARAM_GENERATE && !card->edit) {
+        err_set(e, ERR_UNSUPPORTED,
+                "this model has no encoder for pictures: use images/generations");
+        return err_param(e, "model");
+    }
     if (card->inpaint && where != PARAM_EDIT) {
         err_set(e, ERR_UNSUPPORTED, "this model only repaints: use images/edits with a mask");
         return err_param(e, "model");
@@ -299,9 +309,9 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     struct image_spec *s = &c->job->image;
     s->model = m->card->id;
     s->prompt = arena_strdup(&c->job->arena, p->prompt != NULL ? p->prompt : "");
-    s->negative_prompt =
-        arena_strdup(&c->job->arena, p->negative_prompt != NULL ? p->negative_prompt : "");
-    if (s->prompt == NULL || s->negative_prompt == NULL)
+    if (p->negative_prompt != NULL) /* "" and none are not the same for SDXL */
+        s->negative_prompt = arena_strdup(&c->job->arena, p->negative_prompt);
+    if (s->prompt == NULL || (p->negative_prompt != NULL && s->negative_prompt == NULL))
         return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
     s->n = (int)p->n;
     s->width = p->width;
@@ -355,7 +365,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     const struct image_spec *s = &c->job->image;
     const struct image_card *d = card->image;
     buf_adds(out, s->prompt);
-    if (s->negative_prompt[0] != '\0')
+    if (s->negative_prompt != NULL && s->negative_prompt[0] != '\0')
         buf_printf(out, "\nNegative prompt: %s", s->negative_prompt);
     buf_printf(out, "\nSteps: %d", s->steps > 0 ? s->steps : d->steps);
     struct noise_choice choice = {(enum noise_scheduler)s->scheduler, (enum noise_sigmas)s->sigmas,

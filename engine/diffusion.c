@@ -240,7 +240,8 @@ static int extend(const struct diffusion *d, struct prompt ps[], int n_chunks, s
 static struct diffusion_prompt gather(const struct diffusion *d, const struct prompt ps[],
                                       int clip_skip)
 {
-    struct diffusion_prompt p = {.n_chunks = ps[0].n_chunks, .clip_skip = clip_skip};
+    struct diffusion_prompt p = {
+        .n_chunks = ps[0].n_chunks, .n_tokens = ps[0].n_tokens, .clip_skip = clip_skip};
     for (int i = 0; i < d->info->n_encoders; i++)
         p.ids[i] = ps[i].ids;
     p.weights = ps[0].weighted ? ps[0].weights : NULL;

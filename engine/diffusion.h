@@ -38,6 +38,7 @@ int diffusion_resolve(const struct diffusion *d, struct image_spec *s, struct er
 /* A prompt as the text encoders take it. */
 struct diffusion_prompt {
     int n_chunks;                     /* of IMAGE_TOKENS */
+    int n_tokens;                     /* of the text */
     int32_t *ids[IMAGE_MAX_ENCODERS]; /* [n_chunks * IMAGE_TOKENS] */
     float *weights;                   /* the same, or NULL: all are 1 */
     int clip_skip;

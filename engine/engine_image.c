@@ -120,6 +120,7 @@ static void finish(struct engine *g, struct task *t)
     struct event *ev = job_event_new(EV_DONE, 0, "", 0, NULL, 0);
     ev->usage.queue_us = t->admitted_us - t->job->submit_us;
     ev->usage.decode_us = clock_us() - t->admitted_us;
+    ev->usage.prompt_tokens = t->image->prompts[0].n_tokens;
     t->dead = true;
     job_emit(t->job, ev);
     free_task(t);

@@ -283,6 +283,7 @@ static struct event *image_event(const struct picture *p, bool partial, uint8_t 
     if (!ev)
         return NULL;
     ev->seed = s->seed + (uint64_t)p->index;
+    ev->usage.prompt_tokens = p->task->prompts[0].n_tokens;
     ev->partial = partial ? p->n_partials - 1 : -1;
     ev->n_steps = noise_n_steps(p->task->noise);
     ev->step = p->call < noise_n_calls(p->task->noise) ? noise_step_of(p->task->noise, p->call)

@@ -219,9 +219,9 @@ struct chunks {
     const struct clip_bpe_info *info;
     int32_t ids[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
     float weights[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
-    int n_done;
-    int n;          /* tokens of the chunk that is being filled; they stand behind its bos */
-    int last_comma; /* among them, -1: none */
+    int n_done, n_tokens; /* chunks, and the tokens of text in them */
+    int n;                /* tokens of the chunk that is being filled; they stand behind its bos */
+    int last_comma;       /* among them, -1: none */
     struct err *e;
 };
 
@@ -257,6 +257,7 @@ static int next_chunk(struct chunks *c, int keep)
         memcpy(weights + PROMPT_CHUNK + 1, weights + 1 + keep, (size_t)moved * sizeof *weights);
     }
     close_chunk(c->info, ids, weights, keep);
+    c->n_tokens += keep;
     c->n_done++;
     c->n = moved;
     c->last_comma = -1;
@@ -303,6 +304,7 @@ static int copy_out(struct prompt *out, const struct chunks *c, struct arena *a,
 {
     size_t n = (size_t)c->n_done * PROMPT_CHUNK;
     struct prompt p = {.n_chunks = c->n_done,
+                       .n_tokens = c->n_tokens,
                        .ids = arena_array(a, n, sizeof *p.ids),
                        .weights = arena_array(a, n, sizeof *p.weights)};
     if (p.ids == NULL || p.weights == NULL)

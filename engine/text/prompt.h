@@ -27,6 +27,7 @@ enum prompt_flags { PROMPT_PLAIN = 1 /* brackets and BREAK are text, as in diffu
 
 struct prompt {
     int n_chunks;   /* at least 1 */
+    int n_tokens;   /* of the text: without bos, eos and padding */
     int32_t *ids;   /* [n_chunks * PROMPT_CHUNK] */
     float *weights; /* [n_chunks * PROMPT_CHUNK], 1 for bos, eos and padding; within +-100 */
     bool weighted;  /* a weight is not 1 */

@@ -16,7 +16,8 @@ static const struct image_card fake_image = {.width = 64,
                                              .steps_max = 100,
                                              .guidance_scale = 7.5f,
                                              .scheduler = NOISE_EULER,
-                                             .clip_skip = 0};
+                                             .clip_skip = -1,
+                                             .edit = true};
 static struct model_card fake_cards[] = {
     {.id = (char *)(uintptr_t) "painter", .kind = MODEL_IMAGE, .image = &fake_image},
     {.id = (char *)(uintptr_t) "inpainter", .kind = MODEL_IMAGE, .image = &fake_image},

@@ -283,7 +283,7 @@ static void a_wrong_field_is_named(void **state)
         {"{\"prompt\":\"x\",\"scheduler\":\"magic\"}", "scheduler"},
         {"{\"prompt\":\"x\",\"seed\":-2}", "seed"},
         {"{\"prompt\":\"x\",\"rng\":\"dice\"}", "rng"},
-        {"{\"prompt\":\"x\",\"clip_skip\":13}", "clip_skip"},
+        {"{\"prompt\":\"x\",\"clip_skip\":12}", "clip_skip"},
         {"{\"prompt\":\"x\",\"eta\":1.5}", "eta"},
         {"{\"prompt\":\"x\",\"negative_prompt\":[]}", "negative_prompt"},
     };
