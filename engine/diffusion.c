@@ -252,7 +252,7 @@ int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
                       struct diffusion_prompt *prompt, struct diffusion_prompt *negative,
                       struct arena *a, struct err *e)
 {
-    struct prompt pos[IMAGE_MAX_ENCODERS], neg[IMAGE_MAX_ENCODERS];
+    struct prompt pos[IMAGE_MAX_ENCODERS] = {{0}}, neg[IMAGE_MAX_ENCODERS] = {{0}};
     bool guided = diffusion_guided(d, s);
     int rc = encode(d, s->prompt, pos, a, e);
     if (rc)

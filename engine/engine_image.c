@@ -29,7 +29,7 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 
 /* --- a pipeline in the schedule --- */
 
-static bool place(void *ctx, struct task *t)
+static int place(void *ctx, struct task *t)
 {
     return pipeline_place(ctx, t->image);
 }

@@ -316,36 +316,51 @@ static const float rough[2][4][3] = {
      {-0.3165f, -0.2492f, -0.2188f}},
 };
 
+/* Between which two of n a point of the enlarged axis lies, and how near to the second. */
+struct between {
+    int first, second;
+    float weight;
+};
+
+static struct between between(int at, int scale, int n)
+{
+    float f = ((float)at + 0.5f) / (float)scale - 0.5f;
+    f = f > 0 ? f : 0;
+    int first = (int)f < n ? (int)f : n - 1;
+    return (struct between){first, first + 1 < n ? first + 1 : first, f - (float)first};
+}
+
+/* The latent's values between four places, as a colour. */
+static void rough_pixel(const struct picture *p, struct between y, struct between x, uint8_t *to)
+{
+    const struct image_task *it = p->task;
+    const float(*colours)[3] = rough[it->d->info->pooled_dim > 0];
+    float rgb[3] = {0};
+    int c = it->shape.c, w = it->shape.w;
+    for (int k = 0; k < c && k < 4; k++) {
+        const float *l = p->clean + k;
+        float top = l[(y.first * w + x.first) * c] * (1 - x.weight) +
+                    l[(y.first * w + x.second) * c] * x.weight;
+        float bottom = l[(y.second * w + x.first) * c] * (1 - x.weight) +
+                       l[(y.second * w + x.second) * c] * x.weight;
+        for (int i = 0; i < 3; i++)
+            rgb[i] += (top * (1 - y.weight) + bottom * y.weight) * colours[k][i];
+    }
+    for (int i = 0; i < 3; i++)
+        to[i] = to_byte(rgb[i]);
+}
+
 bool picture_emit_rough(struct picture *p)
 {
     const struct image_task *it = p->task;
+    int scale = it->d->info->scale;
     uint8_t *to;
     struct event *ev = image_event(p, true, &to);
     if (!ev)
         return false;
-    const float(*colours)[3] = rough[it->d->info->pooled_dim > 0];
-    int scale = it->d->info->scale, c = it->shape.c;
-    float s = (float)scale;
     for (int y = 0; y < ev->height; y++) {
-        float fy = ((float)y + 0.5f) / s - 0.5f;
-        int y0 = fy > 0 ? (int)fy : 0, y1 = y0 + 1 < it->shape.h ? y0 + 1 : y0;
-        float wy = fy > 0 ? fy - (float)y0 : 0;
-        for (int x = 0; x < ev->width; x++, to += 3) {
-            float fx = ((float)x + 0.5f) / s - 0.5f;
-            int x0 = fx > 0 ? (int)fx : 0, x1 = x0 + 1 < it->shape.w ? x0 + 1 : x0;
-            float wx = fx > 0 ? fx - (float)x0 : 0, rgb[3] = {0};
-            for (int k = 0; k < c && k < 4; k++) {
-                const float *l = p->clean + k;
-                float top =
-                    l[(y0 * it->shape.w + x0) * c] * (1 - wx) + l[(y0 * it->shape.w + x1) * c] * wx;
-                float bottom =
-                    l[(y1 * it->shape.w + x0) * c] * (1 - wx) + l[(y1 * it->shape.w + x1) * c] * wx;
-                for (int i = 0; i < 3; i++)
-                    rgb[i] += (top * (1 - wy) + bottom * wy) * colours[k][i];
-            }
-            for (int i = 0; i < 3; i++)
-                to[i] = to_byte(rgb[i]);
-        }
+        for (int x = 0; x < ev->width; x++, to += 3)
+            rough_pixel(p, between(y, scale, it->shape.h), between(x, scale, it->shape.w), to);
     }
     job_emit(it->task->job, ev);
     return true;

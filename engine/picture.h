@@ -50,6 +50,7 @@ struct image_task {
     float *mask;       /* [h, w] 0 or 1, or NULL */
     struct picture pictures[JOB_IMAGES_MAX];
     int n_done;
+    bool checked;       /* it can run at all */
     struct err refused; /* code != 0: it can never run, says why */
 };
 

@@ -301,18 +301,19 @@ static bool never_fits(struct pipeline *p, struct image_task *it)
     return true;
 }
 
-bool pipeline_place(struct pipeline *p, struct image_task *it)
+int pipeline_place(struct pipeline *p, struct image_task *it)
 {
-    if (never_fits(p, it))
-        return true;
+    if (!it->checked && never_fits(p, it))
+        return 1;
+    it->checked = true;
     if (p->n_pictures > 0 && p->n_pictures + it->spec.n > p->o.max_pictures)
-        return false;
+        return -1;
     int rows = want_rows(p, it);
     while (!hold_all(p, it, rows, &it->refused)) {
         if (it->refused.code)
-            return true;
+            return 1;
         if (rows == 1)
-            return false;
+            return 0;
         rows /= 2;
     }
     it->entries[0] = prompts_use(&p->prompts, &it->prompts[0]);
@@ -320,7 +321,7 @@ bool pipeline_place(struct pipeline *p, struct image_task *it)
         it->guided && it->entries[0] ? prompts_use(&p->prompts, &it->prompts[1]) : NULL;
     if (!it->entries[0] || (it->guided && !it->entries[1]) || !picture_task_alloc(it)) {
         give_up(p, it);
-        return true;
+        return 1;
     }
     struct image_task **at = &p->tasks;
     while (*at)
@@ -330,7 +331,7 @@ bool pipeline_place(struct pipeline *p, struct image_task *it)
     for (int i = 0; i < it->spec.n; i++)
         add_picture(p, &it->pictures[i]);
     p->n_pictures += it->spec.n;
-    return true;
+    return 1;
 }
 
 /* ---- leaving ---- */
@@ -618,34 +619,36 @@ static struct image_task *end_decode(struct pipeline *p)
     return ++it->n_done == it->spec.n ? it : NULL;
 }
 
+static void end_prompt(const struct pipeline *p, struct prompts_entry *en)
+{
+    const struct image_text *u = (const struct image_text *)p->current->unit;
+    if (p->current->key.kind == PASS_TEXT)
+        prompts_add(en, u->hidden, u->pooled);
+    else
+        en->ready = true;
+    prompts_leave(en);
+}
+
+static void end_encode(const struct pipeline *p, struct image_task *it)
+{
+    const struct image_vae *u = (const struct image_vae *)p->current->unit;
+    memcpy(it->moments[p->run.which], u->moments, 2 * it->pictures[0].state.n * sizeof(float));
+    it->encoded[p->run.which] = true;
+}
+
 static struct image_task *end_pass(struct pipeline *p)
 {
     struct image_task *ended = NULL;
-    struct prompts_entry *en = p->run.entry;
-    switch (p->current->key.kind) {
-    case PASS_TEXT: {
-        const struct image_text *u = (const struct image_text *)p->current->unit;
-        prompts_add(en, u->hidden, u->pooled);
-        break;
-    }
-    case PASS_KV:
-        en->ready = true;
-        break;
-    case PASS_ENCODE:
-        memcpy(p->run.task->moments[p->run.which],
-               ((const struct image_vae *)p->current->unit)->moments,
-               2 * p->run.task->pictures[0].state.n * sizeof(float));
-        p->run.task->encoded[p->run.which] = true;
-        break;
-    case PASS_UNET:
+    if (p->run.entry)
+        end_prompt(p, p->run.entry);
+    else if (p->run.task)
+        end_encode(p, p->run.task);
+    else if (p->current->key.kind == PASS_UNET)
         end_unet(p);
-        break;
-    default:
+    else
         ended = end_decode(p);
-    }
-    if (en)
-        prompts_leave(en);
     p->run.entry = NULL;
+    p->run.task = NULL;
     p->run.active = false;
     shrink_hold(p);
     return ended;

@@ -78,9 +78,9 @@ void pipeline_fini(struct pipeline *p); /* all tasks have left */
  * budget.  0 with *e set when it cannot be computed at all. */
 size_t pipeline_need(struct pipeline *p, const struct image_task *it, struct err *e);
 
-/* Takes the task in.  false: its memory does not fit now.  True also for one that can never fit or
- * fails: then it->refused says why, and it has no memory. */
-bool pipeline_place(struct pipeline *p, struct image_task *it);
+/* Takes the task in: 1.  0: its memory does not fit now.  -1: enough pictures are being made.  1 also
+ * for one that can never fit or fails: then it->refused says why, and it has no memory. */
+int pipeline_place(struct pipeline *p, struct image_task *it);
 /* Out, wherever it stands; its memory is given back at once. */
 void pipeline_leave(struct pipeline *p, struct image_task *it);
 bool pipeline_has_work(const struct pipeline *p);

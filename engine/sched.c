@@ -149,16 +149,33 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
 }
 
 /* A job of another kind: all of it at once. */
-static bool place_other(struct sched *s, struct task *t)
+static int place_other(struct sched *s, struct task *t)
 {
     const struct sched_other *other = s->models[t->model].other;
     if (t->blocked_version == cache_version(s->cache) + 1)
-        return false;
+        return 0;
     t->blocked_version = 0;
-    if (other->place(other->ctx, t))
-        return true;
-    t->blocked_version = cache_version(s->cache) + 1;
-    return false;
+    int rc = other->place(other->ctx, t);
+    if (rc == 0)
+        t->blocked_version = cache_version(s->cache) + 1;
+    return rc;
+}
+
+/* Does the task, or one choice of it, start now?  -1: it waits, but not for memory. */
+static int place_any(struct sched *s, struct seq *q, struct task *t)
+{
+    if (s->models[t->model].other)
+        return place_other(s, t);
+    return q ? place(s, q, t) : -1;
+}
+
+/* The task was placed: out of the queue, or to its end when it has more choices. */
+static void take_turn(struct sched *s, struct task *t)
+{
+    sched_remove(s, t);
+    t->n_bypassed = 0;
+    if (!s->models[t->model].other && t->next_choice < t->n_choices)
+        sched_add(s, t);
 }
 
 struct seq *sched_admit(struct sched *s, struct task **other)
@@ -169,22 +186,17 @@ struct seq *sched_admit(struct sched *s, struct task **other)
     if (other)
         *other = NULL;
     for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next, n_seen++) {
-        bool is_other = s->models[t->model].other != NULL;
-        if (!is_other && !q)
-            continue; /* waits for a slot, not for memory */
-        if (is_other ? place_other(s, t) : place(s, q, t)) {
+        int rc = place_any(s, q, t);
+        if (rc < 0)
+            continue;
+        if (rc > 0) {
+            bool is_other = s->models[t->model].other != NULL;
             if (blocked)
                 blocked->n_bypassed++;
-            sched_remove(s, t);
-            t->n_bypassed = 0;
-            if (is_other) {
-                if (other)
-                    *other = t;
-                return NULL;
-            }
-            if (t->next_choice < t->n_choices)
-                sched_add(s, t);
-            return q;
+            take_turn(s, t);
+            if (is_other && other)
+                *other = t;
+            return is_other ? NULL : q;
         }
         blocked = blocked ? blocked : t;
         if (t->n_bypassed >= SCHED_BYPASS_MAX)

@@ -34,8 +34,9 @@
 /* A model whose jobs are no sequences of tokens. */
 struct sched_other {
     void *ctx;
-    /* Takes a waiting job in if its memory fits now; then it is out of the queue. */
-    bool (*place)(void *ctx, struct task *t);
+    /* Takes a waiting job in, and then it is out of the queue.  1: done; 0: its memory does not fit
+     * now; -1: it waits for others of its kind, and holds up nobody. */
+    int (*place)(void *ctx, struct task *t);
     bool (*has_work)(void *ctx);
 };
 

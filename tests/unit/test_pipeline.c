@@ -112,7 +112,7 @@ static void run_close(struct run *r)
 
 static bool place(struct bench *b, struct run *r)
 {
-    r->placed = pipeline_place(&b->p, r->task.image);
+    r->placed = pipeline_place(&b->p, r->task.image) > 0;
     return r->placed;
 }
 

@@ -322,6 +322,109 @@ static void sched_random_work_leaves_no_page_behind(void **state)
     }
 }
 
+/* --- a model of another kind --- */
+
+struct other {
+    int answer; /* of place */
+    int n_asked;
+    bool work;
+};
+
+static int other_place(void *ctx, struct task *t)
+{
+    struct other *o = ctx;
+    (void)t;
+    o->n_asked++;
+    return o->answer;
+}
+
+static bool other_work(void *ctx)
+{
+    return ((struct other *)ctx)->work;
+}
+
+static void sched_shares_the_device_by_measured_cost_and_weight(void **state)
+{
+    (void)state;
+    for (int weight = 1; weight <= 3; weight++) {
+        struct bench b;
+        struct other o = {.work = true};
+        const struct sched_other vtable = {&o, other_place, other_work};
+        open_bench(&b, 1000, 4, 2);
+        b.models[1].other = &vtable;
+        b.models[1].weight = weight;
+        add(&b, 4, 0, 400, 1);
+        assert_int_equal(admit_all(&b), 1);
+        double spent[2] = {0, 0}, waited = 0, longest = 0;
+        for (int i = 0; i < 300; i++) {
+            const struct sched_plan *p = sched_next(&b.s);
+            assert_non_null(p);
+            assert_false(p->alone);
+            double cost = p->model == 1 ? 4000 : 1000;
+            spent[p->model] += cost;
+            waited = p->model == 1 ? waited + cost : 0;
+            longest = waited > longest ? waited : longest;
+            sched_done(&b.s, p, cost);
+            if (p->model == 0)
+                p->parts[0].seq->ids[p->parts[0].seq->n_ids++] = 7;
+        }
+        assert_true(spent[1] > spent[0] * weight * 0.9 && spent[1] < spent[0] * weight * 1.1);
+        assert_true(longest <= 4000.0 * weight); /* never more than its share at once */
+        o.work = false;                          /* text alone for a long time owes nothing later */
+        for (int i = 0; i < 50; i++) {
+            const struct sched_plan *p = sched_next(&b.s);
+            assert_true(p->alone && p->model == 0);
+            sched_done(&b.s, p, 1000000);
+            p->parts[0].seq->ids[p->parts[0].seq->n_ids++] = 7;
+        }
+        o.work = true;
+        int n_text = 0;
+        for (int i = 0; i < 40; i++) {
+            const struct sched_plan *p = sched_next(&b.s);
+            n_text += p->model == 0;
+            sched_done(&b.s, p, 10000);
+            if (p->model == 0)
+                p->parts[0].seq->ids[p->parts[0].seq->n_ids++] = 7;
+        }
+        assert_in_range(n_text, 40 / (weight + 1) - 6, 40 / (weight + 1) + 3);
+        close_bench(&b);
+    }
+}
+
+static void sched_jobs_that_wait_for_their_kind_hold_up_nobody(void **state)
+{
+    (void)state;
+    struct bench b;
+    struct other o = {.answer = -1};
+    const struct sched_other vtable = {&o, other_place, other_work};
+    open_bench(&b, 1000, 4, 2);
+    b.models[1].other = &vtable;
+    struct task *picture = add(&b, 4, 0, 4, 1);
+    picture->model = 1;
+    for (int i = 0; i < 30; i++) { /* more than may pass a job that waits for memory */
+        add(&b, 4, 0, 2, 3);
+        while (b.s.head != picture || picture->next || b.s.n_running) {
+            admit_all(&b);
+            while (step(&b))
+                ;
+        }
+    }
+    assert_int_equal(picture->n_bypassed, 0);
+    o.answer = 0; /* now it waits for memory: asked again only after some was given back */
+    struct task *other = NULL;
+    assert_null(sched_admit(&b.s, &other));
+    int n_asked = o.n_asked;
+    assert_null(sched_admit(&b.s, &other));
+    assert_int_equal(o.n_asked, n_asked);
+    assert_true(cache_hold(b.cache, 10));
+    cache_unhold(b.cache, 10);
+    o.answer = 1;
+    assert_null(sched_admit(&b.s, &other));
+    assert_ptr_equal(other, picture);
+    assert_null(b.s.head);
+    close_bench(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -335,6 +438,8 @@ int main(void)
         cmocka_unit_test(sched_bounds_logit_rows_of_echoes),
         cmocka_unit_test(sched_gives_models_equal_device_time),
         cmocka_unit_test(sched_random_work_leaves_no_page_behind),
+        cmocka_unit_test(sched_shares_the_device_by_measured_cost_and_weight),
+        cmocka_unit_test(sched_jobs_that_wait_for_their_kind_hold_up_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
