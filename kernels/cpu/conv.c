@@ -1,4 +1,4 @@
-/* conv2d as a product of matrices that are never built: row r is an output pixel, column k an element of
+/* conv2d.  3 x 3 of stride 1 goes to conv_win.c; the others are computed here, as a product of matrices that are never built: row r is an output pixel, column k an element of
  * its window.
  *
  * The output is cut into tasks, some rows times some panels, that the workers take one after the other.
@@ -9,37 +9,18 @@
  * None of the cuts changes a bit: each sum is one chain over k (sgemm.h).
  *
  * Scratch of a worker:   [ packed rows ] [ sums of a task ] [ expanded panels ] */
+#include "kernels/cpu/conv.h"
+
 #include <assert.h>
-#include <stdatomic.h>
 #include <string.h>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/sgemm.h"
-#include "kernels/cpu/weight.h"
 
 #define CONV_PANELS_BYTES ((size_t)480 << 10) /* of expanded panels of a block */
 #define CONV_TASK_ROWS    384                 /* at most */
 #define CONV_TASK_PANELS  32
 #define CONV_TASKS        3 /* wanted for every worker */
-
-struct conv_job {
-    const struct cpu_ops *ops;
-    const struct op_conv2d *p;
-    const struct cpu_weight *w;
-    int64_t h, wide, c_in, ho, wo, c_out; /* of x and out */
-    int64_t y_begin, n_y, n_rows;         /* rows of out that are computed; their pixels */
-    int64_t k_block;
-    int64_t task_rows, task_panels, n_row_tasks, n_tasks;
-    float *scratch;
-    int64_t scratch_floats; /* of a worker */
-    _Atomic int64_t next;   /* task */
-};
-
-/* Where an output pixel lies. */
-struct conv_at {
-    int64_t image, y, x;
-};
 
 static struct conv_at conv_at(const struct conv_job *j, int64_t row)
 {
@@ -78,17 +59,16 @@ static void conv_pack(const struct conv_job *j, float *to, int64_t row, int64_t 
     }
 }
 
-/* sum [c] of the outputs from channel o on of one pixel: what is added, act, out. */
-static void conv_finish(const struct conv_job *j, float *sum, int64_t row, int64_t o, int64_t c)
+void conv_finish(const struct conv_job *j, float *sum, const struct conv_at *at, int64_t o,
+                 int64_t c)
 {
     const struct op_conv2d *p = j->p;
-    struct conv_at at = conv_at(j, row);
-    int64_t to = ((at.image * j->ho + at.y) * j->wo + at.x) * j->c_out + o;
+    int64_t to = ((at->image * j->ho + at->y) * j->wo + at->x) * j->c_out + o;
     float *out = (float *)p->out->data + to;
     if (p->bias)
         j->ops->add(sum, sum, (const float *)p->bias->data + o, c);
     if (p->add_image)
-        j->ops->add(sum, sum, (const float *)p->add_image->data + at.image * j->c_out + o, c);
+        j->ops->add(sum, sum, (const float *)p->add_image->data + at->image * j->c_out + o, c);
     if (p->add)
         j->ops->add(sum, sum, (const float *)p->add->data + to, c);
     if (p->act == ACT_NONE)
@@ -128,8 +108,10 @@ static void conv_task(const struct conv_job *j, float *scratch, int64_t row, int
                 conv_pack(j, packed + i * SGEMM_STRIDE, row + r + i, k, n);
             t.sum = sums + r * wide;
             j->ops->sgemm_rows(&t);
-            for (int i = 0; i < t.n_rows && k + n == w->w.n_in; i++)
-                conv_finish(j, t.sum + i * wide, row + r + i, o, c);
+            for (int i = 0; i < t.n_rows && k + n == w->w.n_in; i++) {
+                struct conv_at at = conv_at(j, row + r + i);
+                conv_finish(j, t.sum + i * wide, &at, o, c);
+            }
         }
     }
 }
@@ -148,8 +130,7 @@ static void conv_worker(void *arg, int worker, int n_workers)
     }
 }
 
-/* n in equal parts, multiples of `unit`, of at most `most`. */
-static int64_t even(int64_t n, int64_t most, int64_t unit)
+int64_t conv_even(int64_t n, int64_t most, int64_t unit)
 {
     int64_t parts = (n + most - 1) / most;
     return ((n + parts - 1) / parts + unit - 1) / unit * unit;
@@ -160,12 +141,12 @@ static void conv_cut(struct conv_job *j, int n_workers)
 {
     int64_t n_panels = j->w->n_panels, rows = CONV_TASK_ROWS, panels = CONV_TASK_PANELS;
     int64_t wanted = (int64_t)n_workers * CONV_TASKS;
-    j->k_block = even(j->w->w.n_in, SGEMM_K, 1);
+    j->k_block = conv_even(j->w->w.n_in, SGEMM_K, 1);
     while ((size_t)(panels * j->k_block * PANEL_ROWS) * sizeof(float) > CONV_PANELS_BYTES)
         panels--;
     for (;;) {
-        j->task_rows = even(j->n_rows, rows, SGEMM_ROWS);
-        j->task_panels = even(n_panels, panels, 2);
+        j->task_rows = conv_even(j->n_rows, rows, SGEMM_ROWS);
+        j->task_panels = conv_even(n_panels, panels, 2);
         j->n_row_tasks = (j->n_rows + j->task_rows - 1) / j->task_rows;
         j->n_tasks = j->n_row_tasks * ((n_panels + j->task_panels - 1) / j->task_panels);
         if (n_workers == 1 || j->n_tasks >= wanted)
@@ -200,6 +181,10 @@ void cpu_conv2d(struct backend *be, const struct op_conv2d *p)
     j.n_rows = in[0] * j.n_y * j.wo;
     if (j.n_rows <= 0)
         return;
+    if (conv_win_fits(p)) {
+        conv_win_run(cb, &j);
+        return;
+    }
     int n_workers = pool_n(cb->pool);
     conv_cut(&j, n_workers);
     j.scratch_floats = SGEMM_ROWS * SGEMM_STRIDE + j.task_rows * j.task_panels * PANEL_ROWS +

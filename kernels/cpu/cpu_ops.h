@@ -16,6 +16,7 @@ struct linear_x;
 struct linear_tile;
 struct sgemm;
 struct attn_dense;
+struct conv_win_weights;
 
 /* KV positions that one attention tile covers: 16 pages. */
 #define ATTN_CHUNK 256
@@ -71,6 +72,10 @@ struct cpu_attn_tile {
     X(void, sgemm_rows, (const struct sgemm *t)) \
     X(void, sgemm_cols, (const struct sgemm *t)) \
     X(void, sgemm_expand, (float *to, enum dtype type, const void *panel, int64_t n)) \
+    /* conv_win.h */ \
+    X(void, conv_win_input, (int size, float *to, int64_t to_row, int64_t to_col, const float *const *x, int64_t n)) \
+    X(void, conv_win_weights, (const struct conv_win_weights *t)) \
+    X(void, conv_win_output, (int size, float *out, const float *m, int64_t m_stride, int64_t n)) \
     X(void, attn_dense_chunk, (const struct attn_dense *t)) \
     /* as many operations as fit in the time; returns how many: for rooflines */ \
     X(int64_t, peak_int8, (int64_t rounds)) \

@@ -15,6 +15,7 @@
 
 #include "kernels/cpu/attn_q8_tmpl.h"
 #include "kernels/cpu/attn_tmpl.h"
+#include "kernels/cpu/conv_win_tmpl.h"
 #include "kernels/cpu/linear_tmpl.h"
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/peak_tmpl.h"
@@ -48,6 +49,9 @@ const struct cpu_ops cpu_ops_avx2 = {
     .sgemm_rows = sgemm_rows,
     .sgemm_cols = sgemm_cols,
     .sgemm_expand = sgemm_expand,
+    .conv_win_input = conv_win_input,
+    .conv_win_weights = conv_win_weights,
+    .conv_win_output = conv_win_output,
     .attn_dense_chunk = attn_dense_chunk,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,

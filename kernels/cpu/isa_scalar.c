@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/attn_q8_law.h"
 #include "kernels/cpu/attn_tmpl.h"
+#include "kernels/cpu/conv_win_tmpl.h"
 #include "kernels/cpu/linear_law.h"
 #include "kernels/cpu/norm_tmpl.h"
 #include "kernels/cpu/rope_tmpl.h"
@@ -45,6 +46,9 @@ const struct cpu_ops cpu_ops_scalar = {
     .sgemm_rows = sgemm_rows,
     .sgemm_cols = sgemm_cols,
     .sgemm_expand = sgemm_expand,
+    .conv_win_input = conv_win_input,
+    .conv_win_weights = conv_win_weights,
+    .conv_win_output = conv_win_output,
     .attn_dense_chunk = attn_dense_chunk,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,

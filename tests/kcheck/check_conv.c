@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/cpu/conv_win.h"
 #include "kernels/cpu/sgemm.h"
 #include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
@@ -107,6 +108,23 @@ static void conv_run(struct backend *be, const struct conv_data *d, const struct
        .y_begin = y_begin, .y_end = y_end, .act = c->act);
 }
 
+/* The whole result of the scalar level. */
+static void conv_law(struct kcheck *kc, const struct conv_data *d, float *out)
+{
+    const struct conv_case *c = &d->c;
+    struct backend *law = NULL;
+    struct weight *w = NULL;
+    kcheck_that(kc, backend_open(&law, "cpu/scalar", 2, NULL) == 0, "scalar backend");
+    kcheck_that(kc,
+                law->weight_open(law, &w, c->type, c->c_out,
+                                 (int64_t)c->kernel * c->kernel * c->c_in, d->raw, NULL) == 0,
+                "weight_open");
+    memcpy(out, d->add, sizeof(float) * (size_t)(c->n * d->n_out));
+    conv_run(law, d, w, 0, c->n, 0, 0, out);
+    law->weight_close(law, w);
+    law->close(law);
+}
+
 static void check_case(struct kcheck *kc, struct conv_case c)
 {
     struct conv_data d = conv_new(kc, c);
@@ -125,6 +143,10 @@ static void check_case(struct kcheck *kc, struct conv_case c)
         if (threads == 1) {
             check_exact(kc, &d, out);
             memcpy(want, out, all);
+            conv_law(kc, &d, out);
+            if (c.act != ACT_SILU) /* exp is not the same on all levels */
+                kcheck_same(kc, want, out, all, "another level");
+            memcpy(out, want, all);
         }
         kcheck_same(kc, want, out, all, "another number of threads");
         memcpy(out, d.add, all);
@@ -156,6 +178,8 @@ static void check_op(struct kcheck *kc)
         {DTYPE_F32, 1, 12, 5, 6, 15, 5, 1, 2, 2, .bias = true},
         {DTYPE_F32, 1, 16, 16, 3, 20, 4, 4, 0, 0, .upsample = false},
         {DTYPE_F16, 1, 3, 5, 130, 65, 1, 1, 0, 0, .bias = true},
+        {DTYPE_F16, 1, 20, 11, 211, 40, 3, 1, 1, 1, .bias = true, .add = true},
+        {DTYPE_BF16, 2, 6, 7, 101, 50, 3, 1, 1, 1, .upsample = true, .image = true},
         {DTYPE_F16, 1, 19, 33, 48, 80, 3, 1, 1, 1, .bias = true, .add = true},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -269,8 +293,75 @@ static void check_expand(struct kcheck *kc)
     }
 }
 
+/* The transforms of tiles, the same bits on all levels. */
+static void check_win_input(struct kcheck *kc)
+{
+    for (int n = 1; n <= 50; n += n < 18 ? 1 : 7) {
+        for (int size = 3; size <= 4; size++) {
+            const float *x[16];
+            float *a = kcheck_out(kc, size * size * n), *b = kcheck_out(kc, size * size * n);
+            for (int i = 0; i < size * size; i++) {
+                float *pixel = kcheck_in(kc, n);
+                kcheck_fill(kc, pixel, n, 1.0f);
+                x[i] = pixel;
+            }
+            kc->ref->conv_win_input(size, a, (int64_t)size * n, n, x, n);
+            kc->var->conv_win_input(size, b, (int64_t)size * n, n, x, n);
+            kcheck_same(kc, a, b, sizeof(float) * (size_t)(size * size * n), "inputs");
+            kcheck_done(kc);
+        }
+    }
+}
+
+static void check_win_weights(struct kcheck *kc)
+{
+    enum { N = 5, TAP = N * 16 };
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    for (int i = 0; i < 3; i++) {
+        for (int size = 3; size <= 4; size++) {
+            float *x = kcheck_in(kc, 9 * TAP), *a = kcheck_out(kc, 16 * TAP);
+            float *b = kcheck_out(kc, 16 * TAP);
+            char *raw = kcheck_in_bytes(kc, dtype_bytes(types[i], 9 * TAP), 2);
+            kcheck_fill(kc, x, 9 * TAP, 1.0f);
+            quant_pack(types[i], raw, x, 9 * TAP);
+            struct conv_win_weights t = {.type = types[i],
+                                         .size = size,
+                                         .panel = raw,
+                                         .tap_bytes = (int64_t)dtype_bytes(types[i], TAP),
+                                         .to = a,
+                                         .to_stride = TAP,
+                                         .n = N};
+            kc->ref->conv_win_weights(&t);
+            t.to = b;
+            kc->var->conv_win_weights(&t);
+            kcheck_same(kc, a, b, sizeof(float) * TAP * (size_t)(size * size), "weights");
+            kcheck_done(kc);
+        }
+    }
+}
+
+static void check_win_output(struct kcheck *kc)
+{
+    enum { N = 48, STRIDE = 3 * N };
+    for (int size = 3; size <= 4; size++) {
+        float *m = kcheck_in(kc, 15 * STRIDE + N), *a = kcheck_out(kc, 4 * N);
+        float *b = kcheck_out(kc, 4 * N);
+        kcheck_fill(kc, m, 15 * STRIDE + N, 1.0f);
+        kc->ref->conv_win_output(size, a, m, STRIDE, N);
+        kc->var->conv_win_output(size, b, m, STRIDE, N);
+        kcheck_same(kc, a, b, sizeof(float) * 4 * N, "outputs");
+        kcheck_done(kc);
+    }
+}
+
 void kcheck_conv(struct kcheck *kc)
 {
+    if (KCHECK(kc, conv_win_input))
+        check_win_input(kc);
+    if (KCHECK(kc, conv_win_weights))
+        check_win_weights(kc);
+    if (KCHECK(kc, conv_win_output))
+        check_win_output(kc);
     if (KCHECK(kc, sgemm_rows))
         check_sgemm(kc, false);
     if (KCHECK(kc, sgemm_cols))
