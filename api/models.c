@@ -81,6 +81,17 @@ int models_one(struct api_call *c, const char *path, struct err *e)
     return api_unknown_model(a, id, e);
 }
 
+/* The text model that requests get which name none. */
+static const struct model_card *first_text(const struct api *a)
+{
+    static const struct model_card none = {0};
+    for (int i = 0; i < a->n_models; i++) {
+        if (a->models[i].card->kind == MODEL_TEXT)
+            return a->models[i].card;
+    }
+    return &none;
+}
+
 static void put_defaults(struct json_writer *w, const struct api *a)
 {
     json_open(w, "default_generation_settings", '{');
@@ -95,7 +106,7 @@ static void put_defaults(struct json_writer *w, const struct api *a)
     json_put_num(w, "repetition_penalty", sample_params_default.repetition_penalty);
     json_put_int(w, "max_tokens", a->o.default_max_tokens);
     json_close(w, '}');
-    json_put_int(w, "n_ctx", a->n_models > 0 ? a->models[0].card->n_ctx : 0);
+    json_put_int(w, "n_ctx", first_text(a)->n_ctx);
     json_close(w, '}');
 }
 
@@ -122,8 +133,7 @@ static void put_limits(struct json_writer *w, const struct api *a)
 int models_props(struct api_call *c, struct err *e)
 {
     const struct api *a = c->priv->api;
-    static const struct model_card none = {0};
-    const struct model_card *first = a->n_models > 0 ? a->models[0].card : &none;
+    const struct model_card *first = first_text(a);
     struct engine_stats stats = {0};
     struct json_writer w;
     (void)e;

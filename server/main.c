@@ -62,13 +62,15 @@ static void help(void)
     struct buf text;
     buf_init(&text, 64 * 1024);
     config_help(&text);
-    printf("%s\n"
-           "  -c, --config FILE                options as a JSON object; \"models\": {name: path}\n"
-           "  -m, --model [NAME=]PATH          a GGUF file or a model directory; may be repeated\n"
-           "%s\n"
-           "Every option is also an environment variable (--n_ctx is DUETTO_N_CTX, and may be\n"
-           "written --n-ctx); a flag wins over the environment, the environment over the file.\n",
-           usage, buf_str(&text));
+    printf(
+        "%s\n"
+        "  -c, --config FILE                options as a JSON object; \"models\": {name: path}\n"
+        "  -m, --model [NAME=]PATH          a GGUF or safetensors file, a directory of diffusers;\n"
+        "                                   may be repeated, the first of a kind is its default\n"
+        "%s\n"
+        "Every option is also an environment variable (--n_ctx is DUETTO_N_CTX, and may be\n"
+        "written --n-ctx); a flag wins over the environment, the environment over the file.\n",
+        usage, buf_str(&text));
     buf_free(&text);
 }
 
@@ -80,17 +82,29 @@ static int compare_paths(const void *a, const void *b)
     return strcmp(x->path, y->path);
 }
 
-/* Without -m: every GGUF file in models_dir. */
+/* A file NAME.gguf, or a directory of diffusers: the length of its name without the ending, else 0. */
+static size_t model_name(const struct config *c, const char *entry)
+{
+    size_t n = strlen(entry);
+    if (n > 5 && strcmp(entry + n - 5, ".gguf") == 0)
+        return n - 5;
+    char index[4096];
+    int len = snprintf(index, sizeof index, "%s/%s/model_index.json", c->models_dir, entry);
+    bool fits = entry[0] != '.' && len > 0 && (size_t)len < sizeof index;
+    return fits && access(index, R_OK) == 0 ? n : 0;
+}
+
+/* Without -m: every model in models_dir. */
 static int default_models(struct config *c, struct err *e)
 {
     DIR *d = opendir(c->models_dir);
     struct dirent *entry;
     while (d && (entry = readdir(d))) { /* NOLINT(concurrency-mt-unsafe): before any thread */
-        size_t n = strlen(entry->d_name);
-        if (n < 6 || strcmp(entry->d_name + n - 5, ".gguf") || c->n_models == CONFIG_MODELS_MAX)
+        size_t n = model_name(c, entry->d_name);
+        if (n == 0 || c->n_models == CONFIG_MODELS_MAX)
             continue;
         struct config_model *m = &c->models[c->n_models++];
-        m->id = arena_strndup(&c->arena, entry->d_name, n - 5);
+        m->id = arena_strndup(&c->arena, entry->d_name, n);
         m->path = arena_printf(&c->arena, "%s/%s", c->models_dir, entry->d_name);
     }
     if (d)
@@ -98,7 +112,7 @@ static int default_models(struct config *c, struct err *e)
     if (!c->n_models)
         return err_set(e, ERR_NOTFOUND,
                        "no model: give one with -m FILE.gguf, or run `make models` first "
-                       "(looked for *.gguf in %s)",
+                       "(looked for *.gguf and diffusers directories in %s)",
                        c->models_dir);
     qsort(c->models, (size_t)c->n_models, sizeof(c->models[0]), compare_paths);
     return 0;

