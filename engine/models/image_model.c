@@ -17,7 +17,7 @@ struct opening {
     struct image_model *m;
     struct checkpoint *c;
     atomic_int *progress; /* per mille, or NULL */
-    atomic_int done_mib;
+    int from;             /* where the next part begins */
     struct err *e;
 };
 
@@ -37,7 +37,7 @@ static void tell(struct opening *o, int per_mille)
 
 static int open_tiny(struct opening *o, struct checkpoint *c, struct taesd **out)
 {
-    struct nn_loader l = loader_of(o, c, CHECKPOINT_VAE);
+    struct nn_loader l = loader_of(o, c, CHECKPOINT_VAE, 300);
     return taesd_open(out, &l, o->e);
 }
 
@@ -58,7 +58,7 @@ static int open_vae(struct opening *o)
         rc = open_tiny(o, o->c, &m->tiny);
         m->preview = m->tiny;
     } else {
-        struct nn_loader l = loader_of(o, o->c, CHECKPOINT_VAE);
+        struct nn_loader l = loader_of(o, o->c, CHECKPOINT_VAE, 290);
         rc = vae_open(&m->vae, &l, o->e);
     }
     return rc;
@@ -88,26 +88,23 @@ static int open_parts(struct opening *o, const char *preview)
     for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
         if (!checkpoint_has(o->c, parts[i]))
             continue;
-        struct nn_loader l = loader_of(o, o->c, parts[i]);
+        struct nn_loader l = loader_of(o, o->c, parts[i], 100 * (i + 1));
         int rc = clip_open(&m->clip[m->info.n_encoders], &l, o->e);
         if (rc != 0)
             return err_wrap(o->e, "%s", checkpoint_part_name(parts[i]));
         m->info.n_encoders++;
-        tell(o, 100 * (i + 1));
     }
     if (m->info.n_encoders == 0)
         return err_set(o->e, ERR_CORRUPT, "the model has no text encoder");
     int rc = open_vae(o);
     if (rc == 0)
         rc = open_preview(o, preview);
-    tell(o, 300);
     if (rc != 0)
         return rc;
     if (!checkpoint_has(o->c, CHECKPOINT_UNET))
         return err_set(o->e, ERR_UNSUPPORTED, "the model has no unet");
-    struct nn_loader l = loader_of(o, o->c, CHECKPOINT_UNET);
+    struct nn_loader l = loader_of(o, o->c, CHECKPOINT_UNET, 1000);
     rc = unet_open(&m->unet, &l, o->e);
-    tell(o, 1000);
     return rc;
 }
 

@@ -52,8 +52,9 @@ struct nn_loader {
     int n_used;
     char path[192];
     size_t path_len;
-    atomic_int *done_bytes_mib; /* grows as weights are loaded, or NULL */
-    size_t done_bytes;
+    atomic_int *progress; /* goes from `from` to `to` as weights are loaded, or NULL */
+    int from, to;
+    size_t done_bytes, all_bytes;
     int rc;
     struct err *e;
 };

@@ -51,8 +51,10 @@ bool nn_has(const struct nn_loader *l, const char *name)
 
 static void mark(struct nn_loader *l, const struct checkpoint_tensor *t)
 {
-    if (!l->load && l->n_used < checkpoint_n_tensors(l->c, l->part))
-        l->used[l->n_used++] = t;
+    if (l->load || l->n_used >= checkpoint_n_tensors(l->c, l->part))
+        return;
+    l->used[l->n_used++] = t;
+    l->all_bytes += t->bytes;
 }
 
 void nn_ignore(struct nn_loader *l, const char *name)
@@ -100,10 +102,9 @@ static void loaded(struct nn_loader *l, const struct checkpoint_tensor *t)
 {
     l->done_bytes += t->bytes;
     checkpoint_forget(l->c, t);
-    if (l->done_bytes_mib != NULL && l->done_bytes >= (size_t)1 << 20) {
-        atomic_fetch_add(l->done_bytes_mib, (int)(l->done_bytes >> 20));
-        l->done_bytes &= ((size_t)1 << 20) - 1;
-    }
+    if (l->progress != NULL)
+        atomic_store(l->progress, l->from + (int)((double)(l->to - l->from) *
+                                                  (double)l->done_bytes / (double)l->all_bytes));
 }
 
 static void *grown(void *list, int n, size_t size)
@@ -216,16 +217,25 @@ void nn_load_pair(struct nn_loader *l, struct nn_linear to[2], const char *name,
     loaded(l, t);
 }
 
-/* [c_out, c_in, taps] to [c_out, taps, c_in], elements of `size` bytes (2 or 4). */
+/* One output's [c_in, taps] to [taps, c_in].  The size of an element is a constant where it is called, so
+ * that each copy is one load and one store. */
+static inline void turn_row(char *to, const char *from, size_t taps, size_t c_in, size_t size)
+{
+    for (size_t c = 0; c < c_in; c++)
+        for (size_t tap = 0; tap < taps; tap++)
+            memcpy(to + (tap * c_in + c) * size, from + (c * taps + tap) * size, size);
+}
+
+/* [c_out, c_in, taps] to [c_out, taps, c_in], elements of 2 or 4 bytes. */
 static void turn(char *to, const char *from, const struct nn_conv *conv, size_t size)
 {
     const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, c_in = (size_t)conv->c_in;
     for (size_t o = 0; o < (size_t)conv->c_out; o++) {
-        char *row = to + o * taps * c_in * size;
-        const char *file = from + o * taps * c_in * size;
-        for (size_t tap = 0; tap < taps; tap++)
-            for (size_t c = 0; c < c_in; c++)
-                memcpy(row + (tap * c_in + c) * size, file + (c * taps + tap) * size, size);
+        const size_t at = o * taps * c_in * size;
+        if (size == 2)
+            turn_row(to + at, from + at, taps, c_in, 2);
+        else
+            turn_row(to + at, from + at, taps, c_in, 4);
     }
 }
 
