@@ -125,8 +125,12 @@ static void say_ready(const struct server *s)
     const char *host = strcmp(c->host, "0.0.0.0") && strcmp(c->host, "::") ? c->host : "localhost";
     for (int i = 0; i < engine_n_models(s->engine); i++) {
         const struct model_card *m = engine_card_at(s->engine, i);
-        printf("  %s: %s %s, %.0fM parameters, %.0f MB, context %d\n", m->id, m->arch, m->quant,
-               (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6, m->n_ctx);
+        printf("  %s: %s %s, %.0fM parameters, %.0f MB, ", m->id, m->arch, m->quant,
+               (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6);
+        if (m->image)
+            printf("pictures of %dx%d\n", m->image->width, m->image->height);
+        else
+            printf("context %d\n", m->n_ctx);
     }
     printf("Serving on %s://%s:%d (%s, loaded in %.1f s).  Try:\n\n"
            "  curl -N %s://%s:%d/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
