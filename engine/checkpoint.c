@@ -17,7 +17,7 @@ enum { JSON_MAX_BYTES = 8 << 20, TENSORS_MAX = 1 << 16, MAGIC = 16 };
 
 const char *checkpoint_part_name(enum checkpoint_part part)
 {
-    static const char *const names[] = {"unet", "vae", "text_encoder", "text_encoder_2"};
+    static const char *const names[] = {"unet", "vae", "text_encoder", "text_encoder_2", "model"};
     return (unsigned)part < CHECKPOINT_N_PARTS ? names[part] : "";
 }
 
@@ -391,6 +391,21 @@ bool checkpoint_is_image(const char *path)
 
 /* ---- getters ---- */
 
+bool checkpoint_model_type(const char *path, char *type, size_t size)
+{
+    char name[4096];
+    struct stat st;
+    struct cJSON *config = NULL;
+    int n = snprintf(name, sizeof name, "%s/config.json", path);
+    if (n < 0 || (size_t)n >= sizeof name || stat(name, &st) != 0 || checkpoint_is_image(path) ||
+        checkpoint_json(&config, name, NULL) != 0)
+        return false;
+    const char *s = json_str(json_get(config, "model_type"));
+    bool is = s != NULL && (size_t)snprintf(type, size, "%s", s) < size;
+    json_free(config);
+    return is;
+}
+
 enum checkpoint_family checkpoint_family(const struct checkpoint *c)
 {
     return c->family;
@@ -404,6 +419,17 @@ bool checkpoint_has(const struct checkpoint *c, enum checkpoint_part part)
 const struct cJSON *checkpoint_config(const struct checkpoint *c, enum checkpoint_part part)
 {
     return (unsigned)part < CHECKPOINT_N_PARTS ? c->parts[part].config : NULL;
+}
+
+int checkpoint_document(const struct checkpoint *c, const char *name, struct cJSON **out,
+                        struct err *e)
+{
+    char path[4096];
+    struct stat st;
+    int n = snprintf(path, sizeof path, "%s/%s", c->path, name);
+    if (n < 0 || (size_t)n >= sizeof path || stat(path, &st) != 0)
+        return err_set(e, ERR_NOTFOUND, "%s has no %s", c->path, name);
+    return checkpoint_json(out, path, e);
 }
 
 const struct cJSON *checkpoint_scheduler(const struct checkpoint *c)

@@ -3,6 +3,8 @@
  *   a directory of diffusers         model_index.json, config.json of each part, its weights in one file
  *                                    or in the shards of an index, fp16 variants
  *   one part of such a directory     config.json beside its weights (a TAESD, a better VAE)
+ *   a directory of transformers      config.json with a model_type: one part, CHECKPOINT_MODEL, under the
+ *                                    names of its file
  *   one .safetensors with LDM names  model.diffusion_model.*, first_stage_model.*, cond_stage_model.*,
  *                                    conditioner.embedders.*; configurations come from the shapes
  *   one GGUF of stable-diffusion.cpp the same names, quantised
@@ -27,6 +29,7 @@ enum checkpoint_part {
     CHECKPOINT_VAE,
     CHECKPOINT_TEXT_ENCODER,
     CHECKPOINT_TEXT_ENCODER_2,
+    CHECKPOINT_MODEL, /* of transformers: always alone */
     CHECKPOINT_N_PARTS
 };
 const char *checkpoint_part_name(enum checkpoint_part part); /* "unet", the directory's name */
@@ -54,6 +57,9 @@ void checkpoint_close(struct checkpoint *c); /* NULL is allowed */
  * and into a GGUF's tensor names.  false also for what cannot be read. */
 bool checkpoint_is_image(const char *path);
 
+/* The model_type of a directory of transformers ("blip", "bert" ...); false for anything else. */
+bool checkpoint_model_type(const char *path, char *type, size_t size);
+
 enum checkpoint_family checkpoint_family(const struct checkpoint *c);
 bool checkpoint_has(const struct checkpoint *c, enum checkpoint_part part);
 
@@ -66,6 +72,9 @@ const struct cJSON *checkpoint_scheduler(const struct checkpoint *c);
 /* model_index.json ("_class_name", "force_zeros_for_empty_prompt" ...).  NULL for
  * CHECKPOINT_ALONE. */
 const struct cJSON *checkpoint_index(const struct checkpoint *c);
+/* Another JSON file of the directory, json_free it; ERR_NOTFOUND when it has none of that name. */
+int checkpoint_document(const struct checkpoint *c, const char *name, struct cJSON **out,
+                        struct err *e);
 /* The tokenizer of the first or second (which = 1) text encoder; the caller closes it.
  * ERR_NOTFOUND with what to do where the files have none. */
 int checkpoint_tokenizer(const struct checkpoint *c, int which, struct clip_bpe **out,

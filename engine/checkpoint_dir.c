@@ -1,5 +1,5 @@
 /* Directories of diffusers: model_index.json names the parts, each part is a directory of its name
- * with config.json and its weights.  No path is taken from a file but the names of shards, and those
+ * with config.json and its weights.  A directory of transformers is like one such part.  No path is taken from a file but the names of shards, and those
  * may not have a slash: nothing outside the directory is opened. */
 #include <stdio.h>
 #include <string.h>
@@ -58,7 +58,9 @@ static int add(struct checkpoint *c, enum checkpoint_part part, const struct che
     const char *name = t->name;
     if (ends(name, ".position_ids") || strcmp(name, "logit_scale") == 0)
         return 0;
-    if (part == CHECKPOINT_VAE) {
+    if (part == CHECKPOINT_MODEL) {
+        /* as it is */
+    } else if (part == CHECKPOINT_VAE) {
         name = modern_vae(name, room);
     } else if (part != CHECKPOINT_UNET && !starts(name, "text_model.") &&
                !starts(name, "text_projection.")) {
@@ -149,7 +151,8 @@ static int open_shards(struct checkpoint *c, enum checkpoint_part part, const ch
 static int open_weights(struct checkpoint *c, enum checkpoint_part part, const char *dir,
                         struct err *e)
 {
-    bool text = part == CHECKPOINT_TEXT_ENCODER || part == CHECKPOINT_TEXT_ENCODER_2;
+    bool text = part == CHECKPOINT_TEXT_ENCODER || part == CHECKPOINT_TEXT_ENCODER_2 ||
+                part == CHECKPOINT_MODEL;
     const char *base = text ? "model" : "diffusion_pytorch_model";
     static const char *const tails[] = {".safetensors", ".safetensors.index.json",
                                         ".fp16.safetensors", ".safetensors.index.fp16.json"};
@@ -164,8 +167,8 @@ static int open_weights(struct checkpoint *c, enum checkpoint_part part, const c
     const char *pickle = text ? "pytorch_model.bin" : "diffusion_pytorch_model.bin";
     if (exists(path_of(c, dir, pickle)))
         return err_set(e, ERR_UNSUPPORTED,
-                       "%s/%s is a pickle file, which can run code and is not read: load the "
-                       "pipeline with diffusers and save_pretrained(safe_serialization=True)",
+                       "%s/%s is a pickle file, which can run code and is not read: load it with "
+                       "diffusers or transformers and save_pretrained(safe_serialization=True)",
                        dir, pickle);
     return err_set(e, ERR_NOTFOUND, "%s has no %s.safetensors", dir, base);
 }
@@ -200,7 +203,8 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
         {"UNet2DConditionModel", ""},
         {"AutoencoderKL", "AutoencoderTiny"},
         {"CLIPTextModel", "CLIPTextModelWithProjection"},
-        {"CLIPTextModel", "CLIPTextModelWithProjection"}};
+        {"CLIPTextModel", "CLIPTextModelWithProjection"},
+        {"", ""}};
     if (strcmp(class, known[part][0]) == 0 || strcmp(class, known[part][1]) == 0)
         return 0;
     return err_set(e, ERR_UNSUPPORTED, "its %s is a %s; served are %s", checkpoint_part_name(part),
@@ -209,7 +213,7 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
 
 static int open_parts(struct checkpoint *c, struct err *e)
 {
-    for (int p = 0; p < CHECKPOINT_N_PARTS; p++) {
+    for (int p = 0; p < CHECKPOINT_MODEL; p++) {
         enum checkpoint_part part = (enum checkpoint_part)p;
         const char *name = checkpoint_part_name(part), *class = component(c->index, name);
         if (class == NULL && part == CHECKPOINT_TEXT_ENCODER_2)
@@ -262,13 +266,16 @@ static int open_alone(struct checkpoint *c, struct err *e)
     if (rc != 0)
         return rc;
     const char *class = json_str(json_get(config, "_class_name"));
-    int part = class == NULL                                ? -1
+    bool transformers = class == NULL && json_str(json_get(config, "model_type")) != NULL;
+    int part = transformers                                 ? CHECKPOINT_MODEL
+               : class == NULL                              ? -1
                : strcmp(class, "UNet2DConditionModel") == 0 ? CHECKPOINT_UNET
                : starts(class, "Autoencoder")               ? CHECKPOINT_VAE
                                                             : -1;
-    rc = part < 0 ? err_set(e, ERR_UNSUPPORTED, "%s is not the part of an image model",
-                            class != NULL ? checkpoint_shown(class).text : c->path)
-                  : check_class((enum checkpoint_part)part, class, e);
+    rc = transformers ? 0
+         : part < 0   ? err_set(e, ERR_UNSUPPORTED, "%s is not the part of an image model",
+                              class != NULL ? checkpoint_shown(class).text : c->path)
+                      : check_class((enum checkpoint_part)part, class, e);
     json_free(config);
     c->family = CHECKPOINT_ALONE;
     return rc != 0 ? rc : open_part(c, (enum checkpoint_part)part, c->path, e);

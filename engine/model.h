@@ -47,12 +47,20 @@ struct model_card {
     const struct image_card *image; /* MODEL_IMAGE, else NULL */
 };
 
+/* What a sequence looks at besides its own tokens, for cross attention: layer l's keys are at
+ * kv + 2 * l * n_keys * dim, its values n_keys * dim further on. */
+struct text_view {
+    float *kv; /* [n_layers, 2, n_keys, dim] */
+    int n_keys;
+};
+
 /* One forward pass over rows of any mixture of sequences. */
 struct text_batch {
     int n_rows;
-    const int32_t *ids;        /* [n_rows] */
-    const int32_t *pos;        /* [n_rows] */
-    const struct kv_row *rows; /* [n_rows] where each row's KV lies */
+    const int32_t *ids;                   /* [n_rows] */
+    const int32_t *pos;                   /* [n_rows] */
+    const struct kv_row *rows;            /* [n_rows] where each row's KV lies */
+    const struct text_view *const *views; /* [n_rows], of caption models; else NULL */
     int n_logits;
     const int32_t *logit_rows; /* [n_logits] rows whose logits are wanted */
     float *logits;             /* [n_logits, n_vocab] out */

@@ -74,15 +74,26 @@ void nn_ignore(struct nn_loader *l, const char *name);
 enum nn_bias { NN_NO_BIAS, NN_BIAS };
 void nn_load_linear(struct nn_loader *l, struct nn_linear *to, const char *name, int64_t n_out,
                     int64_t n_in, enum nn_bias bias);
-/* One matrix of the file as two: the first n_out rows and the other n_out. */
-void nn_load_pair(struct nn_loader *l, struct nn_linear to[2], const char *name, int64_t n_out,
-                  int64_t n_in, enum nn_bias bias);
+/* One matrix of the file as several: the first n_out rows, the next n_out ...; with their biases. */
+#define NN_SPLIT_MAX 3
+struct nn_split {
+    int n;
+    int64_t n_out, n_in;
+    enum nn_bias bias;
+};
+void nn_load_split(struct nn_loader *l, struct nn_linear *to, const char *name,
+                   const struct nn_split *as);
 /* kernel, c_in and c_out stand in *to. */
 void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enum nn_bias bias);
 void nn_load_norm(struct nn_loader *l, struct nn_norm *to, const char *name, int64_t dim);
 /* The first `rows` of [at least rows, dim] as floats. */
 void nn_load_table(struct nn_loader *l, struct tensor *to, const char *name, int64_t rows,
                    int64_t dim);
+/* [1, rows, dim] as floats [rows, dim]. */
+void nn_load_rows(struct nn_loader *l, struct tensor *to, const char *name, int64_t rows,
+                  int64_t dim);
+/* A vector that has no ".weight" behind its name. */
+void nn_load_vector(struct nn_loader *l, struct tensor *to, const char *name, int64_t dim);
 /* A matrix whose number of rows the file decides (at most max_rows); *n_rows is filled. */
 void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name, int64_t *n_rows,
                        int64_t dim);

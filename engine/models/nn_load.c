@@ -188,32 +188,35 @@ void nn_load_linear(struct nn_loader *l, struct nn_linear *to, const char *name,
         load_vector(l, &to->bias, name, ".bias", n_out);
 }
 
-void nn_load_pair(struct nn_loader *l, struct nn_linear to[2], const char *name, int64_t n_out,
-                  int64_t n_in, enum nn_bias bias)
+void nn_load_split(struct nn_loader *l, struct nn_linear *to, const char *name,
+                   const struct nn_split *as)
 {
     char full[128];
-    const int64_t both[2] = {2 * n_out, n_in}, one[2] = {n_out, n_in}, n_bias = 2 * n_out;
+    const int64_t all[2] = {as->n * as->n_out, as->n_in}, one[2] = {as->n_out, as->n_in};
     snprintf(full, sizeof full, "%s.weight", name);
-    const struct checkpoint_tensor *t = need(l, full, 2, both);
+    const struct checkpoint_tensor *t = need(l, full, 2, all);
     if (t != NULL && l->load) {
-        for (int i = 0; i < 2 && l->rc == 0; i++)
+        for (int i = 0; i < as->n && l->rc == 0; i++)
             open_weight(l, &to[i].w, t->type, one,
-                        (const char *)t->data + (size_t)i * (t->bytes / 2));
+                        (const char *)t->data + (size_t)i * (t->bytes / (size_t)as->n));
         if (l->rc == 0)
             loaded(l, t);
     }
-    if (bias != NN_BIAS)
+    if (as->bias != NN_BIAS)
         return;
     snprintf(full, sizeof full, "%s.bias", name);
-    t = need(l, full, 1, &n_bias);
+    t = need(l, full, 1, all);
+    struct tensor whole = {0};
     if (t == NULL || !l->load)
         return;
-    open_vector(l, &to[0].bias, t, 1, &n_bias);
+    open_vector(l, &whole, t, 1, all);
     if (l->rc != 0)
         return;
-    to[0].bias.dims[0] = n_out;
-    to[1].bias = to[0].bias;
-    to[1].bias.data = (float *)to[0].bias.data + n_out;
+    for (int i = 0; i < as->n; i++) {
+        to[i].bias = whole;
+        to[i].bias.dims[0] = as->n_out;
+        to[i].bias.data = (float *)whole.data + i * as->n_out;
+    }
     loaded(l, t);
 }
 
@@ -290,6 +293,24 @@ void nn_load_table(struct nn_loader *l, struct tensor *to, const char *name, int
     open_vector(l, to, t, 2, dims);
     if (l->rc == 0)
         loaded(l, t);
+}
+
+void nn_load_rows(struct nn_loader *l, struct tensor *to, const char *name, int64_t rows,
+                  int64_t dim)
+{
+    /* a checkpoint leaves out trailing dimensions of 1, but not down to a vector */
+    const int64_t dims[3] = {1, rows, dim}, as[2] = {rows, dim};
+    const struct checkpoint_tensor *t = need(l, name, dim > 1 ? 3 : 2, dims);
+    if (t == NULL || !l->load)
+        return;
+    open_vector(l, to, t, 2, as);
+    if (l->rc == 0)
+        loaded(l, t);
+}
+
+void nn_load_vector(struct nn_loader *l, struct tensor *to, const char *name, int64_t dim)
+{
+    load_vector(l, to, name, "", dim);
 }
 
 void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name, int64_t *n_rows,

@@ -327,7 +327,9 @@ static void walk_block(struct nn_loader *l, struct unet *m, struct unet_block *b
         }
         nn_pop(l, path);
     }
-    nn_load_pair(l, b->ff, "ff.net.0.proj", 4 * (int64_t)s.c, s.c, NN_BIAS);
+    nn_load_split(
+        l, b->ff, "ff.net.0.proj",
+        &(struct nn_split){.n = 2, .n_out = 4 * (int64_t)s.c, .n_in = s.c, .bias = NN_BIAS});
     nn_load_linear(l, &b->down, "ff.net.2", s.c, 4 * (int64_t)s.c, NN_BIAS);
 }
 

@@ -426,7 +426,7 @@ static void checkpoint_reads_a_part_alone(void **state)
     checkpoint_close(c);
     put_text("taesd/config.json", "{\"_class_name\":\"AutoencoderKLWan\"}");
     refused("taesd", ERR_UNSUPPORTED, "AutoencoderKLWan");
-    put_text("taesd/config.json", "{\"model_type\":\"llama\"}");
+    put_text("taesd/config.json", "{\"architectures\":[\"Llama\"]}");
     refused("taesd", ERR_UNSUPPORTED, "not the part of an image model");
 }
 

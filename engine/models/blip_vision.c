@@ -1,0 +1,119 @@
+/* BLIP's vision transformer (Dosovitskiy et al. 2021), as a recorded pass for one picture.
+ *
+ *     x = [class, conv(pixels)] + position
+ *     x += o(attention(q, k, v of norm1(x)))
+ *     x += fc2(gelu(fc1(norm2(x))))              for each layer
+ *     seen = norm(x) */
+#include "engine/models/blip_int.h"
+
+/* ---- weights ---- */
+
+static void walk_layer(struct nn_loader *l, struct blip_vision *v, int i)
+{
+    struct blip_vision_layer *to = &v->layers[i];
+    const size_t path = nn_push(l, "encoder.layers.%d", i);
+    nn_load_norm(l, &to->norm1, "layer_norm1", v->dim);
+    nn_load_split(l, to->qkv, "self_attn.qkv",
+                  &(struct nn_split){.n = 3, .n_out = v->dim, .n_in = v->dim, .bias = NN_BIAS});
+    nn_load_linear(l, &to->o, "self_attn.projection", v->dim, v->dim, NN_BIAS);
+    nn_load_norm(l, &to->norm2, "layer_norm2", v->dim);
+    nn_load_linear(l, &to->fc1, "mlp.fc1", v->n_ff, v->dim, NN_BIAS);
+    nn_load_linear(l, &to->fc2, "mlp.fc2", v->dim, v->n_ff, NN_BIAS);
+    nn_pop(l, path);
+}
+
+void blip_vision_walk(struct nn_loader *l, struct blip_vision *v)
+{
+    const size_t path = nn_push(l, "vision_model");
+    nn_load_rows(l, &v->class, "embeddings.class_embedding", 1, v->dim);
+    nn_load_rows(l, &v->position, "embeddings.position_embedding", v->n_tokens, v->dim);
+    nn_load_conv(l, &v->patches, "embeddings.patch_embedding", NN_BIAS);
+    for (int i = 0; i < v->n_layers; i++)
+        walk_layer(l, v, i);
+    nn_load_norm(l, &v->norm, "post_layernorm", v->dim);
+    nn_pop(l, path);
+}
+
+/* ---- the pass ---- */
+
+static struct tensor record_layer(const struct blip_vision *v, struct program *p, int i,
+                                  const struct tensor *x)
+{
+    const struct blip_vision_layer *l = &v->layers[i];
+    struct tensor h = nn_layernorm(p, &l->norm1, x, v->eps);
+    struct tensor q = nn_like(p, x), k = nn_like(p, x), val = nn_like(p, x), att = nn_like(p, x);
+    nn_emit_linear(p,
+                   &(struct op_linear){.out = {&q, &k, &val},
+                                       .w = {l->qkv[0].w, l->qkv[1].w, l->qkv[2].w},
+                                       .bias = {&l->qkv[0].bias, &l->qkv[1].bias, &l->qkv[2].bias},
+                                       .x = &h});
+    nn_attn(p,
+            &(struct nn_attn){.q = q.data,
+                              .k = k.data,
+                              .v = val.data,
+                              .out = att.data,
+                              .n = 1,
+                              .n_q = v->n_tokens,
+                              .n_k = v->n_tokens,
+                              .n_heads = v->n_heads,
+                              .head_dim = v->dim / v->n_heads},
+            NULL);
+    struct tensor mid = nn_linear(p, &l->o, &att, x);
+    h = nn_layernorm(p, &l->norm2, &mid, v->eps);
+    h = nn_linear(p, &l->fc1, &h, NULL);
+    OP(program_backend(p), act, .out = &h, .x = &h, .act = v->act);
+    return nn_linear(p, &l->fc2, &h, &mid);
+}
+
+/* Row 0 is the class token, the others are patches from the top left: the convolution adds their
+ * positions. */
+static void record(struct program *p, void *arg)
+{
+    struct blip *m = arg;
+    struct blip_vision *v = &m->vision;
+    struct backend *be = program_backend(p);
+    const int64_t side = v->size / v->patch;
+    v->pixels = PROGRAM_PINNED(p, 1, v->size, v->size, 3);
+    v->seen = PROGRAM_PINNED(p, v->n_tokens, v->dim);
+    struct tensor x = PROGRAM_TENSOR(p, v->n_tokens, v->dim);
+    struct tensor first = blip_rows(x.data, 1, v->dim), at = blip_rows(v->position.data, 1, v->dim);
+    OP(be, add, .out = &first, .a = &v->class, .b = &at);
+    const struct tensor map = {.data = (float *)x.data + v->dim,
+                               .type = DTYPE_F32,
+                               .ndim = 4,
+                               .dims = {1, side, side, v->dim}};
+    struct tensor out = map, positions = map;
+    positions.data = (float *)v->position.data + v->dim;
+    nn_emit_conv(p, &(struct op_conv2d){.out = &out,
+                                        .x = &v->pixels,
+                                        .w = v->patches.w,
+                                        .bias = &v->patches.bias,
+                                        .add = &positions,
+                                        .kernel = v->patch,
+                                        .stride = v->patch});
+    for (int i = 0; i < v->n_layers; i++)
+        x = record_layer(v, p, i, &x);
+    OP(be, layernorm, .out = &v->seen, .x = &x, .w = &v->norm.w, .bias = &v->norm.bias,
+       .eps = v->eps);
+}
+
+int blip_vision_open(struct blip *m, struct err *e)
+{
+    int rc = program_open(&m->vision.pass, m->be, record, m, e);
+    if (rc == 0)
+        m->base.weight_bytes += program_memory(m->vision.pass);
+    return rc;
+}
+
+void blip_vision_pixels(struct blip *m, const uint8_t *rgb)
+{
+    const struct blip_vision *v = &m->vision;
+    float *to = v->pixels.data, table[3][256];
+    for (int c = 0; c < 3; c++)
+        for (int i = 0; i < 256; i++)
+            table[c][i] = ((float)i * v->scale - v->mean[c]) / v->std[c];
+    const size_t n = (size_t)v->size * (size_t)v->size;
+    for (size_t i = 0; i < n; i++)
+        for (int c = 0; c < 3; c++)
+            to[3 * i + (size_t)c] = table[c][rgb[3 * i + (size_t)c]];
+}
