@@ -21,18 +21,19 @@ struct opening {
     struct err *e;
 };
 
+/* For a part that brings the progress up to `to` per mille. */
 static struct nn_loader loader_of(struct opening *o, struct checkpoint *c,
-                                  enum checkpoint_part part)
+                                  enum checkpoint_part part, int to)
 {
-    return (struct nn_loader){
-        .c = c, .part = part, .store = &o->m->store, .done_bytes_mib = &o->done_mib, .e = o->e};
-}
-
-/* Loading is told part by part; the UNet, which is most of it, counts for 700 of 1000. */
-static void tell(struct opening *o, int per_mille)
-{
-    if (o->progress != NULL)
-        atomic_store(o->progress, per_mille);
+    const int from = o->from;
+    o->from = to;
+    return (struct nn_loader){.c = c,
+                              .part = part,
+                              .store = &o->m->store,
+                              .progress = o->progress,
+                              .from = from,
+                              .to = to,
+                              .e = o->e};
 }
 
 static int open_tiny(struct opening *o, struct checkpoint *c, struct taesd **out)
