@@ -351,6 +351,10 @@ static int make_scheduler(struct checkpoint *c, struct err *e)
     static const char *const classes[] = {"PNDMScheduler", "DDIMScheduler",
                                           "EulerDiscreteScheduler"};
     struct out o;
+    if (marked(c, "edm_mean") || marked(c, "edm_vpred.sigma_max"))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "a model of EDM's noise levels (Playground 2.5, CosXL) is "
+                       "not served");
     begin(&o);
     json_put_str(&o.w, "_class_name", classes[c->family]);
     json_put_int(&o.w, "num_train_timesteps", 1000);

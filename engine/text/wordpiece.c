@@ -76,7 +76,7 @@ static int open_file(struct reader *r, const char *name, struct file *f)
 
 static int read_json(struct reader *r, const char *name, struct cJSON **doc)
 {
-    struct file f;
+    struct file f = {0};
     int rc = open_file(r, name, &f);
     if (rc != 0)
         return rc;
@@ -138,7 +138,7 @@ static size_t count_lines(const struct file *f)
 
 static int read_vocab_txt(struct reader *r)
 {
-    struct file f;
+    struct file f = {0};
     int rc = open_file(r, "vocab.txt", &f);
     if (rc != 0)
         return rc;

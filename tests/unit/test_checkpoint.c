@@ -273,6 +273,19 @@ static void checkpoint_hears_markers_of_the_prediction(void **state)
     checkpoint_close(c);
 }
 
+static void checkpoint_refuses_models_of_other_noise(void **state)
+{
+    (void)state;
+    struct maker m;
+    static const char *const names[] = {"edm_mean", "edm_vpred.sigma_max"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        add_base(&m, NULL);
+        add(&m, names[i], "");
+        finish(&m, "bad.safetensors");
+        refused("bad.safetensors", ERR_UNSUPPORTED, "EDM");
+    }
+}
+
 static void checkpoint_finds_a_tokenizer_beside_a_file(void **state)
 {
     (void)state;
@@ -437,6 +450,7 @@ int main(void)
         cmocka_unit_test(checkpoint_refuses_single_files_that_lack_a_part),
         cmocka_unit_test(checkpoint_refuses_tensors_that_have_no_place),
         cmocka_unit_test(checkpoint_hears_markers_of_the_prediction),
+        cmocka_unit_test(checkpoint_refuses_models_of_other_noise),
         cmocka_unit_test(checkpoint_finds_a_tokenizer_beside_a_file),
         cmocka_unit_test(checkpoint_never_leaves_its_directory),
         cmocka_unit_test(checkpoint_refuses_directories_that_are_not_whole),
