@@ -178,7 +178,8 @@ static void win_cut(struct conv_job *j, int64_t n_tiles, int n_workers)
             int64_t row_tasks = (n_tiles + tiles - 1) / tiles, n = row_tasks * panel_tasks;
             double rows = (double)(tiles < n_tiles ? tiles : n_tiles), wide = (double)panels;
             double one = wide * (products * rows * (1 + 3.0 / (double)block) + 80) + 5 * rows;
-            double cost = (double)((n + n_workers - 1) / n_workers) * one;
+            int64_t rounds = (n + n_workers - 1) / n_workers;
+            double cost = (double)rounds * one;
             if (best > 0 && cost >= best)
                 continue;
             best = cost;
