@@ -190,7 +190,7 @@ static int resample(struct image *out, const struct image *in, bool rows, int n,
 static int clone(struct image *out, const struct image *in, struct err *e)
 {
     int err = image_init(out, in->width, in->height, in->channels, e);
-    if (err == 0)
+    if (out->data != NULL)
         memcpy(out->data, in->data, image_bytes(in));
     return err;
 }

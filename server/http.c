@@ -314,6 +314,38 @@ static void reserve_upload(struct conn *c, long long content_length)
     refuse(c, 429);
 }
 
+/* What the route asks for: a key, and a body that is not too large. */
+static void request_route(struct conn *c, const struct guard_headers *g)
+{
+    struct http *h = c->http;
+    const struct config *config = h->o.config;
+    struct err *e = &c->refusal;
+    bool open = c->route->flags & ROUTE_PUBLIC ||
+                (config->metrics_public && !strcmp(c->route->path, "/metrics"));
+    c->owner = guard_key(g, h->o.keys, h->o.n_keys);
+    if (c->route->flags & ROUTE_UPLOAD)
+        snprintf(c->content_type, sizeof(c->content_type), "%s",
+                 g->content_type ? g->content_type : "");
+    if (h->o.n_keys && !open && c->owner < 0) {
+        err_set(e, ERR_INVALID,
+                g->authorization || g->api_key ? "Incorrect API key provided"
+                                               : "You didn't provide an API key; "
+                                                 "use \"Authorization: Bearer KEY\"");
+        err_reason(e, "invalid_api_key");
+        refuse(c, 401);
+        return;
+    }
+    if (c->route->flags & ROUTE_UPLOAD) /* a picture and a mask */
+        c->body.max += 2 * (size_t)config->max_image_kib * 1024;
+    if (g->content_length > (long long)c->body.max) {
+        err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed",
+                g->content_length, c->body.max);
+        refuse(c, 413);
+    } else if (c->route->flags & ROUTE_UPLOAD) {
+        reserve_upload(c, g->content_length);
+    }
+}
+
 /* Everything that can be known from the headers; what is wrong is answered after the body, so that the
  * connection can go on, unless the client waits for our word or announces far too much. */
 static void request_headers(struct conn *c, const char *url, const char *method)
@@ -357,30 +389,7 @@ static void request_headers(struct conn *c, const char *url, const char *method)
         refuse(c, c->allow ? 405 : 404);
         return;
     }
-    bool open = c->route->flags & ROUTE_PUBLIC ||
-                (config->metrics_public && !strcmp(c->route->path, "/metrics"));
-    c->owner = guard_key(&g, h->o.keys, h->o.n_keys);
-    if (c->route->flags & ROUTE_UPLOAD)
-        snprintf(c->content_type, sizeof(c->content_type), "%s",
-                 g.content_type ? g.content_type : "");
-    if (h->o.n_keys && !open && c->owner < 0) {
-        err_set(e, ERR_INVALID,
-                g.authorization || g.api_key ? "Incorrect API key provided"
-                                             : "You didn't provide an API key; "
-                                               "use \"Authorization: Bearer KEY\"");
-        err_reason(e, "invalid_api_key");
-        refuse(c, 401);
-        return;
-    }
-    if (c->route->flags & ROUTE_UPLOAD) /* a picture and a mask */
-        c->body.max += 2 * (size_t)config->max_image_kib * 1024;
-    if (g.content_length > (long long)c->body.max) {
-        err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed", g.content_length,
-                c->body.max);
-        refuse(c, 413);
-    } else if (c->route->flags & ROUTE_UPLOAD) {
-        reserve_upload(c, g.content_length);
-    }
+    request_route(c, &g);
 }
 
 static void request_body(struct conn *c, const char *data, size_t n)

@@ -177,11 +177,11 @@ def test_a_job_gives_what_the_request_would_have(painter, alice):
 
 
 def test_a_job_shows_steps_and_previews_and_can_be_cancelled(painter):
-    job = begin_job(painter, steps=400, n=4, size="32x32", partial_images=8)
+    job = begin_job(painter, **LONG, partial_images=8)
     path = f"/v1/jobs/{job['id']}"
     seen = eventually(lambda: (now := call(painter, "GET", path)[1])["preview"] and now)
     assert seen["status"] == "running"
-    assert 0 < seen["progress"]["step"] < 1600 == seen["progress"]["n_steps"]
+    assert 0 < seen["progress"]["step"] < 9000 == seen["progress"]["n_steps"]
     assert seen["progress"]["eta_s"] > 0 and 0 < seen["progress"]["fraction"] < 1
     preview = base64.b64decode(seen["preview"]["b64_json"])
     assert PIL.Image.open(io.BytesIO(preview)).size[0] > 0
