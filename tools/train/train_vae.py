@@ -69,8 +69,9 @@ def psnr(vae, images, latents=None):
 
 @torch.no_grad()
 def whitened(vae, images):
-    """Changes the latents' basis (see above); what the autoencoder computes stays the same."""
-    z = encode(vae, images).permute(1, 0, 2, 3).reshape(4, -1).double()
+    """Changes the latents' basis (see above), not what the autoencoder computes; the pictures' scaled latents."""
+    latents = encode(vae, images)
+    z = latents.permute(1, 0, 2, 3).reshape(4, -1).double()
     mean = z.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(z))
     to = torch.diag(values.rsqrt()) @ vectors.T / SCALING              # y = to (z - mean)
@@ -82,6 +83,7 @@ def whitened(vae, images):
     q.bias[4:] += 2 * (to.norm(dim=1).log()).float()
     w = p.weight[:, :, 0, 0].double()
     p.weight[:, :, 0, 0], p.bias[:] = (w @ back).float(), (p.bias.double() + w @ mean).float()
+    return (SCALING * (to @ (z - mean[:, None]))).float().reshape(4, -1, *latents.shape[2:]).permute(1, 0, 2, 3).contiguous()
 
 
 def train_both(a, images):
@@ -108,8 +110,7 @@ def frozen(path, images):
         for q, e in zip(vae.parameters(), c["ema"]):
             q.copy_(e)
     vae.eval().requires_grad_(False)
-    whitened(vae, images)
-    return vae, encode(vae, images) * SCALING
+    return vae, whitened(vae, images)
 
 
 def load_decoder(vae, path):
