@@ -72,7 +72,7 @@ class Run:
         self.opt = torch.optim.AdamW(self.params, lr=lr, betas=(.9, .99), weight_decay=weight_decay, fused=True)
         self.rng = np.random.default_rng(a.seed)
         self.step, self.mean, self.extra, self.seconds = 0, {}, {}, 0.
-        self.started = self.saved = self.told = time.time()
+        self.started, self.saved, self.told = time.process_time(), time.time(), time.time()
         self.first, self.stop = 0, False
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
         if os.path.exists(path):
@@ -92,8 +92,8 @@ class Run:
         print(f"going on from step {self.step}", flush=True)
 
     def save(self):
-        self.seconds += time.time() - self.started
-        self.started = self.saved = time.time()
+        self.seconds += time.process_time() - self.started          # of the processor, all threads
+        self.started, self.saved = time.process_time(), time.time()
         torch.save({"modules": {n: m.state_dict() for n, m in self.modules.items()}, "ema": self.ema,
                     "opt": self.opt.state_dict(), "torch": torch.get_rng_state(), "extra": self.extra,
                     "numpy": self.rng.bit_generator.state, "step": self.step, "mean": self.mean,

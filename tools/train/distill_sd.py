@@ -108,7 +108,7 @@ def main():
             v = student(x, t, context).sample
         d = consistency.f(x, v.float(), t) - aim
         run.update(((d.square() + 1e-3 ** 2).sqrt() - 1e-3).mean(), a.steps)
-    print(f"step {run.step}, {run.seconds / 3600:.2f} h")
+    print(f"step {run.step}, {run.seconds / 3600:.2f} CPU hours")
 
 
 if __name__ == "__main__":

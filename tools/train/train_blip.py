@@ -145,7 +145,7 @@ def main():
         loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100,
                                label_smoothing=.05)
         run.update(loss, a.steps)
-    print(f"step {run.step}, {run.extra['looks']} looks at each picture, {run.seconds / 3600:.2f} h")
+    print(f"step {run.step}, {run.extra['looks']} looks at each picture, {run.seconds / 3600:.2f} CPU hours")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def main():
             context = text(input_ids=ids_of(tok, words))[0].repeat(2, 1, 1)
             out = unet(x.contiguous(memory_format=torch.channels_last), t, context).sample
         run.update((out.float() - v).square().mean(), a.steps)
-    print(f"step {run.step}, {run.extra['looks']} looks at each picture, {run.seconds / 3600:.2f} h")
+    print(f"step {run.step}, {run.extra['looks']} looks at each picture, {run.seconds / 3600:.2f} CPU hours")
 
 
 if __name__ == "__main__":

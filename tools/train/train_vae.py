@@ -148,7 +148,7 @@ def main():
         return
     run.use_average()
     vae.eval()
-    print("PSNR with averaged weights: mean over the pictures %.2f dB, of the mean error %.2f dB; step %d, %.2f h"
+    print("PSNR with averaged weights: mean over the pictures %.2f dB, of the mean error %.2f dB; step %d, %.2f CPU hours"
           % (*psnr(vae, images), run.step, run.seconds / 3600), flush=True)
 
 
