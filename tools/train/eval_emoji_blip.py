@@ -47,7 +47,7 @@ def captions(model, tok, processor, images, beams, prompt=""):
         ids = tok([prompt] * len(part), return_tensors="pt").input_ids if prompt else None
         made = model.generate(pixel_values=x, input_ids=ids, num_beams=beams, num_return_sequences=beams, max_length=24)
         said = tok.batch_decode(made, skip_special_tokens=True)
-        said = [plain(s).removeprefix(plain(prompt)).replace("[dec]", "") for s in said]
+        said = [plain(s).removeprefix("[dec]").removeprefix(plain(prompt)) for s in said]
         out += [said[k:k + beams] for k in range(0, len(said), beams)]
     return out
 

@@ -94,7 +94,8 @@ def export(folder, model, vocab):
     tied = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
     write_half(folder, "model.safetensors", model, tied)
     tokenizer(vocab, os.path.join(folder, "vocab.txt"))
-    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]",
+               "mask_token": "[MASK]", "bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]}
     write_json(os.path.join(folder, "special_tokens_map.json"), special)
     write_json(os.path.join(folder, "tokenizer_config.json"),
                {**special, "do_lower_case": True, "strip_accents": False, "model_max_length": 64,
