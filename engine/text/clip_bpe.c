@@ -341,10 +341,33 @@ const struct clip_bpe_info *clip_bpe_info(const struct clip_bpe *t)
 
 /* ---- encoding ---- */
 
-struct encode {
-    const struct clip_bpe *t;
+struct clip_bpe_work {
     struct bpe_work bpe;
     struct pretok_work *words;
+};
+
+struct clip_bpe_work *clip_bpe_work_new(const struct clip_bpe *t)
+{
+    struct clip_bpe_work *w = xcalloc(1, sizeof *w);
+    w->words = pretok_work_new(t->pretok);
+    if (w->words != NULL)
+        return w;
+    free(w);
+    return NULL;
+}
+
+void clip_bpe_work_free(struct clip_bpe_work *w)
+{
+    if (w == NULL)
+        return;
+    pretok_work_free(w->words);
+    bpe_work_free(&w->bpe);
+    free(w);
+}
+
+struct encode {
+    const struct clip_bpe *t;
+    struct clip_bpe_work *w;
     struct token_list *out;
     struct err *e;
 };
@@ -357,17 +380,17 @@ static int encode_word(void *arg, const char *word, size_t len)
     utf8_decode(word, len, &cp);
     if (utf8_is_space(cp)) /* between two words */
         return 0;
-    if (bpe_work_reserve(&x->bpe, len) != 0)
+    if (bpe_work_reserve(&x->w->bpe, len) != 0)
         return err_set(x->e, ERR_NOMEM, "no memory to tokenise a word of %zu bytes", len);
     for (size_t i = 0; i < len; i++) {
         unsigned char b = (unsigned char)word[i];
         int32_t id = i + 1 < len ? t->inner[b] : t->last[b];
-        x->bpe.syms[i] = (struct bpe_sym){.id = id >= 0 ? id : t->info.eos, .at = (uint32_t)i};
+        x->w->bpe.syms[i] = (struct bpe_sym){.id = id >= 0 ? id : t->info.eos, .at = (uint32_t)i};
     }
-    size_t n = bpe_merge(&t->merges, &x->bpe, len);
+    size_t n = bpe_merge(&t->merges, &x->w->bpe, len);
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++)
-        rc = token_list_push(x->out, x->bpe.syms[i].id, x->e);
+        rc = token_list_push(x->out, x->w->bpe.syms[i].id, x->e);
     return rc;
 }
 
@@ -398,7 +421,7 @@ static int encode_plain(struct encode *x, const char *text, size_t len)
         lower(&b, nfc, n);
     int rc = nfc == NULL || b.failed
                  ? err_set(x->e, ERR_NOMEM, "no memory to tokenise %zu bytes", len)
-                 : pretok_split(x->t->pretok, x->words, b.data, b.len, encode_word, x);
+                 : pretok_split(x->t->pretok, x->w->words, b.data, b.len, encode_word, x);
     free(nfc);
     buf_free(&b);
     return rc;
@@ -431,10 +454,10 @@ static int encode_text(struct encode *x, const char *text, size_t len)
     return encode_plain(x, text + done, len - done);
 }
 
-int clip_bpe_encode(const struct clip_bpe *t, const char *text, size_t len, struct token_list *out,
-                    struct err *e)
+int clip_bpe_encode(const struct clip_bpe *t, struct clip_bpe_work *w, const char *text, size_t len,
+                    struct token_list *out, struct err *e)
 {
-    struct encode x = {.t = t, .out = out, .e = e};
+    struct encode x = {.t = t, .w = w, .out = out, .e = e};
     char *repaired = NULL;
     if (len > CLIP_BPE_MAX_BYTES)
         return err_set(e, ERR_TOOBIG, "the text has %zu bytes, allowed are %d", len,
@@ -442,17 +465,13 @@ int clip_bpe_encode(const struct clip_bpe *t, const char *text, size_t len, stru
     if (!utf8_valid(text, len)) {
         size_t n = utf8_repair(NULL, text, len);
         repaired = mem_try(n + 1, 1);
-        if (repaired != NULL)
-            utf8_repair(repaired, text, len);
+        if (repaired == NULL)
+            return err_set(e, ERR_NOMEM, "no memory to tokenise %zu bytes", len);
+        utf8_repair(repaired, text, len);
         text = repaired;
         len = n;
     }
-    x.words = pretok_work_new(t->pretok);
-    int rc = text == NULL || x.words == NULL
-                 ? err_set(e, ERR_NOMEM, "no memory to tokenise %zu bytes", len)
-                 : encode_text(&x, text, len);
-    pretok_work_free(x.words);
-    bpe_work_free(&x.bpe);
+    int rc = encode_text(&x, text, len);
     free(repaired);
     return rc;
 }

@@ -1,7 +1,7 @@
 /* The tokenizer of CLIP text encoders: byte pair encoding in which the end of a word is part of its
  * last token ("cat</w>").  Text is normalised as Hugging Face's fast tokenizer does it: NFC, runs of
  * white space to one space, lower case, then cut into words by one regular expression.
- * Thread: any once open (each call has its own match data). */
+ * Thread: any once open; a struct clip_bpe_work belongs to one call at a time. */
 #ifndef ENGINE_TEXT_CLIP_BPE_H
 #define ENGINE_TEXT_CLIP_BPE_H
 #include <stddef.h>
@@ -27,9 +27,14 @@ struct clip_bpe_info {
 };
 const struct clip_bpe_info *clip_bpe_info(const struct clip_bpe *t);
 
+/* What a call works with.  Making it costs more than a short text does: keep it for several. */
+struct clip_bpe_work;
+struct clip_bpe_work *clip_bpe_work_new(const struct clip_bpe *t); /* NULL: out of memory */
+void clip_bpe_work_free(struct clip_bpe_work *w);                  /* NULL is allowed */
+
 /* Appends the ids of text without bos, eos and padding.  The three special tokens in the text are
  * these tokens, so with a pad of "!" every exclamation mark is one, as in the reference.  Invalid
  * UTF-8 becomes U+FFFD.  ERR_TOOBIG for a longer text or from the list's maximum; ERR_NOMEM. */
-int clip_bpe_encode(const struct clip_bpe *t, const char *text, size_t len, struct token_list *out,
-                    struct err *e);
+int clip_bpe_encode(const struct clip_bpe *t, struct clip_bpe_work *w, const char *text, size_t len,
+                    struct token_list *out, struct err *e);
 #endif

@@ -217,6 +217,7 @@ static void join(struct parser *p)
 
 struct chunks {
     const struct clip_bpe_info *info;
+    struct clip_bpe_work *work;
     int32_t ids[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
     float weights[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
     int n_done, n_tokens; /* chunks, and the tokens of text in them */
@@ -293,7 +294,7 @@ static int add_piece_tokens(struct chunks *c, const struct clip_bpe *t, const st
         return 0;
     struct token_list l = {.max = PROMPT_MAX_CHUNKS * BODY};
     float weight = fmaxf(-weight_max, fminf(x->weight, weight_max));
-    int rc = clip_bpe_encode(t, p->plain + x->at, x->len, &l, c->e);
+    int rc = clip_bpe_encode(t, c->work, p->plain + x->at, x->len, &l, c->e);
     for (size_t i = 0; rc == 0 && i < l.n; i++)
         rc = add_token(c, l.ids[i], weight);
     free(l.ids);
@@ -321,9 +322,14 @@ static int fill(struct prompt *out, const struct clip_bpe *t, const struct parse
                 struct arena *a, struct err *e)
 {
     struct chunks *c = mem_try(1, sizeof *c);
-    if (c == NULL)
+    struct clip_bpe_work *work = clip_bpe_work_new(t);
+    if (c == NULL || work == NULL) {
+        free(c);
+        clip_bpe_work_free(work);
         return err_set(e, ERR_NOMEM, "no memory for a prompt");
+    }
     c->info = clip_bpe_info(t);
+    c->work = work;
     c->last_comma = -1;
     c->e = e;
     int rc = 0;
@@ -333,6 +339,7 @@ static int fill(struct prompt *out, const struct clip_bpe *t, const struct parse
         rc = next_chunk(c, c->n);
     if (rc == 0)
         rc = copy_out(out, c, a, e);
+    clip_bpe_work_free(work);
     free(c);
     return rc;
 }

@@ -48,11 +48,13 @@ static void try_text(const struct clip_bpe *t, const char *text, size_t n)
     struct arena a;
     struct prompt p;
     struct err e;
-    if (clip_bpe_encode(t, text, n, &l, &e) == 0)
+    struct clip_bpe_work *w = clip_bpe_work_new(t);
+    if (w != NULL && clip_bpe_encode(t, w, text, n, &l, &e) == 0)
         for (size_t i = 0; i < l.n; i++)
             if (l.ids[i] < 0 || l.ids[i] >= clip_bpe_info(t)->n_vocab)
                 abort();
     free(l.ids);
+    clip_bpe_work_free(w);
     arena_init(&a, 1 << 20);
     for (int flags = 0; flags <= PROMPT_PLAIN; flags++) {
         if (prompt_parse(&p, t, text, n, flags, &a, &e) != 0)

@@ -31,6 +31,17 @@ static struct clip_bpe *opened(const char *pad)
     return t;
 }
 
+/* With work of its own. */
+static int encode(const struct clip_bpe *t, const char *s, size_t len, struct token_list *out,
+                  struct err *e)
+{
+    struct clip_bpe_work *w = clip_bpe_work_new(t);
+    assert_non_null(w);
+    int rc = clip_bpe_encode(t, w, s, len, out, e);
+    clip_bpe_work_free(w);
+    return rc;
+}
+
 static size_t unhex(const char *s)
 {
     size_t n = strcspn(s, "\t\n") / 2;
@@ -47,7 +58,7 @@ static bool same(const struct clip_bpe *t, size_t len, const char *p)
 {
     struct token_list l = {.max = MAX_LINE};
     struct err e;
-    if (clip_bpe_encode(t, text, len, &l, &e) != 0)
+    if (encode(t, text, len, &l, &e) != 0)
         fail_msg("%s", e.msg);
     size_t i = 0;
     bool ok = true;

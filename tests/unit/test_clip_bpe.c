@@ -91,13 +91,24 @@ static void refused(int code, const char *words)
     assert_int_equal(e.code, code);
 }
 
+/* With work of its own. */
+static int encode(const struct clip_bpe *t, const char *s, size_t len, struct token_list *out,
+                  struct err *e)
+{
+    struct clip_bpe_work *w = clip_bpe_work_new(t);
+    assert_non_null(w);
+    int rc = clip_bpe_encode(t, w, s, len, out, e);
+    clip_bpe_work_free(w);
+    return rc;
+}
+
 static void ids_are(const struct clip_bpe *t, const char *text, size_t len, const char *expected)
 {
     struct token_list l = {.max = 1000};
     struct buf b;
     struct err e;
     buf_init(&b, 10000);
-    if (clip_bpe_encode(t, text, len, &l, &e) != 0)
+    if (encode(t, text, len, &l, &e) != 0)
         fail_msg("%s", e.msg);
     for (size_t i = 0; i < l.n; i++)
         buf_printf(&b, "%s%d", i > 0 ? " " : "", l.ids[i]);
@@ -228,14 +239,14 @@ static void clip_bpe_has_limits(void **state)
     struct clip_bpe *t = opened(NULL);
     struct token_list l = {.max = 3};
     struct err e;
-    assert_int_equal(clip_bpe_encode(t, "a a a a", 7, &l, &e), ERR_TOOBIG);
+    assert_int_equal(encode(t, "a a a a", 7, &l, &e), ERR_TOOBIG);
     free(l.ids);
     size_t n = CLIP_BPE_MAX_BYTES + 1;
     char *text = calloc(1, n);
     memset(text, 'a', n);
     l = (struct token_list){.max = SIZE_MAX};
-    assert_int_equal(clip_bpe_encode(t, text, n, &l, &e), ERR_TOOBIG);
-    assert_int_equal(clip_bpe_encode(t, text, n - 1, &l, &e), 0); /* one word of a megabyte */
+    assert_int_equal(encode(t, text, n, &l, &e), ERR_TOOBIG);
+    assert_int_equal(encode(t, text, n - 1, &l, &e), 0); /* one word of a megabyte */
     assert_int_equal(l.n, n - 1);
     free(l.ids);
     free(text);
