@@ -195,10 +195,10 @@ static void shrink_hold(struct pipeline *p)
         need = max_size(need, it->unit_bytes);
     if (need >= p->hold_bytes)
         return;
+    cache_unhold(p->cache, p->hold_bytes - need); /* first: what is put away needs room */
+    p->hold_bytes = need;
     if (p->current && p->current->unit->bytes > need)
         put_away(p);
-    cache_unhold(p->cache, p->hold_bytes - need);
-    p->hold_bytes = need;
 }
 
 static int want_rows(const struct pipeline *p, const struct image_task *it)
