@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+double nn_slice_flops = NN_SLICE_FLOPS;
+
 struct tensor nn_rows(const struct tensor *t)
 {
     struct tensor r = {.data = t->data, .type = DTYPE_F32, .ndim = 2, .dims = {1, 1}};
@@ -25,7 +27,7 @@ static const struct tensor *bias_of(const struct tensor *bias)
 /* Units of work that make one slice, at least `step` and a multiple of it. */
 static int64_t slice_of(double flops_per_unit, int64_t n, int64_t step)
 {
-    double fit = NN_SLICE_FLOPS / flops_per_unit;
+    double fit = nn_slice_flops / flops_per_unit;
     if (fit >= (double)n)
         return n;
     int64_t units = (int64_t)fit / step * step;
@@ -52,6 +54,7 @@ void nn_emit_linear(struct program *p, const struct op_linear *op)
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t rows = n - begin < step ? n - begin : step;
         struct op_linear o = *op;
+        o.precise = true; /* with block weights: errors add up over the steps of a picture */
         struct tensor out[LINEAR_MAX], add, x = some_rows(op->x, begin, rows);
         o.x = &x;
         for (int i = 0; i < LINEAR_MAX && op->w[i] != NULL; i++) {
@@ -177,7 +180,7 @@ struct attn_item *nn_attn(struct program *p, const struct nn_attn *a, int *per_s
             .out_stride = (int)dim,
         };
         work += flops * items[i].n_q;
-        if (i + 1 < n_items && work + flops * step <= NN_SLICE_FLOPS)
+        if (i + 1 < n_items && work + flops * step <= nn_slice_flops)
             continue;
         OP(program_backend(p), attn, .items = items + first, .n_items = i + 1 - first,
            .n_heads = a->n_heads, .head_dim = a->head_dim, .scale = 1 / sqrtf((float)a->head_dim),

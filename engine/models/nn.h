@@ -18,6 +18,8 @@
 #define NN_SLICE_FLOPS 4e9 /* 40 ms at 100 GFLOP/s */
 #define NN_MAX_DIM     (1 << 17)
 
+extern double nn_slice_flops; /* NN_SLICE_FLOPS; tests make it small before a unit is opened */
+
 /* What was loaded, for freeing it together. */
 struct nn_store {
     struct backend *be;

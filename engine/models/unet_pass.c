@@ -107,7 +107,7 @@ static void feed_forward(struct pass *s, const struct unet_block *b, const struc
 {
     struct tensor h = nn_layernorm(s->p, &b->norm3, x, BLOCK_EPS), rows = nn_rows(x);
     const int64_t n = rows.dims[0], c = rows.dims[1];
-    const double fit = NN_SLICE_FLOPS / (16.0 * (double)(c * c));
+    const double fit = nn_slice_flops / (16.0 * (double)(c * c));
     const int64_t step = fit < 32 ? 32 : fit > 1024 ? 1024 : (int64_t)fit / 32 * 32;
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t count = n - begin < step ? n - begin : step;
@@ -118,10 +118,10 @@ static void feed_forward(struct pass *s, const struct unet_block *b, const struc
         struct tensor value = PROGRAM_TENSOR(s->p, count, 4 * c);
         struct tensor gate = PROGRAM_TENSOR(s->p, count, 4 * c);
         OP(s->be, linear, .out = {&value, &gate}, .w = {b->ff[0].w, b->ff[1].w},
-           .bias = {&b->ff[0].bias, &b->ff[1].bias}, .x = &from);
+           .bias = {&b->ff[0].bias, &b->ff[1].bias}, .x = &from, .precise = true);
         OP(s->be, glu, .out = &gate, .gate = &gate, .up = &value, .act = ACT_GELU);
         OP(s->be, linear, .out = {&to}, .w = {b->down.w}, .bias = {&b->down.bias}, .x = &gate,
-           .add = &to);
+           .add = &to, .precise = true);
     }
 }
 

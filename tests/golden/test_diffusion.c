@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/models/image_model.h"
+#include "engine/models/nn.h"
 #include "engine/safetensors.h"
 
 /* Largest error over the largest value.  f32 sums in another order: measured 1e-6; 1e-5 where the sine of a
@@ -258,24 +259,6 @@ static void unet_bits_do_not_depend_on_the_batch(void **state)
     golden_close(&g);
 }
 
-static void unet_refuses_wrong_sizes(void **state)
-{
-    struct golden g;
-    struct err e = {0};
-    struct image_unet *u;
-    golden_open(&g, *state, 0);
-    assert_int_equal(image_unet_open(&u, g.m, 1, 7, 8, &e), ERR_INVALID);
-    assert_int_equal(image_unet_open(&u, g.m, 0, 8, 8, &e), ERR_TOOBIG);
-    assert_int_equal(image_unet_open(&u, g.m, 1, 1 << 20, 8, &e), ERR_TOOBIG);
-    assert_int_equal(image_unet_bytes(g.m, 1, 8, 9, &e), 0);
-    must(image_unet_open(&u, g.m, 1, 8, 8, &e), &e);
-    assert_int_equal(image_run(&u->unit, INT64_MAX, &e), ERR_TOOBIG); /* no tokens */
-    u->rows[0].n_tokens = IMAGE_TOKENS;
-    assert_int_equal(image_run(&u->unit, INT64_MAX, &e), ERR_INVALID); /* no prompt */
-    image_close(&u->unit);
-    golden_close(&g);
-}
-
 static float *vae_run(const struct golden *g, enum image_vae_kind kind, const char *input, int h,
                       int w)
 {
@@ -302,6 +285,53 @@ static float *vae_run(const struct golden *g, enum image_vae_kind kind, const ch
     assert_memory_equal(first, kind == IMAGE_ENCODE ? v->moments : v->picture, n * sizeof(float));
     image_close(&v->unit);
     return first;
+}
+
+static void bits_do_not_depend_on_the_slices(void **state)
+{
+    struct golden g;
+    struct rows r;
+    golden_open(&g, *state, 0);
+    rows_open(&r, &g);
+    const size_t floats = (size_t)2 * H * W * (size_t)g.info->latent_channels;
+    float *whole = malloc(floats * sizeof(float)), *cut = malloc(floats * sizeof(float));
+    forward(&g, &r, (const int[]){0, 1}, 2, whole);
+    float *picture = vae_run(&g, IMAGE_DECODE, "latent", H, W), *picture2;
+    const double slices[] = {1, 2e4, 3e5};
+    for (int i = 0; i < 3; i++) {
+        nn_slice_flops = slices[i];
+        forward(&g, &r, (const int[]){0, 1}, 2, cut);
+        picture2 = vae_run(&g, IMAGE_DECODE, "latent", H, W);
+        nn_slice_flops = NN_SLICE_FLOPS;
+        assert_memory_equal(cut, whole, floats * sizeof(float));
+        assert_memory_equal(picture2, picture,
+                            (size_t)(H * W * 3) * sizeof(float) *
+                                (size_t)(g.info->scale * g.info->scale));
+        free(picture2);
+    }
+    free(picture);
+    free(whole);
+    free(cut);
+    rows_close(&r);
+    golden_close(&g);
+}
+
+static void unet_refuses_wrong_sizes(void **state)
+{
+    struct golden g;
+    struct err e = {0};
+    struct image_unet *u;
+    golden_open(&g, *state, 0);
+    assert_int_equal(image_unet_open(&u, g.m, 1, 7, 8, &e), ERR_INVALID);
+    assert_int_equal(image_unet_open(&u, g.m, 0, 8, 8, &e), ERR_TOOBIG);
+    assert_int_equal(image_unet_open(&u, g.m, 1, 1 << 20, 8, &e), ERR_TOOBIG);
+    assert_int_equal(image_unet_bytes(g.m, 1, 8, 9, &e), 0);
+    must(image_unet_open(&u, g.m, 1, 8, 8, &e), &e);
+    assert_int_equal(image_run(&u->unit, INT64_MAX, &e), ERR_TOOBIG); /* no tokens */
+    u->rows[0].n_tokens = IMAGE_TOKENS;
+    assert_int_equal(image_run(&u->unit, INT64_MAX, &e), ERR_INVALID); /* no prompt */
+    image_close(&u->unit);
+    golden_close(&g);
 }
 
 static void vae_matches_diffusers(void **state)
@@ -411,6 +441,7 @@ int main(void)
         EACH(unet_matches_diffusers),
         EACH(vae_matches_diffusers),
         EACH(unet_bits_do_not_depend_on_the_batch),
+        EACH(bits_do_not_depend_on_the_slices),
         {"unet_refuses_wrong_sizes", unet_refuses_wrong_sizes, NULL, NULL, "sd15"},
         cmocka_unit_test(preview_matches_diffusers),
         cmocka_unit_test(tiles_make_the_same_picture),
