@@ -29,6 +29,7 @@ PARSERS = {
     "engine/safetensors.c": "fuzz_safetensors.c",
     "engine/noise_config.c": "fuzz_noise.c",
     "engine/checkpoint.c": "fuzz_checkpoint.c",
+    "engine/models/image_model.c": "fuzz_image_model.c",
     "engine/text/clip_bpe.c": "fuzz_clip_bpe.c",
     "engine/text/wordpiece.c": "fuzz_wordpiece.c",
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",

@@ -1,0 +1,135 @@
+/* Configurations of image models of any bytes, beside the weights of a tiny one.  The first byte chooses the
+ * part whose config.json the rest is.  What opens must also run. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/models/image_model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static char dir[] = "/tmp/fuzz_image_model.XXXXXX";
+static struct backend *be;
+
+static const char *const parts[] = {"unet", "vae", "text_encoder", "scheduler"};
+static const char *const files[] = {"model_index.json",
+                                    "unet/config.json",
+                                    "vae/config.json",
+                                    "text_encoder/config.json",
+                                    "scheduler/scheduler_config.json",
+                                    "unet/diffusion_pytorch_model.safetensors",
+                                    "vae/diffusion_pytorch_model.safetensors",
+                                    "text_encoder/model.safetensors"};
+enum { N_PARTS = 4, N_FILES = sizeof files / sizeof *files };
+
+static const char *path_of(const char *name)
+{
+    static char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return path;
+}
+
+static void clean(void)
+{
+    for (int i = 0; i < N_FILES; i++)
+        unlink(path_of(files[i]));
+    for (int i = 0; i < N_PARTS; i++)
+        rmdir(path_of(parts[i]));
+    rmdir(dir);
+}
+
+static void put(const char *name, const void *data, size_t n)
+{
+    FILE *f = fopen(path_of(name), "w");
+    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
+        abort();
+}
+
+/* The tiny SD 1.5 of the fixtures; run from the repository's root. */
+static void put_fixture(const char *name)
+{
+    char from[256];
+    static char data[1 << 20];
+    snprintf(from, sizeof from, "tests/fixtures/sd_sd15/%s", name);
+    FILE *f = fopen(from, "r");
+    if (f == NULL)
+        abort();
+    put(name, data, fread(data, 1, sizeof data, f));
+    fclose(f);
+}
+
+static void prepare(void)
+{
+    if (mkdtemp(dir) == NULL || backend_open(&be, "cpu/scalar", 1, NULL) != 0)
+        abort();
+    for (int i = 0; i < N_PARTS; i++)
+        mkdir(path_of(parts[i]), 0700);
+    for (int i = 0; i < N_FILES; i++)
+        put_fixture(files[i]);
+    atexit(clean);
+}
+
+static void run(struct image_unit *u)
+{
+    struct err e;
+    if (image_run(u, INT64_MAX, &e) != 0)
+        abort();
+    image_close(u);
+}
+
+static void use(struct image_model *m)
+{
+    struct err e;
+    const struct image_info *info = image_model_info(m);
+    const int side = info->multiple / info->scale;
+    struct image_text *t;
+    struct image_kv *kv;
+    struct image_unet *u;
+    struct image_vae *v;
+    if (image_text_open(&t, m, 0, &e) != 0 || image_kv_open(&kv, m, 3, &e) != 0)
+        abort();
+    run(&t->unit);
+    kv->kv = malloc(3 * info->kv_row_bytes + 1);
+    float *memory = kv->kv;
+    run(&kv->unit);
+    if (side <= 16) {
+        if (image_unet_open(&u, m, 1, side, side, &e) != 0)
+            abort();
+        float pooled[1 << 10] = {0};
+        u->rows[0] = (struct image_row){.kv = memory, .n_tokens = 3, .pooled = pooled};
+        if (info->pooled_dim <= (1 << 10))
+            run(&u->unit);
+        else
+            image_close(&u->unit);
+    }
+    if (image_vae_open(&v, m, IMAGE_DECODE, 2, 2, &e) == 0)
+        run(&v->unit);
+    free(memory);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 1)
+        return 0;
+    if (be == NULL)
+        prepare();
+    const char *name = files[1 + data[0] % 4];
+    put(name, data + 1, size - 1);
+    struct err e = {0};
+    struct checkpoint *c;
+    struct image_model *m;
+    if (checkpoint_open(&c, dir, NULL, &e) == 0) {
+        if (image_model_open(&m, c, be, &(struct image_model_options){0}, &e) == 0) {
+            use(m);
+            image_model_close(m);
+        } else if (e.code == 0 || e.msg[0] == 0) {
+            abort(); /* a failure says why */
+        }
+        checkpoint_close(c);
+    }
+    put_fixture(name);
+    return 0;
+}
