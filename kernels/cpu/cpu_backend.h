@@ -5,6 +5,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/slab.h"
 
 #define CPU_MAX_HEAD_DIM 256
 #define CPU_SPLIT_WORK   32768 /* floats touched below which an op stays on the caller */
@@ -28,6 +29,7 @@ struct cpu_backend {
     char name[24];
     char *scratch, *scratch_memory; /* aligned; as allocated */
     size_t scratch_bytes;
+    struct slab *weights; /* where they lie */
     struct cpu_rope_cache rope;
 };
 

@@ -120,7 +120,7 @@ int cpu_weight_open(struct backend *be, struct weight **out, enum dtype type, in
                        dtype_name(type), (long long)n_out, (long long)n_in);
 
     struct cpu_weight *w = xcalloc(1, sizeof(*w));
-    w->data = be->alloc(be, bytes, e);
+    w->data = slab_alloc(&cpu_of(be)->weights, bytes, e);
     if (!w->data) {
         free(w);
         return ERR_NOMEM;
@@ -139,7 +139,7 @@ void cpu_weight_close(struct backend *be, struct weight *weight)
     if (!weight)
         return;
     struct cpu_weight *w = (struct cpu_weight *)weight;
-    be->free(be, w->data);
+    slab_free(&cpu_of(be)->weights, w->data);
     free(w);
 }
 
