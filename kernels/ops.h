@@ -30,7 +30,8 @@ struct op_linear {
     const struct weight *w[LINEAR_MAX];
     const struct tensor *bias[LINEAR_MAX];
     const struct tensor *x, *add;
-    bool precise; /* a backend that rounds x for block weights keeps 16 bits of it, not 8 */
+    bool
+        precise; /* a backend that rounds x for block weights to 8 bits keeps more where x is large */
 };
 
 /* out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * w      x, out [rows, dim]   w [dim]

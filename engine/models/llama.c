@@ -441,7 +441,7 @@ static void attention(struct llama *m, int i, char *kv_base, const struct text_b
     OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows, .n_heads = c->n_heads,
        .window = c->window, .scale = c->scale);
     OP(be, linear, .out = {&x}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
-       .x = &att, .add = &x);
+       .x = &att, .add = &x, .precise = true);
 }
 
 /* x += down(silu(gate(norm(x))) * up(norm(x))) */
@@ -454,7 +454,8 @@ static void feed_forward(struct llama *m, int i, int64_t n)
     struct tensor gate = rows_of(m->gate, n, c->n_ff), up = rows_of(m->up, n, c->n_ff);
     OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->ffn_norm, .eps = c->eps);
     OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &h,
-       .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL});
+       .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL},
+       .precise = true);
     OP(be, glu, .out = &gate, .gate = &gate, .up = &up, .act = ACT_SILU);
     OP(be, linear, .out = {&x}, .w = {l->down}, .bias = {l->down_bias.data ? &l->down_bias : NULL},
        .x = &gate, .add = &x, .precise = true);

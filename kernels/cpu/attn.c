@@ -155,7 +155,8 @@ static void attn_load_queries(const struct attn_job *j, const struct attn_task *
             continue;
         memcpy(padded, q, sizeof(float) * (size_t)hd);
         memset(padded + hd, 0, sizeof(float) * (size_t)(n_blocks * ATTN_BLOCK - hd));
-        j->ops->linear_quant(w->x + (int64_t)i * n_blocks * 2, padded, n_blocks * ATTN_BLOCK, 2);
+        j->ops->linear_quant(w->x + (int64_t)i * n_blocks * 2, padded, 1, n_blocks * ATTN_BLOCK, 2,
+                             0);
     }
 }
 

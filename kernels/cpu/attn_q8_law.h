@@ -2,7 +2,7 @@
  * scalar level.  Included only by isa_scalar.c, after math_tmpl.h.
  *
  * With x a query rounded to 16 bits and k, v the codes of a page (kernels/cpu/attn.h):
- *     score = the sum over blocks b of  kd[b] x.d[b] * (float)(sum of k * x over the block)
+ *     score = the sum over blocks b of  kd[b] x.d[b] / 256 * (float)(sum of k * x over the block)
  *     e = exp(score - m),  l = the sum of e
  *     w = round(e * vd * 32767 / top),  top the largest e * vd of the chunk
  *     acc = (float)(sum of w * v) * (top / 32767)
@@ -20,12 +20,13 @@ static float law_score(const struct cpu_attn_tile *t, int q, int token)
     const uint16_t *kd = (const uint16_t *)(const void *)(k + KV_PAGE_TOKENS * hd);
     float score = 0;
     for (int b = 0; b < attn_blocks(hd); b++) {
-        const struct linear_x *x = t->x + (q * attn_blocks(hd) + b) * 2;
+        const struct linear_x *x = t->x + q * attn_blocks(hd) * 2 + b,
+                              *second = x + attn_blocks(hd);
         int32_t sum = 0;
         for (int d = b * ATTN_BLOCK; d < hd && d < (b + 1) * ATTN_BLOCK; d++)
             sum += (k[d / 4 * 64 + slot * 4 + d % 4] - 128) *
-                   (256 * x[0].q[d % ATTN_BLOCK] + x[1].q[d % ATTN_BLOCK]);
-        score += f16_to_f32(kd[b * KV_PAGE_TOKENS + slot]) * x->d * (float)sum;
+                   (256 * x->q[d % ATTN_BLOCK] + second->q[d % ATTN_BLOCK]);
+        score += f16_to_f32(kd[b * KV_PAGE_TOKENS + slot]) * (x->d * 0x1p-8f) * (float)sum;
     }
     return score;
 }

@@ -43,6 +43,7 @@ struct q8_bytes {
 struct q8_query {
 #if QUANT_VNNI
     const struct linear_x *x;
+    int n_blocks;
 #else
     int16_t x[256]; /* of each 4: 0, 2, 1, 3 */
 #endif
@@ -51,8 +52,8 @@ struct q8_query {
 #if QUANT_VNNI
 VEC_INLINE void q8_query(struct q8_query *q, const struct linear_x *x, int n_blocks)
 {
-    (void)n_blocks;
     q->x = x;
+    q->n_blocks = n_blocks;
 }
 VEC_INLINE struct q8_bytes q8_keys(const char *p)
 {
@@ -64,8 +65,8 @@ VEC_INLINE struct q8_bytes q8_vals(const char *p)
 }
 VEC_INLINE struct q8_bytes q8_dims(const struct q8_query *q, int b, int j)
 {
-    const struct linear_x *x = q->x + 2 * b;
-    return (struct q8_bytes){vi_load4(x[0].q + 4 * j), vi_load4(x[1].q + 4 * j)};
+    const struct linear_x *x = q->x + b;
+    return (struct q8_bytes){vi_load4(x->q + 4 * j), vi_load4(x[q->n_blocks].q + 4 * j)};
 }
 VEC_INLINE struct q8_bytes q8_weights(const char *page, int quad)
 {
@@ -89,10 +90,10 @@ VEC_INLINE vi q8_total(const vi *sum)
 #else
 VEC_INLINE void q8_query(struct q8_query *q, const struct linear_x *x, int n_blocks)
 {
-    for (int b = 0; b < n_blocks; b++, x += 2)
+    for (int b = 0; b < n_blocks; b++, x++)
         for (int d = 0; d < ATTN_BLOCK; d++)
             q->x[b * ATTN_BLOCK + (d & ~3) + d % 4 / 2 + d % 2 * 2] =
-                (int16_t)(256 * x[0].q[d] + x[1].q[d]);
+                (int16_t)(256 * x->q[d] + x[n_blocks].q[d]);
 }
 VEC_INLINE struct q8_bytes q8_keys(const char *p)
 {
@@ -180,11 +181,11 @@ VEC_INLINE void q8_score_pages(const struct cpu_attn_tile *t, const struct q8_qu
                 vf d = vf_load_h(kd + v * VLEN);
                 Q8_UNROLL(4)
                 for (int r = 0; r < R; r++) {
-                    const struct linear_x *xb = x + (r * n_blocks + b) * 2;
+                    const struct linear_x *xb = x + r * n_blocks * 2 + b;
                     const int i = (p * Q8_TV + v) * R + r;
                     vi total = q8_total(&sum[i * Q8_SUMS]);
-                    total = vi_sub32(total, vi_set32(xb->s * 128));
-                    s[i] = vf_fma(vf_mul(d, vf_set1(xb->d)), vf_of_i32(total), s[i]);
+                    total = vi_sub32(total, vi_set32((256 * xb->s + xb[n_blocks].s) * 128));
+                    s[i] = vf_fma(vf_mul(d, vf_set1(xb->d * 0x1p-8f)), vf_of_i32(total), s[i]);
                 }
             }
         }

@@ -31,7 +31,7 @@ struct cpu_attn_tile {
     int n_pages, n_q, head_dim;
     enum dtype type;          /* of k and v */
     const float *q;           /* [n_q, head_dim], scaled; attn_tile's */
-    const struct linear_x *x; /* [n_q, ceil(head_dim / 32), 2], scaled; attn_tile_q8's */
+    const struct linear_x *x; /* [n_q, 2, ceil(head_dim / 32)], scaled; attn_tile_q8's */
     const int *lo, *hi; /* [n_q] the query sees tokens lo <= t < hi of the chunk; lo >= hi: none */
     float *score;       /* [n_q, ATTN_CHUNK] workspace */
     float *plain;       /* [ATTN_PLAIN, KV_PAGE_TOKENS, head_dim] workspace of f16 */
@@ -62,7 +62,8 @@ struct cpu_attn_tile {
     /* one query: (m, l, acc) absorbs (m1, l1, acc1); n = head_dim */ \
     X(void, attn_merge, (float *m, float *l, float *acc, float m1, float l1, const float *acc1, int n)) \
     /* linear: what the arguments mean is in linear.h */ \
-    X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n, int parts)) \
+    X(void, linear_quant, (struct linear_x *to, const float *x, int64_t n_rows, int64_t n_in, int parts, \
+                           float limit)) /* parts 2: in blocks above limit times the mean */ \
     X(void, linear_dot, (const struct linear_tile *t)) \
     X(int64_t, linear_gemm, (const struct linear_tile *t)) /* rows done */ \
     X(int64_t, linear_expand_rows, (void)) /* from that many rows on expanding pays */ \

@@ -6,10 +6,10 @@
  * are.  Many rows: a group of panels that fits the L2 cache is expanded to one byte a code, and all
  * rows of x go by.
  *
- * Precise calls round x to 16 bits, which are two parts of 8 bits: twice the integer products for
- * the same reading, unpacking and scaling.
+ * Precise calls round x to 16 bits where 8 would lose most, which are two parts of 8 bits: in those blocks
+ * twice the integer products for the same reading, unpacking and scaling.
  *
- * Scratch:   [ rounded rows of x: n_rows * n_in / 32 * parts ]
+ * Scratch:   [ rounded rows of x: n_rows * parts * n_in / 32 ]
  *            [ expanded panels of worker 0 ] [ of worker 1 ] ...
  * For few rows there is one set of rounded rows a worker: rounding them n times is cheaper than
  * meeting the other workers once more. */
@@ -31,7 +31,7 @@ struct linear_job {
     bool quant;       /* some matrix has block weights */
     bool few;
     int parts;          /* of x: 2 if precise */
-    struct linear_x *x; /* [n_rows, n_in / 32, parts]; few: that for every worker */
+    struct linear_x *x; /* [n_rows, parts, n_in / 32]; few: that for every worker */
     char *expanded;     /* expanded_bytes a worker */
     size_t expanded_bytes;
 };
@@ -118,8 +118,8 @@ static void linear_quant_slice(void *arg, int worker, int n_workers)
     const struct linear_job *j = arg;
     int64_t begin = j->n_rows * worker / n_workers, end = j->n_rows * (worker + 1) / n_workers;
     j->cb->ops.linear_quant(j->x + begin * (j->n_in / 32) * j->parts,
-                            (const float *)j->p->x->data + begin * j->n_in, (end - begin) * j->n_in,
-                            j->parts);
+                            (const float *)j->p->x->data + begin * j->n_in, end - begin, j->n_in,
+                            j->parts, LINEAR_PRECISE);
 }
 
 static void linear_slice(void *arg, int worker, int n_workers)
@@ -132,7 +132,7 @@ static void linear_slice(void *arg, int worker, int n_workers)
     char *expanded = j->expanded ? j->expanded + (size_t)worker * j->expanded_bytes : NULL;
     if (j->quant && j->few) {
         x += worker * j->n_rows * (j->n_in / 32) * j->parts;
-        j->cb->ops.linear_quant(x, j->p->x->data, j->n_rows * j->n_in, j->parts);
+        j->cb->ops.linear_quant(x, j->p->x->data, j->n_rows, j->n_in, j->parts, LINEAR_PRECISE);
     }
     int64_t first = 0; /* panel of matrix i, counted over all */
     for (int i = 0; i < LINEAR_MAX && j->p->w[i]; i++) {

@@ -6,7 +6,8 @@
  *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
  *     acc = fma(M(g), x.m, acc)                                           (affine formats)
  *
- * with the integer sum exact (x.q of 8 bits, or of 16 in two parts), and acc + bias + add at the end.  With plain weights it is
+ * with the integer sum exact; then, over the blocks with a second part of x in ascending order, the first
+ * of these lines with that; and acc + bias + add at the end.  With plain weights it is
  * acc = fma(w[k], x[k], acc), k ascending.  One accumulator an output, always in this order: so the
  * bits of a row do not depend on how many rows, panels or threads there are, nor on the
  * instruction set (lanes are outputs, never parts of one sum). */
@@ -17,18 +18,27 @@
 
 #include "kernels/tensor.h"
 
-/* 32 activations of one row, rounded to integers: x = d * q, one cache line.  In two parts, where more
- * is wanted than 8 bits: q = 256 * the q here + the q of the next struct, whose other fields are unused.
- * A block with an infinity or a NaN has d = NaN. */
+/* 32 activations of one row, rounded to integers: x = d * q, one cache line.  A block with an infinity or
+ * a NaN has d = NaN.
+ *
+ * Where more is wanted than 8 bits a row may have second parts: n_in / 32 first parts are followed by as
+ * many second ones, and x = d * q + d' * q' with d' = d / 256.  Blocks without a second part have zeros
+ * there. */
 struct linear_x {
-    int8_t q[32];   /* -127 ... 127; a second part -128 ... 127 */
-    float d;        /* largest magnitude / 127, of two parts / 32512 */
-    float m;        /* d * s */
-    float m16[2];   /* d * s16[i] */
-    int32_t s;      /* sum of q, of both parts */
+    int8_t q[32];   /* -127 ... 127; of a second part -128 ... 127 */
+    float d;        /* largest magnitude / 127 */
+    float m;        /* d * (s + s' / 256); of a second part unused, as m16 */
+    float m16[2];   /* of either half */
+    int32_t s;      /* sum of q */
     int32_t s16[2]; /* of either half */
-    int32_t unused;
+    uint32_t
+        second; /* in block w of the first parts: bit i tells that block 32 w + i has a second part */
 };
+
+/* A precise row has second parts in the blocks whose largest magnitude is above this many times the mean
+ * of the row's blocks: a few large values would cost all others their precision there, and what a block
+ * adds to the error of a product grows with its largest magnitude. */
+#define LINEAR_PRECISE 1.5f
 
 /* Panels of one matrix times rows. */
 struct linear_tile {
@@ -38,7 +48,7 @@ struct linear_tile {
     size_t panel_bytes;
     int64_t n_panels;
     int64_t n_rows;
-    const struct linear_x *x; /* block weights: [n_rows, n_in / 32, parts] */
+    const struct linear_x *x; /* block weights: [n_rows, parts, n_in / 32] */
     int parts;                /* of x: 1 or 2 */
     const float *x_plain;     /* plain weights: [n_rows, n_in] */
     float *out;               /* [n_rows, out_stride], of which n_out are written */

@@ -7,37 +7,76 @@
 
 #define LAW_ROWS 8 /* rows of x that share the unpacking of a block */
 
-static void linear_quant(struct linear_x *to, const float *x, int64_t n, int parts)
+/* The largest magnitude's bits: they order like the floats, NaN above all. */
+static uint32_t law_top(const float *x)
 {
-    float largest = parts == 2 ? 127.0f * 256 : 127.0f;
-    for (int64_t b = 0; b < n / 32; b++, to += parts, x += 32) {
-        uint32_t top = 0; /* of the magnitudes' bits: orders like the floats, NaN above all */
-        for (int k = 0; k < 32; k++) {
-            uint32_t u;
-            memcpy(&u, x + k, sizeof(u));
-            top = (u & 0x7fffffff) > top ? u & 0x7fffffff : top;
+    uint32_t top = 0;
+    for (int k = 0; k < 32; k++) {
+        uint32_t u;
+        memcpy(&u, x + k, sizeof(u));
+        top = (u & 0x7fffffff) > top ? u & 0x7fffffff : top;
+    }
+    return top;
+}
+
+static float law_float(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+/* The block's first part and, if its largest magnitude is above limit, its second. */
+static bool law_quant_block(struct linear_x *to, struct linear_x *second, const float *x,
+                            float limit)
+{
+    uint32_t top = law_top(x);
+    float amax = law_float(top);
+    if (top >= 0x7f800000) {
+        to->d = to->m = to->m16[0] = to->m16[1] = NAN;
+        return false;
+    }
+    if (amax < 1e-30f) /* 127 / amax might overflow: taken for zero */
+        return false;
+    const bool two = second && amax > limit;
+    const float inverse = (two ? 32512.0f : 127.0f) / amax;
+    int32_t sum16[2] = {0};
+    for (int k = 0; k < 32; k++) {
+        int q = (int)lrintf(x[k] * inverse), upper = two ? (q + 128) >> 8 : q;
+        to->q[k] = (int8_t)upper;
+        to->s16[k / 16] += upper;
+        sum16[k / 16] += two ? q : 256 * q;
+        if (two) {
+            second->q[k] = (int8_t)(q - 256 * upper);
+            second->s16[k / 16] += q - 256 * upper;
         }
-        float amax;
-        memcpy(&amax, &top, sizeof(amax));
-        memset(to, 0, (size_t)parts * sizeof(*to));
-        if (top >= 0x7f800000) {
-            to->d = to->m = to->m16[0] = to->m16[1] = NAN;
-        } else if (amax >= 1e-30f) { /* below, largest / amax might overflow: taken for zero */
-            float inverse = largest / amax;
-            for (int k = 0; k < 32; k++) {
-                int q = (int)lrintf(x[k] * inverse);
-                int upper = parts == 2 ? (q + 128) >> 8 : q;
-                to[0].q[k] = (int8_t)upper;
-                if (parts == 2)
-                    to[1].q[k] = (int8_t)(q - 256 * upper);
-                to->s16[k / 16] += q;
-            }
-            to->s = to->s16[0] + to->s16[1];
-            to->d = amax / largest;
-            to->m = to->d * (float)to->s;
-            to->m16[0] = to->d * (float)to->s16[0];
-            to->m16[1] = to->d * (float)to->s16[1];
-        }
+    }
+    to->s = to->s16[0] + to->s16[1];
+    to->d = amax / 127.0f;
+    const float d = to->d * 0x1p-8f;
+    to->m = d * (float)(sum16[0] + sum16[1]);
+    to->m16[0] = d * (float)sum16[0];
+    to->m16[1] = d * (float)sum16[1];
+    if (two) {
+        second->s = second->s16[0] + second->s16[1];
+        second->d = d;
+    }
+    return two;
+}
+
+static void linear_quant(struct linear_x *to, const float *x, int64_t n_rows, int64_t n_in,
+                         int parts, float limit)
+{
+    const int64_t n_blocks = n_in / 32;
+    for (int64_t r = 0; r < n_rows; r++, to += parts * n_blocks, x += n_in) {
+        float sum = 0;
+        for (int64_t b = 0; b < n_blocks; b++)
+            sum += law_float(law_top(x + b * 32));
+        memset(to, 0, (size_t)(parts * n_blocks) * sizeof(*to));
+        for (int64_t b = 0; b < n_blocks; b++)
+            if (law_quant_block(to + b, parts == 2 ? to + n_blocks + b : NULL, x + b * 32,
+                                limit * (sum / (float)n_blocks)))
+                to[b / 32].second |= 1u << b % 32;
     }
 }
 
@@ -74,23 +113,18 @@ static void law_block_expanded(struct law_block *b, const struct quant_format *f
         memcpy(b->m, from + sizeof(b->q) + scales, scales);
 }
 
-static int law_x(const struct linear_x *x, int parts, int k)
-{
-    return parts == 2 ? 256 * x[0].q[k] + x[1].q[k] : x[0].q[k];
-}
-
 static void law_dot(float acc[PANEL_ROWS], const struct quant_format *f, const struct law_block *b,
-                    const struct linear_x *x, int parts)
+                    const struct linear_x *x, bool affine)
 {
     struct panel_geometry geo = panel_geometry(*f);
     for (int r = 0; r < PANEL_ROWS; r++) {
         for (int g = 0; g < geo.groups; g++) {
             int sum = 0;
             for (int k = g * f->group; k < (g + 1) * f->group; k++)
-                sum += b->q[k / 4][4 * r + k % 4] * law_x(x, parts, k);
+                sum += b->q[k / 4][4 * r + k % 4] * x->q[k];
             sum -= f->zero * (geo.groups == 1 ? x->s : x->s16[g]);
             acc[r] = fmaf(b->d[g][r] * x->d, (float)sum, acc[r]);
-            if (geo.affine)
+            if (affine)
                 acc[r] = fmaf(b->m[g][r], geo.groups == 1 ? x->m : x->m16[g], acc[r]);
         }
     }
@@ -115,16 +149,19 @@ static void law_panels(const struct linear_tile *t, bool expanded)
         for (int64_t r0 = 0; r0 < t->n_rows; r0 += LAW_ROWS) {
             int64_t n = t->n_rows - r0 < LAW_ROWS ? t->n_rows - r0 : LAW_ROWS;
             float acc[LAW_ROWS][PANEL_ROWS] = {{0}};
-            for (int64_t b = 0; b < n_blocks; b++) {
+            for (int64_t i = 0; i < t->parts * n_blocks; i++) {
                 struct law_block block;
+                int64_t b = i % n_blocks;
                 if (expanded)
                     law_block_expanded(&block, f, panel + b * geo.expanded_bytes);
                 else
                     law_block(&block, f, panel + b / geo.subs * geo.unit_bytes,
                               (int)(b % geo.subs));
-                for (int64_t r = 0; r < n; r++)
-                    law_dot(acc[r], f, &block, t->x + ((r0 + r) * n_blocks + b) * t->parts,
-                            t->parts);
+                for (int64_t r = 0; r < n; r++) {
+                    const struct linear_x *x = t->x + (r0 + r) * t->parts * n_blocks;
+                    if (i < n_blocks || x[b / 32].second >> b % 32 & 1)
+                        law_dot(acc[r], f, &block, x + i, geo.affine && i < n_blocks);
+                }
             }
             for (int64_t r = 0; r < n; r++)
                 law_store(t, r0 + r, p, acc[r]);

@@ -61,42 +61,46 @@ VEC_INLINE vi tile_codes(const struct tile_kind k, const uint8_t *q, const int j
     return k.lookup ? vi_lookup(k.f.table, codes) : codes;
 }
 
-/* sum[h * n + i] = codes of group g, column h, times x[i][b], as i32.  A column is VLEN rows of a panel;
- * the n_cols columns lie stride bytes apart and share the loads of x.  With two parts: 256 times the
- * sums of the first plus those of the second. */
+/* The sums start here, so that what the format's zero adds is gone at the end. */
+VEC_INLINE vi tile_start(const struct tile_kind k, const struct linear_x *x, const int g)
+{
+    if (!k.f.zero)
+        return vi_zero();
+    return vi_set32(-(k.f.group == 32 ? x->s : x->s16[g]) * k.f.zero);
+}
+
+/* sum[h * n + i] = (codes of group g, column h, - zero) times x[i], as i32.  A column is VLEN rows of a
+ * panel; the n_cols columns lie stride bytes apart and share the loads of x. */
 #if QUANT_VNNI
 VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_cols,
                          const uint8_t *q, const size_t stride, const struct linear_x *const *x,
-                         const int64_t b, const int g)
+                         const int g)
 {
     const int first = g * k.f.group / 4, n_quads = k.f.group / 4;
-    vi codes[GEMM_WIDE][8];
-#pragma GCC unroll 2
-    for (int part = 0; part < k.parts; part++) {
 #pragma GCC unroll 16
-        for (int at = 0; at < n * n_cols; at++)
-            sum[at] = part == 0 ? vi_zero() : vi_left32(sum[at], 8);
-        if (n_cols > 1)
-            vi_fence(); /* too many codes to keep */
-#pragma GCC unroll 16
-        for (int c = 0; c < n_quads; c++) {
-            /* nibbles come in the order that uses a loaded plane twice */
-            const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
-            const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+    for (int i = 0; i < n; i++) {
+        vi start = tile_start(k, x[i], g);
 #pragma GCC unroll 4
-            for (int h = 0; h < n_cols; h++)
-                if (part == 0 || n_cols > 1)
-                    codes[h][c] = tile_codes(k, q + (size_t)h * stride, j);
+        for (int h = 0; h < n_cols; h++)
+            sum[h * n + i] = start;
+    }
 #pragma GCC unroll 16
-            for (int i = 0; i < n; i++) {
-                vi xs = vi_load4(x[i][b * k.parts + part].q + 4 * j);
+    for (int c = 0; c < n_quads; c++) {
+        /* nibbles come in the order that uses a loaded plane twice */
+        const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
+        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+        vi codes[GEMM_WIDE];
 #pragma GCC unroll 4
-                for (int h = 0; h < n_cols; h++) {
-                    const int at = h * n + i;
-                    sum[at] = vi_dot8(sum[at], codes[h][c], xs);
-                    if (n_cols > 1)
-                        vi_keep(sum[at]);
-                }
+        for (int h = 0; h < n_cols; h++)
+            codes[h] = tile_codes(k, q + (size_t)h * stride, j);
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+            vi xs = vi_load4(x[i]->q + 4 * j);
+#pragma GCC unroll 4
+            for (int h = 0; h < n_cols; h++) {
+                sum[h * n + i] = vi_dot8(sum[h * n + i], codes[h], xs);
+                if (n_cols > 1)
+                    vi_keep(sum[h * n + i]);
             }
         }
     }
@@ -104,59 +108,59 @@ VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const i
 #else
 VEC_INLINE void tile_dot(vi *sum, const struct tile_kind k, const int n, const int n_cols,
                          const uint8_t *q, const size_t stride, const struct linear_x *const *x,
-                         const int64_t b, const int g)
+                         const int g)
 {
     const int first = g * k.f.group / 4, n_quads = k.f.group / 4;
     const bool twice = !k.expanded && n_quads == 8 && k.f.bits >= 4 && k.f.bits < 8;
     const int times = k.max <= 15 || k.max > 63 ? 8 : k.max <= 31 ? 4 : 2;
     const bool split = k.max > 63;
     vi low[TILE_MAX], high[TILE_MAX], codes[2], upper[2];
-#pragma GCC unroll 2
-    for (int part = 0; part < k.parts; part++) {
 #pragma GCC unroll 16
-        for (int at = 0; at < n * n_cols; at++)
-            sum[at] = part == 0 ? vi_zero() : vi_left32(sum[at], 8);
+    for (int i = 0; i < n; i++) {
+        vi start = tile_start(k, x[i], g);
 #pragma GCC unroll 16
-        for (int c = 0; c < n_quads; c++) {
-            const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+        for (int h = 0; h < n_cols; h++)
+            sum[h * n + i] = start;
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < n_quads; c++) {
+        const int j = first + (twice ? c % 2 * 4 + c / 2 : c);
+#pragma GCC unroll 16
+        for (int h = 0; h < n_cols; h++) {
+            codes[h] = tile_codes(k, q + (size_t)h * stride, j);
+            if (split) {
+                upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
+                codes[h] = vi_and(codes[h], vi_set8(15));
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) {
+            vi xs = vi_load4(x[i]->q + 4 * j);
 #pragma GCC unroll 16
             for (int h = 0; h < n_cols; h++) {
-                codes[h] = tile_codes(k, q + (size_t)h * stride, j);
+                const int to = h * n + i;
+                vi product = vi_mul8(codes[h], xs);
+                low[to] = c % times == 0 ? product : vi_add16(low[to], product);
+                vi_keep(low[to]);
                 if (split) {
-                    upper[h] = vi_and(vi_right(codes[h], 4), vi_set8(15));
-                    codes[h] = vi_and(codes[h], vi_set8(15));
-                }
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < n; i++) {
-                vi xs = vi_load4(x[i][b * k.parts + part].q + 4 * j);
-#pragma GCC unroll 16
-                for (int h = 0; h < n_cols; h++) {
-                    const int at = h * n + i;
-                    vi product = vi_mul8(codes[h], xs);
-                    low[at] = c % times == 0 ? product : vi_add16(low[at], product);
-                    vi_keep(low[at]);
-                    if (split) {
-                        product = vi_mul8(upper[h], xs);
-                        high[at] = c == 0 ? product : vi_add16(high[at], product);
-                        vi_keep(high[at]);
-                    }
-                }
-            }
-            if (c % times == times - 1 || c == n_quads - 1) {
-#pragma GCC unroll 16
-                for (int at = 0; at < n * n_cols; at++) {
-                    vi wide = vi_widen(low[at]);
-                    sum[at] = part == 0 && c < times ? wide : vi_add32(sum[at], wide);
-                    vi_keep(sum[at]);
+                    product = vi_mul8(upper[h], xs);
+                    high[to] = c == 0 ? product : vi_add16(high[to], product);
+                    vi_keep(high[to]);
                 }
             }
         }
-        if (split) {
+        if (c % times == times - 1 || c == n_quads - 1) {
 #pragma GCC unroll 16
-            for (int at = 0; at < n * n_cols; at++)
-                sum[at] = vi_add32(sum[at], vi_left32(vi_widen(high[at]), 4));
+            for (int to = 0; to < n * n_cols; to++) {
+                sum[to] = vi_add32(sum[to], vi_widen(low[to]));
+                vi_keep(sum[to]);
+            }
         }
+    }
+    if (split) {
+#pragma GCC unroll 16
+        for (int to = 0; to < n * n_cols; to++)
+            sum[to] = vi_add32(sum[to], vi_left32(vi_widen(high[to]), 4));
     }
 }
 #endif
@@ -209,30 +213,94 @@ VEC_INLINE void tile_store(const struct linear_tile *t, const vf acc, const int6
     }
 }
 
-/* acc[i] = fma(d * x.d, sum - zero * x.s, acc[i]) */
-VEC_INLINE void tile_add_d(const struct tile_kind k, const int n, vf *acc, const vf d, vi *sum,
-                           const struct linear_x *const *x, const int64_t b, const int g)
+/* acc[i] = fma(d * x.d, sum, acc[i]) */
+VEC_INLINE void tile_add_d(const int n, vf *acc, const vf d, const vi *sum,
+                           const struct linear_x *const *x)
 {
 #pragma GCC unroll 16
-    for (int i = 0; i < n; i++) {
-        const struct linear_x *xb = x[i] + b * k.parts;
-        if (k.f.zero) {
-            int32_t s = k.f.group == 32 ? xb->s : xb->s16[g];
-            sum[i] = vi_sub32(sum[i], vi_set32(s * k.f.zero));
-        }
-        acc[i] = vf_fma(vf_mul(d, vf_set1(xb->d)), vf_of_i32(sum[i]), acc[i]);
-    }
+    for (int i = 0; i < n; i++)
+        acc[i] = vf_fma(vf_mul(d, vf_set1(x[i]->d)), vf_of_i32(sum[i]), acc[i]);
 }
 
 /* acc[i] = fma(m, x.m, acc[i]) */
 VEC_INLINE void tile_add_m(const struct tile_kind k, const int n, vf *acc, const vf m,
-                           const struct linear_x *const *x, const int64_t b, const int g)
+                           const struct linear_x *const *x, const int g)
 {
 #pragma GCC unroll 16
-    for (int i = 0; i < n; i++) {
-        const struct linear_x *xb = x[i] + b * k.parts;
-        float xm = k.f.group == 32 ? xb->m : xb->m16[g];
-        acc[i] = vf_fma(m, vf_set1(xm), acc[i]);
+    for (int i = 0; i < n; i++)
+        acc[i] = vf_fma(m, vf_set1(k.f.group == 32 ? x[i]->m : x[i]->m16[g]), acc[i]);
+}
+
+/* A block of 32 of a tile's panels: where its first panel's unit, codes and scales are. */
+struct tile_block {
+    const uint8_t *unit, *q, *scales;
+};
+
+VEC_INLINE struct tile_block tile_block_at(const struct tile_kind k, const uint8_t *panel,
+                                           const int64_t b)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    struct tile_block at;
+    if (k.expanded) {
+        at.unit = at.q = panel + b * geo.expanded_bytes;
+        at.scales = at.q + 8 * PANEL_PLANE;
+    } else {
+        at.unit = panel + b / geo.subs * geo.unit_bytes;
+        at.q = at.unit + geo.head_bytes + b % geo.subs * geo.sub_bytes;
+        at.scales = at.q + geo.q_bytes;
+    }
+    return at;
+}
+
+/* The block of all `wide` panels, panel_bytes apart, times the same block of the rows x.  With m the
+ * affine formats' second term as well. */
+VEC_INLINE void tile_block(const struct tile_kind k, const int n, const int wide, vf *acc,
+                           const struct tile_block at, const size_t panel_bytes,
+                           const struct linear_x *const *x, const bool m)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    const int halves = PANEL_ROWS / VLEN, n_cols = wide * halves;
+    /* columns at once, if the registers suffice */
+    const int together = k.max <= 63 || halves == 1 ? n_cols : 1;
+    const size_t stride = halves == 1 ? panel_bytes : 4 * VLEN;
+#pragma GCC unroll 16
+    for (int h0 = 0; h0 < n_cols; h0 += together) {
+#pragma GCC unroll 16
+        for (int g = 0; g < geo.groups; g++) {
+            vi sum[TILE_MAX];
+            tile_dot(sum, k, n, together, at.q + (size_t)h0 * stride, stride, x, g);
+#pragma GCC unroll 16
+            for (int h = h0; h < h0 + together; h++) {
+                const size_t panel = (size_t)(h / halves) * panel_bytes;
+                const int row = h % halves * VLEN;
+                const uint8_t *unit = at.unit + panel, *scales = at.scales + panel;
+                vf d = tile_scale(k, unit, scales, g, row, false);
+                tile_add_d(n, acc + h * n, d, sum + (h - h0) * n, x);
+                if (m && geo.affine)
+                    tile_add_m(k, n, acc + h * n, tile_scale(k, unit, scales, g, row, true), x, g);
+            }
+            vi_fence();
+        }
+    }
+}
+
+/* The second parts of the blocks 32 w ... 32 w + 31 that have one in any of the rows: the others have zeros
+ * there, which change nothing. */
+VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wide, vf *acc,
+                             const struct linear_tile *t, const uint8_t *panel,
+                             const struct linear_x *const *x, const int64_t w)
+{
+    uint32_t bits = 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++)
+        bits |= x[i][w].second;
+    for (; bits; bits &= bits - 1) {
+        const int64_t b = 32 * w + __builtin_ctz(bits);
+        const struct linear_x *xb[TILE_MAX];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++)
+            xb[i] = x[i] + t->n_in / 32 + b;
+        tile_block(k, n, wide, acc, tile_block_at(k, panel, b), t->panel_bytes, xb, false);
     }
 }
 
@@ -241,18 +309,11 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
                            const struct linear_tile *t, const int64_t p, const int64_t row0)
 {
     const struct panel_geometry geo = panel_geometry(k.f);
-    const int halves = PANEL_ROWS / VLEN, n_cols = wide * halves;
+    const int n_cols = wide * (PANEL_ROWS / VLEN);
     const int subs = k.expanded ? 1 : geo.subs;
-    const int head_bytes = k.expanded ? 0 : geo.head_bytes;
-    const int q_bytes = k.expanded ? 8 * PANEL_PLANE : geo.q_bytes;
-    const int sub_bytes = k.expanded ? geo.expanded_bytes : geo.sub_bytes;
-    const int unit_bytes = k.expanded ? geo.expanded_bytes : geo.unit_bytes;
     const int64_t n_blocks = t->n_in / 32;
-    const uint8_t *unit = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
-    /* columns at once, if the registers suffice */
-    const int together = k.max <= 63 || halves == 1 ? n_cols : 1;
-    const size_t stride = halves == 1 ? t->panel_bytes : 4 * VLEN;
-    const struct linear_x *x[TILE_MAX];
+    const uint8_t *panel = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
+    const struct linear_x *x[TILE_MAX], *xb[TILE_MAX];
     vf acc[2 * TILE_MAX]; /* [n_cols][n] */
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
@@ -260,35 +321,22 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
 #pragma GCC unroll 16
     for (int at = 0; at < n_cols * n; at++)
         acc[at] = vf_set1(0.0f);
-    for (int64_t b = 0; b < n_blocks; unit += unit_bytes) {
-        for (int s = 0; s < subs; s++, b++) {
-            const uint8_t *q = unit + head_bytes + s * sub_bytes, *scales = q + q_bytes;
-            if (!k.expanded && n <= 2) {
-                for (int line = 0; line < sub_bytes; line += 64)
-                    __builtin_prefetch(q + TILE_AHEAD + line);
+    for (int64_t b0 = 0; b0 < n_blocks; b0 += subs) {
+        for (int sub = 0; sub < subs; sub++) {
+            const struct tile_block at = tile_block_at(k, panel, b0 + sub);
+            if (!k.expanded && row0 == 0) {
+                for (int line = 0; line < geo.sub_bytes; line += 64)
+                    __builtin_prefetch(at.q + TILE_AHEAD + line);
             }
 #pragma GCC unroll 16
-            for (int h0 = 0; h0 < n_cols; h0 += together) {
-#pragma GCC unroll 16
-                for (int g = 0; g < geo.groups; g++) {
-                    vi sum[TILE_MAX];
-                    tile_dot(sum, k, n, together, q + (size_t)h0 * stride, stride, x, b, g);
-#pragma GCC unroll 16
-                    for (int h = h0; h < h0 + together; h++) {
-                        const size_t at = (size_t)(h / halves) * t->panel_bytes;
-                        const int row = h % halves * VLEN;
-                        vf d = tile_scale(k, unit + at, scales + at, g, row, false);
-                        tile_add_d(k, n, acc + h * n, d, sum + (h - h0) * n, x, b, g);
-                        if (geo.affine) {
-                            vf m = tile_scale(k, unit + at, scales + at, g, row, true);
-                            tile_add_m(k, n, acc + h * n, m, x, b, g);
-                        }
-                    }
-                    vi_fence();
-                }
-            }
+            for (int i = 0; i < n; i++)
+                xb[i] = x[i] + b0 + sub;
+            tile_block(k, n, wide, acc, at, t->panel_bytes, xb, true);
         }
     }
+    if (k.parts == 2)
+        for (int64_t w = 0; 32 * w < n_blocks; w++)
+            tile_seconds(k, n, wide, acc, t, panel, x, w);
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 16

@@ -91,58 +91,110 @@ VEC_INLINE void quant_store8(int8_t *to, const __m256i q16[2])
     _mm256_storeu_si256((__m256i *)to, q8);
 }
 
-/* The activations of one row to integers; the law is in linear_law.h. */
-static void linear_quant(struct linear_x *to, const float *x, int64_t n, int parts)
+/* The bits of the largest magnitude of 32 floats, which it leaves in v. */
+VEC_INLINE int quant_top(__m256 v[4], const float *x)
 {
     const __m256i low31 = _mm256_set1_epi32(0x7fffffff);
-    const float largest = parts == 2 ? 127.0f * 256 : 127.0f;
-    for (int64_t b = 0; b < n / 32; b++, to += parts, x += 32) {
-        __m256 v[4];
-        __m256i top = _mm256_setzero_si256();
-        for (int i = 0; i < 4; i++) {
-            v[i] = _mm256_loadu_ps(x + 8 * i);
-            top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), low31));
-        }
-        __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
-        t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
-        t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-        float amax = _mm_cvtss_f32(_mm_castsi128_ps(t));
-        if (_mm_cvtsi128_si32(t) >= 0x7f800000 || amax < 1e-30f) {
-            memset(to, 0, (size_t)parts * sizeof(*to));
-            if (_mm_cvtsi128_si32(t) >= 0x7f800000)
-                to->d = to->m = to->m16[0] = to->m16[1] = NAN;
-            continue;
-        }
-        __m256 inverse = _mm256_set1_ps(largest / amax);
-        __m256i q[4];
-        for (int i = 0; i < 4; i++)
-            q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-        __m256i q16[2] = {_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])};
-        if (parts == 2) {
-            __m256i upper[2], lower[2];
-            for (int i = 0; i < 2; i++) {
-                upper[i] = _mm256_add_epi16(q16[i], _mm256_set1_epi16(128));
-                upper[i] = _mm256_srai_epi16(upper[i], 8);
-                lower[i] = _mm256_sub_epi16(q16[i], _mm256_slli_epi16(upper[i], 8));
-            }
-            quant_store8(to[0].q, upper);
-            quant_store8(to[1].q, lower);
-        } else {
-            quant_store8(to->q, q16);
-        }
+    __m256i top = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_loadu_ps(x + 8 * i);
+        top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), low31));
+    }
+    __m128i t = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return _mm_cvtsi128_si32(t);
+}
+
+/* Sums of the halves of 32 numbers of 16 bits. */
+VEC_INLINE void quant_sums(int32_t sums[2], const __m256i q16[2])
+{
+    for (int i = 0; i < 2; i++) {
+        __m256i s8 = _mm256_madd_epi16(q16[i], _mm256_set1_epi16(1));
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
+        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+        sums[i] = _mm_cvtsi128_si32(s);
+    }
+}
+
+/* The law is in linear_law.h. */
+VEC_INLINE bool quant_block(struct linear_x *to, struct linear_x *second, const float *x,
+                            float limit)
+{
+    __m256 v[4];
+    int top = quant_top(v, x);
+    float amax = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(top)));
+    const bool two = second && top < 0x7f800000 && amax >= 1e-30f && amax > limit;
+    if (second && !two)
+        memset(second, 0, sizeof(*second));
+    if (top >= 0x7f800000 || amax < 1e-30f) {
+        memset(to, 0, sizeof(*to));
+        if (top >= 0x7f800000)
+            to->d = to->m = to->m16[0] = to->m16[1] = NAN;
+        return false;
+    }
+    __m256 inverse = _mm256_set1_ps((two ? 32512.0f : 127.0f) / amax);
+    __m256i q[4];
+    for (int i = 0; i < 4; i++)
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    __m256i q16[2] = {_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])};
+    int32_t sum16[2];
+    quant_sums(sum16, q16);
+    to->d = amax / 127.0f;
+    const float d = to->d * 0x1p-8f;
+    if (two) {
+        __m256i lower[2];
         for (int i = 0; i < 2; i++) {
-            __m256i s8 = _mm256_madd_epi16(q16[i], _mm256_set1_epi16(1));
-            __m128i s = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
-            s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-            s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-            to->s16[i] = _mm_cvtsi128_si32(s);
+            __m256i all = q16[i];
+            q16[i] = _mm256_srai_epi16(_mm256_add_epi16(all, _mm256_set1_epi16(128)), 8);
+            lower[i] = _mm256_sub_epi16(all, _mm256_slli_epi16(q16[i], 8));
         }
-        to->s = to->s16[0] + to->s16[1];
-        to->d = amax / largest;
-        to->m = to->d * (float)to->s;
-        to->m16[0] = to->d * (float)to->s16[0];
-        to->m16[1] = to->d * (float)to->s16[1];
-        to->unused = 0;
+        quant_store8(second->q, lower);
+        quant_sums(second->s16, lower);
+        quant_sums(to->s16, q16);
+        second->s = second->s16[0] + second->s16[1];
+        second->d = d;
+        second->m = second->m16[0] = second->m16[1] = 0;
+        second->second = 0;
+    } else {
+        to->s16[0] = sum16[0];
+        to->s16[1] = sum16[1];
+        sum16[0] *= 256;
+        sum16[1] *= 256;
+    }
+    quant_store8(to->q, q16);
+    to->s = to->s16[0] + to->s16[1];
+    to->m = d * (float)(sum16[0] + sum16[1]);
+    to->m16[0] = d * (float)sum16[0];
+    to->m16[1] = d * (float)sum16[1];
+    to->second = 0;
+    return two;
+}
+
+static void linear_quant(struct linear_x *to, const float *x, int64_t n_rows, int64_t n_in,
+                         int parts, float limit)
+{
+    const int64_t n_blocks = n_in / 32;
+    if (parts == 1) {
+        for (int64_t b = 0; b < n_rows * n_blocks; b++)
+            quant_block(to + b, NULL, x + 32 * b, 0);
+        return;
+    }
+    for (int64_t r = 0; r < n_rows; r++, x += n_in, to += 2 * n_blocks) {
+        float sum = 0;
+        __m256 v[4];
+        for (int64_t b = 0; b < n_blocks; b++)
+            sum += _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(quant_top(v, x + 32 * b))));
+        float above = limit * (sum / (float)n_blocks);
+        uint32_t bits = 0;
+        for (int64_t b = 0; b < n_blocks; b++) {
+            bits |= (uint32_t)quant_block(to + b, to + n_blocks + b, x + 32 * b, above) << b % 32;
+            if (b % 32 == 31 || b == n_blocks - 1) {
+                to[b / 32].second = bits;
+                bits = 0;
+            }
+        }
     }
 }
 #endif

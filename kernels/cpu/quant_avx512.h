@@ -10,7 +10,7 @@
 #define QUANT_VNNI 0
 #endif
 #if QUANT_VNNI
-#define DOT_ROWS    8
+#define DOT_ROWS    4
 #define GEMM_ROWS   4 /* 12 sums, 12 accumulators; as 8 x 1 the loads of x would be the limit */
 #define GEMM_WIDE   3
 #define EXPAND_ROWS 32

@@ -25,13 +25,13 @@ enum { MAX_ROWS = 128, MAX_SEQS = 4, CONTEXT = 512, MAX_PAGES = CONTEXT / KV_PAG
 
 /* Relative root mean square error of the logits.  f32 sums in another order, f16 and bf16 weights
  * times f32 activations: measured 1e-6.  Keys and values of 16 bits: 9e-4.  Block formats multiply
- * activations rounded to 8 bits (16 in some places), which costs half a percent a product, and these
- * random models have several with gains above 1 in a row: 1.7e-2; so do keys and values of 8 bits,
- * and both together have 3e-2. */
+ * activations rounded to 8 bits (16 where one is large), which costs half a percent a product, and these
+ * random models have several with gains above 1 in a row and no large activations: 3.5e-2; keys and
+ * values of 8 bits have 1.7e-2. */
 #define BOUND_PLAIN  2e-5
 #define BOUND_F16_KV 2e-3
 #define BOUND_Q8_KV  0.04
-#define BOUND_BLOCK  0.03
+#define BOUND_BLOCK  0.045
 
 static struct backend *be;
 
@@ -367,10 +367,10 @@ struct real {
     uint16_t *top, *logp; /* [n_tokens, k], logp in f16 */
 };
 
-/* Measured with keys and values of 16 bits: KL 0.00098, the same first token in 98.3 %, in 100 % of the
+/* Measured with keys and values of 16 bits: KL 0.00079, the same first token in 98.4 %, in 100 % of the
  * rows where the reference leads clearly, perplexity 12.54 for 12.56.  With all products in f32 instead:
  * KL 0.00000 and 100 %, so the whole difference is the rounding of activations in linear.  With 8 bits:
- * KL 0.00179, 97.7 %, 99.8 %, 12.54. */
+ * KL 0.00159, 97.8 %, 99.9 %, 12.58. */
 #define CLEAR_LEAD 0.25 /* nats between the first and the second token */
 
 static const struct real_bounds {

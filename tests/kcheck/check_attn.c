@@ -349,7 +349,7 @@ static void check_tile_q8(struct kcheck *kc, int hd, int n_q)
     for (int i = 0; i < n_q; i++) {
         memset(row, 0, sizeof(float) * (size_t)n_blocks * 32);
         kcheck_fill(kc, row, hd, 1.0f);
-        kc->ref->linear_quant(x + i * n_blocks * 2, row, n_blocks * 32, 2);
+        kc->ref->linear_quant(x + i * n_blocks * 2, row, 1, n_blocks * 32, 2, 0);
     }
     const struct cpu_attn_tile t = {
         .k = k, .v = v, .n_pages = 16, .n_q = n_q, .head_dim = hd, .type = DTYPE_Q8_0, .x = x};
