@@ -21,6 +21,7 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/quant.h"
 
+#define ATTN_RANGES      16 /* of tasks: workers begin in different ones */
 #define ATTN_QUERIES     32 /* queries of a task at most: rows * heads */
 #define ATTN_PAGES_CHUNK (ATTN_CHUNK / KV_PAGE_TOKENS)
 #define ATTN_SHARED      ((size_t)1 << 20) /* bytes for partials of split tasks */
@@ -60,7 +61,9 @@ struct attn_job {
     int64_t n_tasks;
     char *work; /* [n_workers] of work_bytes */
     size_t work_bytes;
-    _Atomic int64_t next;
+    _Atomic int64_t next;                   /* chunk */
+    _Atomic int64_t next_task[ATTN_RANGES]; /* done of each range of the tasks */
+    int n_ranges;
     /* for split tasks */
     char *shared; /* [n_tasks] of (1 + round) parts: the sum, then the chunks' */
     size_t part_bytes;
@@ -244,24 +247,33 @@ static void attn_write_out(const struct attn_job *j, const struct attn_task *t,
     }
 }
 
-/* Whole tasks, the last first: of a prompt its last rows have most to read. */
+/* The next task that nobody took of a range, -1 for none: the last first, of a prompt its last rows have
+ * most to read. */
+static int64_t attn_take(struct attn_job *j, int range)
+{
+    int64_t begin = j->n_tasks * range / j->n_ranges, end = j->n_tasks * (range + 1) / j->n_ranges;
+    int64_t i = atomic_fetch_add_explicit(&j->next_task[range], 1, memory_order_relaxed);
+    return i < end - begin ? end - 1 - i : -1;
+}
+
+/* Whole tasks: first those of the rows that the worker has in other ops too (they are in its cache), then
+ * what is left of the others'. */
 static void attn_worker_tasks(void *arg, int worker, int n_workers)
 {
-    (void)n_workers;
     struct attn_job *j = arg;
     struct attn_work w = attn_work_at(j->work + (size_t)worker * j->work_bytes, j->p->kv.head_dim);
-    for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
-        if (i >= j->n_tasks)
-            return;
-        struct attn_task t = attn_task_of(j, j->n_tasks - 1 - i);
-        attn_load_queries(j, &t, &w);
-        attn_part_clear(&w.sum, t.n_q, j->p->kv.head_dim);
-        for (int c = t.chunk0; c < t.chunk1; c++) {
-            attn_run_chunk(j, &t, c, &w, &w.part);
-            attn_part_merge(j, &w.sum, &w.part, t.n_q);
+    for (int k = 0; k < j->n_ranges; k++) {
+        int range = (worker * j->n_ranges / n_workers + k) % j->n_ranges;
+        for (int64_t i; (i = attn_take(j, range)) >= 0;) {
+            struct attn_task t = attn_task_of(j, i);
+            attn_load_queries(j, &t, &w);
+            attn_part_clear(&w.sum, t.n_q, j->p->kv.head_dim);
+            for (int c = t.chunk0; c < t.chunk1; c++) {
+                attn_run_chunk(j, &t, c, &w, &w.part);
+                attn_part_merge(j, &w.sum, &w.part, t.n_q);
+            }
+            attn_write_out(j, &t, &w.sum);
         }
-        attn_write_out(j, &t, &w.sum);
     }
 }
 
@@ -341,6 +353,7 @@ static void attn_run(struct cpu_backend *cb, struct attn_job *j)
 {
     const struct op_attn_paged *p = j->p;
     int n = pool_n(cb->pool);
+    j->n_ranges = n < ATTN_RANGES ? n : ATTN_RANGES;
     int64_t tokens = 0, all_chunks = 0;
     int max_chunks = 0;
     for (int64_t r = 0; r < p->q->dims[0]; r++)

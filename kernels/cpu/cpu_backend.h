@@ -8,7 +8,7 @@
 #include "kernels/cpu/slab.h"
 
 #define CPU_MAX_HEAD_DIM 256
-#define CPU_SPLIT_WORK   32768 /* floats touched below which an op stays on the caller */
+#define CPU_SPLIT_WORK   8192 /* floats touched below which an op stays on the caller */
 
 /* Cosines and sines of the last rope call: the queries and keys of all layers of a step have the
  * same positions, so they are computed once a step (kernels/cpu/rope.c). */

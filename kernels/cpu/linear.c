@@ -6,6 +6,10 @@
  * are.  Many rows: a group of panels that fits the L2 cache is expanded to one byte a code, and all
  * rows of x go by.
  *
+ * With so many rows that reading the weights once a worker costs little, a worker takes rows instead and
+ * all panels: what it reads it wrote itself in the op before, and nothing is handed from one core's cache
+ * to another's, which costs more than multiplying where the cores share none.
+ *
  * Precise calls round x to 16 bits where 8 would lose most, which are two parts of 8 bits: in those blocks
  * twice the integer products for the same reading, unpacking and scaling.
  *
@@ -20,8 +24,11 @@
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/weight.h"
 
-#define FEW_ROWS 4                   /* rounded by every worker for itself */
-#define L2_BYTES ((size_t)192 << 10) /* of a worker's L2 for a group of panels */
+#define FEW_ROWS 4 /* rounded by every worker for itself */
+#define ROW_UNIT 4 /* by rows: a worker's are a multiple of it, */
+#define BY_ROWS(n_workers) \
+    (4 * (int64_t)(n_workers) * (n_workers)) /* and at least so many in all */
+#define L2_BYTES ((size_t)192 << 10)         /* of a worker's L2 for a group of panels */
 
 struct linear_job {
     struct cpu_backend *cb;
@@ -29,11 +36,18 @@ struct linear_job {
     int64_t n_rows, n_in;
     int64_t n_panels; /* of all matrices */
     bool quant;       /* some matrix has block weights */
-    bool few;
+    bool few, by_rows;
     int parts;          /* of x: 2 if precise */
     struct linear_x *x; /* [n_rows, parts, n_in / 32]; few: that for every worker */
     char *expanded;     /* expanded_bytes a worker */
     size_t expanded_bytes;
+};
+
+/* What one worker multiplies. */
+struct linear_share {
+    int64_t row0, n_rows;
+    const struct linear_x *x; /* [n_rows, parts, n_in / 32] */
+    char *expanded;
 };
 
 static size_t expanded_panel_bytes(const struct weight *w)
@@ -72,19 +86,19 @@ static void linear_multiply(const struct cpu_ops *ops, const struct linear_tile 
 
 /* Panels [begin, end) of matrix i. */
 static void linear_panels(const struct linear_job *j, int i, int64_t begin, int64_t end,
-                          const struct linear_x *x, char *expanded)
+                          const struct linear_share *share)
 {
     const struct op_linear *p = j->p;
     const struct cpu_weight *w = cpu_weight_of(p->w[i]);
     const struct cpu_ops *ops = &j->cb->ops;
     bool quant = quant_format(w->w.type) != NULL;
-    bool expand = quant && j->n_rows >= ops->linear_expand_rows();
+    bool expand = quant && share->n_rows >= ops->linear_expand_rows();
     size_t panel_bytes = expand ? expanded_panel_bytes(&w->w) : w->panel_bytes;
     bool whole = quant && !expand; /* every panel is needed just once */
     int64_t group = whole ? end - begin : group_panels(panel_bytes);
     for (int64_t first = begin, n; first < end; first += n) {
         n = end - first < group ? end - first : group;
-        int64_t o = first * PANEL_ROWS;
+        int64_t o = first * PANEL_ROWS, at = share->row0 * w->w.n_out + o;
         const char *panels = w->data + (size_t)first * w->panel_bytes;
         struct linear_tile t = {
             .type = w->w.type,
@@ -92,12 +106,12 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
             .panels = panels,
             .panel_bytes = panel_bytes,
             .n_panels = n,
-            .n_rows = j->n_rows,
-            .x = x,
+            .n_rows = share->n_rows,
+            .x = share->x,
             .parts = j->parts,
-            .x_plain = p->x->data,
-            .out = (float *)p->out[i]->data + o,
-            .add = i == 0 && p->add ? (const float *)p->add->data + o : NULL,
+            .x_plain = (const float *)p->x->data + share->row0 * j->n_in,
+            .out = (float *)p->out[i]->data + at,
+            .add = i == 0 && p->add ? (const float *)p->add->data + at : NULL,
             .bias = p->bias[i] ? (const float *)p->bias[i]->data + o : NULL,
             .out_stride = w->w.n_out,
             .n_out = w->w.n_out - o < n * PANEL_ROWS ? w->w.n_out - o : n * PANEL_ROWS,
@@ -107,39 +121,63 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
             continue;
         }
         for (int64_t k = 0; expand && k < n; k++)
-            ops->linear_expand(expanded + (size_t)k * panel_bytes, w->w.type,
+            ops->linear_expand(share->expanded + (size_t)k * panel_bytes, w->w.type,
                                panels + (size_t)k * w->panel_bytes, j->n_in);
-        linear_multiply(ops, &t, expand ? expanded : NULL, w->panel_bytes);
+        linear_multiply(ops, &t, expand ? share->expanded : NULL, w->panel_bytes);
     }
+}
+
+static struct linear_x *linear_x_of(const struct linear_job *j, int64_t row)
+{
+    return j->x + row * j->parts * (j->n_in / 32);
+}
+
+/* Rows [begin, end) of x to `to`. */
+static void linear_round(const struct linear_job *j, struct linear_x *to, int64_t begin,
+                         int64_t end)
+{
+    j->cb->ops.linear_quant(to, (const float *)j->p->x->data + begin * j->n_in, end - begin,
+                            j->n_in, j->parts, LINEAR_PRECISE);
 }
 
 static void linear_quant_slice(void *arg, int worker, int n_workers)
 {
     const struct linear_job *j = arg;
     int64_t begin = j->n_rows * worker / n_workers, end = j->n_rows * (worker + 1) / n_workers;
-    j->cb->ops.linear_quant(j->x + begin * (j->n_in / 32) * j->parts,
-                            (const float *)j->p->x->data + begin * j->n_in, end - begin, j->n_in,
-                            j->parts, LINEAR_PRECISE);
+    linear_round(j, linear_x_of(j, begin), begin, end);
+}
+
+static int64_t linear_cut(int64_t n_rows, int worker, int n_workers)
+{
+    int64_t units = (n_rows + ROW_UNIT - 1) / ROW_UNIT, row = units * worker / n_workers * ROW_UNIT;
+    return row < n_rows ? row : n_rows;
 }
 
 static void linear_slice(void *arg, int worker, int n_workers)
 {
     const struct linear_job *j = arg;
     int64_t begin = j->n_panels * worker / n_workers, end = j->n_panels * (worker + 1) / n_workers;
-    if (begin == end)
-        return;
-    struct linear_x *x = j->x;
-    char *expanded = j->expanded ? j->expanded + (size_t)worker * j->expanded_bytes : NULL;
-    if (j->quant && j->few) {
-        x += worker * j->n_rows * (j->n_in / 32) * j->parts;
-        j->cb->ops.linear_quant(x, j->p->x->data, j->n_rows, j->n_in, j->parts, LINEAR_PRECISE);
+    struct linear_share share = {.n_rows = j->n_rows, .x = j->x};
+    if (j->by_rows) {
+        begin = 0;
+        end = j->n_panels;
+        share.row0 = linear_cut(j->n_rows, worker, n_workers);
+        share.n_rows = linear_cut(j->n_rows, worker + 1, n_workers) - share.row0;
+        share.x = linear_x_of(j, share.row0);
+        linear_round(j, linear_x_of(j, share.row0), share.row0, share.row0 + share.n_rows);
+    } else if (j->quant && j->few && begin < end) {
+        share.x = linear_x_of(j, worker * j->n_rows);
+        linear_round(j, linear_x_of(j, worker * j->n_rows), 0, j->n_rows);
     }
+    if (begin == end || share.n_rows == 0)
+        return;
+    share.expanded = j->expanded ? j->expanded + (size_t)worker * j->expanded_bytes : NULL;
     int64_t first = 0; /* panel of matrix i, counted over all */
     for (int i = 0; i < LINEAR_MAX && j->p->w[i]; i++) {
         int64_t n = cpu_weight_of(j->p->w[i])->n_panels;
         int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
         if (from < to)
-            linear_panels(j, i, from, to, x, expanded);
+            linear_panels(j, i, from, to, &share);
         first += n;
     }
 }
@@ -165,13 +203,14 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
         return;
     int n_workers = pool_n(cb->pool);
     if (j.quant) {
+        j.by_rows = n_workers > 1 && j.n_rows >= BY_ROWS(n_workers);
         size_t x_bytes = (size_t)(j.n_rows * (j.n_in / 32) * j.parts) * sizeof(struct linear_x);
         x_bytes *= j.few ? (size_t)n_workers : 1;
         j.expanded_bytes =
             j.n_rows < cb->ops.linear_expand_rows() ? 0 : (j.expanded_bytes + 63) / 64 * 64;
         j.x = cpu_scratch(cb, x_bytes + (size_t)n_workers * j.expanded_bytes);
         j.expanded = (char *)j.x + x_bytes;
-        if (!j.few)
+        if (!j.few && !j.by_rows)
             pool_run(cb->pool, linear_quant_slice, &j);
     }
     pool_run(cb->pool, linear_slice, &j);
