@@ -73,6 +73,8 @@ const struct param image_params_table[] = {
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
+    {"keep_unmasked", PARAM_BOOL, PARAM_EDIT, 0, 0, AT(keep_unmasked), NULL,
+     "give the picture's own pixels back where the mask does not say edit"},
 };
 const int image_params_n = (int)(sizeof image_params_table / sizeof *image_params_table);
 

@@ -16,8 +16,9 @@ enum image_mask_mode { IMAGE_MASK_ALPHA, IMAGE_MASK_WHITE };
 enum image_quality { IMAGE_AUTO, IMAGE_LOW, IMAGE_MEDIUM, IMAGE_HIGH, IMAGE_STANDARD, IMAGE_HD };
 
 struct image_params {
-    const char *prompt, *negative_prompt, *scheduler;         /* borrowed from the body; or NULL */
-    bool stream, job;                                         /* job: answer 202 and work on */
+    const char *prompt, *negative_prompt, *scheduler; /* borrowed from the body; or NULL */
+    bool stream, job;                                 /* job: answer 202 and work on */
+    bool keep_unmasked;
     int64_t n, compression, partials, steps, clip_skip, seed; /* -1: not given */
     float guidance_scale, guidance_rescale, strength, eta;    /* NaN: not given */
     int answer;                                               /* enum image_answer */

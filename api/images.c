@@ -413,6 +413,8 @@ static void open_answer(struct api_call *c, const struct api_model *m, const str
                                              p->compression >= 0 ? (int)p->compression : 95,
                                          .created = clock_unix_s(),
                                          .model = m->card->id,
+                                         .init = c->job->image.init,
+                                         .mask = p->keep_unmasked ? c->job->image.mask : NULL,
                                          .parameters = buf_str(&parameters),
                                          .seed_at = seed_at};
     c->priv->images = images_out_open(&o);

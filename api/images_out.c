@@ -80,10 +80,21 @@ static void put_parameters(const struct images_out *o, uint64_t seed, struct buf
     buf_adds(out, o->parameters + o->o.seed_at);
 }
 
+/* A VAE changes all pixels a little, and where a model is driven hard, the colours of all of them. */
+static void give_back(const struct images_out *o, struct image *im)
+{
+    if (o->o.mask == NULL || im->width != o->o.width || im->height != o->o.height)
+        return;
+    for (size_t i = 0, n = (size_t)im->width * (size_t)im->height; i < n; i++)
+        if (o->o.mask[i] == 0)
+            memcpy(im->data + 3 * i, o->o.init + 3 * i, 3);
+}
+
 void images_out_work(struct images_out *o)
 {
-    const struct event *ev = o->pending;
-    const struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
+    const struct event *ev = o->pending; /* ours, so its pixels may be changed */
+    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
+    give_back(o, &im);
     struct buf parameters, file;
     buf_init(&parameters, PARAMETERS_MAX);
     buf_init(&file, text_max(&o->o) / 4 * 3);

@@ -14,9 +14,10 @@ struct images_out_options {
     int quality; /* enum image_quality */
     enum image_answer answer;
     enum codec_format format;
-    int compression;        /* 0 ... 100 */
-    int64_t created;        /* unix seconds */
-    const char *model;      /* borrowed */
+    int compression;            /* 0 ... 100 */
+    int64_t created;            /* unix seconds */
+    const char *model;          /* borrowed */
+    const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
     const char *parameters; /* text for the PNG, copied; each picture's seed comes into it ... */
     size_t seed_at;         /* ... here */
 };

@@ -480,6 +480,35 @@ static void an_alpha_mask_and_a_white_one_say_the_same(void **state)
     }
 }
 
+static void what_is_not_masked_can_be_kept(void **state)
+{
+    (void)state;
+    for (int keep = 0; keep < 2; keep++) {
+        struct image im;
+        struct err e = {0};
+        struct buf bytes;
+        const struct codec_limits lim = {1 << 20, 1 << 20};
+        buf_init(&bytes, 1 << 20);
+        picture("image", 64, 64, false);
+        picture("mask", 64, 64, true);
+        field("seed", "90");
+        field("keep_unmasked", keep ? "true" : "false");
+        struct api_call *c = edit();
+        fake_picture(0, -1);
+        fake_emit(EV_DONE);
+        pump(c);
+        struct cJSON *doc = answer(c, 200);
+        const char *text = json_str(json_get(json_first(json_get(doc, "data")), "b64_json"));
+        assert_int_equal(base64_decode(&bytes, text, strlen(text)), 0);
+        assert_int_equal(codec_decode(&im, bytes.data, bytes.len, &lim, &e), 0);
+        assert_int_equal(im.data[0], keep ? 200 : 90);
+        assert_int_equal(im.data[63 * 3], 90);
+        image_free(&im);
+        json_free(doc);
+        buf_free(&bytes);
+    }
+}
+
 static void sizes_of_pictures_are_fitted(void **state)
 {
     (void)state;
@@ -712,6 +741,7 @@ int main(void)
         cmocka_unit_test(a_call_may_end_while_a_worker_has_it),
         cmocka_unit_test(an_edit_brings_its_picture),
         cmocka_unit_test(an_alpha_mask_and_a_white_one_say_the_same),
+        cmocka_unit_test(what_is_not_masked_can_be_kept),
         cmocka_unit_test(sizes_of_pictures_are_fitted),
         cmocka_unit_test(pictures_that_are_none_are_refused),
         cmocka_unit_test(variations_need_no_prompt),
