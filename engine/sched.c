@@ -237,10 +237,10 @@ static bool model_has_work(const struct sched *s, int model)
     return false;
 }
 
-/* The model whose turn it is, or -1; *n_busy: how many have work. */
-static int pick_model(struct sched *s, int *n_busy)
+/* Which models have work; one that begins to have some starts level with the others. */
+static int find_busy(struct sched *s)
 {
-    int best = -1;
+    int n_busy = 0;
     double level = -1; /* the least time among models that were busy before */
     for (int i = 0; i < s->n_models; i++) {
         if (s->models[i].busy && (level < 0 || s->models[i].spent_us < level))
@@ -249,7 +249,7 @@ static int pick_model(struct sched *s, int *n_busy)
     for (int i = 0; i < s->n_models; i++) {
         struct sched_model *m = &s->models[i];
         bool work = model_has_work(s, i);
-        *n_busy += work;
+        n_busy += work;
         if (work && !m->busy && level >= 0) {
             if (m->spent_us > level + DEBT_MAX_US) /* of a time when the others had nothing to do */
                 m->spent_us = level + DEBT_MAX_US;
@@ -257,10 +257,41 @@ static int pick_model(struct sched *s, int *n_busy)
                 m->spent_us = level;
         }
         m->busy = work;
-        if (work && (best < 0 || m->spent_us < s->models[best].spent_us))
+    }
+    return n_busy;
+}
+
+/* The busy model that has had least of the device; text_only: among text models.  -1: none. */
+static int least_spent(const struct sched *s, bool text_only)
+{
+    int best = -1;
+    for (int i = 0; i < s->n_models; i++) {
+        const struct sched_model *m = &s->models[i];
+        if (!m->busy || (text_only && m->other))
+            continue;
+        if (best < 0 || m->spent_us < s->models[best].spent_us)
             best = i;
     }
     return best;
+}
+
+/* The model whose turn it is into the plan; false when none has work. */
+static bool pick_model(struct sched *s, struct sched_plan *p)
+{
+    p->alone = find_busy(s) == 1;
+    p->model = least_spent(s, false);
+    p->n_alike = 1;
+    if (p->model < 0 || !s->models[p->model].other)
+        return p->model >= 0;
+    int text = least_spent(s, true);
+    if (text >= 0 && s->last_model != p->model && s->models[s->last_model].other) {
+        p->model = text;
+        return true;
+    }
+    p->n_alike = 0;
+    for (int i = 0; i < s->n_models; i++)
+        p->n_alike += s->models[i].busy && s->models[i].other;
+    return true;
 }
 
 /* Does an older sequence compute the page that q needs next?  Then q waits and adopts it. */
@@ -354,11 +385,8 @@ static void add_rows(struct sched *s, struct sched_part *part)
 const struct sched_plan *sched_next(struct sched *s)
 {
     struct sched_plan *p = &s->plan;
-    int n_busy = 0;
-    p->model = pick_model(s, &n_busy);
-    if (p->model < 0)
+    if (!pick_model(s, p))
         return NULL;
-    p->alone = n_busy == 1;
     p->n_parts = 0;
     if (s->models[p->model].other)
         return p;
@@ -396,7 +424,9 @@ const struct sched_plan *sched_next(struct sched *s)
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us)
 {
     struct sched_model *m = &s->models[plan->model];
+    cost_us *= plan->n_alike;
     m->spent_us += m->weight > 0 ? cost_us / m->weight : cost_us;
+    s->last_model = plan->model;
     for (int i = 0; i < plan->n_parts; i++) {
         struct seq *q = plan->parts[i].seq;
         q->n_done += plan->parts[i].n_rows;

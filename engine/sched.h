@@ -10,7 +10,8 @@
  * Units.  What the device does next is one unit: a step of a text model, or a piece of an image
  * model's work, which that model cuts itself (pipeline.h).  The model with the least device time so
  * far, divided by its weight, goes first (a model that was idle starts level with the others), so
- * that models share the device by measured cost.
+ * that models share the device by measured cost.  All image models that have work share what one
+ * of them would get, and between the units of two of them a text model that has work gets a step.
  *
  * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
  * max_rows when nobody decodes, else prefill_chunk rows, which bounds the time between two
@@ -64,7 +65,8 @@ struct sched_part {
 /* One unit: a step of model `model`, or for one with `other` a piece of its work. */
 struct sched_plan {
     int model;
-    bool alone; /* no other model has work */
+    bool alone;  /* no other model has work */
+    int n_alike; /* models with `other` that share one portion of the device with it; else 1 */
     int n_parts;
     struct sched_part *parts;
     struct text_batch batch; /* logits is the caller's */
@@ -80,6 +82,7 @@ struct sched {
     int n_running;
     uint64_t n_admitted;
     struct task *head, **tail; /* waiting, first come first */
+    int last_model;            /* of the unit before */
     struct sched_plan plan;
     int32_t *ids, *pos, *logit_rows;
     struct kv_row *rows;

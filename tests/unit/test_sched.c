@@ -391,6 +391,40 @@ static void sched_shares_the_device_by_measured_cost_and_weight(void **state)
     }
 }
 
+static void sched_image_models_share_one_portion(void **state)
+{
+    (void)state;
+    struct bench b;
+    struct other o = {.work = true};
+    const struct sched_other vtable = {&o, other_place, other_work};
+    memset(&b, 0, sizeof b);
+    assert_int_equal(cache_open(&b.cache, (size_t)100 * PAGE, NULL), 0);
+    struct sched_model models[4] = {
+        {.n_ctx = CTX}, {.other = &vtable}, {.other = &vtable}, {.other = &vtable}};
+    assert_int_equal(cache_pool_add(b.cache, &models[0].pool, PAGE, NULL), 0);
+    const struct sched_options so = {.max_sequences = 2, .prefill_chunk = 32, .max_rows = 64};
+    assert_int_equal(sched_init(&b.s, b.cache, &so, models, 4, NULL), 0);
+    add(&b, 4, 0, 500, 1);
+    assert_int_equal(admit_all(&b), 1);
+    double spent[4] = {0};
+    int last = 0;
+    for (int i = 0; i < 400; i++) {
+        const struct sched_plan *p = sched_next(&b.s);
+        double cost = p->model == 0 ? 4000 : 40000;
+        assert_true(p->model == 0 || last == 0 || last == p->model);
+        last = p->model;
+        spent[p->model] += cost;
+        sched_done(&b.s, p, cost);
+        if (p->model == 0)
+            p->parts[0].seq->ids[p->parts[0].seq->n_ids++] = 7;
+    }
+    double images = spent[1] + spent[2] + spent[3];
+    assert_true(images > spent[0] * 0.85 && images < spent[0] * 1.15);
+    for (int i = 1; i < 4; i++)
+        assert_true(spent[i] > images * 0.28 && spent[i] < images * 0.39);
+    close_bench(&b);
+}
+
 static void sched_jobs_that_wait_for_their_kind_hold_up_nobody(void **state)
 {
     (void)state;
@@ -439,6 +473,7 @@ int main(void)
         cmocka_unit_test(sched_gives_models_equal_device_time),
         cmocka_unit_test(sched_random_work_leaves_no_page_behind),
         cmocka_unit_test(sched_shares_the_device_by_measured_cost_and_weight),
+        cmocka_unit_test(sched_image_models_share_one_portion),
         cmocka_unit_test(sched_jobs_that_wait_for_their_kind_hold_up_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
