@@ -103,7 +103,7 @@ def test_masks_of_both_kinds_say_the_same(alice):
     kept = alice.images.edit(mask=("m.png", png(hole=True)), **plain,
                              extra_body={"steps": 2, "seed": 1, "keep_unmasked": True})
     assert picture(kept.data[0]).crop((0, 0, 16, 32)).getcolors() == [(16 * 32, (200, 40, 40))]
-    assert len(picture(kept.data[0]).crop((16, 0, 32, 32)).getcolors()) > 1
+    assert len(picture(kept.data[0]).crop((16, 0, 32, 32)).getcolors(1024)) > 1
     own = alice.images.edit(image=("a.png", png(hole=True)), prompt="blue", size="32x32",
                             extra_body={"steps": 2, "seed": 1})
     assert picture(own.data[0]).size == (32, 32)
