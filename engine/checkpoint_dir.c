@@ -1,6 +1,7 @@
 /* Directories of diffusers: model_index.json names the parts, each part is a directory of its name
- * with config.json and its weights.  A directory of transformers is like one such part.  No path is taken from a file but the names of shards, and those
- * may not have a slash: nothing outside the directory is opened. */
+ * with config.json and its weights.  A directory of transformers is like one such part.  No path is
+ * taken from a file but the names of shards, and those may not have a slash: nothing outside the
+ * directory is opened. */
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
