@@ -82,6 +82,26 @@ def load(folder, name, kind):
     return pipe
 
 
+def embed(pipe, parts, n_chunks):
+    """Chunks of 75 tokens, weighted as the web UI does it; parts: text and weight in turn."""
+    tok, ids, weights = pipe.tokenizer, [], []
+    for text, weight in parts:
+        new = tok(text, add_special_tokens=False).input_ids
+        ids += new
+        weights += [weight] * len(new)
+    out = []
+    for i in range(n_chunks):
+        chunk, w = ids[i * 75:(i + 1) * 75], weights[i * 75:(i + 1) * 75]
+        rest = 75 - len(chunk)
+        chunk = [tok.bos_token_id, *chunk, tok.eos_token_id] + [tok.pad_token_id] * rest
+        w = torch.tensor([1.0, *w, 1.0] + [1.0] * rest)
+        with torch.no_grad():
+            hidden = pipe.text_encoder(torch.tensor([chunk]))[0]
+        weighted = hidden * w[None, :, None]
+        out.append(weighted * (hidden.mean() / weighted.mean()))
+    return torch.cat(out, 1)
+
+
 def picture(folder, case):
     """One case's picture(s) by diffusers."""
     kind = "mask" if case.get("mask") else "image" if case.get("image") else "text"
@@ -95,7 +115,11 @@ def picture(folder, case):
     args = {"prompt": [case["prompt"]] * n, "num_inference_steps": case["steps"],
             "guidance_scale": case["guidance"], "output_type": "np",
             "generator": [torch.Generator("cpu").manual_seed(case["seed"] + i) for i in range(n)]}
-    if case.get("negative") is not None:
+    if case.get("parts"):
+        del args["prompt"]
+        args["prompt_embeds"] = embed(pipe, case["parts"], case["chunks"])
+        args["negative_prompt_embeds"] = embed(pipe, [(case["negative"], 1.0)], case["chunks"])
+    elif case.get("negative") is not None:
         args["negative_prompt"] = [case["negative"]] * n
     if case.get("rescale"):
         args["guidance_rescale"] = case["rescale"]
@@ -113,6 +137,9 @@ def picture(folder, case):
     return (out * 255).round().astype(np.uint8)
 
 
+LONG = " ".join(["the very old dog under a beautiful tree with mountain light at night"] * 8)
+
+
 def make_cases():
     base = {"model": "sd15", "prompt": "a photo of the red cat", "negative": "dark old city",
             "width": 48, "height": 32, "steps": 6, "guidance": 3.0, "seed": 7}
@@ -123,6 +150,11 @@ def make_cases():
     cases += [
         base | {"name": "own scheduler, square", "width": 64, "height": 64},
         base | {"name": "tall, no negative prompt", "width": 32, "height": 80, "negative": None},
+        base | {"name": "weights", "prompt": "a photo of the (red cat:1.4) on ((old)) [tree]",
+                "chunks": 1, "parts": [("a photo of the", 1.0), ("red cat", 1.4), ("on", 1.0),
+                                       ("old", 1.1 * 1.1), ("tree", 1 / 1.1)]},
+        base | {"name": "a long prompt", "prompt": "a red cat (in the city:0.7) " + LONG,
+                "chunks": 2, "parts": [("a red cat", 1.0), ("in the city", 0.7), (LONG, 1.0)]},
         base | {"name": "no guidance", "guidance": 1.0, "seed": 123456789012},
         base | {"name": "rescaled guidance", "guidance": 7.5, "rescale": 0.7, "scheduler": "ddim"},
         base | {"name": "two of a batch", "n": 2, "scheduler": "euler_a"},

@@ -22,7 +22,7 @@
 #define DIR "tests/fixtures/"
 
 enum { CASES_MAX = 64, SIDE_MAX = 128 };
-static const double min_psnr = 45;
+static const double min_psnr = 50;
 
 struct picture_case {
     char name[64];
