@@ -13,6 +13,7 @@
 enum {
     ERROR_ROOM = 4096,          /* in out, so that an error always fits */
     COMPLETION_MAX_TOKENS = 16, /* OpenAI's default for completions that name no max_tokens */
+    CAPTION_MAX_TOKENS = 64,    /* of those that do not end by themselves */
     RETRY_BUSY_S = 1,
     RETRY_LATER_S = 5,
 };
@@ -220,6 +221,8 @@ static int bound_tokens(struct api_call *c, const struct model_card *card, const
     int64_t max = p->max_tokens;
     if (max < 0 && c->priv->api->o.default_max_tokens > 0)
         max = c->priv->api->o.default_max_tokens;
+    if (max < 0 && card->caption != NULL)
+        max = CAPTION_MAX_TOKENS;
     if (max < 0)
         max = shape == RENDER_CHAT ? card->n_ctx : COMPLETION_MAX_TOKENS;
     int32_t shortest = card->n_ctx;
@@ -228,7 +231,7 @@ static int bound_tokens(struct api_call *c, const struct model_card *card, const
             return api_context_error(card, (size_t)t->n_prompt[i],
                                      shape == RENDER_CHAT ? "messages" : "prompt", e);
         shortest = t->n_prompt[i] < shortest ? t->n_prompt[i] : shortest;
-        c->prompt_tokens += t->n_prompt[i];
+        c->prompt_tokens += t->n_prompt[i] + t->n_question;
     }
     int64_t room = card->n_ctx - shortest;
     t->max_tokens = (int)(max < room ? max : room);
@@ -279,6 +282,24 @@ static int check_ready(const struct api *a, const struct api_route *r, struct er
     return err_reason(e, "loading");
 }
 
+static bool takes_pictures(const struct api *a)
+{
+    for (int i = 0; atomic_load(&a->ready) && i < a->n_models; i++)
+        if (a->models[i].card->kind == MODEL_CAPTION)
+            return true;
+    return false;
+}
+
+size_t api_body_max(const struct api *a, const struct api_route *r)
+{
+    size_t max = a->o.max_body_bytes;
+    if (r->flags & ROUTE_UPLOAD) /* image and mask, in JSON as base64 */
+        max += 2 * a->o.max_image_bytes;
+    else if (r->flags & ROUTE_PICTURE && takes_pictures(a))
+        max += a->o.max_image_bytes / 3 * 4 + 4;
+    return max;
+}
+
 static unsigned images_route(enum api_handler_id id)
 {
     return id == API_IMAGES_GENERATE ? PARAM_GENERATE
@@ -293,11 +314,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     struct api *a = c->priv->api;
     struct cJSON *body = NULL;
     struct json_limits limits = a->limits;
-    if (rq->route->flags & ROUTE_UPLOAD) {
-        if (multipart_is(rq->content_type))
-            return images_begin_form(c, rq, images_route(rq->route->id), e);
-        limits.max_bytes += 2 * a->o.max_image_bytes; /* image and mask as base64 */
-    }
+    if (rq->route->flags & ROUTE_UPLOAD && multipart_is(rq->content_type))
+        return images_begin_form(c, rq, images_route(rq->route->id), e);
+    limits.max_bytes = api_body_max(a, rq->route);
     int err = json_parse(&body, rq->body ? rq->body : "", rq->body_len, &limits, e);
     if (err != 0)
         return err;
@@ -309,12 +328,14 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     switch (rq->route->id) {
     case API_CHAT:
     case API_COMPLETIONS:
+    case API_CAPTIONS:
         c->job = job_new(api_arena_bytes(a));
         if (c->job == NULL)
             err = err_set(e, ERR_NOMEM, "not enough memory for the request");
         else
-            err =
-                rq->route->id == API_CHAT ? chat_begin(c, body, e) : completions_begin(c, body, e);
+            err = rq->route->id == API_CHAT       ? chat_begin(c, body, e)
+                  : rq->route->id == API_CAPTIONS ? captions_begin(c, body, e)
+                                                  : completions_begin(c, body, e);
         break;
     case API_IMAGES_GENERATE:
     case API_IMAGES_EDIT:

@@ -62,6 +62,7 @@ enum api_handler_id {
     API_APPLY_TEMPLATE,
     API_OPENAPI,
     API_PROPS,
+    API_CAPTIONS,
     API_IMAGES_GENERATE,
     API_IMAGES_EDIT,
     API_IMAGES_VARY,
@@ -74,6 +75,7 @@ enum {
     ROUTE_PUBLIC = 1,     /* needs no API key */
     ROUTE_LOADING_OK = 2, /* answers while loading */
     ROUTE_UPLOAD = 4,     /* takes files: a larger body, and always a worker */
+    ROUTE_PICTURE = 8, /* JSON that may hold a picture, where a model takes them: a larger body */
 };
 
 /* One table (api/routes.c) makes the dispatch, the 405s, /openapi.json and docs/API.md's check. */
@@ -90,6 +92,9 @@ extern const int api_n_routes;
  * only the method is wrong (then status 405).  A trailing "/" is ignored, a missing "/v1" allowed. */
 const struct api_route *api_route(const char *method, const char *path, const char **allow,
                                   struct err *e);
+
+/* Bytes that a body for this route has at most; known for certain once the models are. */
+size_t api_body_max(const struct api *a, const struct api_route *r);
 
 struct api_request {
     const struct api_route *route;

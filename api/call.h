@@ -65,6 +65,13 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
 
 /* The handlers.  0: the call is answered (out holds the body) or c->job runs; else *e. */
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+/* A chat with a picture, or with a caption model. */
+int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);
+bool captions_is_chat(const struct api *a, const struct cJSON *body);
+/* "data:image/png;base64,iVBO..." or the base64 alone: the bytes of a file.  URLs are not fetched. */
+int captions_base64(const char *text, const char *param, size_t max, struct buf *out,
+                    struct err *e);
 int completions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int models_list(struct api_call *c, struct err *e);
 int models_one(struct api_call *c, const char *path, struct err *e);

@@ -389,6 +389,8 @@ int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
 {
     const struct api_model *m = NULL;
     struct params p;
+    if (captions_is_chat(c->priv->api, body))
+        return captions_chat(c, body, e);
     int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
         (err = check_modalities(body, e)) != 0 || (err = set_prompt(c, m, body, e)) != 0)

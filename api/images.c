@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "api/call.h"
-#include "base/base64.h"
 #include "base/clock.h"
 #include "base/image.h"
 #include "base/rng.h"
@@ -53,27 +52,14 @@ static int find_in_form(const struct multipart *form, struct upload *image, stru
     return 0;
 }
 
-/* "data:image/png;base64,iVBO..." or the base64 alone. */
 static int read_base64(const char *text, const char *param, size_t max, struct upload *u,
                        struct err *e)
 {
-    if (strncmp(text, "http:", 5) == 0 || strncmp(text, "https:", 6) == 0) {
-        err_set(e, ERR_UNSUPPORTED, "%s: this server fetches nothing; send the picture's bytes",
-                param);
-        return err_param(e, "%s", param);
-    }
-    if (strncmp(text, "data:", 5) == 0) {
-        const char *comma = strstr(text, ";base64,");
-        text = comma != NULL ? comma + strlen(";base64,") : "";
-    }
-    u->param = param;
     buf_init(&u->decoded, max);
-    int err = base64_decode(&u->decoded, text, strlen(text));
-    if (err != 0) {
-        err_set(e, err, err == ERR_TOOBIG ? "%s has more than %zu bytes" : "%s is not base64",
-                param, max);
-        return err_param(e, "%s", param);
-    }
+    int err = captions_base64(text, param, max, &u->decoded, e);
+    if (err != 0)
+        return err;
+    u->param = param;
     u->data = buf_str(&u->decoded);
     u->len = u->decoded.len;
     return 0;

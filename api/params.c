@@ -27,39 +27,50 @@ enum { LOGIT_BIAS_MAX = 4096 };
     "{\"type\":\"array\",\"minItems\":1,\"items\":{\"type\":\"object\",\"required\":[\"role\"]," \
     "\"properties\":{\"role\":{\"enum\":[\"system\",\"developer\",\"user\",\"assistant\","       \
     "\"tool\",\"function\"]},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"null\"}," \
-    "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"required\":[\"type\",\"text\"],"       \
-    "\"properties\":{\"type\":{\"const\":\"text\"},\"text\":{\"type\":\"string\"}}}}]}}}}"
+    "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"required\":[\"type\"],"                \
+    "\"properties\":{\"type\":{\"enum\":[\"text\",\"image_url\"]},\"text\":{\"type\":"           \
+    "\"string\"},\"image_url\":{\"type\":\"object\",\"properties\":{\"url\":{\"type\":"          \
+    "\"string\"}}}}}}]}}}}"
 #define PROMPT_SCHEMA                                                                             \
     "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"minItems\":1,\"items\":{\"oneOf\":[" \
     "{\"type\":\"string\"},{\"type\":\"integer\"},{\"type\":\"array\","                           \
     "\"items\":{\"type\":\"integer\"}}]}}]}"
+#define IMAGE_SCHEMA                                          \
+    "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"," \
+    "\"properties\":{\"image_url\":{},\"b64_json\":{\"type\":\"string\"}}}]}"
 #define FORMAT_SCHEMA \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":{\"const\":\"text\"}}}"
 #define STREAM_OPTIONS_SCHEMA \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}"
 
 const struct param params_table[] = {
-    {"model", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+    {"model", PARAM_OTHER, PARAM_ALL, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
      "which model; the first one when absent"},
     {"messages", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, MESSAGES_SCHEMA, "the conversation (required)"},
     {"prompt", PARAM_OTHER, PARAM_COMPLETIONS, 0, 0, 0, PROMPT_SCHEMA,
      "text, list of texts, token ids, or list of lists of token ids (required)"},
-    {"stream", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(stream), NULL, "answer as server-sent events"},
-    {"stream_options", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, STREAM_OPTIONS_SCHEMA,
+    {"image", PARAM_OTHER, PARAM_CAPTIONS, 0, 0, 0, IMAGE_SCHEMA,
+     "the picture as base64 or data: URL (required)"},
+    {"prompt", PARAM_TEXT, PARAM_CAPTIONS, 0, 0, AT(prompt), NULL,
+     "what the caption begins with, the question, or the text to hold against the picture"},
+    {"mode", PARAM_CHOICE, PARAM_CAPTIONS, 0, 0, AT(mode), "caption vqa itm",
+     "what kind of model it takes; absent: whatever the model does"},
+    {"stream", PARAM_BOOL, PARAM_ALL, 0, 0, AT(stream), NULL, "answer as server-sent events"},
+    {"stream_options", PARAM_OTHER, PARAM_ALL, 0, 0, 0, STREAM_OPTIONS_SCHEMA,
      "include_usage: a last chunk with the usage"},
-    {"max_tokens", PARAM_INT, PARAM_BOTH, 0, MAX_INT32, AT(max_tokens), NULL,
+    {"max_tokens", PARAM_INT, PARAM_ALL, 0, MAX_INT32, AT(max_tokens), NULL,
      "tokens of a choice at most; the context bounds it as well"},
     {"max_completion_tokens", PARAM_INT, PARAM_BOTH, 0, MAX_INT32, AT(max_tokens), NULL,
      "the same as max_tokens, and goes first"},
-    {"n", PARAM_INT, PARAM_BOTH, 1, 128, AT(n), NULL, "choices for each prompt"},
+    {"n", PARAM_INT, PARAM_ALL, 1, 128, AT(n), NULL, "choices for each prompt"},
     {"best_of", PARAM_INT, PARAM_COMPLETIONS, 1, 128, AT(best_of), NULL, "must be equal to n"},
-    {"temperature", PARAM_NUM, PARAM_BOTH, 0, 2, AT(temperature), NULL,
+    {"temperature", PARAM_NUM, PARAM_ALL, 0, 2, AT(temperature), NULL,
      "0: always the most probable token"},
-    {"top_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(top_p), NULL,
+    {"top_p", PARAM_NUM, PARAM_ALL, 0, 1, AT(top_p), NULL,
      "sample from the most probable tokens that sum to top_p"},
-    {"top_k", PARAM_INT, PARAM_BOTH, -1, MAX_INT32, AT(top_k), NULL,
+    {"top_k", PARAM_INT, PARAM_ALL, -1, MAX_INT32, AT(top_k), NULL,
      "sample from the k most probable tokens; 0 or -1: off"},
-    {"min_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(min_p), NULL,
+    {"min_p", PARAM_NUM, PARAM_ALL, 0, 1, AT(min_p), NULL,
      "drop tokens below min_p times the best probability"},
     {"typical_p", PARAM_NUM, PARAM_BOTH, 0, 1, AT(typical_p), NULL,
      "locally typical sampling; 1: off"},
@@ -83,11 +94,10 @@ const struct param params_table[] = {
      "log probabilities, and that many alternatives"},
     {"echo", PARAM_BOOL, PARAM_COMPLETIONS, 0, 0, AT(echo), NULL,
      "give the prompt back in front of the text"},
-    {"stop", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, STOP_SCHEMA,
-     "texts that end the answer, at most 16"},
+    {"stop", PARAM_OTHER, PARAM_ALL, 0, 0, 0, STOP_SCHEMA, "texts that end the answer, at most 16"},
     {"include_stop_str_in_output", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(include_stop), NULL,
      "keep the stop text in the answer"},
-    {"seed", PARAM_INT, PARAM_BOTH, -MAX_EXACT, MAX_EXACT, AT(seed), NULL,
+    {"seed", PARAM_INT, PARAM_ALL, -MAX_EXACT, MAX_EXACT, AT(seed), NULL,
      "the same seed and request give the same answer; -1: random"},
     {"ignore_eos", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(ignore_eos), NULL,
      "go on after the end-of-text token"},
@@ -97,7 +107,7 @@ const struct param params_table[] = {
      "put the BOS token that the model wants before a text prompt (default)"},
     {"cache_prompt", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(cache_prompt), NULL,
      "false: neither use nor leave shared prompt pages"},
-    {"timings", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(timings), NULL,
+    {"timings", PARAM_BOOL, PARAM_ALL, 0, 0, AT(timings), NULL,
      "add a timings object as llama-server has it"},
     {"timings_per_token", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(timings_alias), NULL,
      "the same as timings"},
@@ -116,7 +126,7 @@ const struct param params_table[] = {
      "variables for the chat template"},
     {"chat_template", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
      "a template instead of the model's, where the server allows it"},
-    {"user", PARAM_STR, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
+    {"user", PARAM_STR, PARAM_ALL, 0, 0, 0, NULL, "has no effect"},
     {"metadata", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
     {"store", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
     {"service_tier", PARAM_IGNORED, PARAM_BOTH, 0, 0, 0, NULL, "has no effect"},
@@ -160,6 +170,7 @@ static const struct params defaults = {
     .top_logprobs = -1,
     .logprobs = -1,
     .repeat_last_n = -1,
+    .mode = -1,
     .temperature = 1,
     .top_p = 1,
     .typical_p = 1,

@@ -1,4 +1,4 @@
-/* The fields that chat and completions share: one table of name, type and range.  It does the
+/* The fields that chat, completions and captions share: one table of name, type and range.  It does the
  * parsing, decides what is unknown, and becomes the schemas of /openapi.json.
  * Thread: loop, or one worker during api_begin. */
 #ifndef API_PARAMS_H
@@ -32,6 +32,8 @@ enum {
     PARAM_VARY = 16,
     PARAM_FROM = PARAM_EDIT | PARAM_VARY, /* a picture that came with the request */
     PARAM_IMAGES = PARAM_GENERATE | PARAM_FROM,
+    PARAM_CAPTIONS = 32,
+    PARAM_ALL = PARAM_BOTH | PARAM_CAPTIONS,
 };
 
 struct param {
@@ -55,6 +57,8 @@ struct params {
         repeat_last_n; /* -1: not given */
     int64_t seed;
     bool has_seed;
+    const char *prompt; /* of a caption; borrowed, NULL: none */
+    int mode;           /* enum caption_mode, -1: not given */
     float temperature, top_p, min_p, typical_p;
     float presence_penalty, frequency_penalty, repetition_penalty;
 };

@@ -38,6 +38,8 @@ struct render {
     char **echo;
     size_t *echo_len;
     int n_echo;
+    bool matched; /* EV_MATCH came: there are no captions, but these */
+    float match, cosine;
 };
 
 static void choice_init(struct choice *c, size_t max)
@@ -105,7 +107,9 @@ struct render *render_open(const struct render_options *o)
     if (r == NULL)
         return NULL;
     r->o = *o;
-    snprintf(r->id, sizeof r->id, "%s-%016llx%08llx", o->shape == RENDER_CHAT ? "chatcmpl" : "cmpl",
+    static const char *const ids[] = {
+        [RENDER_CHAT] = "chatcmpl", [RENDER_COMPLETION] = "cmpl", [RENDER_CAPTION] = "caption"};
+    snprintf(r->id, sizeof r->id, "%s-%016llx%08llx", ids[o->shape],
              (unsigned long long)rng_seed_random(),
              (unsigned long long)(rng_seed_random() & 0xffffffff));
     r->choices = mem_try((size_t)o->n_choices, sizeof *r->choices);
@@ -275,6 +279,8 @@ static void put_array(struct json_writer *w, const char *key, const struct buf *
 
 static void put_logprobs(const struct render *r, struct json_writer *w, const struct choice *c)
 {
+    if (r->o.shape == RENDER_CAPTION)
+        return;
     if (!r->o.logprobs || (r->o.stream && c->n_tokens == 0)) {
         json_put_null(w, "logprobs");
         return;
@@ -340,6 +346,8 @@ static void put_timings(struct json_writer *w, const struct job_usage *u)
 static void open_answer(const struct render *r, struct json_writer *w, struct buf *out)
 {
     const char *object = r->o.shape == RENDER_COMPLETION ? "text_completion"
+                         : r->matched                    ? "caption.match"
+                         : r->o.shape == RENDER_CAPTION  ? "caption"
                          : r->o.stream                   ? "chat.completion.chunk"
                                                          : "chat.completion";
     if (r->o.stream)
@@ -360,6 +368,11 @@ static void close_answer(const struct render *r, struct json_writer *w, struct b
         buf_adds(out, "\n\n");
 }
 
+static void open_choices(const struct render *r, struct json_writer *w)
+{
+    json_open(w, r->o.shape == RENDER_CAPTION ? "captions" : "choices", '[');
+}
+
 /* ---- Streams ---- */
 
 enum frame { FRAME_ROLE, FRAME_TEXT, FRAME_FINISH };
@@ -370,7 +383,7 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
     struct choice *c = &r->choices[i];
     struct json_writer w;
     open_answer(r, &w, out);
-    json_open(&w, "choices", '[');
+    open_choices(r, &w);
     json_open(&w, NULL, '{');
     json_put_int(&w, "index", i);
     if (r->o.shape == RENDER_CHAT) {
@@ -423,7 +436,7 @@ static void put_stream_end(struct render *r, const struct event *ev, struct buf 
     if (r->o.include_usage) {
         struct json_writer w;
         open_answer(r, &w, out);
-        json_open(&w, "choices", '[');
+        open_choices(r, &w);
         json_close(&w, ']');
         put_usage(&w, &ev->usage);
         close_answer(r, &w, out);
@@ -440,11 +453,23 @@ void render_error_frame(struct buf *out, int status, const struct err *err)
 
 /* ---- Whole answers ---- */
 
+static void put_match(struct render *r, const struct event *ev, struct buf *out)
+{
+    struct json_writer w;
+    open_answer(r, &w, out);
+    json_put_num(&w, "match", (double)r->match);
+    json_put_num(&w, "similarity", (double)r->cosine);
+    put_usage(&w, &ev->usage);
+    close_answer(r, &w, out);
+    if (r->o.stream)
+        buf_adds(out, "data: [DONE]\n\n");
+}
+
 static void put_whole(struct render *r, const struct event *ev, struct buf *out)
 {
     struct json_writer w;
     open_answer(r, &w, out);
-    json_open(&w, "choices", '[');
+    open_choices(r, &w);
     for (int i = 0; i < r->o.n_choices; i++) {
         struct choice *c = &r->choices[i];
         start_choice(r, i, out);
@@ -487,8 +512,16 @@ static int check_size(const struct render *r, const struct buf *out, struct err 
 
 int render_event(struct render *r, const struct event *ev, struct buf *out, struct err *e)
 {
+    if (ev->kind == EV_MATCH) {
+        r->matched = true;
+        r->match = ev->match;
+        r->cosine = ev->cosine;
+        return 0;
+    }
     if (ev->kind == EV_DONE) {
-        if (r->o.stream)
+        if (r->matched)
+            put_match(r, ev, out);
+        else if (r->o.stream)
             put_stream_end(r, ev, out);
         else
             put_whole(r, ev, out);
@@ -508,6 +541,8 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
     } else if (ev->kind == EV_FINISH) {
         c->finish = ev->finish;
         c->usage = ev->usage;
+        if (r->matched)
+            return 0;
         /* a last text frame only for what no EV_TEXT has carried out: an echo, its logprobs */
         if (r->o.stream && r->o.shape == RENDER_CHAT && c->text.len + c->tokens.len > 0)
             put_frame(r, ev->index, FRAME_TEXT, out);

@@ -11,7 +11,7 @@
 #include "base/err.h"
 #include "engine/job.h"
 
-enum render_shape { RENDER_CHAT, RENDER_COMPLETION };
+enum render_shape { RENDER_CHAT, RENDER_COMPLETION, RENDER_CAPTION };
 
 /* The bytes that a token stands for; valid until the next call. */
 typedef const char *render_piece_fn(const void *ctx, int32_t id, size_t *len);

@@ -5,8 +5,9 @@
 
 /* {x} must be last: it matches the rest of the path, "/" included, as model names have them. */
 const struct api_route api_routes[] = {
-    {"POST", "/v1/chat/completions", API_CHAT, 0, "Answers a conversation"},
+    {"POST", "/v1/chat/completions", API_CHAT, ROUTE_PICTURE, "Answers a conversation"},
     {"POST", "/v1/completions", API_COMPLETIONS, 0, "Continues a text"},
+    {"POST", "/v1/captions", API_CAPTIONS, ROUTE_PICTURE, "Says what a picture shows"},
     {"POST", "/v1/images/generations", API_IMAGES_GENERATE, 0, "Makes pictures from a text"},
     {"POST", "/v1/images/edits", API_IMAGES_EDIT, ROUTE_UPLOAD,
      "Changes a picture, or the part of it that a mask names"},

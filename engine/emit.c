@@ -13,8 +13,8 @@ enum { TEXT_MAX_BYTES = 1 << 26 };
 void emit_begin(struct seq *q, const struct tokenizer *t)
 {
     /* After a prompt of control tokens alone (bos) the answer begins a text. */
-    bool at_start = true;
-    for (int i = 0; i < q->n_prompt && at_start; i++)
+    bool at_start = true; /* of a caption always: its prompt is not shown */
+    for (int i = 0; i < q->n_prompt && at_start && !q->task->look; i++)
         at_start = tokenizer_is_control(t, q->ids[i]);
     detok_init(&q->detok, t, at_start, q->task->job->text.special);
     stop_init(&q->stop, &q->task->stops);
@@ -130,7 +130,7 @@ bool emit_finish(struct seq *q, enum finish finish, const char *stop)
     ev->finish = finish;
     ev->stop = stop;
     ev->usage = (struct job_usage){
-        .prompt_tokens = q->n_prompt,
+        .prompt_tokens = q->n_prompt + j->text.n_question,
         .cached_tokens = q->n_cached,
         .completion_tokens = q->n_ids - q->n_prompt,
         .queue_us = q->admitted_us - j->submit_us,

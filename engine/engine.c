@@ -207,7 +207,9 @@ static int run_unit(struct engine *g, struct err *e)
     const struct sched_plan *p = sched_next(&g->sched);
     if (!p)
         return 0;
-    int rc = g->sched_models[p->model].other ? engine_image_run(g, p, e) : engine_text_run(g, p, e);
+    int rc = g->sched_models[p->model].other ? engine_image_run(g, p, e)
+             : p->look                       ? engine_caption_run(g, p, e)
+                                             : engine_text_run(g, p, e);
     return rc < 0 ? rc : 1;
 }
 

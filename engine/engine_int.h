@@ -1,5 +1,5 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (models, cache), engine_text.c and engine_image.c (jobs of that kind).
+ * engine_load.c (models, cache), engine_text.c, engine_caption.c and engine_image.c (jobs of that kind).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -30,6 +30,7 @@ struct loaded {
     struct model *model;
     struct cache_pool *pool; /* text models */
     struct sample *sample;
+    struct task *looking;     /* caption models: whose picture is under way */
     struct pipeline pipeline; /* image models */
     struct sched_other other;
 };
@@ -87,8 +88,19 @@ int engine_text_submit(struct engine *g, struct job *j, struct err *e); /* any t
 void engine_text_begin(struct engine *g, struct seq *q);                /* just admitted */
 /* The task ends with an error: its sequences and their pages are free at once. */
 void engine_text_fail(struct engine *g, struct task *t, const struct err *e);
+void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const char *stop);
 /* The plan's step.  An error is the device's. */
 int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e);
+
+/* engine_caption.c: what caption jobs have besides a text job's */
+/* Checks a spec against the card, and gives t its look. */
+int engine_caption_check(struct engine *g, struct task *t, struct err *e); /* any thread */
+/* No choice of t runs any more: what was seen of its picture goes. */
+void engine_caption_drop(struct engine *g, struct task *t);
+/* A piece of the plan's look.  An error is the device's. */
+int engine_caption_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* Bytes that the longest question or a picture takes, besides pages. */
+size_t engine_caption_bytes(const struct engine *g, int model);
 
 /* engine_image.c */
 int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any thread */

@@ -11,13 +11,20 @@ static int pages_of(int n_ctx)
     return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
+/* Its jobs are sequences with pages. */
+static bool has_pages(const struct model_card *card)
+{
+    return card->kind == MODEL_TEXT || card->kind == MODEL_CAPTION;
+}
+
 static size_t default_cache_bytes(struct engine *g)
 {
     size_t one = 0, all = 0;
     for (int i = 0; i < g->o.n_models; i++) {
         const struct model *m = g->models[i].model;
-        bool text = model_card(m)->kind == MODEL_TEXT;
-        size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m)
+        bool text = has_pages(model_card(m));
+        size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
+                                  engine_caption_bytes(g, i)
                             : engine_image_need(g, i) / 4 * 5;
         one = bytes > one ? bytes : one;
         all += bytes * (size_t)(text ? g->o.max_sequences : g->o.max_images);
@@ -48,7 +55,7 @@ static int load_models(struct engine *g, struct err *e)
             m->model = NULL;
             return err_wrap(e, "model %s", m->id);
         }
-        if (model_card(m->model)->kind == MODEL_TEXT)
+        if (has_pages(model_card(m->model)))
             rc = sample_open(&m->sample, model_card(m->model)->n_vocab, e);
         if (rc)
             return rc;
@@ -58,7 +65,7 @@ static int load_models(struct engine *g, struct err *e)
         log_begin(&l, LOG_INFO, "model.loaded");
         log_str(&l, "name", m->id);
         log_int(&l, "weight_bytes", (int64_t)model_card(m->model)->weight_bytes);
-        if (model_card(m->model)->kind == MODEL_TEXT)
+        if (has_pages(model_card(m->model)))
             log_int(&l, "n_ctx", model_card(m->model)->n_ctx);
         log_int(&l, "ms", (clock_us() - start) / 1000);
         log_end(&l);
@@ -73,6 +80,26 @@ static void check_picture(struct engine *g, int model, size_t budget)
     if (need > budget)
         log_msg(LOG_WARN, "cache.small", "%s: one picture needs %zu bytes, the budget is %zu",
                 g->models[model].id, need, budget);
+}
+
+/* The longest context that fits, beside what is seen of a picture. */
+static int fit_context(struct engine *g, int model, size_t budget, struct err *e)
+{
+    struct loaded *m = &g->models[model];
+    const struct model_card *card = model_card(m->model);
+    const size_t seen = engine_caption_bytes(g, model), page = model_page_bytes(m->model);
+    if (seen + page > budget)
+        return err_set(e, ERR_INVALID,
+                       "%s: what is seen of a picture takes %zu bytes, the cache has %zu", m->id,
+                       seen, budget);
+    int64_t pages = (int64_t)((budget - seen) / page), most = cache_pool_pages(m->pool);
+    int64_t fits = (pages < most ? pages : most) * KV_PAGE_TOKENS;
+    g->sched_models[model].pool = m->pool;
+    g->sched_models[model].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
+    if (fits < card->n_ctx)
+        log_msg(LOG_WARN, "cache.small", "%s: the cache holds %lld of %d tokens of a context",
+                m->id, (long long)fits, card->n_ctx);
+    return 0;
 }
 
 static int make_cache(struct engine *g, struct err *e)
@@ -95,12 +122,7 @@ static int make_cache(struct engine *g, struct err *e)
             g->page_bytes = model_page_bytes(m->model);
             STAT_SET(g, pages_total, cache_pool_pages(m->pool));
         }
-        int64_t fits = (int64_t)cache_pool_pages(m->pool) * KV_PAGE_TOKENS;
-        g->sched_models[i].pool = m->pool;
-        g->sched_models[i].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
-        if (fits < card->n_ctx)
-            log_msg(LOG_WARN, "cache.small", "%s: the cache holds %lld of %d tokens of a context",
-                    m->id, (long long)fits, card->n_ctx);
+        rc = fit_context(g, i, budget, e);
     }
     if (rc)
         return rc;

@@ -79,7 +79,7 @@ static int check_prompts(const struct text_spec *s, const struct model_card *car
 int engine_text_submit(struct engine *g, struct job *j, struct err *e)
 {
     const struct text_spec *s = &j->text;
-    int model = engine_find(g, MODEL_TEXT, s->model, e);
+    int model = engine_find(g, s->picture ? MODEL_CAPTION : MODEL_TEXT, s->model, e);
     if (model < 0)
         return model;
     const struct model_card *card = model_card(g->models[model].model);
@@ -97,9 +97,12 @@ int engine_text_submit(struct engine *g, struct job *j, struct err *e)
     t->job = j;
     t->model = model;
     t->n_choices = s->n_prompts * s->n;
-    rc = engine_enqueue(g, t, waiting_tokens(t), e);
+    rc = s->picture ? engine_caption_check(g, t, e) : 0;
+    if (rc == 0)
+        rc = engine_enqueue(g, t, waiting_tokens(t), e);
     if (rc) {
         stop_set_fini(&t->stops);
+        free(t->look);
         free(t);
     }
     return rc;
@@ -111,13 +114,17 @@ static void free_task(struct task *t)
 {
     stop_set_fini(&t->stops);
     job_unref(t->job);
+    free(t->look);
     free(t);
 }
 
 static void leave(struct engine *g, struct seq *q)
 {
+    struct task *t = q->task;
     emit_end(q);
     sched_leave(&g->sched, q);
+    if (t->look && t->n_running == 0)
+        engine_caption_drop(g, t);
     STAT_SET(g, sequences_running, g->sched.n_running);
 }
 
@@ -137,7 +144,7 @@ void engine_text_fail(struct engine *g, struct task *t, const struct err *e)
     g->dirty = true;
 }
 
-static void finish(struct engine *g, struct seq *q, enum finish how, const char *stop)
+void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const char *stop)
 {
     struct task *t = q->task;
     bool done = emit_finish(q, how, stop);
@@ -156,8 +163,10 @@ void engine_text_begin(struct engine *g, struct seq *q)
         engine_count_waiting(g, q->choice == 0 ? -1 : 0, -(int64_t)q->n_prompt);
     STAT_SET(g, sequences_running, g->sched.n_running);
     emit_begin(q, model_card(g->models[t->model].model)->tokenizer);
-    if (q->n_end == q->n_prompt && !s->echo_logprobs)
-        finish(g, q, FINISH_LENGTH, NULL); /* max_tokens 0: nothing to compute */
+    bool match =
+        s->picture && model_card(g->models[t->model].model)->caption->mode == CAPTION_MATCH;
+    if (q->n_end == q->n_prompt && !s->echo_logprobs && !match)
+        engine_text_finish(g, q, FINISH_LENGTH, NULL); /* max_tokens 0: nothing to compute */
 }
 
 /* --- one unit --- */
@@ -214,7 +223,7 @@ static int choose_row(struct engine *g, struct seq *q, float *logits, struct err
     const char *stop;
     rc = emit_token(q, model_card(m->model)->tokenizer, &info, &how, &stop, e);
     if (rc == 0 && how != FINISH_NONE)
-        finish(g, q, how, stop);
+        engine_text_finish(g, q, how, stop);
     return rc;
 }
 
@@ -246,7 +255,7 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
     if (rc)
         engine_text_fail(g, q->task, &e);
     else if (q->n_done == q->n_end) /* an echo without tokens after it */
-        finish(g, q, FINISH_LENGTH, NULL);
+        engine_text_finish(g, q, FINISH_LENGTH, NULL);
 }
 
 int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e)

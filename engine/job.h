@@ -63,6 +63,10 @@ struct text_spec {
     bool echo_logprobs; /* EV_PROMPT events with the prompt tokens' logprobs */
     bool no_cache;      /* neither use nor leave shared prefix pages */
     bool special;       /* give control tokens out as text */
+    /* A caption model's: what the text is about, of the size and the kind that its card says. */
+    const uint8_t *picture; /* [size, size, 3], or NULL for text models */
+    int n_question;         /* tokens that it reads before it answers; 0: captions */
+    const int32_t *question;
 };
 
 /* Which random numbers a seed stands for: torch.Generator("cpu")'s or torch.Generator("cuda")'s. */
@@ -109,6 +113,7 @@ enum event_kind {
     EV_PROMPT, /* token: the next prompt token with its logprob (echo_logprobs), NaN for the first */
     EV_TEXT,   /* text and, with logprobs, the tokens it is made of */
     EV_FINISH,   /* choice `index` is complete: finish, counts */
+    EV_MATCH,    /* match, cosine: of a picture and a text */
     EV_PROGRESS, /* picture `index` has done `step` of `n_steps` */
     EV_IMAGE,    /* picture `index`: pixels; partial >= 0 is a preview, -1 the picture itself */
     EV_DONE,     /* the whole job is complete: totals; nothing comes after */
@@ -133,6 +138,7 @@ struct event {
     const char *stop; /* the stop string that ended it, or NULL */
     struct job_usage usage;
     struct err err;
+    float match, cosine; /* EV_MATCH: probability that they belong together; of the two alone */
     /* EV_PROGRESS, EV_IMAGE */
     int step, n_steps;  /* denoise steps done, and in all */
     const uint8_t *rgb; /* [height, width, 3] */

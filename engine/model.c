@@ -9,9 +9,12 @@
 #include <sys/stat.h>
 
 #include "base/arena.h"
+#include "engine/checkpoint.h"
 #include "engine/diffusion.h"
 #include "engine/gguf.h"
+#include "engine/models/blip.h"
 #include "engine/models/llama.h"
+#include "engine/text/wordpiece.h"
 #include "kernels/quant.h"
 
 enum { MAX_PATH = 4096, MAX_CHAT_TEMPLATE = 1 << 20, MAX_DIR_ENTRIES = 100000 };
@@ -20,6 +23,8 @@ struct model {
     struct model_card card;
     struct text_model *text; /* one of these two */
     struct diffusion *diffusion;
+    struct blip *blip; /* a caption model: text is its decoder */
+    struct caption_card caption;
 };
 
 static const struct family {
@@ -267,6 +272,81 @@ static int open_image(struct model **out, const char *id, const char *path, stru
     return 0;
 }
 
+/* ---- caption models ---- */
+
+static int open_blip_tokenizer(struct model *m, const char *path, struct err *e)
+{
+    struct wordpiece *w;
+    const struct blip_info *info = blip_info(m->blip);
+    int rc = wordpiece_open(&w, path, e);
+    if (rc != 0)
+        return err_wrap(e, "tokenizer");
+    m->caption.cls = wordpiece_info(w)->cls;
+    m->caption.sep = info->sep;
+    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info->bos, info->sep,
+                                    blip_text(m->blip)->n_vocab, e);
+}
+
+static void fill_caption(struct model *m, const char *id)
+{
+    const struct blip_info *info = blip_info(m->blip);
+    const struct text_model *text = blip_text(m->blip);
+    m->text = blip_text(m->blip);
+    m->caption = (struct caption_card){.mode = info->kind,
+                                       .size = info->image_size,
+                                       .filter = info->filter,
+                                       .n_question = info->n_question,
+                                       .bos = info->bos};
+    m->card = (struct model_card){.id = xstrdup(id),
+                                  .arch = "blip",
+                                  .source = "transformers",
+                                  .kind = MODEL_CAPTION,
+                                  .quant = xstrdup(dtype_name(info->type)),
+                                  .n_params = info->n_params,
+                                  .weight_bytes = text->weight_bytes,
+                                  .n_vocab = text->n_vocab,
+                                  .n_ctx_train = text->n_ctx_train,
+                                  .n_ctx = text->n_ctx,
+                                  .input = MODALITY_TEXT | MODALITY_IMAGE,
+                                  .output = MODALITY_TEXT,
+                                  .caption = &m->caption};
+}
+
+static int open_caption(struct model **out, const char *id, const char *path, struct backend *be,
+                        const struct model_options *o, struct err *e)
+{
+    struct checkpoint *c;
+    int rc = checkpoint_open(&c, path, NULL, e);
+    if (rc != 0)
+        return rc;
+    struct model *m = xcalloc(1, sizeof *m);
+    const struct blip_options bo = {.max_rows = o->max_rows,
+                                    .max_logits = o->max_logits,
+                                    .n_ctx = o->n_ctx,
+                                    .progress = o->progress};
+    rc = blip_open(&m->blip, c, be, &bo, e);
+    checkpoint_close(c);
+    if (rc == 0) {
+        struct stat st = {0};
+        (void)stat(path, &st);
+        fill_caption(m, id);
+        m->card.created = (int64_t)st.st_mtime;
+        rc = open_blip_tokenizer(m, path, e);
+    }
+    if (rc != 0) {
+        model_close(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+bool model_is_directory(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode) && (diffusion_is(path) || blip_is(path));
+}
+
 int model_open(struct model **out, const char *id, const char *path, struct backend *be,
                const struct model_options *o, struct err *e)
 {
@@ -277,6 +357,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     memcpy(file, path, strlen(path) + 1);
     if (diffusion_is(path))
         return open_image(out, id, path, be, o, e);
+    if (blip_is(path))
+        return open_caption(out, id, path, be, o, e);
     int rc = locate(file, &st, e);
     if (rc != 0)
         return rc;
@@ -324,6 +406,11 @@ const struct model_card *model_card(const struct model *m)
 const struct diffusion *model_diffusion(const struct model *m)
 {
     return m->diffusion;
+}
+
+struct blip *model_blip(const struct model *m)
+{
+    return m->blip;
 }
 
 size_t model_page_bytes(const struct model *m)

@@ -7,6 +7,7 @@
 #define ENGINE_MODEL_H
 #include <stdatomic.h>
 
+#include "base/image.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
 
@@ -28,11 +29,23 @@ struct image_card {
     bool edit;    /* has a VAE encoder: takes images at all */
 };
 
+/* What a caption model does with a picture: goes on after a prompt, answers a question, or says whether a
+ * text belongs to it. */
+enum caption_mode { CAPTION_TEXT, CAPTION_VQA, CAPTION_MATCH };
+struct caption_card {
+    enum caption_mode mode;
+    int size; /* it takes pictures of size x size pixels, resized with the filter */
+    enum image_filter filter;
+    int n_question; /* tokens of a question or text at most; 0: CAPTION_TEXT */
+    int32_t bos;    /* what its own text begins with */
+    int32_t cls, sep;
+};
+
 /* Immutable description, shared with the loop thread. */
 struct model_card {
     char *id;           /* the name that requests use */
     const char *arch;   /* "llama" */
-    const char *source; /* "gguf", "diffusers", "safetensors" */
+    const char *source; /* "gguf", "diffusers", "safetensors", "transformers" */
     enum model_kind kind;
     char *quant; /* dominating weight type, "q4_1" */
     int64_t n_params;
@@ -42,9 +55,10 @@ struct model_card {
     int n_ctx;           /* positions one sequence may have here */
     int64_t created;     /* unix seconds of the file */
     struct tokenizer *tokenizer;
-    char *chat_template;            /* Jinja source, NULL when the file has none */
-    unsigned input, output;         /* enum modality */
-    const struct image_card *image; /* MODEL_IMAGE, else NULL */
+    char *chat_template;                /* Jinja source, NULL when the file has none */
+    unsigned input, output;             /* enum modality */
+    const struct image_card *image;     /* MODEL_IMAGE, else NULL */
+    const struct caption_card *caption; /* MODEL_CAPTION, else NULL */
 };
 
 /* What a sequence looks at besides its own tokens, for cross attention: layer l's keys are at
@@ -77,6 +91,8 @@ struct model_options {
     const char *preview;  /* TAESD checkpoint for an image model's previews, or NULL */
 };
 
+/* Whether a directory holds one model in several files: a pipeline of diffusers, a BLIP. */
+bool model_is_directory(const char *path);
 /* The kind of file is read from its contents.  id is copied. */
 int model_open(struct model **out, const char *id, const char *path, struct backend *be,
                const struct model_options *o, struct err *e);
@@ -87,7 +103,11 @@ const struct model_card *model_card(const struct model *m);
 struct diffusion;
 const struct diffusion *model_diffusion(const struct model *m);
 
-/* Text models only: bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
+/* Of a caption model, else NULL: engine/models/blip.h. */
+struct blip;
+struct blip *model_blip(const struct model *m);
+
+/* Text and caption models: bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
 size_t model_page_bytes(const struct model *m);
 /* kv_base: where page 0 of this model's pool lies. ERR_DEVICE when the backend died. */
 int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e);

@@ -49,8 +49,10 @@ int sched_init(struct sched *s, struct cache *cache, const struct sched_options 
     s->ids = mem_try(n_rows, sizeof *s->ids);
     s->pos = mem_try(n_rows, sizeof *s->pos);
     s->rows = mem_try(n_rows, sizeof *s->rows);
+    s->views = mem_try(n_rows, sizeof *s->views);
     s->logit_rows = mem_try((size_t)sched_max_logits(o), sizeof *s->logit_rows);
-    bool ok = s->slots && s->order && s->plan.parts && s->ids && s->pos && s->rows && s->logit_rows;
+    bool ok = s->slots && s->order && s->plan.parts && s->ids && s->pos && s->rows && s->views &&
+              s->logit_rows;
     for (size_t i = 0; ok && i < n_seqs; i++) {
         s->slots[i].ids = mem_try((size_t)n_ctx, sizeof(int32_t));
         s->slots[i].kv.pages = mem_try((size_t)pages_for(n_ctx), sizeof(int32_t));
@@ -75,6 +77,7 @@ void sched_fini(struct sched *s)
     free(s->ids);
     free(s->pos);
     free(s->rows);
+    free(s->views);
     free(s->logit_rows);
     memset(s, 0, sizeof *s);
 }
@@ -112,6 +115,25 @@ static struct seq *free_slot(struct sched *s)
     return NULL;
 }
 
+/* The pages of a choice, and with the first one what was seen of its picture: both or nothing. */
+static bool reserve(struct sched *s, struct seq *q, struct task *t, int n_match, int n_pages)
+{
+    const struct text_spec *spec = &t->job->text;
+    const int32_t *ids = spec->prompts[t->next_choice / spec->n];
+    struct task_look *look = t->look;
+    bool hold = look && !look->held;
+    if (hold && !cache_hold(s->cache, look->bytes))
+        return false;
+    if (!cache_reserve(s->models[t->model].pool, &q->kv, ids, n_match, n_pages)) {
+        if (hold)
+            cache_unhold(s->cache, look->bytes);
+        return false;
+    }
+    if (hold)
+        look->held = true;
+    return true;
+}
+
 /* The task's next choice into slot q; false when the budget does not allow it now. */
 static bool place(struct sched *s, struct seq *q, struct task *t)
 {
@@ -123,11 +145,12 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     int n_end = sched_length(m->n_ctx, n_prompt, spec->max_tokens);
     /* The last token made is never computed upon; without tokens to make only an echo computes. */
     int n_positions = n_end > n_prompt ? n_end - 1 : spec->echo_logprobs ? n_prompt : 0;
-    bool share = s->o.share && !spec->no_cache;
+    /* What follows from a picture is of no use to those of another. */
+    bool share = s->o.share && !spec->no_cache && !t->look;
     q->kv.share = share;
     /* The prompt's last token is always computed: its logits choose the first new one. */
     int n_match = spec->echo_logprobs || n_positions == 0 ? 0 : n_prompt - 1;
-    if (!cache_reserve(m->pool, &q->kv, spec->prompts[prompt], n_match, pages_for(n_positions))) {
+    if (!reserve(s, q, t, n_match, pages_for(n_positions))) {
         t->blocked_version = cache_version(s->cache) + 1;
         return false;
     }
@@ -220,9 +243,15 @@ void sched_leave(struct sched *s, struct seq *q)
 
 /* --- the next step --- */
 
+static bool waits_for_look(const struct seq *q)
+{
+    return q->task->look && !q->task->look->ready;
+}
+
+/* Rows. */
 static bool has_work(const struct seq *q)
 {
-    return q->n_done < q->n_ids;
+    return q->n_done < q->n_ids && !waits_for_look(q);
 }
 
 static bool model_has_work(const struct sched *s, int model)
@@ -231,10 +260,29 @@ static bool model_has_work(const struct sched *s, int model)
     if (other)
         return other->has_work(other->ctx);
     for (int k = 0; k < s->n_running; k++) {
-        if (s->order[k]->task->model == model && has_work(s->order[k]))
+        if (s->order[k]->task->model == model &&
+            (has_work(s->order[k]) || waits_for_look(s->order[k])))
             return true;
     }
     return false;
+}
+
+/* The picture that the model looks at now, if it is its turn; else NULL. */
+static struct task *next_look(struct sched *s, int model)
+{
+    struct sched_model *m = &s->models[model];
+    struct task *found = NULL;
+    bool rows = false;
+    for (int k = 0; k < s->n_running; k++) {
+        const struct seq *q = s->order[k];
+        if (q->task->model != model)
+            continue;
+        rows = rows || has_work(q);
+        if (!found && waits_for_look(q))
+            found = q->task;
+    }
+    m->looked = found && !(rows && m->looked);
+    return m->looked ? found : NULL;
 }
 
 /* Which models have work; one that begins to have some starts level with the others. */
@@ -372,6 +420,7 @@ static void add_rows(struct sched *s, struct sched_part *part)
         int at = q->n_done + i, row = b->n_rows++;
         s->ids[row] = q->ids[at];
         s->pos[row] = at;
+        s->views[row] = q->task->look ? &q->task->look->blip.view : NULL;
         s->rows[row] = (struct kv_row){.pages = q->kv.pages, .pos = at};
         /* An echo wants every prompt row but the last, whose successor is not a prompt token. */
         bool last = at == q->n_ids - 1;
@@ -388,7 +437,8 @@ const struct sched_plan *sched_next(struct sched *s)
     if (!pick_model(s, p))
         return NULL;
     p->n_parts = 0;
-    if (s->models[p->model].other)
+    p->look = NULL;
+    if (s->models[p->model].other || (p->look = next_look(s, p->model)) != NULL)
         return p;
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->order[i];
@@ -398,7 +448,7 @@ const struct sched_plan *sched_next(struct sched *s)
     int n_decode = p->n_parts;
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->order[i];
-        if (q->task->model != p->model || q->n_done >= q->n_prompt)
+        if (q->task->model != p->model || q->n_done >= q->n_prompt || waits_for_look(q))
             continue;
         adopt(q);
         if (!has_twin(s, q))
@@ -408,8 +458,11 @@ const struct sched_plan *sched_next(struct sched *s)
     if (n_decode > 0)
         room = min_int(room, s->o.prefill_chunk);
     share_rows(p, n_decode, room);
-    p->batch = (struct text_batch){
-        .ids = s->ids, .pos = s->pos, .rows = s->rows, .logit_rows = s->logit_rows};
+    p->batch = (struct text_batch){.ids = s->ids,
+                                   .pos = s->pos,
+                                   .rows = s->rows,
+                                   .views = s->views,
+                                   .logit_rows = s->logit_rows};
     int kept = 0;
     for (int i = 0; i < p->n_parts; i++) {
         if (p->parts[i].n_rows == 0)

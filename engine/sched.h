@@ -19,6 +19,9 @@
  * rows, the next one half of the rest, and so on; what nobody needed goes to the oldest.  So a long
  * prompt neither holds up short ones nor is held up by them.
  *
+ * Pictures.  A caption model looks at a job's picture, in pieces, before the job's sequences have rows.
+ * Where others of the model have rows, pieces and steps take turns.
+ *
  * Sharing.  Full pages go into the prefix tree the moment they are computed.  A prompt at a page
  * border takes the next page from the tree if it is there, and if another sequence is just
  * computing that very page it waits for it.  So n choices of a prompt, or many clients with one
@@ -48,6 +51,7 @@ struct sched_model {
     double weight;   /* share of the device beside others; 0: 1 */
     double spent_us; /* device time, for the turns */
     bool busy;       /* had work when a unit was last chosen */
+    bool looked;     /* its last unit was a look at a picture */
 };
 
 struct sched_options {
@@ -62,10 +66,12 @@ struct sched_part {
     int first_logit, n_logits; /* in the batch's order; they belong to the last n_logits rows */
 };
 
-/* One unit: a step of model `model`, or for one with `other` a piece of its work. */
+/* One unit: a step of model `model`, a piece of a look at a task's picture, or for a model with `other` a
+ * piece of its work. */
 struct sched_plan {
     int model;
-    bool alone;  /* no other model has work */
+    struct task *look; /* NULL: no look */
+    bool alone;        /* no other model has work */
     int n_alike; /* models with `other` that share one portion of the device with it; else 1 */
     int n_parts;
     struct sched_part *parts;
@@ -86,6 +92,7 @@ struct sched {
     struct sched_plan plan;
     int32_t *ids, *pos, *logit_rows;
     struct kv_row *rows;
+    const struct text_view **views;
 };
 
 /* models: [n_models], kept.  Options must be sane: 1 <= max_sequences <= max_rows ... */

@@ -4,14 +4,25 @@
 #define ENGINE_TASK_H
 #include "engine/cache.h"
 #include "engine/job.h"
+#include "engine/models/blip.h"
 #include "engine/stop.h"
 #include "engine/text/detok.h"
 
 struct image_task; /* engine/picture.h */
 
+/* The picture of a caption job: no choice begins before it was looked at.  What was seen is held in the
+ * cache's budget while choices run. */
+struct task_look {
+    struct blip_look blip;
+    size_t bytes; /* of blip.kv */
+    bool held;    /* these are counted */
+    bool ready;
+};
+
 struct task {
     struct job *job;          /* a reference */
     struct image_task *image; /* JOB_IMAGE; else NULL */
+    struct task_look *look;   /* of a caption model; else NULL */
     struct task *next;
     int model;       /* index in the engine's list */
     int n_choices;   /* prompts * n */

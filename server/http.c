@@ -335,13 +335,13 @@ static void request_route(struct conn *c, const struct guard_headers *g)
         refuse(c, 401);
         return;
     }
-    if (c->route->flags & ROUTE_UPLOAD) /* a picture and a mask */
-        c->body.max += 2 * (size_t)config->max_image_kib * 1024;
+    c->body.max = api_body_max(h->o.api, c->route);
     if (g->content_length > (long long)c->body.max) {
         err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed",
                 g->content_length, c->body.max);
         refuse(c, 413);
-    } else if (c->route->flags & ROUTE_UPLOAD) {
+    } else if (c->route->flags & ROUTE_UPLOAD ||
+               g->content_length > (long long)config->max_body_kib * 1024) {
         reserve_upload(c, g->content_length);
     }
 }

@@ -82,16 +82,16 @@ static int compare_paths(const void *a, const void *b)
     return strcmp(x->path, y->path);
 }
 
-/* A file NAME.gguf, or a directory of diffusers: the length of its name without the ending, else 0. */
+/* A file NAME.gguf, or a directory of diffusers or transformers: the length of its name without the ending, else 0. */
 static size_t model_name(const struct config *c, const char *entry)
 {
     size_t n = strlen(entry);
     if (n > 5 && strcmp(entry + n - 5, ".gguf") == 0)
         return n - 5;
-    char index[4096];
-    int len = snprintf(index, sizeof index, "%s/%s/model_index.json", c->models_dir, entry);
-    bool fits = entry[0] != '.' && len > 0 && (size_t)len < sizeof index;
-    return fits && access(index, R_OK) == 0 ? n : 0;
+    char path[4096];
+    int len = snprintf(path, sizeof path, "%s/%s", c->models_dir, entry);
+    bool fits = entry[0] != '.' && len > 0 && (size_t)len < sizeof path;
+    return fits && model_is_directory(path) ? n : 0;
 }
 
 /* Without -m: every model in models_dir. */
@@ -112,7 +112,7 @@ static int default_models(struct config *c, struct err *e)
     if (!c->n_models)
         return err_set(e, ERR_NOTFOUND,
                        "no model: give one with -m FILE.gguf, or run `make models` first "
-                       "(looked for *.gguf and diffusers directories in %s)",
+                       "(looked for *.gguf and model directories in %s)",
                        c->models_dir);
     qsort(c->models, (size_t)c->n_models, sizeof(c->models[0]), compare_paths);
     return 0;

@@ -138,13 +138,13 @@ static int read_text(struct blip *m, const struct cJSON *config, struct err *e)
 
 static int read_kind(struct blip *m, const struct cJSON *config, struct err *e)
 {
-    static const char *const names[] = {[BLIP_CAPTION] = "BlipForConditionalGeneration",
-                                        [BLIP_VQA] = "BlipForQuestionAnswering",
-                                        [BLIP_MATCH] = "BlipForImageTextRetrieval"};
+    static const char *const names[] = {[CAPTION_TEXT] = "BlipForConditionalGeneration",
+                                        [CAPTION_VQA] = "BlipForQuestionAnswering",
+                                        [CAPTION_MATCH] = "BlipForImageTextRetrieval"};
     const char *name = json_str(json_first(json_get(config, "architectures")));
     for (size_t i = 0; name != NULL && i < sizeof names / sizeof *names; i++) {
         if (strcmp(name, names[i]) == 0) {
-            m->info.kind = (enum blip_kind)i;
+            m->info.kind = (enum caption_mode)i;
             return 0;
         }
     }
@@ -305,9 +305,9 @@ static void walk(struct nn_loader *l, void *model)
 {
     struct blip *m = model;
     blip_vision_walk(l, &m->vision);
-    if (m->info.kind != BLIP_CAPTION)
+    if (m->info.kind != CAPTION_TEXT)
         walk_stack(l, m, "text_encoder", &m->encoder);
-    if (m->info.kind != BLIP_MATCH) {
+    if (m->info.kind != CAPTION_MATCH) {
         walk_stack(l, m, "text_decoder.bert", &m->decoder);
         walk_head(l, m);
         return;
@@ -378,7 +378,7 @@ static void set_limits(struct blip *m, const struct blip_options *o)
     m->base.page_bytes = (size_t)m->text.n_layers * 2 *
                          m->be->kv_bytes(DTYPE_F32, m->text.n_heads, m->text.head_dim);
     m->info.image_size = m->vision.size;
-    if (m->info.kind != BLIP_CAPTION)
+    if (m->info.kind != CAPTION_TEXT)
         m->info.n_question = n < m->max_rows ? n : m->max_rows;
 }
 
@@ -424,9 +424,9 @@ struct text_model *blip_text(struct blip *m)
 
 size_t blip_view_bytes(const struct blip *m, int n_question)
 {
-    if (m->info.kind == BLIP_MATCH)
+    if (m->info.kind == CAPTION_MATCH)
         return 0;
-    size_t n = (size_t)(m->info.kind == BLIP_VQA ? n_question : m->vision.n_tokens);
+    size_t n = (size_t)(m->info.kind == CAPTION_VQA ? n_question : m->vision.n_tokens);
     return (size_t)m->text.n_layers * 2 * n * (size_t)m->text.dim * sizeof(float);
 }
 

@@ -10,16 +10,13 @@
  * Thread: engine; blip_info never changes after blip_open and may be read by any. */
 #ifndef ENGINE_MODELS_BLIP_H
 #define ENGINE_MODELS_BLIP_H
-#include "base/image.h"
 #include "engine/checkpoint.h"
 #include "engine/models/text_model.h"
 
 struct blip;
 
-enum blip_kind { BLIP_CAPTION, BLIP_VQA, BLIP_MATCH };
-
 struct blip_info {
-    enum blip_kind kind;
+    enum caption_mode kind;
     int image_size; /* pictures are [image_size, image_size, 3] */
     enum image_filter filter;
     int n_question; /* tokens of a question or text at most; 0 for captions */
@@ -41,7 +38,7 @@ int blip_open(struct blip **out, struct checkpoint *c, struct backend *be,
 const struct blip_info *blip_info(const struct blip *m);
 struct text_model *blip_text(struct blip *m);
 
-/* Bytes of the keys and values for the decoder; n_question 0 for captions.  0 for BLIP_MATCH. */
+/* Bytes of the keys and values for the decoder; n_question 0 for captions.  0 for CAPTION_MATCH. */
 size_t blip_view_bytes(const struct blip *m, int n_question);
 
 /* One picture being looked at.  The caller fills in what is above the line. */
@@ -49,11 +46,11 @@ struct blip_look {
     const uint8_t *rgb;      /* [image_size, image_size, 3] */
     const int32_t *question; /* tokens; not for captions */
     int n_question;
-    float *kv; /* blip_view_bytes; not for BLIP_MATCH */
+    float *kv; /* blip_view_bytes; not for CAPTION_MATCH */
     /* ---- */
     int stage;
     struct text_view view; /* when done */
-    float match, cosine;   /* BLIP_MATCH: probability, and similarity of the two alone */
+    float match, cosine;   /* CAPTION_MATCH: probability, and similarity of the two alone */
 };
 /* Begins anew; only one picture can be under way, the model keeps what is half done. */
 void blip_look_begin(struct blip *m, struct blip_look *l);

@@ -39,7 +39,7 @@ static void read_layer(struct blip *m, const struct blip_look *l, int i, bool lo
 
 static void decoder_keys(struct blip *m, struct blip_look *l, int i)
 {
-    const bool asks = m->info.kind == BLIP_VQA;
+    const bool asks = m->info.kind == CAPTION_VQA;
     struct tensor from = m->vision.seen;
     if (asks)
         from = blip_rows(m->s.states, l->n_question, m->text.dim);
@@ -49,7 +49,7 @@ static void decoder_keys(struct blip *m, struct blip_look *l, int i)
     l->view = (struct text_view){.kv = l->kv, .n_keys = (int)from.dims[0]};
 }
 
-/* ---- the heads of BLIP_MATCH ---- */
+/* ---- the heads of CAPTION_MATCH ---- */
 
 static void head(struct blip *m, const struct nn_linear *l, float *row, float *to)
 {
@@ -129,9 +129,9 @@ int blip_look_run(struct blip *m, struct blip_look *l, int64_t until_us, struct 
     }
     do {
         const int k = l->stage++ - 1;
-        rc = m->info.kind == BLIP_CAPTION ? caption_stage(m, l, k)
-             : m->info.kind == BLIP_VQA   ? vqa_stage(m, l, k)
-                                          : match_stage(m, l, k, e);
+        rc = m->info.kind == CAPTION_TEXT  ? caption_stage(m, l, k)
+             : m->info.kind == CAPTION_VQA ? vqa_stage(m, l, k)
+                                           : match_stage(m, l, k, e);
         int sync = rc < 0 ? rc : m->be->sync(m->be, e);
         if (sync != 0)
             return sync;

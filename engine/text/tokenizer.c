@@ -17,6 +17,7 @@
 #include "engine/text/pretok.h"
 #include "engine/text/spm.h"
 #include "engine/text/vocab.h"
+#include "engine/text/wordpiece.h"
 
 enum {
     MAX_TEXT_BYTES = 1 << 29, /* positions fit int32_t, even with every space three bytes */
@@ -44,6 +45,7 @@ struct tokenizer {
     struct pretok *pretok; /* BPE */
     struct bpe bpe;
     struct spm spm;
+    struct wordpiece *wordpiece; /* instead of both */
     struct trie special;
     uint8_t *is_end; /* [n_vocab] */
 };
@@ -272,6 +274,76 @@ int tokenizer_open(struct tokenizer **out, const struct gguf *g, struct err *e)
     return 0;
 }
 
+/* The tokens as the vocabulary has them, and what they add to a text. */
+static int copy_vocab(struct tokenizer *t, size_t n, struct err *e)
+{
+    struct vocab *v = &t->vocab;
+    char piece[WORDPIECE_PIECE_MAX];
+    size_t n_bytes = 0, at = 0;
+    for (size_t i = 0; i < n; i++)
+        n_bytes += wordpiece_piece(t->wordpiece, (int32_t)i, piece);
+    v->token = mem_try(n, sizeof *v->token);
+    v->piece = mem_try(n, sizeof *v->piece);
+    v->type = mem_try(n, 1);
+    v->piece_bytes = mem_try(n_bytes + 1, 1);
+    t->is_end = mem_try(n, 1);
+    if (!v->token || !v->piece || !v->type || !v->piece_bytes || !t->is_end ||
+        map_init(&v->by_token, n))
+        return err_set(e, ERR_NOMEM, "no memory for a vocabulary of %zu tokens", n);
+    v->n = n;
+    v->max_piece = 1;
+    for (size_t i = 0; i < n; i++) {
+        v->token[i] = wordpiece_token(t->wordpiece, (int32_t)i);
+        v->piece[i].data = v->piece_bytes + at;
+        v->piece[i].len = wordpiece_piece(t->wordpiece, (int32_t)i, v->piece_bytes + at);
+        v->type[i] = TOKEN_NORMAL;
+        at += v->piece[i].len;
+        v->max_piece = v->piece[i].len > v->max_piece ? v->piece[i].len : v->max_piece;
+        int64_t known;
+        if (v->token[i].len && !map_get(&v->by_token, v->token[i].data, v->token[i].len, &known) &&
+            map_put(&v->by_token, v->token[i].data, v->token[i].len, (int64_t)i))
+            return err_set(e, ERR_NOMEM, "no memory for a vocabulary of %zu tokens", n);
+    }
+    return 0;
+}
+
+int tokenizer_from_wordpiece(struct tokenizer **out, struct wordpiece *w, int32_t bos, int32_t eos,
+                             int n_vocab, struct err *e)
+{
+    const struct wordpiece_info *info = wordpiece_info(w);
+    struct tokenizer *t = xcalloc(1, sizeof *t);
+    t->wordpiece = w;
+    t->space_prefix = true;
+    t->info = (struct tokenizer_info){.n_vocab = n_vocab,
+                                      .bos = bos,
+                                      .eos = eos,
+                                      .unk = info->unk,
+                                      .pad = info->pad,
+                                      .model = "bert",
+                                      .pre = ""};
+    int rc = 0;
+    if (n_vocab < info->n_vocab || bos >= n_vocab || eos >= n_vocab)
+        rc = err_set(e, ERR_CORRUPT, "a vocabulary of %d tokens for a model of %d", info->n_vocab,
+                     n_vocab);
+    if (!rc)
+        rc = copy_vocab(t, (size_t)n_vocab, e);
+    if (rc) {
+        tokenizer_close(t);
+        return rc;
+    }
+    const int32_t control[] = {bos, eos, info->cls, info->sep, info->pad};
+    for (size_t i = 0; i < sizeof control / sizeof *control; i++) {
+        if (control[i] >= 0) {
+            t->vocab.type[control[i]] = TOKEN_CONTROL;
+            t->vocab.piece[control[i]].len = 0;
+        }
+    }
+    if (eos >= 0)
+        t->is_end[eos] = 1;
+    *out = t;
+    return 0;
+}
+
 void tokenizer_close(struct tokenizer *t)
 {
     if (!t)
@@ -279,6 +351,7 @@ void tokenizer_close(struct tokenizer *t)
     pretok_close(t->pretok);
     bpe_close(&t->bpe);
     spm_close(&t->spm);
+    wordpiece_close(t->wordpiece);
     free(t->special.nodes);
     free(t->is_end);
     vocab_close(&t->vocab);
@@ -362,6 +435,8 @@ static int put_plain(struct encoding *x, const char *text, size_t len, bool pref
 static int put_text(struct encoding *x, const char *text, size_t len, bool control)
 {
     const struct tokenizer *t = x->t;
+    if (t->wordpiece)
+        return wordpiece_encode(t->wordpiece, text, len, &x->out, x->e);
     bool prefix = t->space_prefix; /* what comes next begins a text */
     size_t done = 0;
     for (size_t i = 0; i < len;) {
@@ -392,7 +467,7 @@ static int put_text(struct encoding *x, const char *text, size_t len, bool contr
 /* The fewest tokens that len bytes can give; 0 where tokens can be dropped or fused. */
 static size_t fewest_tokens(const struct tokenizer *t, size_t len)
 {
-    if (!(t->is_spm ? t->spm.all_bytes : t->bpe.all_bytes))
+    if (t->wordpiece || !(t->is_spm ? t->spm.all_bytes : t->bpe.all_bytes))
         return 0;
     bool nfc = !t->is_spm && (pretok_flags(t->pretok) & PRETOK_NFC);
     return len / (t->vocab.max_piece * (nfc ? NFC_SHRINK : 1));

@@ -472,6 +472,27 @@ static bool no_space_before(const char *s, size_t len)
     return len > 0 && memchr(".?!,", s[0], 4) != NULL;
 }
 
+struct vocab_str wordpiece_token(const struct wordpiece *t, int32_t id)
+{
+    if (id < 0 || id >= t->info.n_vocab || t->token[id].data == NULL)
+        return (struct vocab_str){"", 0};
+    return t->token[id];
+}
+
+size_t wordpiece_piece(const struct wordpiece *t, int32_t id, char *piece)
+{
+    const struct vocab_str s = wordpiece_token(t, id);
+    size_t skip = 0, n = 0;
+    if (s.len == 0 || is_special(t, id))
+        return 0;
+    if (s.len >= 2 && s.data[0] == '#' && s.data[1] == '#')
+        skip = 2;
+    else if (!no_space_before(s.data, s.len))
+        piece[n++] = ' ';
+    memcpy(piece + n, s.data + skip, s.len - skip);
+    return n + s.len - skip;
+}
+
 int wordpiece_decode(const struct wordpiece *t, const int32_t *ids, size_t n, struct buf *out,
                      struct err *e)
 {

@@ -13,7 +13,10 @@
 #include "engine/text/vocab.h"
 
 struct wordpiece;
-enum { WORDPIECE_MAX_BYTES = 1 << 20 }; /* of a text */
+enum {
+    WORDPIECE_MAX_BYTES = 1 << 20, /* of a text */
+    WORDPIECE_PIECE_MAX = 256
+};
 
 /* Reads vocab.txt of a directory, or its tokenizer.json where there is none; tokenizer_config.json,
  * where it is, says do_lower_case, strip_accents and tokenize_chinese_chars.
@@ -27,6 +30,8 @@ struct wordpiece_info {
     bool lower;
 };
 const struct wordpiece_info *wordpiece_info(const struct wordpiece *t);
+/* As the vocabulary has it, "##" included; "" where there is none. */
+struct vocab_str wordpiece_token(const struct wordpiece *t, int32_t id);
 int32_t wordpiece_find(const struct wordpiece *t, const char *token); /* -1: none */
 
 /* Appends the ids of text, without [CLS] and [SEP].  "[SEP]" and its kin in the text are these tokens.
@@ -34,6 +39,9 @@ int32_t wordpiece_find(const struct wordpiece *t, const char *token); /* -1: non
  * ERR_NOMEM. */
 int wordpiece_encode(const struct wordpiece *t, const char *text, size_t len,
                      struct token_list *out, struct err *e);
+/* What a token adds to a text in which others stand before it: " word", "piece", "."; special tokens
+ * nothing.  Without the space it begins a text.  Returns the bytes, at most WORDPIECE_PIECE_MAX. */
+size_t wordpiece_piece(const struct wordpiece *t, int32_t id, char *piece);
 /* Appends the text of ids: words with a space between, but none before "." and the like.  Special
  * tokens and ids beyond the vocabulary are left out.  ERR_TOOBIG when out is full. */
 int wordpiece_decode(const struct wordpiece *t, const int32_t *ids, size_t n, struct buf *out,

@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DUETTO = ROOT / os.environ.get("DUETTO", "build/duetto")
 TINY = ROOT / "tests/fixtures/tiny-llama.gguf"
 ENDLESS = ROOT / "tests/fixtures/endless-llama.gguf"
+BLIP = {kind: ROOT / f"tests/fixtures/blip_{kind}" for kind in ("caption", "vqa", "match")}
 PAINTER = ROOT / "tests/fixtures/sd_sd15"
 SMOLLM = ROOT / "models/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT = bool(os.environ.get("DUETTO_TEST_SHORT"))  # fewer rounds, for the slow sanitised server
