@@ -58,8 +58,9 @@ static void dense_store(const float *acc, const float *l, const struct attn_item
     for (int i = 0; i < n; i++) {
         const float *lane = acc + i / SGEMM_PANEL * dim * SGEMM_PANEL + i % SGEMM_PANEL;
         float *out = t->out + (int64_t)(first + i) * t->out_stride + head * dim;
+        float scale = 1.0f / l[i];
         for (int d = 0; d < dim; d++)
-            out[d] = lane[d * SGEMM_PANEL] / l[i];
+            out[d] = lane[d * SGEMM_PANEL] * scale;
     }
 }
 

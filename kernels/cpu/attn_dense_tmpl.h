@@ -11,11 +11,15 @@ static void dense_scores(const struct attn_dense *t)
             for (int i = 0; i < n; i++) {
                 const float *from = t->k + (first + i) * t->kv_stride + d;
                 float *to = t->packed + i * SGEMM_STRIDE;
-                int c = 0;
-                for (; c + VLEN <= n_d; c += VLEN)
-                    vf_store(to + c, vf_load(from + c));
-                if (c < n_d)
-                    vf_store_n(to + c, vf_load_n(from + c, n_d - c), n_d - c);
+                const float *v = t->v + (first + i) * t->kv_stride + d;
+                for (int c = 0; c < n_d; c += VLEN) { /* rows have room for a whole vector more */
+                    vf a = n_d - c >= VLEN ? vf_load(from + c) : vf_load_n(from + c, n_d - c);
+                    vf_store(to + c, a);
+                    if (c % 16 == 0) { /* the values' turn comes next */
+                        __builtin_prefetch(from + SGEMM_ROWS * t->kv_stride + c);
+                        __builtin_prefetch(v + c);
+                    }
+                }
             }
             const struct sgemm s = {.x = t->packed,
                                     .w = t->q + d * SGEMM_PANEL,
