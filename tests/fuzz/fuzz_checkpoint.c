@@ -14,8 +14,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fuzz_checkpoint.XXXXXX";
-static volatile char sink; /* takes reads that must happen */
+static char dir[] = "/dev/shm/fuzz_checkpoint.XXXXXX"; /* in memory: ten times as fast */
+static volatile char sink;                             /* takes reads that must happen */
 
 static const char *const names[] = {"single.safetensors",
                                     "model_index.json",

