@@ -111,7 +111,8 @@ class Run:
 
     def tsan(self):
         build = "build/thread"
-        names = [n for n in ("pool", "job", "engine", "engine_image") if (ROOT / f"tests/unit/test_{n}.c").exists()]
+        names = [n for n in ("pool", "job", "engine", "engine_image")
+                 if (ROOT / f"tests/unit/test_{n}.c").exists()]
         targets = [f"{build}/tests/unit/test_{n}" for n in names]
         self.make("SANITIZE=thread", *targets)
         self.programs(f"{build}/tests/unit", "tsan/unit", {"DUETTO_TEST_SHORT": "1"})
