@@ -405,6 +405,8 @@ int checkpoint_config_make(struct checkpoint *c, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "an SDXL refiner, or a file without the second text "
                        "encoder: neither is served");
+    if (!xl && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER_2) > 0)
+        return err_set(e, ERR_UNSUPPORTED, "a second text encoder, but not the UNet of SDXL");
     c->pad[0] = c->family == CHECKPOINT_SD2 ? zero : eos;
     c->pad[1] = zero;
     int rc = make_text(c, CHECKPOINT_TEXT_ENCODER,

@@ -190,6 +190,10 @@ static void checkpoint_refuses_single_files_that_lack_a_part(void **state)
     add(&m, "model.diffusion_model.label_emb.0.0.weight", "4,8");
     finish(&m, "bad.safetensors");
     refused("bad.safetensors", ERR_UNSUPPORTED, "refiner");
+    add_base(&m, NULL);
+    add(&m, "conditioner.embedders.1.model.token_embedding.weight", "9,2");
+    finish(&m, "bad.safetensors");
+    refused("bad.safetensors", ERR_UNSUPPORTED, "a second text encoder, but not");
 }
 
 static void checkpoint_refuses_tensors_that_have_no_place(void **state)
