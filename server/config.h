@@ -54,7 +54,7 @@
     I(max_connections, 1024, 1, 100000, "open connections; more wait in the backlog") \
     I(max_connections_per_ip, 0, 0, 100000, "open connections of one address; 0: no limit of its own") \
     I(header_timeout_s, 10, 1, 3600, "seconds for the first request's headers to arrive") \
-    I(body_timeout_s, 10, 1, 3600, "seconds for a body to arrive, and one more for every KiB of it") \
+    I(body_timeout_s, 10, 1, 3600, "seconds for a body to arrive, one more for every KiB of it, for every 64 KiB beyond a MiB") \
     I(idle_timeout_s, 75, 1, 86400, "seconds a connection may idle between requests") \
     I(write_timeout_s, 30, 1, 3600, "seconds a client may leave an answer unread") \
     I(sse_keepalive_s, 15, 1, 3600, "seconds between keep-alive comments in a silent stream") \

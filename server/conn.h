@@ -69,7 +69,7 @@ struct http {
     struct conn *events_from; /* the next to get its events; NULL: the first */
     int n_conns;
     int in_flight, working; /* requests; calls on a worker */
-    size_t upload_bytes;    /* that arriving bodies with pictures may take */
+    size_t upload_bytes;    /* of all bodies with pictures that are arriving */
     int open_handles;       /* of the four above; freed when the last is closed */
     bool refusing, closing;
     int listen_fd; /* -1 once closed */

@@ -5,6 +5,14 @@
 #include "base/clock.h"
 #include "server/conn.h"
 
+/* Seconds that so many bytes may take: 1 KiB/s, and 64 KiB/s beyond the first MiB, which only uploads
+ * have, so that a slow client does not hold much memory for long. */
+static int64_t body_s(int64_t bytes)
+{
+    int64_t first = bytes < 1 << 20 ? bytes : 1 << 20;
+    return first / 1024 + (bytes - first) / (64 * 1024);
+}
+
 static bool is_late(const struct conn *c, int64_t now_us)
 {
     const struct config *config = c->http->o.config;
@@ -15,7 +23,7 @@ static bool is_late(const struct conn *c, int64_t now_us)
     case PHASE_IDLE:
         return s >= config->idle_timeout_s;
     case PHASE_BODY:
-        return s >= config->body_timeout_s + (int64_t)(c->body.len + c->body_dropped) / 1024;
+        return s >= config->body_timeout_s + body_s((int64_t)(c->body.len + c->body_dropped));
     case PHASE_WORK:
         return false;
     case PHASE_ANSWER:

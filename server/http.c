@@ -300,16 +300,17 @@ static void refuse(struct conn *c, int status)
     c->refusal_status = status;
 }
 
-/* A body with pictures may be far larger than others; so that many of them do not fill the memory, each
- * takes what it may need from one budget before it comes. */
-static void reserve_upload(struct conn *c, long long content_length)
+/* Bodies with pictures may be far larger than others; so that many of them do not fill the memory, what
+ * has arrived of them all is counted against one budget.  One alone may always come. */
+static void count_upload(struct conn *c)
 {
     struct http *h = c->http;
     size_t budget = (size_t)h->o.config->max_uploads_mib << 20;
-    c->reserved = content_length >= 0 ? (size_t)content_length : c->body.max;
-    h->upload_bytes += c->reserved;
+    h->upload_bytes += c->body.cap - c->reserved;
+    c->reserved = c->body.cap;
     if (h->upload_bytes <= budget || h->upload_bytes == c->reserved)
         return;
+    body_free(c);
     err_set(&c->refusal, ERR_BUSY, "too many pictures are arriving; try again soon");
     refuse(c, 429);
 }
@@ -340,9 +341,6 @@ static void request_route(struct conn *c, const struct guard_headers *g)
         err_set(e, ERR_TOOBIG, "the body has %lld bytes, at most %zu are allowed",
                 g->content_length, c->body.max);
         refuse(c, 413);
-    } else if (c->route->flags & ROUTE_UPLOAD ||
-               g->content_length > (long long)config->max_body_kib * 1024) {
-        reserve_upload(c, g->content_length);
     }
 }
 
@@ -403,6 +401,9 @@ static void request_body(struct conn *c, const char *data, size_t n)
     } else if (buf_add(&c->body, data, n)) {
         err_set(&c->refusal, ERR_TOOBIG, "the body has more than %zu bytes", c->body.max);
         refuse(c, 413);
+    } else if (c->route->flags & ROUTE_UPLOAD ||
+               c->body.cap > (size_t)c->http->o.config->max_body_kib * 1024) {
+        count_upload(c);
     }
     /* A client that goes on long after it was too much does not get to hear why. */
     if (c->body_dropped > dropped_max(c))

@@ -280,8 +280,8 @@ def test_bodies_are_bounded(start):
     held = []
     for _ in range(12):
         c = s.connect()
-        c.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
-                  b"Content-Type: multipart/form-data; boundary=x\r\n\r\nx")
+        c.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n"
+                  b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + b"x" * 100000)
         held.append(c)
     body, headers = form({"prompt": "x"}, [("image", b"x" * 50000)])
     assert eventually(lambda: s.request("POST", EDIT, body, headers)[0] == 429)
