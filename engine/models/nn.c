@@ -98,7 +98,7 @@ void nn_emit_conv(struct program *p, const struct op_conv2d *op)
     const int64_t *out = op->out->dims;
     double row = 2.0 * (double)(out[0] * out[2]) * (double)op->w->n_out * (double)op->w->n_in;
     if (op->kernel == 3 && op->stride == 1)
-        row *= op->upsample ? 0.25 : 0.5; /* the CPU multiplies less often (kernels/cpu/conv_win.h) */
+        row *= op->upsample ? 0.25 : 0.5;          /* fewer products (kernels/cpu/conv_win.h) */
     const int64_t step = slice_of(row, out[1], 4); /* whole tiles, where a backend has such */
     for (int64_t y = 0; y < out[1]; y += step) {
         o.y_begin = (int)y;
