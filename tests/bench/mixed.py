@@ -80,7 +80,7 @@ def main():
     a = parser.parse_args()
     print(bench.machine(), flush=True)
     command = [f"{a.build}/duetto", "serve", "-m", f"chat={a.model}", "-m", f"image={a.image_model}",
-               "--port", str(PORT), "--threads", "2"]
+               "--port", str(PORT), "--threads", "2", "--drain_settle_s", "0", "--drain_grace_s", "0"]
     request = {"model": "image", "prompt": "a red cat on a mat", "size": a.size, "steps": a.steps,
                "guidance_scale": 7.5, "stream": True, "partial_images": 0}
     with bench.serving(command, PORT, "/health"):
