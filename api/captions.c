@@ -188,6 +188,18 @@ static int find_model(struct api_call *c, const struct cJSON *body, int mode,
     return err_param(e, "mode");
 }
 
+static int set_beams(struct api_call *c, const struct params *p, struct err *e)
+{
+    struct text_spec *s = &c->job->text;
+    if (p->num_beams > 1 && (p->n > 1 || s->sample.temperature > 0)) {
+        err_set(e, ERR_INVALID, "num_beams: a beam search gives one text, without a temperature");
+        return err_param(e, "num_beams");
+    }
+    s->n_beams = p->num_beams > 1 ? (int)p->num_beams : 0;
+    s->length_penalty = p->length_penalty;
+    return 0;
+}
+
 /* Captions are to be right rather than colourful: greedy, unless the request says otherwise. */
 static void set_greedy(struct api_call *c, const struct cJSON *body)
 {
@@ -225,6 +237,8 @@ int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e)
             return err_param(e, "n");
         }
         p.max_tokens = 0;
+    } else if ((err = set_beams(c, &p, e)) != 0) {
+        return err;
     }
     struct render_options ro = {.shape = RENDER_CAPTION};
     return api_start(c, m, &p, &ro, e);

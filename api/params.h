@@ -58,7 +58,9 @@ struct params {
     int64_t seed;
     bool has_seed;
     const char *prompt; /* of a caption; borrowed, NULL: none */
-    int mode;           /* enum caption_mode, -1: not given */
+    int64_t num_beams;
+    float length_penalty;
+    int mode; /* enum caption_mode, -1: not given */
     float temperature, top_p, min_p, typical_p;
     float presence_penalty, frequency_penalty, repetition_penalty;
 };

@@ -35,15 +35,40 @@ static int check_question(const struct text_spec *s, const struct model_card *ca
     return 0;
 }
 
+/* n beams want n times the pages, which must fit beside what is seen. */
+static int check_beams(struct engine *g, const struct task *t, size_t seen, struct err *e)
+{
+    const struct text_spec *s = &t->job->text;
+    const struct sched_model *m = &g->sched_models[t->model];
+    if (s->n_beams < 2)
+        return 0;
+    if (s->n_beams > BEAM_MAX || s->n != 1 || s->n_prompts != 1 || s->sample.temperature > 0 ||
+        s->logprobs || s->echo_logprobs || s->n_bias > 0 || s->max_tokens < 1)
+        return err_set(e, ERR_INVALID,
+                       "a beam search has 2 to %d beams, one choice, temperature 0 and no logprobs "
+                       "or biases",
+                       BEAM_MAX);
+    int n = sched_length(m->n_ctx, s->n_prompt[0], s->max_tokens) - 1;
+    size_t pages = (size_t)(n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * (size_t)s->n_beams;
+    if (pages * model_page_bytes(g->models[t->model].model) + seen >
+        (size_t)STAT_GET(g, cache_bytes))
+        return err_set(e, ERR_TOOBIG, "%d beams of %d tokens do not fit into the cache", s->n_beams,
+                       n);
+    return 0;
+}
+
 int engine_caption_check(struct engine *g, struct task *t, struct err *e)
 {
     const struct text_spec *s = &t->job->text;
     const struct model *m = g->models[t->model].model;
     int rc = check_question(s, model_card(m), e);
+    const size_t bytes = rc ? 0 : blip_view_bytes(model_blip(m), s->n_question);
+    if (!rc)
+        rc = check_beams(g, t, bytes, e);
     if (rc)
         return rc;
     t->look = xcalloc(1, sizeof *t->look);
-    t->look->bytes = blip_view_bytes(model_blip(m), s->n_question);
+    t->look->bytes = bytes;
     t->look->blip =
         (struct blip_look){.rgb = s->picture, .question = s->question, .n_question = s->n_question};
     return 0;
@@ -56,7 +81,8 @@ void engine_caption_drop(struct engine *g, struct task *t)
         m->looking = NULL;
     free(t->look->blip.kv);
     t->look->blip.kv = NULL;
-    t->look->ready = false;
+    t->look->ready = t->look->seen = false;
+    beam_close(&t->look->beams.beam);
     if (t->look->held)
         cache_unhold(g->cache, t->look->bytes);
     t->look->held = false;
@@ -90,26 +116,37 @@ static int begin(struct loaded *m, struct task *t, struct err *e)
     return 0;
 }
 
+/* What a sequence waits for: to see the picture, then its beam search. */
+static int go_on(struct engine *g, struct task *t, int64_t until_us, struct err *e)
+{
+    struct loaded *m = &g->models[t->model];
+    if (t->look->seen)
+        return engine_beam_run(g, t, until_us, e);
+    int rc = blip_look_run(model_blip(m->model), &t->look->blip, until_us, e);
+    if (rc != 0)
+        return rc < 0 ? rc : 0;
+    m->looking = NULL;
+    if (model_card(m->model)->caption->mode == CAPTION_MATCH)
+        finish_match(g, t);
+    else if (t->job->text.n_beams > 1)
+        t->look->seen = true;
+    else
+        t->look->ready = true;
+    return 0;
+}
+
 int engine_caption_run(struct engine *g, const struct sched_plan *p, struct err *e)
 {
     struct loaded *m = &g->models[p->model];
-    struct task *t = p->look;
     int64_t start = clock_us();
     struct err why = {0};
-    if (m->looking != t && begin(m, t, &why)) {
-        engine_text_fail(g, t, &why);
+    if (m->looking != p->look && !p->look->look->seen && begin(m, p->look, &why)) {
+        engine_text_fail(g, p->look, &why);
         return 0;
     }
     int ms = p->alone ? UNIT_ALONE_MS : UNIT_SHARED_MS;
-    int rc = blip_look_run(model_blip(m->model), &t->look->blip, start + (int64_t)ms * 1000, e);
-    if (rc < 0)
-        return rc;
-    sched_done(&g->sched, p, (double)(clock_us() - start));
-    if (rc > 0)
-        return 0;
-    m->looking = NULL;
-    t->look->ready = true;
-    if (model_card(m->model)->caption->mode == CAPTION_MATCH)
-        finish_match(g, t);
-    return 0;
+    int rc = go_on(g, p->look, start + (int64_t)ms * 1000, e);
+    if (rc == 0)
+        sched_done(&g->sched, p, (double)(clock_us() - start));
+    return rc;
 }

@@ -1,5 +1,5 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (models, cache), engine_text.c, engine_caption.c and engine_image.c (jobs of that kind).
+ * engine_load.c (models, cache), engine_text.c, engine_caption.c, engine_beam.c and engine_image.c (jobs of that kind).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -13,8 +13,9 @@
 enum {
     MODELS_MAX = 64,
     TRIM_AFTER_S = 30,
-    UNIT_ALONE_MS = 80, /* of image work: until somebody who comes is seen */
-    UNIT_SHARED_MS = 40 /* when others wait */
+    ENGINE_BEAM_ROWS = 16, /* rows of a step of a beam search */
+    UNIT_ALONE_MS = 80,    /* of image work: until somebody who comes is seen */
+    UNIT_SHARED_MS = 40    /* when others wait */
 };
 
 /* clang-format off */
@@ -99,6 +100,8 @@ int engine_caption_check(struct engine *g, struct task *t, struct err *e); /* an
 void engine_caption_drop(struct engine *g, struct task *t);
 /* A piece of the plan's look.  An error is the device's. */
 int engine_caption_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* engine_beam.c: a beam search goes on until then.  An error is the device's. */
+int engine_beam_run(struct engine *g, struct task *t, int64_t until_us, struct err *e);
 /* Bytes that the longest question or a picture takes, besides pages. */
 size_t engine_caption_bytes(const struct engine *g, int model);
 

@@ -95,6 +95,7 @@ static int fit_context(struct engine *g, int model, size_t budget, struct err *e
     int64_t pages = (int64_t)((budget - seen) / page), most = cache_pool_pages(m->pool);
     int64_t fits = (pages < most ? pages : most) * KV_PAGE_TOKENS;
     g->sched_models[model].pool = m->pool;
+    g->sched_models[model].n_beams = card->kind == MODEL_CAPTION ? BEAM_MAX : 1;
     g->sched_models[model].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
     if (fits < card->n_ctx)
         log_msg(LOG_WARN, "cache.small", "%s: the cache holds %lld of %d tokens of a context",

@@ -23,6 +23,7 @@
 #define JOB_TOP_LOGPROBS 20 /* alternatives a position may report */
 #define JOB_IMAGES_MAX   16 /* pictures of a request */
 #define JOB_PARTIALS_MAX 8  /* previews of a picture */
+#define JOB_BEAMS_MAX    8  /* beams of a beam search */
 
 struct logit_bias {
     int32_t id;
@@ -65,6 +66,8 @@ struct text_spec {
     bool special;       /* give control tokens out as text */
     /* A caption model's: what the text is about, of the size and the kind that its card says. */
     const uint8_t *picture; /* [size, size, 3], or NULL for text models */
+    int n_beams;            /* of a beam search; 0: none.  Needs n 1 */
+    float length_penalty;   /* of it: above 0 favours long texts */
     int n_question;         /* tokens that it reads before it answers; 0: captions */
     const int32_t *question;
 };

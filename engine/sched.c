@@ -40,8 +40,13 @@ int sched_init(struct sched *s, struct cache *cache, const struct sched_options 
     s->n_models = n_models;
     s->tail = &s->head;
     int n_ctx = 1;
-    for (int i = 0; i < n_models; i++)
+    int n_pages = 1;
+    for (int i = 0; i < n_models; i++) {
+        const int n_beams = models[i].n_beams > 1 ? models[i].n_beams : 1;
+        const int n = pages_for(models[i].n_ctx) * n_beams;
         n_ctx = models[i].n_ctx > n_ctx ? models[i].n_ctx : n_ctx;
+        n_pages = n > n_pages ? n : n_pages;
+    }
     size_t n_seqs = (size_t)o->max_sequences, n_rows = (size_t)o->max_rows;
     s->slots = mem_try(n_seqs, sizeof *s->slots);
     s->order = mem_try(n_seqs, sizeof(struct seq *));
@@ -55,7 +60,7 @@ int sched_init(struct sched *s, struct cache *cache, const struct sched_options 
               s->logit_rows;
     for (size_t i = 0; ok && i < n_seqs; i++) {
         s->slots[i].ids = mem_try((size_t)n_ctx, sizeof(int32_t));
-        s->slots[i].kv.pages = mem_try((size_t)pages_for(n_ctx), sizeof(int32_t));
+        s->slots[i].kv.pages = mem_try((size_t)n_pages, sizeof(int32_t));
         ok = s->slots[i].ids && s->slots[i].kv.pages;
     }
     if (ok)
@@ -150,7 +155,8 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     q->kv.share = share;
     /* The prompt's last token is always computed: its logits choose the first new one. */
     int n_match = spec->echo_logprobs || n_positions == 0 ? 0 : n_prompt - 1;
-    if (!reserve(s, q, t, n_match, pages_for(n_positions))) {
+    const int n_beams = spec->n_beams > 1 ? spec->n_beams : 1;
+    if (!reserve(s, q, t, n_match, pages_for(n_positions) * n_beams)) {
         t->blocked_version = cache_version(s->cache) + 1;
         return false;
     }

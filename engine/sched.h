@@ -47,6 +47,7 @@ struct sched_other {
 struct sched_model {
     const struct sched_other *other; /* NULL: a text model */
     struct cache_pool *pool;         /* of a text model */
+    int n_beams;                     /* most beams of a sequence, each with its pages; 0: one */
     int n_ctx;       /* positions of one sequence, as the model and the cache allow */
     double weight;   /* share of the device beside others; 0: 1 */
     double spent_us; /* device time, for the turns */

@@ -2,6 +2,7 @@
  * Thread: engine. */
 #ifndef ENGINE_TASK_H
 #define ENGINE_TASK_H
+#include "engine/beam.h"
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/models/blip.h"
@@ -10,13 +11,21 @@
 
 struct image_task; /* engine/picture.h */
 
+/* A beam search: a set of pages for each beam. */
+struct task_beams {
+    struct beam beam; /* n 0: not begun */
+    int set[BEAM_MAX];
+};
+
 /* The picture of a caption job: no choice begins before it was looked at.  What was seen is held in the
  * cache's budget while choices run. */
 struct task_look {
     struct blip_look blip;
     size_t bytes; /* of blip.kv */
     bool held;    /* these are counted */
-    bool ready;
+    bool ready;   /* its sequences have rows now; never of a beam search */
+    bool seen;    /* and this one is at its beams */
+    struct task_beams beams;
 };
 
 struct task {

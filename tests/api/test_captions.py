@@ -142,6 +142,23 @@ def test_captions_route(server):
     assert [c["index"] for c in r["captions"]] == [0, 1, 2]
 
 
+BEAMS = ((2, 1), (3, 1), (5, 1), (4, 0.5), (3, 2), (3, -1))
+
+
+@pytest.mark.parametrize("kind, text, prefix", [("caption", "", ""), ("caption", "a picture of", "prompt_"),
+                                                ("vqa", "what is under the tree?", "")])
+def test_beam_search_as_transformers(server, kind, text, prefix):
+    for n, penalty in BEAMS:
+        name = f"{prefix}beams_{n}_{penalty:g}"
+        status, r = server.post(CAPTIONS, {"image": data_url(), "prompt": text, "model": kind,
+                                           "num_beams": n, "length_penalty": penalty, "max_tokens": 12})
+        assert status == 200, r
+        assert r["captions"][0]["text"] == words(kind, name), name
+        want = golden(kind, name)
+        assert r["captions"][0]["finish_reason"] == ("stop" if 3 in want else "length")
+        assert r["usage"]["completion_tokens"] == len(want)
+
+
 def test_match(server):
     status, r = server.post(CAPTIONS, {"image": data_url(), "mode": "itm",
                                        "prompt": "two dogs on a red car"})
@@ -174,6 +191,8 @@ def test_wrong_requests(server):
     assert refused(server, {"image": url, "mode": "poem"})["param"] == "mode"
     assert refused(server, {"image": url, "model": "tiny"})["param"] == "model"
     assert refused(server, {"image": url, "mode": "itm", "prompt": "a", "n": 2})["param"] == "n"
+    assert refused(server, {"image": url, "num_beams": 3, "n": 2})["param"] == "num_beams"
+    assert refused(server, {"image": url, "num_beams": 3, "temperature": 1})["param"] == "num_beams"
     assert refused(server, {"image": url, "prompt": "dog " * 100})["code"] == "context_length_exceeded"
     assert refused(server, {"image": url, "mode": "vqa", "prompt": "dog " * 100})["code"] == \
         "context_length_exceeded"
