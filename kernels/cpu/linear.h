@@ -22,8 +22,7 @@
  * a NaN has d = NaN.
  *
  * Where more is wanted than 8 bits a row may have second parts: n_in / 32 first parts are followed by as
- * many second ones, and x = d * q + d' * q' with d' = d / 256.  Blocks without a second part have zeros
- * there. */
+ * many second ones, and x = d * q + d' * q' with d' = d / 256. */
 struct linear_x {
     int8_t q[32];   /* -127 ... 127; of a second part -128 ... 127 */
     float d;        /* largest magnitude / 127 */

@@ -284,24 +284,27 @@ VEC_INLINE void tile_block(const struct tile_kind k, const int n, const int wide
     }
 }
 
-/* The second parts of the blocks 32 w ... 32 w + 31 that have one in any of the rows: the others have zeros
- * there, which change nothing. */
+/* The second parts of row i of a tile, in the blocks that have one; acc[h * n] is column h's. */
 VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wide, vf *acc,
                              const struct linear_tile *t, const uint8_t *panel,
-                             const struct linear_x *const *x, const int64_t w)
+                             const struct linear_x *x)
 {
-    uint32_t bits = 0;
+    const int n_cols = wide * (PANEL_ROWS / VLEN);
+    const int64_t n_blocks = t->n_in / 32;
+    vf a[TILE_MAX];
 #pragma GCC unroll 16
-    for (int i = 0; i < n; i++)
-        bits |= x[i][w].second;
-    for (; bits; bits &= bits - 1) {
-        const int64_t b = 32 * w + __builtin_ctz(bits);
-        const struct linear_x *xb[TILE_MAX];
-#pragma GCC unroll 16
-        for (int i = 0; i < n; i++)
-            xb[i] = x[i] + t->n_in / 32 + b;
-        tile_block(k, n, wide, acc, tile_block_at(k, panel, b), t->panel_bytes, xb, false);
+    for (int h = 0; h < n_cols; h++)
+        a[h] = acc[h * n];
+    for (int64_t w = 0; 32 * w < n_blocks; w++) {
+        for (uint32_t bits = x[w].second; bits; bits &= bits - 1) {
+            const int64_t b = 32 * w + __builtin_ctz(bits);
+            const struct linear_x *second = x + n_blocks + b;
+            tile_block(k, 1, wide, a, tile_block_at(k, panel, b), t->panel_bytes, &second, false);
+        }
     }
+#pragma GCC unroll 16
+    for (int h = 0; h < n_cols; h++)
+        acc[h * n] = a[h];
 }
 
 /* `wide` panels from p on times n rows of x from row0 on. */
@@ -334,9 +337,11 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
             tile_block(k, n, wide, acc, at, t->panel_bytes, xb, true);
         }
     }
-    if (k.parts == 2)
-        for (int64_t w = 0; 32 * w < n_blocks; w++)
-            tile_seconds(k, n, wide, acc, t, panel, x, w);
+    if (k.parts == 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++)
+            tile_seconds(k, n, wide, acc + i, t, panel, x[i]);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
 #pragma GCC unroll 16
