@@ -342,6 +342,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_IMAGES_VARY:
         err = images_begin(c, body, images_route(rq->route->id), e);
         break;
+    case API_EMBEDDINGS:
+        err = embeddings_begin(c, body, e);
+        break;
     case API_TOKENIZE:
         err = tokenize_begin(c, body, e);
         break;
@@ -438,7 +441,7 @@ static void finish(struct api_call *c, const struct job_usage *u)
     c->queue_us = u->queue_us;
     c->prefill_us = u->prefill_us;
     c->decode_us = u->decode_us;
-    c->finish = c->priv->images != NULL ? "stop" : render_finish(c->priv->render);
+    c->finish = c->priv->render == NULL ? "stop" : render_finish(c->priv->render);
 }
 
 /* The job ends, because what it made cannot be given out. */
@@ -455,6 +458,10 @@ static void give_up(struct api_call *c, size_t keep, const struct err *e)
 static bool render(struct api_call *c, struct event *ev, int *err, struct err *e)
 {
     struct api_call_private *p = c->priv;
+    if (p->embeddings != NULL) {
+        *err = embeddings_event(p->embeddings, ev, &c->out, e);
+        return false;
+    }
     if (p->images == NULL) {
         *err = render_event(p->render, ev, &c->out, e);
         return false;
@@ -565,6 +572,7 @@ void api_end(struct api_call *c)
         job_unref(c->job);
     render_close(c->priv->render);
     images_out_close(c->priv->images);
+    embeddings_close(c->priv->embeddings);
     buf_free(&c->out);
     free(c->priv);
     free(c);

@@ -31,10 +31,11 @@ struct api {
 
 struct api_call_private {
     struct api *api;
-    struct render *render;     /* text jobs, else NULL */
-    struct images_out *images; /* image jobs, else NULL */
-    size_t max_out;            /* of a stream's backlog */
-    bool at_work, ended;       /* a worker has it; api_end was called meanwhile */
+    struct render *render;         /* text jobs, else NULL */
+    struct images_out *images;     /* image jobs, else NULL */
+    struct embeddings *embeddings; /* embedding jobs, else NULL */
+    size_t max_out;                /* of a stream's backlog */
+    bool at_work, ended;           /* a worker has it; api_end was called meanwhile */
     int owner;
     struct err err; /* what error_reason points into */
     int64_t begin_us;
@@ -65,6 +66,10 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
 
 /* The handlers.  0: the call is answered (out holds the body) or c->job runs; else *e. */
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+/* Takes a vector; the last event writes the answer. */
+int embeddings_event(struct embeddings *em, const struct event *ev, struct buf *out, struct err *e);
+void embeddings_close(struct embeddings *em); /* NULL is allowed */
 int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 /* A chat with a picture, or with a caption model. */
 int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);

@@ -13,6 +13,13 @@
     "\"add_special\":{\"type\":\"boolean\"},\"add_special_tokens\":{\"type\":\"boolean\"}," \
     "\"parse_special\":{\"type\":\"boolean\"},\"with_pieces\":{\"type\":\"boolean\"},"      \
     "\"return_token_strs\":{\"type\":\"boolean\"}}}"
+#define EMBEDDING_SCHEMA                                                                           \
+    "{\"type\":\"object\",\"required\":[\"input\"],\"properties\":{\"model\":{\"type\":["          \
+    "\"string\",\"null\"]},\"input\":{\"oneOf\":[{\"type\":\"string\",\"minLength\":1},{\"type\":" \
+    "\"array\",\"minItems\":1,\"maxItems\":2048,\"items\":{\"oneOf\":[{\"type\":\"string\"},"      \
+    "{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}]}}]},"           \
+    "\"encoding_format\":{\"enum\":[\"float\",\"base64\",null]},\"dimensions\":{\"type\":["        \
+    "\"integer\",\"null\"],\"minimum\":1},\"user\":{\"type\":[\"string\",\"null\"]}}}"
 #define DETOKENIZE_SCHEMA                                             \
     "{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{" \
     "\"model\":{\"type\":[\"string\",\"null\"]},"                     \
@@ -123,6 +130,8 @@ static const char *schema_of(enum api_handler_id id)
         return "CompletionRequest";
     case API_CAPTIONS:
         return "CaptionRequest";
+    case API_EMBEDDINGS:
+        return "EmbeddingRequest";
     case API_APPLY_TEMPLATE:
         return "ApplyTemplateRequest";
     case API_TOKENIZE:
@@ -286,6 +295,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     put_schema(&w, "ImageEditRequest", PARAM_EDIT, "prompt", a);
     put_schema(&w, "ImageVariationRequest", PARAM_VARY, "image", a);
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
+    json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
     json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));
     json_close(&w, '}');

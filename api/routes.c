@@ -7,6 +7,7 @@
 const struct api_route api_routes[] = {
     {"POST", "/v1/chat/completions", API_CHAT, ROUTE_PICTURE, "Answers a conversation"},
     {"POST", "/v1/completions", API_COMPLETIONS, 0, "Continues a text"},
+    {"POST", "/v1/embeddings", API_EMBEDDINGS, 0, "Turns texts into vectors"},
     {"POST", "/v1/captions", API_CAPTIONS, ROUTE_PICTURE, "Says what a picture shows"},
     {"POST", "/v1/images/generations", API_IMAGES_GENERATE, 0, "Makes pictures from a text"},
     {"POST", "/v1/images/edits", API_IMAGES_EDIT, ROUTE_UPLOAD,

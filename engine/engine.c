@@ -113,6 +113,8 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
         return engine_text_submit(g, j, e);
     case JOB_IMAGE:
         return engine_image_submit(g, j, e);
+    case JOB_EMBED:
+        return engine_embed_submit(g, j, e);
     }
     return err_set(e, ERR_INVALID, "a job of no kind");
 }
@@ -123,6 +125,8 @@ static void fail_task(struct engine *g, struct task *t, const struct err *e)
 {
     if (t->job->kind == JOB_IMAGE)
         engine_image_fail(g, t, e);
+    else if (t->job->kind == JOB_EMBED)
+        engine_embed_fail(g, t, e);
     else
         engine_text_fail(g, t, e);
 }
@@ -132,7 +136,7 @@ static void fail_all(struct engine *g, const struct err *e)
     while (g->sched.n_running > 0)
         fail_task(g, g->sched.order[0]->task, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     struct task *t;
-    while ((t = engine_image_first(g, false)) != NULL)
+    while ((t = engine_image_first(g, false)) != NULL || (t = engine_embed_first(g, false)) != NULL)
         fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     while (g->sched.head)
         fail_task(g, g->sched.head, e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
@@ -148,7 +152,8 @@ static struct task *find_cancelled(struct engine *g)
         if (job_cancelled(t->job))
             return t;
     }
-    return engine_image_first(g, true);
+    struct task *t = engine_image_first(g, true);
+    return t ? t : engine_embed_first(g, true);
 }
 
 static void sweep_cancelled(struct engine *g)
@@ -169,6 +174,8 @@ static void admit(struct engine *g)
     while ((q = sched_admit(&g->sched, &other)) != NULL || other) {
         if (q)
             engine_text_begin(g, q);
+        else if (other->embed)
+            engine_embed_begin(g, other);
         else
             engine_image_begin(g, other);
     }
@@ -207,9 +214,10 @@ static int run_unit(struct engine *g, struct err *e)
     const struct sched_plan *p = sched_next(&g->sched);
     if (!p)
         return 0;
-    int rc = g->sched_models[p->model].other ? engine_image_run(g, p, e)
-             : p->look                       ? engine_caption_run(g, p, e)
-                                             : engine_text_run(g, p, e);
+    int rc = g->models[p->model].embed.bert    ? engine_embed_run(g, p, e)
+             : g->sched_models[p->model].other ? engine_image_run(g, p, e)
+             : p->look                         ? engine_caption_run(g, p, e)
+                                               : engine_text_run(g, p, e);
     return rc < 0 ? rc : 1;
 }
 

@@ -5,6 +5,7 @@
 #define ENGINE_ENGINE_INT_H
 #include <pthread.h>
 
+#include "engine/embed.h"
 #include "engine/engine.h"
 #include "engine/pipeline.h"
 #include "engine/sample.h"
@@ -33,7 +34,8 @@ struct loaded {
     struct sample *sample;
     struct task *looking;     /* caption models: whose picture is under way */
     struct pipeline pipeline; /* image models */
-    struct sched_other other;
+    struct embed embed;       /* embedding models */
+    struct sched_other other; /* of the two */
 };
 
 struct engine {
@@ -116,4 +118,14 @@ void engine_image_fail(struct engine *g, struct task *t, const struct err *e);
 int engine_image_run(struct engine *g, const struct sched_plan *p, struct err *e);
 /* A running task, or one that was cancelled; NULL when there is none. */
 struct task *engine_image_first(const struct engine *g, bool cancelled);
+
+/* engine_embed.c */
+int engine_embed_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+int engine_embed_open(struct engine *g, int model, struct err *e);
+void engine_embed_begin(struct engine *g, struct task *t); /* just out of the queue */
+void engine_embed_fail(struct engine *g, struct task *t, const struct err *e);
+/* A batch of the plan's model.  An error is the device's. */
+int engine_embed_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* A running task, or one that was cancelled; NULL when there is none. */
+struct task *engine_embed_first(const struct engine *g, bool cancelled);
 #endif

@@ -23,6 +23,8 @@ static size_t default_cache_bytes(struct engine *g)
     for (int i = 0; i < g->o.n_models; i++) {
         const struct model *m = g->models[i].model;
         bool text = has_pages(model_card(m));
+        if (model_card(m)->kind == MODEL_EMBEDDING)
+            continue; /* nothing beyond its scratch */
         size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
                                   engine_caption_bytes(g, i)
                             : engine_image_need(g, i) / 4 * 5;
@@ -116,6 +118,10 @@ static int make_cache(struct engine *g, struct err *e)
             engine_image_open(g, i);
             continue;
         }
+        if (card->kind == MODEL_EMBEDDING) {
+            rc = engine_embed_open(g, i, e);
+            continue;
+        }
         rc = cache_pool_add(g->cache, &m->pool, model_page_bytes(m->model), e);
         if (rc)
             return err_wrap(e, "cache of %s", m->id);
@@ -162,7 +168,9 @@ void engine_load_undo(struct engine *g)
 {
     sched_fini(&g->sched);
     for (int i = 0; i < g->o.n_models; i++) {
-        if (g->sched_models[i].other)
+        if (g->models[i].embed.bert)
+            embed_fini(&g->models[i].embed);
+        else if (g->sched_models[i].other)
             pipeline_fini(&g->models[i].pipeline);
     }
     cache_close(g->cache);

@@ -103,6 +103,19 @@ struct event *job_poll(struct job *j)
     return ev;
 }
 
+struct event *job_event_vector(int index, const float *v, int n)
+{
+    struct event *ev = xcalloc(1, sizeof *ev + (size_t)n * sizeof *v);
+    float *to = (float *)(void *)(ev + 1);
+    memcpy(to, v, (size_t)n * sizeof *v);
+    ev->kind = EV_VECTOR;
+    ev->index = index;
+    ev->text = "";
+    ev->vector = to;
+    ev->n_vector = n;
+    return ev;
+}
+
 void job_event_free(struct event *ev)
 {
     free(ev);

@@ -42,7 +42,7 @@ struct sample_params {
 };
 extern const struct sample_params sample_params_default; /* temperature 1, all else off */
 
-enum job_kind { JOB_TEXT, JOB_IMAGE };
+enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED };
 
 struct text_spec {
     const char *model; /* card id */
@@ -70,6 +70,14 @@ struct text_spec {
     float length_penalty;   /* of it: above 0 favours long texts */
     int n_question;         /* tokens that it reads before it answers; 0: captions */
     const int32_t *question;
+};
+
+/* Texts whose vectors are wanted. */
+struct embed_spec {
+    const char *model; /* card id */
+    int n_texts;
+    const int32_t *const *ids; /* [n_texts] tokens, those of the model's frame ([CLS], [SEP]) too */
+    const int32_t *n_ids;      /* [n_texts] each at least 1 */
 };
 
 /* Which random numbers a seed stands for: torch.Generator("cpu")'s or torch.Generator("cuda")'s. */
@@ -119,6 +127,7 @@ enum event_kind {
     EV_MATCH,    /* match, cosine: of a picture and a text */
     EV_PROGRESS, /* picture `index` has done `step` of `n_steps` */
     EV_IMAGE,    /* picture `index`: pixels; partial >= 0 is a preview, -1 the picture itself */
+    EV_VECTOR,   /* text `index`: its vector */
     EV_DONE,     /* the whole job is complete: totals; nothing comes after */
     EV_ERROR,    /* the job failed: err; nothing comes after */
 };
@@ -148,6 +157,9 @@ struct event {
     int width, height;
     int partial;   /* the how-manieth preview, or -1 */
     uint64_t seed; /* of this picture */
+    /* EV_VECTOR */
+    const float *vector; /* [n_vector] */
+    int n_vector;
 };
 
 struct job {
@@ -156,6 +168,7 @@ struct job {
     struct arena arena; /* loop side's: spec and what it points to */
     struct text_spec text;
     struct image_spec image;  /* JOB_IMAGE */
+    struct embed_spec embed;  /* JOB_EMBED */
     void *user;               /* the loop side's own */
     int64_t submit_us;        /* set by engine_submit */
     struct job_private *priv; /* engine/job.c */
@@ -177,5 +190,7 @@ struct event *job_event_new(enum event_kind kind, int index, const char *text, s
 /* The same with a picture [height, width, 3] behind it, not filled in yet; NULL without memory. */
 struct event *job_event_image(enum event_kind kind, int index, int width, int height,
                               uint8_t **rgb);
+/* EV_VECTOR, with a copy of v [n] behind it. */
+struct event *job_event_vector(int index, const float *v, int n);
 void job_emit(struct job *j, struct event *ev);
 #endif

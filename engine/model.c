@@ -12,6 +12,7 @@
 #include "engine/checkpoint.h"
 #include "engine/diffusion.h"
 #include "engine/gguf.h"
+#include "engine/models/bert.h"
 #include "engine/models/blip.h"
 #include "engine/models/llama.h"
 #include "engine/text/wordpiece.h"
@@ -24,6 +25,7 @@ struct model {
     struct text_model *text; /* one of these two */
     struct diffusion *diffusion;
     struct blip *blip; /* a caption model: text is its decoder */
+    struct bert *bert;
     struct caption_card caption;
 };
 
@@ -341,10 +343,74 @@ static int open_caption(struct model **out, const char *id, const char *path, st
     return 0;
 }
 
+/* ---- embedding models ---- */
+
+static void fill_embedding(struct model *m, const char *id)
+{
+    const struct bert_info *info = bert_info(m->bert);
+    m->card = (struct model_card){.id = xstrdup(id),
+                                  .arch = "bert",
+                                  .source = "transformers",
+                                  .kind = MODEL_EMBEDDING,
+                                  .quant = xstrdup(dtype_name(info->type)),
+                                  .n_params = info->n_params,
+                                  .weight_bytes = info->weight_bytes,
+                                  .n_vocab = info->n_vocab,
+                                  .n_ctx_train = info->n_positions,
+                                  .n_ctx = info->n_positions,
+                                  .n_embd = info->dim,
+                                  .input = MODALITY_TEXT,
+                                  .output = MODALITY_EMBEDDING};
+}
+
+/* [CLS] and [SEP] stand as its bos and eos. */
+static int open_bert_tokenizer(struct model *m, const char *path, struct err *e)
+{
+    struct wordpiece *w;
+    int rc = wordpiece_open(&w, path, e);
+    if (rc != 0)
+        return err_wrap(e, "tokenizer");
+    const struct wordpiece_info info = *wordpiece_info(w);
+    if (info.cls < 0 || info.sep < 0 || info.n_vocab > m->card.n_vocab) {
+        wordpiece_close(w);
+        return err_set(e, ERR_CORRUPT, "the vocabulary has %d tokens and %s, the model %d",
+                       info.n_vocab, info.cls < 0 || info.sep < 0 ? "no [CLS]" : "[CLS]",
+                       m->card.n_vocab);
+    }
+    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info.cls, info.sep, m->card.n_vocab, e);
+}
+
+static int open_embedding(struct model **out, const char *id, const char *path, struct backend *be,
+                          const struct model_options *o, struct err *e)
+{
+    struct checkpoint *c;
+    int rc = checkpoint_open(&c, path, NULL, e);
+    if (rc != 0)
+        return rc;
+    struct model *m = xcalloc(1, sizeof *m);
+    const struct bert_options bo = {.max_rows = o->max_rows, .progress = o->progress};
+    rc = bert_open(&m->bert, c, be, &bo, e);
+    checkpoint_close(c);
+    if (rc == 0) {
+        struct stat st = {0};
+        (void)stat(path, &st);
+        fill_embedding(m, id);
+        m->card.created = (int64_t)st.st_mtime;
+        rc = open_bert_tokenizer(m, path, e);
+    }
+    if (rc != 0) {
+        model_close(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
 bool model_is_directory(const char *path)
 {
     struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode) && (diffusion_is(path) || blip_is(path));
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode) &&
+           (diffusion_is(path) || blip_is(path) || bert_is(path));
 }
 
 int model_open(struct model **out, const char *id, const char *path, struct backend *be,
@@ -359,6 +425,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
         return open_image(out, id, path, be, o, e);
     if (blip_is(path))
         return open_caption(out, id, path, be, o, e);
+    if (bert_is(path))
+        return open_embedding(out, id, path, be, o, e);
     int rc = locate(file, &st, e);
     if (rc != 0)
         return rc;
@@ -390,6 +458,7 @@ void model_close(struct model *m)
     if (m->text != NULL)
         m->text->close(m->text);
     diffusion_close(m->diffusion);
+    bert_close(m->bert);
     if (m->card.tokenizer != NULL)
         tokenizer_close(m->card.tokenizer);
     free(m->card.chat_template);
@@ -406,6 +475,11 @@ const struct model_card *model_card(const struct model *m)
 const struct diffusion *model_diffusion(const struct model *m)
 {
     return m->diffusion;
+}
+
+struct bert *model_bert(const struct model *m)
+{
+    return m->bert;
 }
 
 struct blip *model_blip(const struct model *m)

@@ -53,6 +53,7 @@ struct model_card {
     int n_vocab;         /* this and what follows: 0 or NULL where it has no meaning */
     int n_ctx_train;     /* positions the model was trained for (after rope scaling) */
     int n_ctx;           /* positions one sequence may have here */
+    int n_embd;          /* numbers of a vector: MODEL_EMBEDDING */
     int64_t created;     /* unix seconds of the file */
     struct tokenizer *tokenizer;
     char *chat_template;                /* Jinja source, NULL when the file has none */
@@ -106,6 +107,9 @@ const struct diffusion *model_diffusion(const struct model *m);
 /* Of a caption model, else NULL: engine/models/blip.h. */
 struct blip;
 struct blip *model_blip(const struct model *m);
+/* Of an embedding model, else NULL: engine/models/bert.h. */
+struct bert;
+struct bert *model_bert(const struct model *m);
 
 /* Text and caption models: bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
 size_t model_page_bytes(const struct model *m);

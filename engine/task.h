@@ -10,6 +10,7 @@
 #include "engine/text/detok.h"
 
 struct image_task; /* engine/picture.h */
+struct embed_task; /* engine/embed.h */
 
 /* A beam search: a set of pages for each beam. */
 struct task_beams {
@@ -32,6 +33,7 @@ struct task {
     struct job *job;          /* a reference */
     struct image_task *image; /* JOB_IMAGE; else NULL */
     struct task_look *look;   /* of a caption model; else NULL */
+    struct embed_task *embed; /* JOB_EMBED; else NULL */
     struct task *next;
     int model;       /* index in the engine's list */
     int n_choices;   /* prompts * n */

@@ -158,7 +158,7 @@ static void checkpoint_refuses_pickles(void **state)
     (void)state;
     put("model.ckpt", "PK\3\4aaaaaaaaaaaaaaaa", 20);
     refused("model.ckpt", ERR_UNSUPPORTED, "weights_only=True");
-    put("model.pt", "\x80\2}q\0(X\1\0\0\0aq\1K\1u.", 20);
+    put("model.pt", "\x80\2}q\0(X\1\0\0\0aq\1K\1u.", 18);
     refused("model.pt", ERR_UNSUPPORTED, "pickle");
     assert_false(checkpoint_is_image(path_of("model.pt")));
     put_text("model.txt", "hello, this is no model");
