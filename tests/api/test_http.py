@@ -64,7 +64,7 @@ def test_a_body_of_one_megabyte_is_read(server):
     assert status == 400 and r["error"]["code"] == "context_length_exceeded"
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1/embeddings", "/v1/chat", "/v1/images/things",
+@pytest.mark.parametrize("path", ["/nothing", "/v1/audio/speech", "/v1/chat", "/v1/images/things",
                                   "/v1/chat/completions/x", "/%2e%2e/etc/passwd", "/v1/v1/models"])
 def test_an_unknown_path_is_404_in_json(server, path):
     for method in ("GET", "POST"):
