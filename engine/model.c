@@ -314,35 +314,6 @@ static void fill_caption(struct model *m, const char *id)
                                   .caption = &m->caption};
 }
 
-static int open_caption(struct model **out, const char *id, const char *path, struct backend *be,
-                        const struct model_options *o, struct err *e)
-{
-    struct checkpoint *c;
-    int rc = checkpoint_open(&c, path, NULL, e);
-    if (rc != 0)
-        return rc;
-    struct model *m = xcalloc(1, sizeof *m);
-    const struct blip_options bo = {.max_rows = o->max_rows,
-                                    .max_logits = o->max_logits,
-                                    .n_ctx = o->n_ctx,
-                                    .progress = o->progress};
-    rc = blip_open(&m->blip, c, be, &bo, e);
-    checkpoint_close(c);
-    if (rc == 0) {
-        struct stat st = {0};
-        (void)stat(path, &st);
-        fill_caption(m, id);
-        m->card.created = (int64_t)st.st_mtime;
-        rc = open_blip_tokenizer(m, path, e);
-    }
-    if (rc != 0) {
-        model_close(m);
-        return rc;
-    }
-    *out = m;
-    return 0;
-}
-
 /* ---- embedding models ---- */
 
 static void fill_embedding(struct model *m, const char *id)
@@ -380,23 +351,63 @@ static int open_bert_tokenizer(struct model *m, const char *path, struct err *e)
     return tokenizer_from_wordpiece(&m->card.tokenizer, w, info.cls, info.sep, m->card.n_vocab, e);
 }
 
-static int open_embedding(struct model **out, const char *id, const char *path, struct backend *be,
-                          const struct model_options *o, struct err *e)
+/* ---- directories of transformers ---- */
+
+static int open_blip(struct model *m, struct checkpoint *c, struct backend *be,
+                     const struct model_options *o, struct err *e)
 {
+    const struct blip_options bo = {.max_rows = o->max_rows,
+                                    .max_logits = o->max_logits,
+                                    .n_ctx = o->n_ctx,
+                                    .progress = o->progress};
+    return blip_open(&m->blip, c, be, &bo, e);
+}
+
+static int open_bert(struct model *m, struct checkpoint *c, struct backend *be,
+                     const struct model_options *o, struct err *e)
+{
+    const struct bert_options bo = {.max_rows = o->max_rows, .progress = o->progress};
+    return bert_open(&m->bert, c, be, &bo, e);
+}
+
+static const struct transformers_family {
+    bool (*is)(const char *path);
+    int (*open)(struct model *m, struct checkpoint *c, struct backend *be,
+                const struct model_options *o, struct err *e);
+    void (*fill)(struct model *m, const char *id); /* the card */
+    int (*open_tokenizer)(struct model *m, const char *path, struct err *e);
+} transformers[] = {
+    {blip_is, open_blip, fill_caption, open_blip_tokenizer},
+    {bert_is, open_bert, fill_embedding, open_bert_tokenizer},
+};
+
+/* NULL: it is none of them. */
+static const struct transformers_family *transformers_family(const char *path)
+{
+    for (size_t i = 0; i < sizeof transformers / sizeof *transformers; i++) {
+        if (transformers[i].is(path))
+            return &transformers[i];
+    }
+    return NULL;
+}
+
+static int open_transformers(struct model **out, const char *id, const char *path,
+                             struct backend *be, const struct model_options *o, struct err *e)
+{
+    const struct transformers_family *f = transformers_family(path);
     struct checkpoint *c;
     int rc = checkpoint_open(&c, path, NULL, e);
     if (rc != 0)
         return rc;
     struct model *m = xcalloc(1, sizeof *m);
-    const struct bert_options bo = {.max_rows = o->max_rows, .progress = o->progress};
-    rc = bert_open(&m->bert, c, be, &bo, e);
+    rc = f->open(m, c, be, o, e);
     checkpoint_close(c);
     if (rc == 0) {
         struct stat st = {0};
         (void)stat(path, &st);
-        fill_embedding(m, id);
+        f->fill(m, id);
         m->card.created = (int64_t)st.st_mtime;
-        rc = open_bert_tokenizer(m, path, e);
+        rc = f->open_tokenizer(m, path, e);
     }
     if (rc != 0) {
         model_close(m);
@@ -410,7 +421,7 @@ bool model_is_directory(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode) &&
-           (diffusion_is(path) || blip_is(path) || bert_is(path));
+           (diffusion_is(path) || transformers_family(path) != NULL);
 }
 
 int model_open(struct model **out, const char *id, const char *path, struct backend *be,
@@ -423,10 +434,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     memcpy(file, path, strlen(path) + 1);
     if (diffusion_is(path))
         return open_image(out, id, path, be, o, e);
-    if (blip_is(path))
-        return open_caption(out, id, path, be, o, e);
-    if (bert_is(path))
-        return open_embedding(out, id, path, be, o, e);
+    if (transformers_family(path) != NULL)
+        return open_transformers(out, id, path, be, o, e);
     int rc = locate(file, &st, e);
     if (rc != 0)
         return rc;
