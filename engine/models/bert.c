@@ -157,21 +157,6 @@ static void walk(struct nn_loader *l, void *model)
     nn_pop(l, top);
 }
 
-static void count_weights(struct bert_info *info, const struct checkpoint *c)
-{
-    size_t bytes[DTYPE_N] = {0};
-    for (int i = 0; i < checkpoint_n_tensors(c, CHECKPOINT_MODEL); i++) {
-        const struct checkpoint_tensor *t = checkpoint_tensor_at(c, CHECKPOINT_MODEL, i);
-        int64_t n = 1;
-        for (int d = 0; d < t->ndim; d++)
-            n *= t->dims[d];
-        info->n_params += n;
-        bytes[t->type] += t->bytes;
-        if (bytes[t->type] > bytes[info->type])
-            info->type = t->type;
-    }
-}
-
 static int open_scratch(struct bert *m, struct err *e)
 {
     const size_t rows = (size_t)m->max_rows, dim = rows * (size_t)m->info.dim * sizeof(float);
@@ -218,7 +203,7 @@ int bert_open(struct bert **out, struct checkpoint *c, struct backend *be,
     if (rc == 0) {
         m->max_rows = o->max_rows > m->info.n_positions ? o->max_rows : m->info.n_positions;
         m->layers = xcalloc((size_t)m->n_layers, sizeof *m->layers);
-        count_weights(&m->info, c);
+        nn_count(c, CHECKPOINT_MODEL, &m->info.n_params, &m->info.type);
         struct nn_loader l = {.c = c, .part = CHECKPOINT_MODEL, .store = &m->store, .e = e};
         rc = nn_load(&l, walk, m);
         m->info.weight_bytes = m->store.bytes;

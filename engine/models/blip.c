@@ -317,21 +317,6 @@ static void walk(struct nn_loader *l, void *model)
     nn_load_linear(l, &m->text_proj, "text_proj", m->text.n_project, m->text.dim, NN_BIAS);
 }
 
-static void count_weights(struct blip *m, const struct checkpoint *c)
-{
-    size_t bytes[DTYPE_N] = {0};
-    for (int i = 0; i < checkpoint_n_tensors(c, CHECKPOINT_MODEL); i++) {
-        const struct checkpoint_tensor *t = checkpoint_tensor_at(c, CHECKPOINT_MODEL, i);
-        int64_t n = 1;
-        for (int d = 0; d < t->ndim; d++)
-            n *= t->dims[d];
-        m->info.n_params += n;
-        bytes[t->type] += t->bytes;
-        if (bytes[t->type] > bytes[m->info.type])
-            m->info.type = t->type;
-    }
-}
-
 static int load(struct blip *m, struct checkpoint *c, struct err *e)
 {
     m->vision.layers = xcalloc((size_t)m->vision.n_layers, sizeof *m->vision.layers);
@@ -395,7 +380,7 @@ int blip_open(struct blip **out, struct checkpoint *c, struct backend *be,
         rc = read_preprocessor(m, c, e);
     if (rc == 0) {
         set_limits(m, o);
-        count_weights(m, c);
+        nn_count(c, CHECKPOINT_MODEL, &m->info.n_params, &m->info.type);
         rc = load(m, c, e);
     }
     if (rc == 0)

@@ -100,6 +100,10 @@ void nn_load_vector(struct nn_loader *l, struct tensor *to, const char *name, in
 void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name, int64_t *n_rows,
                        int64_t dim);
 
+/* Adds the numbers of a part's tensors to *n_params; *type: what most bytes have, if more than *type has. */
+void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_params,
+              enum dtype *type);
+
 /* ---- recording ---- */
 
 struct tensor nn_rows(const struct tensor *t); /* [.., c] as [rows, c] */

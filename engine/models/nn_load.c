@@ -382,3 +382,19 @@ int nn_load(struct nn_loader *l, nn_walk_fn *walk, void *model)
         l->rc = err_set(l->e, ERR_IO, "a file was cut short while it was read");
     return l->rc;
 }
+
+void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_params,
+              enum dtype *type)
+{
+    size_t bytes[DTYPE_N] = {0};
+    for (int i = 0; i < checkpoint_n_tensors(c, part); i++) {
+        const struct checkpoint_tensor *t = checkpoint_tensor_at(c, part, i);
+        int64_t n = 1;
+        for (int d = 0; d < t->ndim; d++)
+            n *= t->dims[d];
+        *n_params += n;
+        bytes[t->type] += t->bytes;
+        if (bytes[t->type] > bytes[*type])
+            *type = t->type;
+    }
+}
