@@ -62,8 +62,8 @@ static int read_act(const struct cJSON *config, enum act *act, struct err *e)
 static int read_vision(struct blip_vision *v, const struct cJSON *config, struct err *e)
 {
     const struct int_field fields[] = {
-        {"image_size", &v->size, 384, MAX_SIZE},
-        {"patch_size", &v->patch, 16, MAX_SIZE},
+        {"image_size", &v->in.size, 384, MAX_SIZE},
+        {"patch_size", &v->in.patch, 16, MAX_SIZE},
         {"hidden_size", &v->dim, 768, MAX_WIDTH},
         {"intermediate_size", &v->n_ff, 3072, 8 * MAX_WIDTH},
         {"num_hidden_layers", &v->n_layers, 12, MAX_LAYERS},
@@ -77,15 +77,11 @@ static int read_vision(struct blip_vision *v, const struct cJSON *config, struct
         rc = read_act(config, &v->act, e);
     if (rc != 0)
         return err_wrap(e, "vision_config");
-    if (v->size % v->patch != 0 || v->dim % v->n_heads != 0 ||
-        v->dim / v->n_heads > ATTN_MAX_HEAD_DIM || v->size / v->patch > 256)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "a vision transformer of %d pixels in patches of %d, width %d, %d heads",
-                       v->size, v->patch, v->dim, v->n_heads);
-    const int side = v->size / v->patch;
-    v->n_tokens = side * side + 1;
-    v->patches = (struct nn_conv){.kernel = v->patch, .c_in = 3, .c_out = v->dim};
-    return 0;
+    if (v->dim % v->n_heads != 0 || v->dim / v->n_heads > ATTN_MAX_HEAD_DIM)
+        return err_set(e, ERR_UNSUPPORTED, "a vision transformer of width %d, %d heads", v->dim,
+                       v->n_heads);
+    v->in.dim = v->dim;
+    return vit_patches_init(&v->in, e);
 }
 
 static int read_token(const struct cJSON *config, const char *key, int32_t *id, int n_vocab,
@@ -173,89 +169,30 @@ static int read_config(struct blip *m, const struct cJSON *config, struct err *e
 
 /* ---- preprocessor_config.json ---- */
 
-static int read_three(const struct cJSON *config, const char *key, float out[3], struct err *e)
-{
-    const struct cJSON *list = json_get(config, key);
-    if (json_type(list) == JSON_NULL)
-        return 0;
-    const struct cJSON *v = json_first(list);
-    for (int i = 0; i < 3; i++, v = json_next(v)) {
-        if (json_type(list) != JSON_ARRAY || json_size(list) != 3 || json_type(v) != JSON_NUMBER)
-            return err_set(e, ERR_CORRUPT, "%s must be three numbers", key);
-        out[i] = (float)json_num(v);
-    }
-    return 0;
-}
-
-static int read_filter(struct blip *m, const struct cJSON *config, struct err *e)
-{
-    int64_t resample = 3; /* PIL's numbers */
-    int rc = json_get_int(config, "resample", &resample, 0, 5, e);
-    if (rc != 0)
-        return rc;
-    if (resample < 1 || resample > 3)
-        return err_set(e, ERR_UNSUPPORTED, "resizing with PIL's filter %lld", (long long)resample);
-    m->info.filter = resample == 1 ? IMAGE_LANCZOS : resample == 2 ? IMAGE_BILINEAR : IMAGE_BICUBIC;
-    return 0;
-}
-
 static int read_size(const struct blip *m, const struct cJSON *config, struct err *e)
 {
     const struct cJSON *size = json_get(config, "size");
-    int64_t height = m->vision.size, width = height;
+    int64_t height = m->vision.in.size, width = height;
     int rc = json_get_int(size, "height", &height, 1, MAX_SIZE, e);
     if (rc == 0)
         rc = json_get_int(size, "width", &width, 1, MAX_SIZE, e);
-    if (rc == 0 && (height != m->vision.size || width != m->vision.size))
+    if (rc == 0 && (height != m->vision.in.size || width != m->vision.in.size))
         rc = err_set(e, ERR_UNSUPPORTED,
                      "pictures of %lldx%lld for a vision transformer that takes %dx%d",
-                     (long long)width, (long long)height, m->vision.size, m->vision.size);
+                     (long long)width, (long long)height, m->vision.in.size, m->vision.in.size);
     return rc;
 }
 
 static int read_processing(struct blip *m, const struct cJSON *config, struct err *e)
 {
-    struct blip_vision *v = &m->vision;
-    bool resize = true, rescale = true, normalise = true;
-    int rc = read_filter(m, config, e);
-    if (rc == 0)
-        rc = read_size(m, config, e);
-    if (rc == 0)
-        rc = json_get_bool(config, "do_resize", &resize, e);
-    if (rc == 0 && !resize)
-        rc = err_set(e, ERR_UNSUPPORTED, "do_resize false: pictures of any size");
-    if (rc == 0)
-        rc = json_get_bool(config, "do_rescale", &rescale, e);
-    if (rc == 0)
-        rc = json_get_float(config, "rescale_factor", &v->scale, 0, 1, e);
-    if (rc == 0)
-        rc = json_get_bool(config, "do_normalize", &normalise, e);
-    if (rc == 0)
-        rc = read_three(config, "image_mean", v->mean, e);
-    if (rc == 0)
-        rc = read_three(config, "image_std", v->std, e);
-    if (!rescale)
-        v->scale = 1;
-    for (int c = 0; c < 3 && rc == 0; c++) {
-        if (!normalise) {
-            v->mean[c] = 0;
-            v->std[c] = 1;
-        }
-        if (!(v->std[c] > 0))
-            rc = err_set(e, ERR_CORRUPT, "image_std must be positive");
-    }
-    return rc;
+    int rc = vit_pixels_read(&m->vision.colours, config, e);
+    return rc == 0 ? read_size(m, config, e) : rc;
 }
 
 /* Newer files have it within processor_config.json; without any it is what BLIP's own have. */
 static int read_preprocessor(struct blip *m, const struct checkpoint *c, struct err *e)
 {
-    static const float mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
-    static const float std[3] = {0.26862954f, 0.26130258f, 0.27577711f};
-    memcpy(m->vision.mean, mean, sizeof mean);
-    memcpy(m->vision.std, std, sizeof std);
-    m->vision.scale = 1.0f / 255;
-    m->info.filter = IMAGE_BICUBIC;
+    m->vision.colours = vit_pixels_default;
     struct cJSON *doc = NULL;
     struct err why = {0};
     const struct cJSON *config;
@@ -362,7 +299,8 @@ static void set_limits(struct blip *m, const struct blip_options *o)
     m->base.n_ctx = o->n_ctx > 0 && o->n_ctx < n ? o->n_ctx : n;
     m->base.page_bytes = (size_t)m->text.n_layers * 2 *
                          m->be->kv_bytes(DTYPE_F32, m->text.n_heads, m->text.head_dim);
-    m->info.image_size = m->vision.size;
+    m->info.image_size = m->vision.in.size;
+    m->info.filter = m->vision.colours.filter;
     if (m->info.kind != CAPTION_TEXT)
         m->info.n_question = n < m->max_rows ? n : m->max_rows;
 }
@@ -411,7 +349,7 @@ size_t blip_view_bytes(const struct blip *m, int n_question)
 {
     if (m->info.kind == CAPTION_MATCH)
         return 0;
-    size_t n = (size_t)(m->info.kind == CAPTION_VQA ? n_question : m->vision.n_tokens);
+    size_t n = (size_t)(m->info.kind == CAPTION_VQA ? n_question : m->vision.in.n_tokens);
     return (size_t)m->text.n_layers * 2 * n * (size_t)m->text.dim * sizeof(float);
 }
 

@@ -4,6 +4,7 @@
 #define ENGINE_MODELS_BLIP_INT_H
 #include "engine/models/blip.h"
 #include "engine/models/nn.h"
+#include "engine/models/vit.h"
 
 struct blip_vision_layer {
     struct nn_norm norm1, norm2;
@@ -12,13 +13,11 @@ struct blip_vision_layer {
 };
 
 struct blip_vision {
-    int size, patch, dim, n_ff, n_layers, n_heads, n_tokens; /* n_tokens: patches + 1 */
+    int dim, n_ff, n_layers, n_heads;
     float eps;
     enum act act;
-    float scale, mean[3], std[3]; /* a pixel p becomes (p * scale - mean) / std */
-    struct tensor class;          /* [1, dim] */
-    struct tensor position;       /* [n_tokens, dim] */
-    struct nn_conv patches;
+    struct vit_pixels colours;
+    struct vit_patches in;
     struct blip_vision_layer *layers;
     struct nn_norm norm;
     struct program *pass;

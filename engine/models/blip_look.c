@@ -28,7 +28,7 @@ static void begin_reading(struct blip *m, const struct blip_look *l)
 /* Layer i of the encoder over the question, with or without the picture. */
 static void read_layer(struct blip *m, const struct blip_look *l, int i, bool looks)
 {
-    const struct text_view view = {.kv = m->s.cross, .n_keys = m->vision.n_tokens};
+    const struct text_view view = {.kv = m->s.cross, .n_keys = m->vision.in.n_tokens};
     const struct blip_text_layer *layer = &m->encoder.layers[i];
     struct tensor x = blip_rows(m->s.states, l->n_question, m->text.dim);
     if (looks)

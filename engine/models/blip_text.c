@@ -52,7 +52,7 @@ int blip_text_scratch(struct blip *m, struct err *e)
     const struct blip_text *t = &m->text;
     struct blip_scratch *s = &m->s;
     const size_t rows = (size_t)m->max_rows, dim = (size_t)t->dim, f = sizeof(float);
-    const size_t n_image = (size_t)m->vision.n_tokens, n_logits = (size_t)m->max_logits;
+    const size_t n_image = (size_t)m->vision.in.n_tokens, n_logits = (size_t)m->max_logits;
     const bool reads = m->info.kind != CAPTION_TEXT;
     const struct {
         void *p;

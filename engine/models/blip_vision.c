@@ -1,6 +1,6 @@
 /* BLIP's vision transformer (Dosovitskiy et al. 2021), as a recorded pass for one picture.
  *
- *     x = [class, conv(pixels)] + position
+ *     x = [class, conv(pixels)] + position        vit.h
  *     x += o(attention(q, k, v of norm1(x)))
  *     x += fc2(gelu(fc1(norm2(x))))              for each layer
  *     seen = norm(x) */
@@ -25,9 +25,9 @@ static void walk_layer(struct nn_loader *l, struct blip_vision *v, int i)
 void blip_vision_walk(struct nn_loader *l, struct blip_vision *v)
 {
     const size_t path = nn_push(l, "vision_model");
-    nn_load_rows(l, &v->class, "embeddings.class_embedding", 1, v->dim);
-    nn_load_rows(l, &v->position, "embeddings.position_embedding", v->n_tokens, v->dim);
-    nn_load_conv(l, &v->patches, "embeddings.patch_embedding", NN_BIAS);
+    nn_load_rows(l, &v->in.class, "embeddings.class_embedding", 1, v->dim);
+    nn_load_rows(l, &v->in.position, "embeddings.position_embedding", v->in.n_tokens, v->dim);
+    nn_load_conv(l, &v->in.conv, "embeddings.patch_embedding", NN_BIAS);
     for (int i = 0; i < v->n_layers; i++)
         walk_layer(l, v, i);
     nn_load_norm(l, &v->norm, "post_layernorm", v->dim);
@@ -53,8 +53,8 @@ static struct tensor record_layer(const struct blip_vision *v, struct program *p
                               .v = val.data,
                               .out = att.data,
                               .n = 1,
-                              .n_q = v->n_tokens,
-                              .n_k = v->n_tokens,
+                              .n_q = v->in.n_tokens,
+                              .n_k = v->in.n_tokens,
                               .n_heads = v->n_heads,
                               .head_dim = v->dim / v->n_heads},
             NULL);
@@ -65,36 +65,17 @@ static struct tensor record_layer(const struct blip_vision *v, struct program *p
     return nn_linear(p, &l->fc2, &h, &mid);
 }
 
-/* Row 0 is the class token, the others are patches from the top left: the convolution adds their
- * positions. */
 static void record(struct program *p, void *arg)
 {
     struct blip *m = arg;
     struct blip_vision *v = &m->vision;
-    struct backend *be = program_backend(p);
-    const int64_t side = v->size / v->patch;
-    v->pixels = PROGRAM_PINNED(p, 1, v->size, v->size, 3);
-    v->seen = PROGRAM_PINNED(p, v->n_tokens, v->dim);
-    struct tensor x = PROGRAM_TENSOR(p, v->n_tokens, v->dim);
-    struct tensor first = blip_rows(x.data, 1, v->dim), at = blip_rows(v->position.data, 1, v->dim);
-    OP(be, add, .out = &first, .a = &v->class, .b = &at);
-    const struct tensor map = {.data = (float *)x.data + v->dim,
-                               .type = DTYPE_F32,
-                               .ndim = 4,
-                               .dims = {1, side, side, v->dim}};
-    struct tensor out = map, positions = map;
-    positions.data = (float *)v->position.data + v->dim;
-    nn_emit_conv(p, &(struct op_conv2d){.out = &out,
-                                        .x = &v->pixels,
-                                        .w = v->patches.w,
-                                        .bias = &v->patches.bias,
-                                        .add = &positions,
-                                        .kernel = v->patch,
-                                        .stride = v->patch});
+    v->pixels = PROGRAM_PINNED(p, 1, v->in.size, v->in.size, 3);
+    v->seen = PROGRAM_PINNED(p, v->in.n_tokens, v->dim);
+    struct tensor x = vit_patches_record(&v->in, p, &v->pixels);
     for (int i = 0; i < v->n_layers; i++)
         x = record_layer(v, p, i, &x);
-    OP(be, layernorm, .out = &v->seen, .x = &x, .w = &v->norm.w, .bias = &v->norm.bias,
-       .eps = v->eps);
+    OP(program_backend(p), layernorm, .out = &v->seen, .x = &x, .w = &v->norm.w,
+       .bias = &v->norm.bias, .eps = v->eps);
 }
 
 int blip_vision_open(struct blip *m, struct err *e)
@@ -108,12 +89,6 @@ int blip_vision_open(struct blip *m, struct err *e)
 void blip_vision_pixels(struct blip *m, const uint8_t *rgb)
 {
     const struct blip_vision *v = &m->vision;
-    float *to = v->pixels.data, table[3][256];
-    for (int c = 0; c < 3; c++)
-        for (int i = 0; i < 256; i++)
-            table[c][i] = ((float)i * v->scale - v->mean[c]) / v->std[c];
-    const size_t n = (size_t)v->size * (size_t)v->size;
-    for (size_t i = 0; i < n; i++)
-        for (int c = 0; c < 3; c++)
-            to[3 * i + (size_t)c] = table[c][rgb[3 * i + (size_t)c]];
+    const size_t n = (size_t)v->in.size * (size_t)v->in.size;
+    vit_pixels_fill(&v->colours, rgb, n, v->pixels.data);
 }
