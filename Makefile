@@ -44,6 +44,23 @@ $(ISA)avx512.o     $(FUZZISA)avx512.o:     CFLAGS += $(AVX512)
 $(ISA)avx512vnni.o $(FUZZISA)avx512vnni.o: CFLAGS += $(AVX512) -mavx512vnni
 $(B)/server/main.o $(B)/server/config.o: CFLAGS += -DDUETTO_VERSION='"$(VERSION)"'
 
+# CUDA, over the objects above: `make cuda` by nvcc, `make cuda-emu` by the host's compiler over
+# tests/cuemu, which has the device's language and API.  What is not there replaces what is in the
+# library by being linked first.
+CUDA_HOME ?= /usr/local/cuda
+NVCC    ?= $(CUDA_HOME)/bin/nvcc
+CUDA_CC  = -std=c++17 -O3 -I. -fmad=false -lineinfo -Xcompiler -fno-exceptions,-fno-threadsafe-statics \
+           -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+           -gencode arch=compute_100,code=sm_100 -gencode arch=compute_80,code=compute_80
+CUDA_LD  = -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
+EMU_CXX  = $(CXX) -std=gnu++17 -g -O2 -march=native -ffp-contract=off -fno-exceptions -Itests/cuemu -I. -MMD -MP \
+           -Wall -Wextra -Wno-unused-function
+CUDA_C   := kernels/backend.c $(sort $(wildcard kernels/cuda/*.c))
+CUDA_CU  := $(sort $(wildcard kernels/cuda/*.cu))
+CUDA_OBJ := $(CUDA_C:%.c=$(B)/cuda/%.o) $(CUDA_CU:%.cu=$(B)/cuda/%.o)
+EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
+            $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
+
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-train test-files fuzz \
@@ -98,10 +115,14 @@ tidy:                                 ## clang-tidy over the product (minutes)
 	$(Q)clang-tidy --version >/dev/null
 	$(Q)printf '%s\n' $(SRC) | xargs -P "$$(nproc)" -n 1 sh -c 'clang-tidy --quiet "$$@" -- -std=c11 \
 	    -D_GNU_SOURCE -I. -DDUETTO_VERSION=\"\" $(AVX512) -mavx512vnni 2>/dev/null' x
+FORMATTED = '*.c' '*.h' '*.cu' '*.cuh' '*.cpp'
 format:                               ## rewrite the sources with clang-format
-	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+	$(Q)clang-format -i $$(git ls-files $(FORMATTED))
 format-check:
-	$(Q)clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
+.PHONY: cuda cuda-emu
+cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck  ## the same on an emulated GPU, for tests
 docker:                               ## build the CPU image
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine
@@ -133,6 +154,41 @@ $(B)/tests/golden/%: tests/golden/%.c $(B)/libduetto.a
 $(B)/kcheck: $(KCHECK) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/cuda/kernels/%.o: CFLAGS += -DDUETTO_CUDA -I$(CUDA_HOME)/include
+$(B)/cuda/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+$(B)/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(CUDA_CC) -MMD -MP -c -o $@ $<
+$(B)/cuda/duetto: $(B)/server/main.o $(CUDA_OBJ) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CUDA_LD)
+$(B)/cuda/kcheck: $(KCHECK) $(CUDA_OBJ) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CUDA_LD)
+$(B)/cuda-emu/kernels/%.o: CFLAGS += -DDUETTO_CUDA -Itests/cuemu
+$(B)/cuda-emu/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+$(B)/cuda-emu/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,EMU,$<)
+	$(Q)$(EMU_CXX) $(SAN) -x c++ -c -o $@ $<
+$(B)/cuda-emu/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(call say,EMU,$<)
+	$(Q)$(EMU_CXX) -c -o $@ $<
+$(B)/cuda-emu/duetto: $(B)/server/main.o $(EMU_OBJ) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
+$(B)/cuda-emu/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 
 # The AVX-512 levels on any machine: the same sources over Debian's SIMD Everywhere headers.
 SIMDE = $(patsubst %.c,$(B)/simde/%.o,$(wildcard base/*.c kernels/*.c kernels/cpu/*.c tests/kcheck/*.c))

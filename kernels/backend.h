@@ -21,8 +21,20 @@ struct backend {
     const struct backend_ops *ops;
     const char *name; /* "cpu/avx512", "cuda:0" */
     int n_threads;    /* workers of a CPU backend, the caller included */
+    /* What alloc gives is the device's memory: tensors, KV pages.  Only where host_memory is true may
+     * anybody but an op touch it; else its contents are moved by the three calls below, which are
+     * queued among the ops. */
+    bool host_memory;
     void *(*alloc)(struct backend *be, size_t bytes, struct err *e); /* 64-byte aligned, zeroed */
     void (*free)(struct backend *be, void *p);
+    /* Host memory, zeroed, that moves fast. */
+    void *(*host_alloc)(struct backend *be, size_t bytes, struct err *e);
+    void (*host_free)(struct backend *be, void *p);
+    void (*upload)(struct backend *be, void *to, const void *from,
+                   size_t bytes); /* keeps nothing */
+    void (*download)(struct backend *be, void *to, const void *from, size_t bytes); /* till sync */
+    void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
+    size_t (*free_bytes)(struct backend *be); /* of a device; NULL: ask the system */
     int (*sync)(struct backend *be, struct err *e);
     void (*close)(struct backend *be);
     /* Bytes that one layer's keys take in a KV page, and its values again; 0 for a type that the
@@ -50,6 +62,17 @@ struct weight {
 /* The call sites read as sentences:
  *   OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->norm, .eps = 1e-5f); */
 #define OP(be, op, ...) ((be)->ops->op((be), &(const struct op_##op){__VA_ARGS__}))
+
+/* Memory that the host and the device use by turns; where the device is the host they are the same. */
+struct backend_mirror {
+    struct backend *be;
+    void *host, *device;
+};
+int backend_mirror_open(struct backend_mirror *m, struct backend *be, size_t bytes, struct err *e);
+void backend_mirror_close(struct backend_mirror *m);
+/* Bytes [at, at + bytes) to the device before the next op, or to the host by the next sync. */
+void backend_mirror_push(const struct backend_mirror *m, size_t at, size_t bytes);
+void backend_mirror_pull(const struct backend_mirror *m, size_t at, size_t bytes);
 
 /* name: "cpu" (the best level this machine has) or "cpu/scalar", "cpu/avx2", "cpu/avx512".
  * n_threads 0: one for each core this process may use.  ERR_UNSUPPORTED for a level or device

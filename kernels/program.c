@@ -327,7 +327,10 @@ static int first_pass(struct program **out, struct backend *be, program_record_f
                       struct err *e)
 {
     struct program *p = xcalloc(1, sizeof *p);
-    p->rec = (struct backend){.ops = &recording_ops, .name = be->name, .n_threads = be->n_threads};
+    p->rec = (struct backend){.ops = &recording_ops,
+                              .name = be->name,
+                              .n_threads = be->n_threads,
+                              .host_memory = be->host_memory};
     p->be = be;
     p->planning = true;
     fn(p, arg);

@@ -77,6 +77,7 @@ PREFIXES = {
     "kernels/quant.c": ("dtype_", "f16_", "bf16_", "f32_"),
     "kernels/quant_block.c": ("quant_format",),
     "kernels/cpu/": ("cpu_",),
+    "kernels/cuda/": ("cuda_",),
     "engine/text/vocab.c": ("token_list_",),
     "engine/models/nn_load.c": ("nn_",),
     "engine/models/image_model.c": ("image_",),

@@ -58,6 +58,12 @@ static void cpu_free(struct backend *be, void *p)
         free(a);
 }
 
+static void cpu_move(struct backend *be, void *to, const void *from, size_t bytes)
+{
+    (void)be;
+    memmove(to, from, bytes);
+}
+
 static int cpu_sync(struct backend *be, struct err *e)
 {
     (void)be; /* ops are done when they return */
@@ -150,8 +156,14 @@ int cpu_backend_open(struct backend **out, enum cpu_isa isa, int n_threads, stru
         .ops = &cpu_table,
         .name = cb->name,
         .n_threads = pool_n(cb->pool),
+        .host_memory = true,
         .alloc = cpu_alloc,
         .free = cpu_free,
+        .host_alloc = cpu_alloc,
+        .host_free = cpu_free,
+        .upload = cpu_move,
+        .download = cpu_move,
+        .copy = cpu_move,
         .sync = cpu_sync,
         .close = cpu_close,
         .kv_bytes = cpu_kv_bytes,

@@ -127,6 +127,8 @@ struct backend *kcheck_backend(struct kcheck *kc, int n_threads)
     char name[32];
     struct err e = {0};
     struct backend *be = NULL;
+    if (kc->device)
+        return kcheck_device(kc, kc->device);
     snprintf(name, sizeof(name), "cpu/%s", kc->level);
     if (backend_open(&be, name, n_threads, &e)) {
         fprintf(stderr, "kcheck: %s\n", e.msg);
@@ -232,6 +234,8 @@ int main(int argc, char **argv)
             kc.bench = true;
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             kc.seed = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
+            kc.device = argv[++i];
         else
             kc.only = argv[i];
     }
@@ -241,9 +245,9 @@ int main(int argc, char **argv)
     kc.ref = &ref;
     kc.var = &var;
     kc.below = &below;
-    for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) {
+    for (int isa = 0; isa <= (kc.device ? 0 : (int)cpu_isa_detect()); isa++) {
         kc.isa = (enum cpu_isa)isa;
-        kc.level = cpu_isa_name(kc.isa);
+        kc.level = kc.device ? kc.device : cpu_isa_name(kc.isa);
         cpu_ops_init(&var, kc.isa);
         cpu_ops_init(&below, (enum cpu_isa)(isa > 0 ? isa - 1 : 0));
         for (size_t c = 0; c < sizeof(checks) / sizeof(checks[0]); c++)

@@ -1,11 +1,12 @@
 /* kcheck: every CPU kernel against the scalar one (and the scalar one against plain formulas).
  * Thread: one.
  *
- *     kcheck [--bench] [--seed N] [NAME]
+ *     kcheck [--bench] [--seed N] [--device cuda:0] [NAME]
  *
  * runs the checks whose name contains NAME at every level that this machine has.  An inner loop
  * (a slot of struct cpu_ops) is compared where its level has a version of its own; a whole op goes
- * through a backend of that level.
+ * through a backend of that level.  With --device only whole ops are checked, on that device
+ * (kcheck_device.c).
  *
  * All memory that a kernel sees comes from kcheck_in and kcheck_out: it starts at odd addresses and
  * stands between guards.  Inputs end in NaN, so reading past the end poisons the result; outputs end
@@ -23,7 +24,8 @@ struct kcheck {
     /* the scalar table, the one that is tested, and the one of the level below (at scalar: itself) */
     const struct cpu_ops *ref, *var, *below;
     enum cpu_isa isa;
-    const char *level; /* isa's name */
+    const char *level;  /* isa's name, or the device's */
+    const char *device; /* NULL: the CPU */
     bool bench;
     const char *only; /* the filter, or NULL */
     uint64_t seed;    /* state of kcheck_random */
@@ -64,6 +66,8 @@ void kcheck_that(struct kcheck *kc, bool ok, const char *what);
 
 /* A backend of the level that is tested; the caller closes it. */
 struct backend *kcheck_backend(struct kcheck *kc, int n_threads);
+/* One that moves everything to a device and back; what kcheck_backend gives with --device. */
+struct backend *kcheck_device(struct kcheck *kc, const char *name);
 struct tensor kcheck_tensor(const void *data, int64_t rows, int64_t cols);
 
 /* With --bench: how often a second fn runs, times amount, as "12.3 GB/s". */

@@ -1,0 +1,220 @@
+/* Opening and closing a CUDA device, its streams, its errors, and the table of ops. */
+#include "kernels/cuda/cuda_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "kernels/cuda/cuda_op.h"
+
+#define PARAM_BYTES ((size_t)4 << 20)
+#define PARAM_ALIGN 64
+
+bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what)
+{
+    if (rc == cudaSuccess)
+        return !cb->dead;
+    if (!cb->dead)
+        snprintf(cb->why, sizeof cb->why, "%s: %s", what, cudaGetErrorString(rc));
+    cb->dead = true;
+    return false;
+}
+
+cudaStream_t cuda_stream(struct cuda_backend *cb)
+{
+    if (cb->landing && !cb->dead) {
+        cuda_check(cb, cudaEventRecord(cb->landed, cb->copy), "recording an event");
+        cuda_check(cb, cudaStreamWaitEvent(cb->compute, cb->landed, 0), "waiting for an event");
+        cb->landing = false;
+    }
+    return cb->compute;
+}
+
+/* ---- what ops point to ---- */
+
+/* Starts the ring over, when everything that read it is done. */
+static void restart_params(struct cuda_backend *cb)
+{
+    cb->params.used = 0;
+    cb->params.n_recent = 0;
+}
+
+void *cuda_param_new(struct cuda_backend *cb, size_t bytes)
+{
+    struct cuda_params *p = &cb->params;
+    size_t room = (bytes + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+    if (cb->dead)
+        return NULL;
+    if (room > p->bytes) {
+        cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
+        return NULL;
+    }
+    if (p->used + room > p->bytes) {
+        if (!cuda_check(cb, cudaStreamSynchronize(cuda_stream(cb)), "synchronizing"))
+            return NULL;
+        restart_params(cb);
+    }
+    void *at = p->host + p->used;
+    p->used += room;
+    return at;
+}
+
+const void *cuda_param_send(struct cuda_backend *cb, void *filled, size_t bytes)
+{
+    struct cuda_params *p = &cb->params;
+    size_t at = (size_t)((char *)filled - p->host);
+    if (!cuda_check(
+            cb,
+            cudaMemcpyAsync(p->device + at, filled, bytes, cudaMemcpyHostToDevice, cuda_stream(cb)),
+            "sending arguments"))
+        return NULL;
+    const int n = (int)(sizeof p->recent / sizeof *p->recent);
+    p->recent[p->n_recent++ % n].at = at;
+    p->recent[(p->n_recent - 1) % n].bytes = bytes;
+    return p->device + at;
+}
+
+const void *cuda_param(struct cuda_backend *cb, const void *host, size_t bytes)
+{
+    struct cuda_params *p = &cb->params;
+    const int n = (int)(sizeof p->recent / sizeof *p->recent);
+    for (int i = 0; i < n && i < p->n_recent && !cb->dead; i++)
+        if (p->recent[i].bytes == bytes && memcmp(p->host + p->recent[i].at, host, bytes) == 0)
+            return p->device + p->recent[i].at;
+    void *to = cuda_param_new(cb, bytes);
+    if (!to)
+        return NULL;
+    memcpy(to, host, bytes);
+    return cuda_param_send(cb, to, bytes);
+}
+
+void *cuda_scratch(struct cuda_backend *cb, size_t bytes)
+{
+    if (bytes <= cb->scratch_bytes)
+        return cb->scratch;
+    struct err e = {0};
+    void *p = cuda_mem_alloc(&cb->be, bytes, &e);
+    if (!p) {
+        cuda_check(cb, cudaErrorMemoryAllocation, "scratch");
+        return NULL;
+    }
+    cuda_mem_free(&cb->be, cb->scratch);
+    cb->scratch = p;
+    cb->scratch_bytes = bytes;
+    return p;
+}
+
+/* ---- the interface ---- */
+
+static int sync_device(struct backend *be, struct err *e)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    cuda_check(cb, cudaGetLastError(), "a kernel was not launched");
+    if (!cb->dead)
+        cuda_check(cb, cudaStreamSynchronize(cb->compute), "a kernel failed");
+    if (!cb->dead && (cb->landing || cb->n_landings > 0))
+        cuda_check(cb, cudaStreamSynchronize(cb->copy), "a copy failed");
+    cb->landing = false;
+    restart_params(cb);
+    if (cb->dead)
+        return err_set(e, ERR_DEVICE, "%s: %s", cb->name, cb->why);
+    cuda_mem_land(cb);
+    return 0;
+}
+
+static void close_device(struct backend *be)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    cuda_mem_free(be, cb->scratch);
+    cuda_op_close(cb);
+    cudaFreeHost(cb->params.host);
+    cudaFree(cb->params.device);
+    cuda_mem_close(cb);
+    if (cb->queued)
+        cudaEventDestroy(cb->queued);
+    if (cb->landed)
+        cudaEventDestroy(cb->landed);
+    if (cb->copy)
+        cudaStreamDestroy(cb->copy);
+    if (cb->compute)
+        cudaStreamDestroy(cb->compute);
+    free(cb);
+}
+
+int cuda_backend_count(void)
+{
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+}
+
+static int open_streams(struct cuda_backend *cb, struct err *e)
+{
+    cudaError_t rc = cudaSetDevice(cb->device);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithFlags(&cb->compute, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithFlags(&cb->copy, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreateWithFlags(&cb->queued, cudaEventDisableTiming);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreateWithFlags(&cb->landed, cudaEventDisableTiming);
+    cb->params.bytes = PARAM_BYTES;
+    if (rc == cudaSuccess)
+        rc = cudaMallocHost((void **)&cb->params.host, PARAM_BYTES);
+    if (rc == cudaSuccess)
+        rc = cudaMalloc((void **)&cb->params.device, PARAM_BYTES);
+    if (rc != cudaSuccess)
+        return err_set(e, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s",
+                       cb->name, cudaGetErrorString(rc));
+    return 0;
+}
+
+/* clang-format off */
+static const struct backend_ops cuda_table = {
+#define X(op) .op = cuda_##op,
+    BACKEND_OPS(X)
+#undef X
+};
+/* clang-format on */
+
+int cuda_backend_open(struct backend **out, int device, struct err *e)
+{
+    const int n = cuda_backend_count();
+    if (device < 0 || device >= n)
+        return err_set(e, ERR_UNSUPPORTED, "cuda:%d: there are %d CUDA devices", device, n);
+    struct cuda_backend *cb = xcalloc(1, sizeof *cb);
+    cb->device = device;
+    snprintf(cb->name, sizeof cb->name, "cuda:%d", device);
+    cb->be = (struct backend){
+        .ops = &cuda_table,
+        .name = cb->name,
+        .n_threads = 1,
+        .alloc = cuda_mem_alloc,
+        .free = cuda_mem_free,
+        .host_alloc = cuda_mem_host,
+        .host_free = cuda_mem_host_free,
+        .upload = cuda_mem_upload,
+        .download = cuda_mem_download,
+        .copy = cuda_mem_copy,
+        .free_bytes = cuda_mem_free_bytes,
+        .sync = sync_device,
+        .close = close_device,
+        .kv_bytes = cuda_op_kv_bytes,
+        .weight_open = cuda_op_weight_open,
+        .weight_close = cuda_op_weight_close,
+        .weight_row = cuda_op_weight_row,
+        .limits = cuda_op_limits,
+    };
+    int rc = open_streams(cb, e);
+    if (rc == 0)
+        rc = cuda_mem_open(cb, e);
+    if (rc == 0)
+        rc = cuda_op_open(cb, e);
+    if (rc) {
+        close_device(&cb->be);
+        return rc;
+    }
+    *out = &cb->be;
+    return 0;
+}

@@ -1,0 +1,97 @@
+/* The CUDA device behind struct backend: two streams, memory, the device's copies of what ops point to.
+ * Thread: the one that opened it.
+ *
+ * Ops and uploads are queued in the compute stream.  A download goes through the copy stream, which
+ * waits for what was queued before it; whatever is queued after a download waits for it in turn.
+ * The first call that fails is kept and told by the next sync as ERR_DEVICE; from then on nothing is
+ * queued any more. */
+#ifndef KERNELS_CUDA_CUDA_BACKEND_H
+#define KERNELS_CUDA_CUDA_BACKEND_H
+#include <cuda_runtime_api.h>
+
+#include "kernels/backend.h"
+
+struct cuda_pool;
+struct cuda_blas;
+
+/* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
+ * A ring that starts over at each sync: the same ops get the same places at every step. */
+struct cuda_params {
+    char *host, *device; /* pinned; its twin */
+    size_t bytes, used;
+    struct {
+        size_t at, bytes;
+    } recent[8]; /* what a step uploads once for all its layers */
+    int n_recent;
+};
+
+/* A download into memory that is not pinned: copied on at the sync. */
+struct cuda_landing {
+    void *to;
+    const char *from;
+    size_t bytes;
+};
+
+struct cuda_backend {
+    struct backend be; /* first */
+    char name[24];
+    int device;
+    bool dead;
+    char why[160]; /* it died */
+    cudaStream_t compute, copy;
+    cudaEvent_t queued, landed;
+    bool landing; /* the copy stream has downloads that compute has not waited for */
+    struct cuda_pool *pool;
+    struct cuda_blas *blas; /* NULL: there is no cuBLAS */
+    struct cuda_params params;
+    char *staging; /* pinned, for uploads and downloads of pageable memory */
+    size_t staging_used;
+    struct cuda_landing landings[64];
+    int n_landings;
+    void *scratch; /* of the op that runs now */
+    size_t scratch_bytes;
+};
+
+#define CUDA_STAGING_BYTES ((size_t)8 << 20)
+
+static inline struct cuda_backend *cuda_of(struct backend *be)
+{
+    return (struct cuda_backend *)be;
+}
+
+int cuda_backend_open(struct backend **out, int device, struct err *e);
+int cuda_backend_count(void); /* devices; 0 without a driver */
+
+/* Keeps the first failure; true when rc is success and the device lives. */
+bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
+/* Where an op queues its launches; called once before them. */
+cudaStream_t cuda_stream(struct cuda_backend *cb);
+/* The device's copy of a host array, good for the ops until the next sync; NULL when dead. */
+const void *cuda_param(struct cuda_backend *cb, const void *host, size_t bytes);
+/* The same, to be filled by the caller before cuda_param_send. */
+void *cuda_param_new(struct cuda_backend *cb, size_t bytes);
+const void *cuda_param_send(struct cuda_backend *cb, void *filled, size_t bytes);
+/* Device memory of the op that runs now; NULL when there is none (the backend is then dead). */
+void *cuda_scratch(struct cuda_backend *cb, size_t bytes);
+
+/* ---- cuda_mem.c ---- */
+int cuda_mem_open(struct cuda_backend *cb, struct err *e);
+void cuda_mem_close(struct cuda_backend *cb);
+void *cuda_mem_alloc(struct backend *be, size_t bytes, struct err *e);
+void cuda_mem_free(struct backend *be, void *p);
+void *cuda_mem_host(struct backend *be, size_t bytes, struct err *e);
+void cuda_mem_host_free(struct backend *be, void *p);
+void cuda_mem_upload(struct backend *be, void *to, const void *from, size_t bytes);
+void cuda_mem_download(struct backend *be, void *to, const void *from, size_t bytes);
+void cuda_mem_copy(struct backend *be, void *to, const void *from, size_t bytes);
+void cuda_mem_land(
+    struct cuda_backend *cb); /* after a sync: pageable downloads reach their places */
+size_t cuda_mem_free_bytes(struct backend *be);
+
+/* clang-format off */
+/* The ops: cuda_linear, cuda_attn_paged ... */
+#define X(op) void cuda_##op(struct backend *be, const struct op_##op *p);
+BACKEND_OPS(X)
+#undef X
+/* clang-format on */
+#endif

@@ -1,0 +1,82 @@
+/* The few words in which our kernels differ from plain CUDA, so that nvcc builds them for the device and
+ * the host's compiler builds the same source for tests, with headers of the same names found first.
+ * Included only by kernels/cuda; launchers run on the thread of the backend.
+ *
+ *     LAUNCH((gemv<4>), grid, block, shared_bytes, stream, out, x, n);
+ *     SHARED(float, tile, [32][33]);        in a kernel: shared memory of fixed size
+ *     SHARED_DYN(float, rows);              in a kernel: float *rows, the launch's shared_bytes
+ *
+ * Built with -fmad=false: write fmaf() where one rounding is wanted, so that every build gives the
+ * same bits.  All threads of a block reach every __syncthreads; no block waits for another one. */
+#ifndef KERNELS_CUDA_CUDA_DIALECT_CUH
+#define KERNELS_CUDA_CUDA_DIALECT_CUH
+#include <cuda_runtime.h>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#define CUDA_WARP 32
+#define CUDA_ALL  0xffffffffu /* every lane of a warp */
+
+/* clang-format off */
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+
+#ifdef __CUDACC__
+#define SHARED(type, name, dims) __shared__ __align__(16) type name dims
+#define SHARED_DYN(type, name)                                   \
+    extern __shared__ __align__(16) unsigned char cuda_dynamic[]; \
+    type *name = reinterpret_cast<type *>(cuda_dynamic)
+#else
+#define SHARED(type, name, dims)                          \
+    typedef type name##_type dims;                        \
+    static const int name##_site = cuemu_shared_site();   \
+    name##_type &name = *static_cast<name##_type *>(      \
+        cuemu_shared(name##_site, sizeof(name##_type), 16))
+#define SHARED_DYN(type, name) type *name = static_cast<type *>(cuemu_shared_dynamic())
+#endif
+/* clang-format on */
+
+#ifdef __CUDACC__
+/* Errors stay with the runtime until the backend's next sync asks. */
+template <class... P, class... A>
+static inline void cuda_launch(const char *, void (*kernel)(P...), dim3 grid, dim3 block,
+                               size_t shared_bytes, cudaStream_t stream, A... args)
+{
+    if (shared_bytes > 48 * 1024)
+        cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(args)...);
+}
+#endif
+
+/* Sums over the lanes of a warp, in an order that depends on nothing; every lane gets the result. */
+__device__ static inline float cuda_warp_sum(float v)
+{
+    for (int x = CUDA_WARP / 2; x > 0; x /= 2)
+        v += __shfl_xor_sync(CUDA_ALL, v, x);
+    return v;
+}
+
+__device__ static inline float cuda_warp_max(float v)
+{
+    for (int x = CUDA_WARP / 2; x > 0; x /= 2)
+        v = fmaxf(v, __shfl_xor_sync(CUDA_ALL, v, x));
+    return v;
+}
+
+/* Over a block of whole warps (at most 1024 threads); partial: shared memory of 32 floats. */
+__device__ static inline float cuda_block_sum(float v, float *partial)
+{
+    const int lane = threadIdx.x % CUDA_WARP, warp = threadIdx.x / CUDA_WARP;
+    const int n_warps = (blockDim.x + CUDA_WARP - 1) / CUDA_WARP;
+    v = cuda_warp_sum(v);
+    __syncthreads(); /* partial may still be read */
+    if (lane == 0)
+        partial[warp] = v;
+    __syncthreads();
+    v = cuda_warp_sum(lane < n_warps ? partial[lane] : 0.0f);
+    return v;
+}
+#endif

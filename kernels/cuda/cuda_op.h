@@ -1,0 +1,26 @@
+/* What the ops of the device share: weights, the KV layout, and state that is opened once.
+ * Thread: the backend's. */
+#ifndef KERNELS_CUDA_CUDA_OP_H
+#define KERNELS_CUDA_CUDA_OP_H
+#include "kernels/cuda/cuda_backend.h"
+
+/* A matrix in the device's layout. */
+struct cuda_matrix {
+    struct weight w; /* first */
+    void *data;      /* device */
+};
+
+static inline const struct cuda_matrix *cuda_matrix(const struct weight *w)
+{
+    return (const struct cuda_matrix *)w;
+}
+
+int cuda_op_open(struct cuda_backend *cb, struct err *e);
+void cuda_op_close(struct cuda_backend *cb);
+size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);
+int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                        int64_t n_in, const void *raw, struct err *e);
+void cuda_op_weight_close(struct backend *be, struct weight *w);
+void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
+int cuda_op_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
+#endif

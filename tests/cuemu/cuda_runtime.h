@@ -1,0 +1,362 @@
+/* The CUDA language on the host, for the kernels of kernels/cuda: found before the real header by -I.
+ *
+ * A thread of a block is a fiber (fiber.cpp); it goes on until it meets a barrier or a warp operation.
+ * Words of the language become macros, intrinsics become functions over cuemu_warp. */
+#ifndef TESTS_CUEMU_CUDA_RUNTIME_H
+#define TESTS_CUEMU_CUDA_RUNTIME_H
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "tests/cuemu/cuda_runtime_api.h"
+#include "tests/cuemu/cuda_types.h"
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__    __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __grid_constant__
+
+/* ---- who am I */
+
+struct cuemu_thread {
+    uint3 thread;
+    unsigned lane, warp;
+};
+struct cuemu_block {
+    uint3 block;
+    dim3 block_dim, grid_dim;
+};
+extern struct cuemu_thread *cuemu_self;
+extern struct cuemu_block cuemu_here;
+
+#define threadIdx (cuemu_self->thread)
+#define blockIdx  (cuemu_here.block)
+#define blockDim  (cuemu_here.block_dim)
+#define gridDim   (cuemu_here.grid_dim)
+static const int warpSize = 32;
+
+/* ---- meeting others */
+
+enum cuemu_op {
+    CUEMU_SYNCWARP,
+    CUEMU_SHFL,
+    CUEMU_VOTE,
+    CUEMU_MATCH,
+    CUEMU_REDUCE,
+    CUEMU_LDMATRIX,
+    CUEMU_MMA,
+    CUEMU_OTHER
+};
+
+/* Waits for all lanes of mask with the same op; the last one calls fn with what every lane gave as
+ * `mine` (NULL for lanes outside of the mask), which fn may read and write; then all go on. */
+typedef void cuemu_warp_fn(void **lanes, unsigned mask);
+void cuemu_warp(enum cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const char *file,
+                int line);
+void cuemu_sync_threads(const char *file, int line);
+/* Waits like cuemu_sync_threads; the sum over the block of value. */
+int cuemu_sync_sum(int value, const char *file, int line);
+/* Stops the kernel; the device is dead with the error. */
+[[noreturn]] void cuemu_trap(cudaError_t error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+#define __syncthreads()        cuemu_sync_threads(__FILE__, __LINE__)
+#define __syncthreads_or(p)    (cuemu_sync_sum((p) != 0, __FILE__, __LINE__) != 0)
+#define __syncthreads_and(p)   (cuemu_sync_sum((p) == 0, __FILE__, __LINE__) == 0)
+#define __syncthreads_count(p) cuemu_sync_sum((p) != 0, __FILE__, __LINE__)
+#define CUEMU_SYNCWARP_(mask, ...) \
+    cuemu_warp(CUEMU_SYNCWARP, mask, NULL, cuemu_self, __FILE__, __LINE__)
+#define __syncwarp(...) CUEMU_SYNCWARP_(__VA_ARGS__ __VA_OPT__(, ) 0xffffffffu)
+
+/* ---- memory */
+
+/* The block's memory of a SHARED, the same for all its threads; NaN when the block starts. */
+void *cuemu_shared(int site, size_t bytes, size_t align);
+int cuemu_shared_site(void);
+void *cuemu_shared_dynamic(void);
+
+/* cp.async: the destination is poisoned now and written at the wait. */
+void cuemu_cp_async(void *dst, const void *src, int bytes, int src_bytes);
+void cuemu_cp_async_commit(void);
+void cuemu_cp_async_wait(int groups_left);
+
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+template <class T> static inline T __ldg(const T *p)
+{
+    return *p;
+}
+template <class T> static inline T __ldcs(const T *p)
+{
+    return *p;
+}
+template <class T> static inline T __ldcg(const T *p)
+{
+    return *p;
+}
+template <class T> static inline void __stcs(T *p, T v)
+{
+    *p = v;
+}
+
+template <class T, class F> static inline T cuemu_atomic(T *p, F next)
+{
+    T old, now;
+    __atomic_load(p, &old, __ATOMIC_RELAXED);
+    do {
+        now = next(old);
+    } while (!__atomic_compare_exchange(p, &old, &now, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    return old;
+}
+template <class T> static inline T atomicAdd(T *p, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T old) { return (T)(old + v); });
+}
+template <class T> static inline T atomicMax(T *p, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T old) { return old > v ? old : v; });
+}
+template <class T> static inline T atomicMin(T *p, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T old) { return old < v ? old : v; });
+}
+template <class T> static inline T atomicOr(T *p, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T old) { return (T)(old | v); });
+}
+template <class T> static inline T atomicExch(T *p, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T) { return v; });
+}
+template <class T>
+static inline T atomicCAS(T *p, std::common_type_t<T> expected, std::common_type_t<T> v)
+{
+    return cuemu_atomic(p, [=](T old) { return old == expected ? v : old; });
+}
+static inline unsigned atomicInc(unsigned *p, unsigned last)
+{
+    return cuemu_atomic(p, [=](unsigned old) { return old >= last ? 0 : old + 1; });
+}
+
+/* ---- warp operations */
+
+template <class T> struct cuemu_shfl_lane {
+    T value, result;
+    int source;
+};
+template <class T> static void cuemu_shfl_fn(void **lanes, unsigned mask)
+{
+    for (unsigned m = mask; m; m &= m - 1) {
+        auto *l = (cuemu_shfl_lane<T> *)lanes[__builtin_ctz(m)];
+        auto *from = (cuemu_shfl_lane<T> *)lanes[l->source & 31];
+        if (from)
+            l->result = from->value;
+        else
+            memset((void *)&l->result, 0xff, sizeof(T)); /* CUDA: undefined */
+    }
+}
+template <class T>
+static inline T cuemu_shfl(unsigned mask, T value, int source, const char *file, int line)
+{
+    cuemu_shfl_lane<T> l = {value, value, source};
+    cuemu_warp(CUEMU_SHFL, mask, cuemu_shfl_fn<T>, &l, file, line);
+    return l.result;
+}
+/* The lane read by each kind of shuffle; a lane outside of its group of `width` reads its own. */
+static inline int cuemu_idx(int lane, int width = 32)
+{
+    int self = (int)cuemu_self->lane;
+    return (self & ~(width - 1)) | (lane & (width - 1));
+}
+static inline int cuemu_near(int lane, int width = 32)
+{
+    int self = (int)cuemu_self->lane;
+    return (lane & ~(width - 1)) == (self & ~(width - 1)) ? lane : self;
+}
+static inline int cuemu_lane(int delta)
+{
+    return (int)cuemu_self->lane + delta;
+}
+#define __shfl_sync(m, v, l, ...) \
+    cuemu_shfl(m, v, cuemu_idx(l __VA_OPT__(, ) __VA_ARGS__), __FILE__, __LINE__)
+#define __shfl_xor_sync(m, v, x, ...)                                                          \
+    cuemu_shfl(m, v, cuemu_near(cuemu_lane(0) ^ (int)(x)__VA_OPT__(, ) __VA_ARGS__), __FILE__, \
+               __LINE__)
+#define __shfl_down_sync(m, v, d, ...)                                                      \
+    cuemu_shfl(m, v, cuemu_near(cuemu_lane((int)(d)) __VA_OPT__(, ) __VA_ARGS__), __FILE__, \
+               __LINE__)
+#define __shfl_up_sync(m, v, d, ...)                                                         \
+    cuemu_shfl(m, v, cuemu_near(cuemu_lane(-(int)(d)) __VA_OPT__(, ) __VA_ARGS__), __FILE__, \
+               __LINE__)
+
+static inline void cuemu_ballot_fn(void **lanes, unsigned mask)
+{
+    unsigned votes = 0;
+    for (unsigned m = mask; m; m &= m - 1)
+        votes |= *(unsigned *)lanes[__builtin_ctz(m)] ? m & -m : 0;
+    for (unsigned m = mask; m; m &= m - 1)
+        *(unsigned *)lanes[__builtin_ctz(m)] = votes;
+}
+static inline unsigned cuemu_ballot(unsigned mask, bool vote, const char *file, int line)
+{
+    unsigned v = vote;
+    cuemu_warp(CUEMU_VOTE, mask, cuemu_ballot_fn, &v, file, line);
+    return v;
+}
+#define __ballot_sync(m, p) cuemu_ballot(m, (p) != 0, __FILE__, __LINE__)
+#define __any_sync(m, p)    (cuemu_ballot(m, (p) != 0, __FILE__, __LINE__) != 0)
+#define __all_sync(m, p)    (cuemu_ballot(m, (p) == 0, __FILE__, __LINE__) == 0)
+
+template <class T, class F>
+static inline T cuemu_reduce(unsigned mask, T v, F f, const char *file, int line)
+{
+    for (int x = 1; x < 32; x *= 2) {
+        T other = cuemu_shfl(mask, v, (int)cuemu_self->lane ^ x, file, line);
+        if (mask >> (cuemu_self->lane ^ (unsigned)x) & 1)
+            v = f(v, other);
+    }
+    return v;
+}
+#define __reduce_add_sync(m, v) \
+    cuemu_reduce(               \
+        m, v, [](auto a, auto b) { return a + b; }, __FILE__, __LINE__)
+#define __reduce_max_sync(m, v) \
+    cuemu_reduce(               \
+        m, v, [](auto a, auto b) { return a > b ? a : b; }, __FILE__, __LINE__)
+#define __reduce_min_sync(m, v) \
+    cuemu_reduce(               \
+        m, v, [](auto a, auto b) { return a < b ? a : b; }, __FILE__, __LINE__)
+
+/* ---- arithmetic */
+
+template <class A, class B> static inline std::common_type_t<A, B> max(A a, B b)
+{
+    return a > b ? a : b;
+}
+template <class A, class B> static inline std::common_type_t<A, B> min(A a, B b)
+{
+    return a < b ? a : b;
+}
+template <class To, class From> static inline To cuemu_bits(From v)
+{
+    static_assert(sizeof(To) == sizeof(From), "sizes differ");
+    To to;
+    memcpy(&to, &v, sizeof to);
+    return to;
+}
+#define __expf expf
+#define __logf logf
+static inline unsigned __float_as_uint(float v)
+{
+    return cuemu_bits<unsigned>(v);
+}
+static inline int __float_as_int(float v)
+{
+    return cuemu_bits<int>(v);
+}
+static inline float __uint_as_float(unsigned v)
+{
+    return cuemu_bits<float>(v);
+}
+static inline float __int_as_float(int v)
+{
+    return cuemu_bits<float>(v);
+}
+static inline float rsqrtf(float v)
+{
+    return 1.0f / sqrtf(v);
+}
+static inline float __fdividef(float a, float b)
+{
+    return a / b;
+}
+static inline float __fmaf_rn(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+static inline float __fadd_rn(float a, float b)
+{
+    return a + b;
+}
+static inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+static inline int __float2int_rn(float v)
+{
+    return (int)rintf(v);
+}
+static inline int __popc(unsigned v)
+{
+    return __builtin_popcount(v);
+}
+static inline int __ffs(int v)
+{
+    return __builtin_ffs(v);
+}
+static inline int __clz(int v)
+{
+    return v ? __builtin_clz((unsigned)v) : 32;
+}
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)((uint64_t)a * b >> 32);
+}
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
+{
+    uint64_t all = (uint64_t)b << 32 | a;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) {
+        unsigned n = s >> (4 * i) & 15, byte = (unsigned)(all >> (8 * (n & 7))) & 255;
+        out |= (n & 8 ? (byte & 128 ? 255u : 0u) : byte) << (8 * i);
+    }
+    return out;
+}
+static inline int __dp4a(int a, int b, int c)
+{
+    for (int i = 0; i < 4; i++)
+        c += (signed char)(a >> (8 * i)) * (signed char)(b >> (8 * i));
+    return c;
+}
+static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c)
+{
+    for (int i = 0; i < 4; i++)
+        c += (a >> (8 * i) & 255) * (b >> (8 * i) & 255);
+    return c;
+}
+
+/* ---- launching */
+
+/* A kernel and its arguments, to be run when its stream gets there. */
+struct cuemu_kernel {
+    virtual void run() = 0;
+    virtual ~cuemu_kernel() {}
+};
+template <class... P> struct cuemu_kernel_of : cuemu_kernel {
+    void (*fn)(P...);
+    std::tuple<P...> args;
+    cuemu_kernel_of(void (*f)(P...), P... a) : fn(f), args(a...) {}
+    void run() override { std::apply(fn, args); }
+};
+void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                  std::shared_ptr<cuemu_kernel> kernel);
+
+template <class... P, class... A>
+static inline void cuda_launch(const char *name, void (*fn)(P...), dim3 grid, dim3 block,
+                               size_t shared_bytes, cudaStream_t stream, A... args)
+{
+    static_assert(sizeof...(P) == sizeof...(A), "number of arguments");
+    cuemu_launch(name, grid, block, shared_bytes, stream,
+                 std::make_shared<cuemu_kernel_of<P...>>(fn, static_cast<P>(args)...));
+}
+#endif

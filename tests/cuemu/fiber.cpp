@@ -1,0 +1,557 @@
+/* Runs the blocks of a kernel: one after the other in shuffled order, every thread of a block a fiber.
+ *
+ * A fiber goes on until it meets a barrier, a warp operation or its end, then another one that is ready
+ * takes over: a lane of the same warp, or else one of a warp picked at random.  When none is ready and
+ * some wait, the kernel is wrong (a barrier that not all threads reach), and says who waits where.
+ *
+ * Shared memory starts as NaN in each block.  Dynamic shared memory ends at a page that traps.  The
+ * bytes of a cp.async are NaN until its wait.  Built without sanitizers; under ThreadSanitizer every
+ * fiber is known to it, and only barriers, __syncwarp and the ends of kernels order memory: a shuffle
+ * does not, so a missing __syncwarp is reported at its line. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "tests/cuemu/cuemu_int.h"
+
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+extern "C" {
+void *__tsan_get_current_fiber(void) __attribute__((weak));
+void *__tsan_create_fiber(unsigned flags) __attribute__((weak));
+void __tsan_switch_to_fiber(void *fiber, unsigned flags) __attribute__((weak));
+void __tsan_acquire(void *p) __attribute__((weak));
+void __tsan_release(void *p) __attribute__((weak));
+}
+
+namespace
+{
+
+enum { MAX_THREADS = 1024, LANES = 32, STACK = 64 * 1024, SHARED_MAX = 227 * 1024, GAP = 64 };
+enum class state { fresh, ready, warp, barrier, done };
+
+struct async_copy {
+    char *dst;
+    const char *src;
+    int bytes, src_bytes, group;
+};
+
+#ifdef __x86_64__
+typedef void *context;
+/* Saves what a function call must keep, and goes on where `to` was left. */
+extern "C" void cuemu_switch(context *from, context to);
+asm(".text\n.globl cuemu_switch\n.type cuemu_switch,@function\ncuemu_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
+    ".size cuemu_switch,.-cuemu_switch\n");
+#else
+typedef ucontext_t context;
+#endif
+
+struct fiber {
+    cuemu_thread self; /* first: cuemu_self points here */
+    context at;
+    char *stack;
+    void *tsan;
+    state st;
+    cuemu_op op;
+    unsigned mask;
+    void *mine;
+    const char *file;
+    int line;
+    std::vector<async_copy> copies;
+    int groups; /* committed */
+};
+
+struct warp {
+    unsigned ready, arrived, live;
+};
+
+fiber fibers[MAX_THREADS];
+warp warps[MAX_THREADS / LANES];
+unsigned warps_ready; /* a bit a warp that has ready lanes */
+int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
+char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_object;
+context scheduler;
+void *scheduler_tsan;
+const cuemu_grid *grid_now;
+cuemu_counts *counts;
+cudaError_t failure;
+sigjmp_buf trap_jump;
+volatile bool in_kernel;
+
+struct site {
+    void *p;
+    size_t bytes;
+};
+std::vector<site> sites;
+int n_sites;
+alignas(64) char shared_static[SHARED_MAX + 64 * GAP];
+size_t shared_used;
+char *dynamic_map, *dynamic_now;
+long page;
+
+void release(void *p)
+{
+    if (__tsan_release)
+        __tsan_release(p);
+}
+
+void acquire(void *p)
+{
+    if (__tsan_acquire)
+        __tsan_acquire(p);
+}
+
+void tsan_to(void *fiber)
+{
+    if (__tsan_switch_to_fiber)
+        __tsan_switch_to_fiber(fiber, 1 /* orders nothing */);
+}
+
+fiber *self()
+{
+    return reinterpret_cast<fiber *>(cuemu_self);
+}
+
+void make_ready(int t)
+{
+    fibers[t].st = state::ready;
+    warps[t / LANES].ready |= 1u << t % LANES;
+    warps_ready |= 1u << t / LANES;
+}
+
+/* A bit of the mask, by chance. */
+unsigned pick(unsigned mask)
+{
+    unsigned by = cuemu_random() & 31;
+    unsigned turned = mask >> by | mask << (-by & 31);
+    return (unsigned)(__builtin_ctz(turned) + by) & 31;
+}
+
+const char *state_name(const fiber *f)
+{
+    static const char *const ops[] = {"__syncwarp",  "a shuffle", "a vote",   "a match",
+                                      "a reduction", "ldmatrix",  "mma.sync", "a warp operation"};
+    return f->st == state::barrier ? "__syncthreads" : ops[f->op];
+}
+
+/* Nobody can go on: who waits where. */
+void report_deadlock()
+{
+    char text[600];
+    int waiting = 0, at = 0;
+    for (int t = 0; t < n_threads; t++)
+        waiting += fibers[t].st == state::barrier || fibers[t].st == state::warp;
+    at += snprintf(text, sizeof text,
+                   "%s: block (%u, %u, %u): divergent barrier: %d threads wait, %d have ended",
+                   grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
+                   waiting, n_done);
+    for (int t = 0, shown = 0; t < n_threads && shown < 4; t++) {
+        const fiber *f = &fibers[t];
+        if (f->st != state::barrier && f->st != state::warp)
+            continue;
+        bool seen = false;
+        for (int k = 0; k < t; k++)
+            seen |= fibers[k].st == f->st && fibers[k].line == f->line && fibers[k].file == f->file;
+        if (seen)
+            continue;
+        shown++;
+        at += snprintf(text + at, sizeof text - (size_t)at, "; thread %d at %s, %s:%d", t,
+                       state_name(f), f->file, f->line);
+        if (at >= (int)sizeof text)
+            break;
+    }
+    cuemu_set_report(text);
+    failure = cudaErrorLaunchFailure;
+}
+
+void trampoline();
+
+void start(fiber *f)
+{
+#ifdef __x86_64__
+    void **sp = reinterpret_cast<void **>(f->stack + STACK - 16);
+    *--sp = nullptr; /* the return address of trampoline, which never returns */
+    *--sp = reinterpret_cast<void *>(trampoline);
+    for (int i = 0; i < 6; i++)
+        *--sp = nullptr;
+    f->at = sp;
+#else
+    getcontext(&f->at);
+    f->at.uc_stack.ss_sp = f->stack;
+    f->at.uc_stack.ss_size = STACK;
+    f->at.uc_link = nullptr;
+    makecontext(&f->at, trampoline, 0);
+#endif
+}
+
+void switch_to(context *from, context *to)
+{
+#ifdef __x86_64__
+    cuemu_switch(from, *to);
+#else
+    swapcontext(from, to);
+#endif
+}
+
+/* Leaves the running fiber (its state says why) for one that is ready, or for the scheduler when the
+ * block is done or stuck. */
+void leave()
+{
+    fiber *f = self();
+    unsigned w = f->self.warp;
+    if (!warps[w].ready) {
+        if (!warps_ready) {
+            tsan_to(scheduler_tsan);
+            switch_to(&f->at, &scheduler);
+            return;
+        }
+        w = pick(warps_ready);
+    }
+    unsigned lane = pick(warps[w].ready);
+    warps[w].ready &= ~(1u << lane);
+    if (!warps[w].ready)
+        warps_ready &= ~(1u << w);
+    fiber *next = &fibers[w * LANES + lane];
+    if (next == f)
+        return;
+    cuemu_self = &next->self;
+    tsan_to(next->tsan);
+    switch_to(&f->at, &next->at);
+}
+
+void trampoline()
+{
+    acquire(&kernel_object);
+    grid_now->kernel->run();
+    fiber *f = self();
+    release(&kernel_object);
+    f->st = state::done;
+    n_done++;
+    leave();
+    __builtin_unreachable();
+}
+
+/* ---- one block */
+
+void prepare(fiber *f, int t, dim3 block)
+{
+    unsigned u = (unsigned)t;
+    f->self = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES};
+    if (!f->stack) {
+        f->stack = static_cast<char *>(mmap(nullptr, STACK + (size_t)page, PROT_READ | PROT_WRITE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        if (f->stack == MAP_FAILED) {
+            fprintf(stderr, "cuemu: no memory for stacks\n");
+            exit(1);
+        }
+        mprotect(f->stack, (size_t)page, PROT_NONE); /* an overflow traps */
+        f->stack += page;
+    }
+    if (__tsan_create_fiber && !f->tsan)
+        f->tsan = __tsan_create_fiber(0);
+    f->copies.clear();
+    f->groups = 0;
+    start(f);
+    make_ready(t);
+}
+
+bool gaps_whole()
+{
+    for (int i = 0; i < n_sites; i++) {
+        if (!sites[(size_t)i].p)
+            continue;
+        const unsigned char *gap =
+            static_cast<const unsigned char *>(sites[(size_t)i].p) + sites[(size_t)i].bytes;
+        for (int k = 0; k < GAP; k++)
+            if (gap[k] != 0xff)
+                return false;
+    }
+    return true;
+}
+
+void run_block(unsigned index)
+{
+    const dim3 g = grid_now->grid, b = grid_now->block;
+    cuemu_here.block = {index % g.x, index / g.x % g.y, index / (g.x * g.y)};
+    memset(shared_static, 0xff, shared_used); /* of the block before */
+    shared_used = 0;
+    for (site &s : sites)
+        s.p = nullptr;
+    if (grid_now->shared_bytes) {
+        size_t bytes = (grid_now->shared_bytes + 15) / 16 * 16;
+        dynamic_now = dynamic_map + SHARED_MAX / page * page + page - bytes;
+        memset(dynamic_now, 0xff, bytes);
+    }
+    warps_ready = 0;
+    n_done = n_at_barrier = barrier_sum = 0;
+    memset(warps, 0, sizeof(warp) * (size_t)n_warps);
+    for (int t = 0; t < n_threads; t++)
+        prepare(&fibers[t], t, b);
+    unsigned w = pick(warps_ready), lane = pick(warps[w].ready);
+    warps[w].ready &= ~(1u << lane);
+    if (!warps[w].ready)
+        warps_ready &= ~(1u << w);
+    fiber *first = &fibers[w * LANES + lane];
+    cuemu_self = &first->self;
+    tsan_to(first->tsan);
+    switch_to(&scheduler, &first->at);
+    if (failure)
+        return;
+    if (n_done < n_threads) {
+        report_deadlock();
+    } else if (!gaps_whole()) {
+        cuemu_set_report("a write behind the end of a SHARED array");
+        failure = cudaErrorIllegalAddress;
+    }
+}
+
+void on_fault(int sig, siginfo_t *info, void *)
+{
+    if (!in_kernel) {
+        const char *what = cuemu_is_device(info->si_addr)
+                               ? "cuemu: host code touched device memory\n"
+                               : "cuemu: a fault outside of kernels\n";
+        if (write(2, what, strlen(what)) < 0)
+            _exit(9);
+        signal(sig, SIG_DFL);
+        return; /* again, and fatal */
+    }
+    const cuemu_thread *t = cuemu_self;
+    char text[300];
+    snprintf(text, sizeof text, "%s: block (%u, %u, %u) thread (%u, %u, %u): %s at %p",
+             grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
+             t->thread.x, t->thread.y, t->thread.z,
+             sig == SIGILL ? "a misaligned access" : "an access outside of any allocation",
+             info->si_addr);
+    cuemu_set_report(text);
+    failure = sig == SIGILL ? cudaErrorMisalignedAddress : cudaErrorIllegalAddress;
+    siglongjmp(trap_jump, 1);
+}
+
+/* Taken once; sanitizers have handlers of their own for what is not ours. */
+void watch_faults()
+{
+    static bool done;
+    static char *stack;
+    if (done)
+        return;
+    done = true;
+    page = sysconf(_SC_PAGESIZE);
+    stack = static_cast<char *>(malloc(64 * 1024));
+    stack_t alt = {};
+    alt.ss_sp = stack;
+    alt.ss_size = 64 * 1024;
+    sigaltstack(&alt, nullptr);
+    struct sigaction act = {};
+    act.sa_sigaction = on_fault;
+    act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &act, nullptr);
+    sigaction(SIGBUS, &act, nullptr);
+    sigaction(SIGILL, &act, nullptr);
+    size_t bytes = SHARED_MAX / (size_t)page * (size_t)page + (size_t)page;
+    dynamic_map = static_cast<char *>(mmap(nullptr, bytes + (size_t)page, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(dynamic_map + bytes, (size_t)page, PROT_NONE);
+    memset(shared_static, 0xff, sizeof shared_static);
+}
+
+} // namespace
+
+cuemu_thread *cuemu_self;
+cuemu_block cuemu_here;
+
+cudaError_t cuemu_fiber_run(const cuemu_grid *g)
+{
+    watch_faults();
+    failure = cudaSuccess;
+    grid_now = g;
+    counts = cuemu_counter(g->name);
+    n_threads = (int)(g->block.x * g->block.y * g->block.z);
+    n_warps = (n_threads + LANES - 1) / LANES;
+    cuemu_here.block_dim = g->block;
+    cuemu_here.grid_dim = g->grid;
+    scheduler_tsan = __tsan_get_current_fiber ? __tsan_get_current_fiber() : nullptr;
+    const unsigned n_blocks = g->grid.x * g->grid.y * g->grid.z;
+    counts->launches++;
+    counts->blocks += n_blocks;
+    counts->threads += (uint64_t)n_blocks * (uint64_t)n_threads;
+    release(&kernel_object);
+    /* a walk over all blocks by a step that shares no factor with their number */
+    volatile unsigned at = (unsigned)(cuemu_random() % n_blocks);
+    unsigned step = (unsigned)(cuemu_random() % n_blocks) | 1;
+    for (unsigned a = step, b = n_blocks; b != 0;) {
+        unsigned r = a % b;
+        a = b;
+        b = r;
+        if (b == 0 && a != 1) {
+            a = step += 2;
+            b = n_blocks;
+        }
+    }
+    in_kernel = true;
+    if (sigsetjmp(trap_jump, 0) == 0) {
+        for (unsigned i = 0; i < n_blocks && failure == cudaSuccess; i++) {
+            run_block(at);
+            at = (unsigned)(((uint64_t)at + step) % n_blocks);
+        }
+    } else {
+        tsan_to(scheduler_tsan);
+    }
+    in_kernel = false;
+    acquire(&kernel_object);
+    return failure;
+}
+
+void cuemu_trap(cudaError_t error, const char *format, ...)
+{
+    char text[400];
+    va_list ap;
+    va_start(ap, format);
+    int at = snprintf(text, sizeof text, "%s: ", grid_now->name);
+    vsnprintf(text + at, sizeof text - (size_t)at, format, ap);
+    va_end(ap);
+    cuemu_set_report(text);
+    failure = error;
+    siglongjmp(trap_jump, 1);
+}
+
+void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const char *file,
+                int line)
+{
+    fiber *f = self();
+    warp *w = &warps[f->self.warp];
+    const unsigned bit = 1u << f->self.lane;
+    if (!(mask & bit))
+        cuemu_trap(cudaErrorLaunchFailure, "%s:%d: lane %u is not in its own mask %08x", file, line,
+                   f->self.lane, mask);
+    f->op = op;
+    f->mask = mask;
+    f->mine = mine;
+    f->file = file;
+    f->line = line;
+    if (op == CUEMU_SYNCWARP)
+        release(&warp_objects[f->self.warp]);
+    if (((w->arrived | bit) & mask) != mask) {
+        f->st = state::warp;
+        w->arrived |= bit;
+        leave();
+    } else {
+        void *lanes[LANES] = {};
+        fiber *base = &fibers[f->self.warp * LANES];
+        for (unsigned m = mask; m; m &= m - 1) {
+            int l = __builtin_ctz(m);
+            if (base[l].mask != mask || base[l].op != op)
+                cuemu_trap(cudaErrorLaunchFailure,
+                           "divergent warp operation: lane %u at %s:%d, lane %d at %s:%d",
+                           f->self.lane, file, line, l, base[l].file, base[l].line);
+            lanes[l] = base[l].mine;
+        }
+        counts->warp_ops++;
+        counts->mma += op == CUEMU_MMA;
+        if (fn)
+            fn(lanes, mask);
+        w->arrived &= ~mask;
+        for (unsigned m = mask & ~bit; m; m &= m - 1)
+            make_ready((int)(f->self.warp * LANES) + __builtin_ctz(m));
+    }
+    if (op == CUEMU_SYNCWARP)
+        acquire(&warp_objects[f->self.warp]);
+}
+
+int cuemu_sync_sum(int value, const char *file, int line)
+{
+    fiber *f = self();
+    f->file = file;
+    f->line = line;
+    barrier_sum += value;
+    release(&barrier_object);
+    if (++n_at_barrier < n_threads) {
+        f->st = state::barrier;
+        leave();
+    } else {
+        n_at_barrier = 0;
+        barrier_result = barrier_sum;
+        barrier_sum = 0;
+        counts->barriers++;
+        for (int t = 0; t < n_threads; t++)
+            make_ready(t);
+        f->st = state::ready;
+        leave(); /* the last one to arrive need not be the first to go on */
+    }
+    acquire(&barrier_object);
+    return barrier_result;
+}
+
+void cuemu_sync_threads(const char *file, int line)
+{
+    cuemu_sync_sum(0, file, line);
+}
+
+int cuemu_shared_site(void)
+{
+    sites.push_back({nullptr, 0});
+    return n_sites++;
+}
+
+void *cuemu_shared(int s, size_t bytes, size_t align)
+{
+    site *at = &sites[(size_t)s];
+    if (!at->p) {
+        shared_used = (shared_used + align - 1) / align * align;
+        if (shared_used + bytes + GAP > sizeof shared_static ||
+            shared_used + grid_now->shared_bytes > SHARED_MAX)
+            cuemu_trap(cudaErrorInvalidConfiguration, "too much shared memory");
+        at->p = shared_static + shared_used;
+        at->bytes = bytes;
+        shared_used += bytes + GAP;
+    }
+    return at->p;
+}
+
+void *cuemu_shared_dynamic(void)
+{
+    return dynamic_now;
+}
+
+void cuemu_cp_async(void *dst, const void *src, int bytes, int src_bytes)
+{
+    fiber *f = self();
+    if ((bytes != 4 && bytes != 8 && bytes != 16) || (uintptr_t)dst % (uintptr_t)bytes ||
+        (src_bytes && (uintptr_t)src % (uintptr_t)bytes))
+        cuemu_trap(cudaErrorMisalignedAddress, "cp.async of %d bytes from %p to %p", bytes, src,
+                   dst);
+    memset(dst, 0xff, (size_t)bytes);
+    f->copies.push_back(
+        {static_cast<char *>(dst), static_cast<const char *>(src), bytes, src_bytes, f->groups});
+    counts->cp_async_bytes += (uint64_t)src_bytes;
+}
+
+void cuemu_cp_async_commit(void)
+{
+    self()->groups++;
+}
+
+void cuemu_cp_async_wait(int groups_left)
+{
+    fiber *f = self();
+    size_t n = 0;
+    while (n < f->copies.size() && f->copies[n].group < f->groups - groups_left) {
+        const async_copy *c = &f->copies[n++];
+        if (c->src_bytes)
+            memcpy(c->dst, c->src, (size_t)c->src_bytes);
+        memset(c->dst + c->src_bytes, 0, (size_t)(c->bytes - c->src_bytes));
+    }
+    f->copies.erase(f->copies.begin(), f->copies.begin() + (long)n);
+}

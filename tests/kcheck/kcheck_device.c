@@ -1,0 +1,455 @@
+/* A backend for the checks that takes ops over host memory and has another device run them: everything an
+ * op mentions is copied to the device between guards, and back.  So each check of an op is also one of a
+ * CUDA backend.
+ *
+ * Addresses keep their remainder by 64, so unaligned starts stay unaligned; overlapping pieces of host
+ * memory stay overlapping. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "tests/kcheck/kcheck.h"
+
+#define GUARD      256
+#define MAX_RANGES 256
+
+struct range {
+    char *host, *device; /* device: of the first byte of host */
+    char *memory;        /* of the device, with guards */
+    size_t bytes;
+    bool out;
+};
+
+struct proxy {
+    struct backend be; /* first */
+    struct kcheck *kc;
+    struct backend *real;
+    struct range ranges[MAX_RANGES];
+    int n;
+};
+
+static struct proxy *proxy_of(struct backend *be)
+{
+    return (struct proxy *)be;
+}
+
+/* Will be needed by the op; ranges that overlap become one. */
+static void want(struct proxy *x, const void *p, size_t bytes, bool out)
+{
+    struct range r = {.host = (char *)(uintptr_t)p, .bytes = bytes, .out = out};
+    if (!p || !bytes)
+        return;
+    for (int i = 0; i < x->n; i++) {
+        struct range *o = &x->ranges[i];
+        if (o->host >= r.host + r.bytes || r.host >= o->host + o->bytes)
+            continue;
+        char *begin = o->host < r.host ? o->host : r.host;
+        char *end = o->host + o->bytes > r.host + r.bytes ? o->host + o->bytes : r.host + r.bytes;
+        r = (struct range){.host = begin, .bytes = (size_t)(end - begin), .out = o->out || r.out};
+        *o = x->ranges[--x->n];
+        i = -1;
+    }
+    if (x->n == MAX_RANGES) {
+        fprintf(stderr, "kcheck: an op with more than %d pieces of memory\n", MAX_RANGES);
+        exit(1);
+    }
+    x->ranges[x->n++] = r;
+}
+
+static size_t tensor_bytes(const struct tensor *t)
+{
+    size_t bytes = sizeof(float);
+    for (int i = 0; i < t->ndim; i++)
+        bytes *= (size_t)t->dims[i];
+    return bytes;
+}
+
+static void want_tensor(struct proxy *x, const struct tensor *t, bool out)
+{
+    if (t)
+        want(x, t->data, tensor_bytes(t), out);
+}
+
+static void die(const char *what, const struct err *e)
+{
+    fprintf(stderr, "kcheck: %s: %s\n", what, e->msg);
+    exit(1);
+}
+
+/* NaN around inputs, a pattern around outputs. */
+static uint32_t guard_word(const struct range *r)
+{
+    return r->out ? 0xdeadbeefu : 0x7fff7fffu;
+}
+
+static void send(struct proxy *x)
+{
+    struct err e = {0};
+    for (int i = 0; i < x->n; i++) {
+        struct range *r = &x->ranges[i];
+        size_t shift = (uintptr_t)r->host % 64, all = r->bytes + shift + 2 * GUARD;
+        uint32_t word = guard_word(r);
+        char *image = xmalloc(all + 4);
+        for (size_t k = 0; k < all; k++)
+            image[k] = (char)(word >> 8 * ((k + 64 - GUARD % 64) % 4));
+        memcpy(image + GUARD + shift, r->host, r->bytes);
+        r->memory = x->real->alloc(x->real, all, &e);
+        if (!r->memory)
+            die("device memory", &e);
+        r->device = r->memory + GUARD + shift;
+        x->real->upload(x->real, r->memory, image, all);
+        free(image);
+    }
+}
+
+static void fetch(struct proxy *x)
+{
+    struct err e = {0};
+    char *images[MAX_RANGES];
+    for (int i = 0; i < x->n; i++) {
+        struct range *r = &x->ranges[i];
+        size_t all = r->bytes + (uintptr_t)r->host % 64 + 2 * GUARD;
+        images[i] = xmalloc(all);
+        x->real->download(x->real, images[i], r->memory, all);
+        if (i % 16 == 15 && x->real->sync(x->real, &e))
+            die("an op", &e);
+    }
+    if (x->real->sync(x->real, &e))
+        die("an op", &e);
+    for (int i = 0; i < x->n; i++) {
+        struct range *r = &x->ranges[i];
+        size_t shift = (uintptr_t)r->host % 64, all = r->bytes + shift + 2 * GUARD;
+        bool whole = true;
+        for (size_t k = 0; k < all; k++)
+            if (k < GUARD + shift || k >= GUARD + shift + r->bytes)
+                whole &= images[i][k] == (char)(guard_word(r) >> 8 * ((k + 64 - GUARD % 64) % 4));
+        kcheck_that(x->kc, whole, "wrote outside of a tensor");
+        if (r->out)
+            memcpy(r->host, images[i] + GUARD + shift, r->bytes);
+        else
+            kcheck_that(x->kc, memcmp(r->host, images[i] + GUARD + shift, r->bytes) == 0,
+                        "wrote to an input");
+        free(images[i]);
+        x->real->free(x->real, r->memory);
+    }
+    x->n = 0;
+}
+
+static void *there(struct proxy *x, const void *p)
+{
+    for (int i = 0; p && i < x->n; i++)
+        if ((const char *)p >= x->ranges[i].host &&
+            (const char *)p < x->ranges[i].host + x->ranges[i].bytes)
+            return x->ranges[i].device + ((const char *)p - x->ranges[i].host);
+    return NULL;
+}
+
+/* Tensors of one op, with their places on the device. */
+struct moved {
+    struct tensor t[12];
+    int n;
+};
+
+static struct tensor *move(struct proxy *x, struct moved *m, const struct tensor *t)
+{
+    if (!t)
+        return NULL;
+    m->t[m->n] = *t;
+    m->t[m->n].data = there(x, t->data);
+    return &m->t[m->n++];
+}
+
+/* Runs `call` with the op q, whose fields were moved. */
+#define RUN(op, q)                       \
+    do {                                 \
+        x->real->ops->op(x->real, &(q)); \
+        fetch(x);                        \
+    } while (0)
+
+static void proxy_embed(struct backend *be, const struct op_embed *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_embed q = *p;
+    want_tensor(x, p->out, true);
+    send(x);
+    q.out = move(x, &m, p->out);
+    RUN(embed, q);
+}
+
+static void proxy_linear(struct backend *be, const struct op_linear *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_linear q = *p;
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->add, false);
+    for (int i = 0; i < LINEAR_MAX; i++) {
+        want_tensor(x, p->out[i], true);
+        want_tensor(x, p->bias[i], false);
+    }
+    send(x);
+    q.x = move(x, &m, p->x);
+    q.add = move(x, &m, p->add);
+    for (int i = 0; i < LINEAR_MAX; i++) {
+        q.out[i] = move(x, &m, p->out[i]);
+        q.bias[i] = move(x, &m, p->bias[i]);
+    }
+    RUN(linear, q);
+}
+
+static void proxy_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->w, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_rmsnorm q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->w), p->eps};
+    RUN(rmsnorm, q);
+}
+
+static void proxy_rope(struct backend *be, const struct op_rope *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_rope q = *p;
+    want_tensor(x, p->x, true);
+    send(x);
+    q.x = move(x, &m, p->x);
+    RUN(rope, q);
+}
+
+/* The pages that the rows mention. */
+static void want_kv(struct proxy *x, const struct kv_view *kv, const struct kv_row *rows, int64_t n,
+                    bool out)
+{
+    int32_t last = 0;
+    for (int64_t r = 0; r < n; r++)
+        for (int32_t p = 0; p <= rows[r].pos / KV_PAGE_TOKENS; p++)
+            last = rows[r].pages[p] > last ? rows[r].pages[p] : last;
+    want(x, kv->base, (size_t)(last + 1) * kv->page_bytes, out);
+}
+
+static void proxy_kv_store(struct backend *be, const struct op_kv_store *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_kv_store q = *p;
+    want_tensor(x, p->k, false);
+    want_tensor(x, p->v, false);
+    want_kv(x, &p->kv, p->rows, p->k->dims[0], true);
+    send(x);
+    q.k = move(x, &m, p->k);
+    q.v = move(x, &m, p->v);
+    q.kv.base = there(x, p->kv.base);
+    RUN(kv_store, q);
+}
+
+static void proxy_attn_paged(struct backend *be, const struct op_attn_paged *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_attn_paged q = *p;
+    want_tensor(x, p->q, false);
+    want_tensor(x, p->out, true);
+    want_kv(x, &p->kv, p->rows, p->q->dims[0], false);
+    send(x);
+    q.q = move(x, &m, p->q);
+    q.out = move(x, &m, p->out);
+    q.kv.base = there(x, p->kv.base);
+    RUN(attn_paged, q);
+}
+
+static void proxy_glu(struct backend *be, const struct op_glu *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->gate, false);
+    want_tensor(x, p->up, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_glu q = {move(x, &m, p->out), move(x, &m, p->gate), move(x, &m, p->up), p->act};
+    RUN(glu, q);
+}
+
+static void proxy_act(struct backend *be, const struct op_act *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_act q = {move(x, &m, p->out), move(x, &m, p->x), p->act};
+    RUN(act, q);
+}
+
+static void proxy_add(struct backend *be, const struct op_add *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->a, false);
+    want_tensor(x, p->b, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_add q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
+    RUN(add, q);
+}
+
+static void proxy_concat(struct backend *be, const struct op_concat *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->a, false);
+    want_tensor(x, p->b, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_concat q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
+    RUN(concat, q);
+}
+
+static void proxy_layernorm(struct backend *be, const struct op_layernorm *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_layernorm q = *p;
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->w, false);
+    want_tensor(x, p->bias, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    q.out = move(x, &m, p->out);
+    q.x = move(x, &m, p->x);
+    q.w = move(x, &m, p->w);
+    q.bias = move(x, &m, p->bias);
+    RUN(layernorm, q);
+}
+
+static void proxy_groupnorm(struct backend *be, const struct op_groupnorm *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_groupnorm q = *p;
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->w, false);
+    want_tensor(x, p->bias, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    q.out = move(x, &m, p->out);
+    q.x = move(x, &m, p->x);
+    q.w = move(x, &m, p->w);
+    q.bias = move(x, &m, p->bias);
+    RUN(groupnorm, q);
+}
+
+static void proxy_conv2d(struct backend *be, const struct op_conv2d *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_conv2d q = *p;
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->bias, false);
+    want_tensor(x, p->add_image, false);
+    want_tensor(x, p->add, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    q.out = move(x, &m, p->out);
+    q.x = move(x, &m, p->x);
+    q.bias = move(x, &m, p->bias);
+    q.add_image = move(x, &m, p->add_image);
+    q.add = move(x, &m, p->add);
+    RUN(conv2d, q);
+}
+
+static size_t rows_bytes(int n, int stride, int width)
+{
+    return n > 0 ? ((size_t)(n - 1) * (size_t)stride + (size_t)width) * sizeof(float) : 0;
+}
+
+static void proxy_attn(struct backend *be, const struct op_attn *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct op_attn q = *p;
+    const int width = p->n_heads * p->head_dim;
+    struct attn_item *items = xcalloc((size_t)p->n_items, sizeof *items);
+    for (int i = 0; i < p->n_items; i++) {
+        const struct attn_item *a = &p->items[i];
+        want(x, a->q, rows_bytes(a->n_q, a->q_stride, width), false);
+        want(x, a->k, rows_bytes(a->n_k, a->kv_stride, width), false);
+        want(x, a->v, rows_bytes(a->n_k, a->kv_stride, width), false);
+        want(x, a->out, rows_bytes(a->n_q, a->out_stride, width), true);
+    }
+    send(x);
+    for (int i = 0; i < p->n_items; i++) {
+        items[i] = p->items[i];
+        items[i].q = there(x, p->items[i].q);
+        items[i].k = there(x, p->items[i].k);
+        items[i].v = there(x, p->items[i].v);
+        items[i].out = there(x, p->items[i].out);
+    }
+    q.items = items;
+    RUN(attn, q);
+    free(items);
+}
+
+/* clang-format off */
+static const struct backend_ops proxy_table = {
+#define X(op) .op = proxy_##op,
+    BACKEND_OPS(X)
+#undef X
+};
+/* clang-format on */
+
+static int proxy_weight_open(struct backend *be, struct weight **out, enum dtype type,
+                             int64_t n_out, int64_t n_in, const void *raw, struct err *e)
+{
+    struct backend *real = proxy_of(be)->real;
+    return real->weight_open(real, out, type, n_out, n_in, raw, e);
+}
+
+static void proxy_weight_close(struct backend *be, struct weight *w)
+{
+    proxy_of(be)->real->weight_close(proxy_of(be)->real, w);
+}
+
+static void proxy_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst)
+{
+    proxy_of(be)->real->weight_row(proxy_of(be)->real, w, row, dst);
+}
+
+static int proxy_sync(struct backend *be, struct err *e)
+{
+    return proxy_of(be)->real->sync(proxy_of(be)->real, e);
+}
+
+/* The device stays open for the next check. */
+static void proxy_close(struct backend *be)
+{
+    free(be);
+}
+
+struct backend *kcheck_device(struct kcheck *kc, const char *name)
+{
+    static struct backend *real;
+    struct err e = {0};
+    if (!real && backend_open(&real, name, 0, &e))
+        die(name, &e);
+    struct proxy *x = xcalloc(1, sizeof *x);
+    x->kc = kc;
+    x->real = real;
+    x->be = (struct backend){
+        .ops = &proxy_table,
+        .name = real->name,
+        .n_threads = 1,
+        .host_memory = true,
+        .sync = proxy_sync,
+        .close = proxy_close,
+        .kv_bytes = real->kv_bytes,
+        .weight_open = proxy_weight_open,
+        .weight_close = proxy_weight_close,
+        .weight_row = proxy_weight_row,
+    };
+    return &x->be;
+}
