@@ -172,6 +172,20 @@ static struct op_line *count_conv2d(const struct op_conv2d *p)
     return line;
 }
 
+static struct op_line *count_lowrank(const struct op_lowrank *p)
+{
+    struct op_line *line = line_of("lowrank");
+    for (int64_t r = 0; r < p->out->dims[0]; r++) {
+        const struct lowrank_image *im = &p->images[(p->first + r) / p->image_rows];
+        for (int i = 0; i < im->n; i++) {
+            const struct weight *down = im->terms[i].down, *up = im->terms[i].up;
+            line->ops += 2.0 * (double)down->n_out * (double)(down->n_in + up->n_out);
+        }
+        line->bytes += im->n > 0 ? 12.0 * (double)p->out->dims[1] : 0;
+    }
+    return line;
+}
+
 static struct op_line *count_attn(const struct op_attn *p)
 {
     char name[64];

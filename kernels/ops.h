@@ -13,11 +13,13 @@
 
 struct weight; /* a matrix [n_out, n_in] in the backend's own layout: backend.h */
 
-/* out[r, :] = w[ids[r], :]        out [rows, dim]   ids [rows], each within w's rows */
+/* out[r, :] = w[ids[r], :]        out [rows, dim]   ids [rows], each within w's rows
+ * own [rows] or NULL: where own[r] is not NULL its dim floats are the row instead (learned tokens) */
 struct op_embed {
     struct tensor *out;
     const struct weight *w;
     const int32_t *ids;
+    const float *const *own;
 };
 
 #define LINEAR_MAX 3
@@ -160,6 +162,33 @@ struct op_conv2d {
     enum act act;
 };
 
+/* One low-rank addition: down [rank, kernel * kernel * c_in], up [c_out, rank], both F32, F16 or BF16. */
+struct lowrank_term {
+    const struct weight *down, *up;
+    float scale;
+};
+/* Those of one image of a batch. */
+struct lowrank_image {
+    const struct lowrank_term *terms;
+    int n; /* 0: its rows stay as they are */
+};
+
+/* out[r, :] += scale * (x[r] down^T) up^T for each term of the row's image, one after the other (LoRA; Hu et
+ * al. 2021), where x[r] is the row of a matrix, or the window of a convolution as in conv2d:
+ *     h[j] = scale * (sum over k of down[j, k] * x[k])        k ascending
+ *     out[o] = fma(up[o, j], h[j], out[o])                    j ascending
+ * Rows are numbered through all images, image_rows each; out is rows [first, first + its rows).
+ *     kernel 1, stride 1: x is the same rows of a matrix [.., c_in]
+ *     else                x [n, h, w, c_in], whole, with rows (y, x) of out_w pixels */
+struct op_lowrank {
+    struct tensor *out; /* [rows, c_out] */
+    const struct tensor *x;
+    const struct lowrank_image *images; /* [n]; may be filled between runs of a program */
+    int64_t image_rows, first, out_w;
+    int kernel, stride, pad_before;
+    bool upsample;
+};
+
 #define ATTN_MAX_HEAD_DIM 512
 
 /* One sequence of queries over one sequence of keys and values.  Rows hold n_heads * head_dim floats
@@ -182,7 +211,7 @@ struct op_attn {
 /* clang-format off */
 #define BACKEND_OPS(X) \
     X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add) \
-    X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(attn)
+    X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(lowrank) X(attn)
 struct backend;
 struct backend_ops {
 #define X(op) void (*op)(struct backend *be, const struct op_##op *p);

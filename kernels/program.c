@@ -41,6 +41,7 @@ static const size_t fields_groupnorm[] = {AT(groupnorm, out), AT(groupnorm, x), 
                                           AT(groupnorm, bias)};
 static const size_t fields_conv2d[] = {AT(conv2d, out), AT(conv2d, x), AT(conv2d, bias),
                                        AT(conv2d, add_image), AT(conv2d, add)};
+static const size_t fields_lowrank[] = {AT(lowrank, out), AT(lowrank, x)};
 static const size_t fields_attn[] = {NO_FIELD}; /* its items point to data: touch_items */
 
 /* clang-format off */
@@ -99,6 +100,7 @@ struct program {
     char *memory;
     size_t bytes, array_bytes;
     struct array *arrays;
+    void *note;
 };
 
 /* ---- recording ---- */
@@ -265,6 +267,16 @@ static void free_arrays(struct program *p)
 struct backend *program_backend(struct program *p)
 {
     return &p->rec;
+}
+
+void program_set_note(struct program *p, void *note)
+{
+    p->note = note;
+}
+
+void *program_note(const struct program *p)
+{
+    return p->note;
 }
 
 bool program_recording(const struct program *p)

@@ -38,6 +38,9 @@ struct tensor program_pinned(struct program *p, int ndim, const int64_t *dims);
 void *program_array(struct program *p, size_t count, size_t size);
 /* Takes ops by OP(); has nothing else of a backend. */
 struct backend *program_backend(struct program *p);
+/* A pointer of whoever records, for the functions that are called below. */
+void program_set_note(struct program *p, void *note);
+void *program_note(const struct program *p);
 /* False in the first of the two passes, when addresses of tensors mean nothing. */
 bool program_recording(const struct program *p);
 

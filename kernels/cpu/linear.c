@@ -18,6 +18,7 @@
  * For few rows there is one set of rounded rows a worker: rounding them n times is cheaper than
  * meeting the other workers once more. */
 #include <assert.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/linear.h"
@@ -224,8 +225,14 @@ struct embed_job {
 static void embed_range(void *arg, int64_t begin, int64_t end)
 {
     const struct embed_job *j = arg;
-    for (int64_t r = begin; r < end; r++)
-        cpu_weight_row(j->be, j->p->w, j->p->ids[r], (float *)j->p->out->data + r * j->p->w->n_in);
+    const int64_t dim = j->p->w->n_in;
+    for (int64_t r = begin; r < end; r++) {
+        float *to = (float *)j->p->out->data + r * dim;
+        if (j->p->own && j->p->own[r])
+            memcpy(to, j->p->own[r], (size_t)dim * sizeof(float));
+        else
+            cpu_weight_row(j->be, j->p->w, j->p->ids[r], to);
+    }
 }
 
 void cpu_embed(struct backend *be, const struct op_embed *p)

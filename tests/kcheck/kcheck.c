@@ -12,7 +12,8 @@
 const int kcheck_sizes[KCHECK_SIZES] = {1, 7, 8, 15, 16, 17, 64, 100, 576, 4096};
 
 static void (*const checks[])(struct kcheck *kc) = {
-    kcheck_norm, kcheck_elem, kcheck_rope, kcheck_attn, kcheck_linear, kcheck_conv, kcheck_dense,
+    kcheck_norm,   kcheck_elem, kcheck_rope,  kcheck_attn,
+    kcheck_linear, kcheck_conv, kcheck_dense, kcheck_lowrank,
 };
 
 /* ---- guarded memory */

@@ -81,5 +81,6 @@ void kcheck_rope(struct kcheck *kc);
 void kcheck_attn(struct kcheck *kc);
 void kcheck_linear(struct kcheck *kc);
 void kcheck_conv(struct kcheck *kc);
+void kcheck_lowrank(struct kcheck *kc);
 void kcheck_dense(struct kcheck *kc);
 #endif
