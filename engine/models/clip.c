@@ -111,7 +111,9 @@ struct clip_pass clip_record(const struct clip *m, struct program *p, struct cli
     struct tensor x = PROGRAM_TENSOR(p, want.n_tokens, m->dim), position = m->position;
     position.dims[0] = want.n_tokens;
     pass.ids = program_array(p, (size_t)want.n_tokens, sizeof *pass.ids);
-    OP(be, embed, .out = &x, .w = m->token, .ids = pass.ids);
+    if (want.own)
+        pass.own = program_array(p, (size_t)want.n_tokens, sizeof *pass.own);
+    OP(be, embed, .out = &x, .w = m->token, .ids = pass.ids, .own = pass.own);
     OP(be, add, .out = &x, .a = &x, .b = &position);
     const int last = want.pooled ? m->layers.n_layers : want.n_layers;
     for (int i = 0; i < last; i++) {

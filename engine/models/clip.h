@@ -21,9 +21,12 @@ struct clip_want {
     int n_layers;    /* layers whose output `hidden` is: 1 ... clip_n_layers */
     bool final_norm; /* of hidden */
     bool pooled; /* also the projected text of every token (clip_pooled_row says which counts) */
+    bool own;    /* some tokens may bring their own embedding */
 };
 struct clip_pass {
-    int32_t *ids;         /* [n_tokens], to be filled before a run */
+    int32_t *ids; /* [n_tokens], to be filled before a run */
+    const float *
+        *own; /* [n_tokens]: the token's embedding [dim], or NULL: that of its id; NULL: none has */
     struct tensor hidden; /* [n_tokens, dim], pinned */
     struct tensor pooled; /* [n_tokens, pooled_dim], pinned */
 };

@@ -204,6 +204,7 @@ int image_model_open(struct image_model **out, struct checkpoint *c, struct back
 {
     struct image_model *m = xcalloc(1, sizeof *m);
     m->be = m->store.be = be;
+    m->adapters = m->store.keep_places = options->adapters;
     m->vae_bytes = options->vae_bytes > 0 ? options->vae_bytes : DEFAULT_VAE_BYTES;
     struct opening o = {.m = m, .c = c, .progress = options->progress, .e = e};
     int rc = open_parts(&o, options->preview);
@@ -265,6 +266,7 @@ struct text_unit {
     int clip_skip;
     struct clip_pass pass[IMAGE_MAX_ENCODERS];
     struct tensor hidden; /* [IMAGE_TOKENS, context_dim] */
+    struct nn_lora_sites sites;
 };
 
 /* The hidden states that the UNet wants: SDXL's are those before the last layer, without the norm. */
@@ -273,13 +275,16 @@ static void record_text(struct program *p, void *arg)
     struct text_unit *u = arg;
     const struct image_model *m = u->m;
     const bool xl = m->info.pooled_dim > 0;
+    if (m->adapters)
+        nn_lora_begin(&u->sites, p, 1);
     for (int i = 0; i < m->info.n_encoders; i++) {
         const int layers = clip_n_layers(m->clip[i]) - u->clip_skip - (xl ? 1 : 0);
         u->pass[i] = clip_record(m->clip[i], p,
                                  (struct clip_want){.n_tokens = IMAGE_TOKENS,
                                                     .n_layers = layers > 1 ? layers : 1,
                                                     .final_norm = !xl,
-                                                    .pooled = xl && i == m->info.n_encoders - 1});
+                                                    .pooled = xl && i == m->info.n_encoders - 1,
+                                                    .own = m->adapters});
     }
     u->hidden = u->pass[0].hidden;
     if (m->info.n_encoders == 1)
@@ -294,6 +299,8 @@ static int run_text(struct image_unit *unit, int64_t until_us, struct err *e)
     struct text_unit *u = (struct text_unit *)unit;
     const struct image_info *info = &u->m->info;
     if (program_position(u->p) == 0) {
+        if (u->m->adapters)
+            image_adapter_set(&u->sites, 0, u->pub.adapters, true);
         for (int i = 0; i < info->n_encoders; i++) {
             for (int k = 0; k < IMAGE_TOKENS; k++) {
                 const int32_t id = u->pub.ids[i][k];
@@ -343,8 +350,10 @@ int image_text_open(struct image_text **out, struct image_model *m, int clip_ski
                                       .run = run_text,
                                       .restart = restart_text,
                                       .close = close_text};
-    for (int i = 0; i < m->info.n_encoders; i++)
+    for (int i = 0; i < m->info.n_encoders; i++) {
         u->pub.ids[i] = u->pass[i].ids;
+        u->pub.own[i] = u->pass[i].own;
+    }
     u->pub.hidden = u->hidden.data;
     u->pub.pooled = u->pass[m->info.n_encoders - 1].pooled.data;
     *out = &u->pub;
@@ -364,6 +373,7 @@ struct kv_unit {
     struct image_model *m;
     struct program *p;
     struct tensor context, kv;
+    struct nn_lora_sites sites;
 };
 
 static void record_kv(struct program *p, void *arg)
@@ -372,12 +382,16 @@ static void record_kv(struct program *p, void *arg)
     const int64_t n = u->pub.n_tokens;
     u->context = PROGRAM_PINNED(p, n, u->m->info.context_dim);
     u->kv = PROGRAM_PINNED(p, n * (int64_t)u->m->unet->kv_floats);
+    if (u->m->adapters)
+        nn_lora_begin(&u->sites, p, 1);
     unet_pass_record_kv(u->m->unet, p, &u->context, u->kv.data);
 }
 
 static int run_kv(struct image_unit *unit, int64_t until_us, struct err *e)
 {
     struct kv_unit *u = (struct kv_unit *)unit;
+    if (u->m->adapters && program_position(u->p) == 0)
+        image_adapter_set(&u->sites, 0, u->pub.adapters, false);
     int rc = program_run(u->p, until_us, e);
     if (rc == 0)
         memcpy(u->pub.kv, u->kv.data, (size_t)u->kv.dims[0] * sizeof(float));
@@ -436,12 +450,15 @@ struct unet_unit {
     struct image_model *m;
     struct program *p;
     struct unet_pass pass;
+    struct nn_lora_sites sites;
 };
 
 static void record_unet(struct program *p, void *arg)
 {
     struct unet_unit *u = arg;
     const int64_t size[3] = {u->pub.n, u->pub.h, u->pub.w};
+    if (u->m->adapters)
+        nn_lora_begin(&u->sites, p, u->pub.n);
     unet_pass_record(u->m->unet, p, size, &u->pass);
 }
 
@@ -460,6 +477,8 @@ static int set_row(struct unet_unit *u, int i, struct err *e)
                                      .guidance = r->guidance,
                                      .pooled = r->pooled,
                                      .time_ids = r->time_ids});
+    if (u->m->adapters)
+        image_adapter_set(&u->sites, i, r->adapters, false);
     return 0;
 }
 

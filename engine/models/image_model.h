@@ -17,6 +17,7 @@
 #define IMAGE_MAX_ENCODERS 2
 #define IMAGE_TOKENS       77 /* of one chunk of a prompt: begin, text, end, padding */
 #define IMAGE_MAX_CONTEXT  (16 * IMAGE_TOKENS)
+#define IMAGE_MAX_ADAPTERS 8 /* of a request */
 #define IMAGE_TIME_IDS     6 /* SDXL: original height, width, crop top, left, target height, width */
 
 struct image_info {
@@ -47,6 +48,7 @@ struct image_model_options {
     size_t vae_bytes;     /* a decoder or encoder that needs more works in tiles; 0: 1 GiB */
     const char *preview;  /* path of a TAESD checkpoint, or NULL */
     atomic_int *progress; /* per mille of loading done, or NULL */
+    bool adapters;        /* passes take LoRAs (image_adapter.h) */
 };
 /* The checkpoint may be closed afterwards. */
 int image_model_open(struct image_model **out, struct checkpoint *c, struct backend *be,
@@ -69,12 +71,27 @@ int image_run(struct image_unit *u, int64_t until_us, struct err *e);
 void image_restart(struct image_unit *u); /* forgets what was done of a run */
 void image_close(struct image_unit *u);   /* NULL is nothing */
 
+/* The LoRAs of a request.  Inputs of runs, all may be NULL: none. */
+struct image_adapter;
+struct image_adapters {
+    int n;
+    struct {
+        const struct image_adapter *adapter;
+        uint64_t id;      /* of this opening of it: prompts are known again by it */
+        float unet, text; /* scales */
+    } of[IMAGE_MAX_ADAPTERS];
+};
+
 /* One chunk of a prompt through every text encoder. */
 struct image_text {
     struct image_unit unit;
     int32_t *ids[IMAGE_MAX_ENCODERS]; /* [IMAGE_TOKENS] in, for each encoder */
-    float *hidden;                    /* [IMAGE_TOKENS, context_dim] out */
-    float *pooled;                    /* [pooled_dim] out, NULL where there is none */
+    /* [IMAGE_TOKENS] in: vectors of tokens that the vocabulary lacks, NULL for the others; NULL itself where
+     * the model takes no adapters */
+    const float **own[IMAGE_MAX_ENCODERS];
+    const struct image_adapters *adapters; /* in */
+    float *hidden;                         /* [IMAGE_TOKENS, context_dim] out */
+    float *pooled;                         /* [pooled_dim] out, NULL where there is none */
 };
 /* clip_skip as in diffusers: that many more of the encoder's last layers left out; 0 or less for the model's
  * default. */
@@ -85,8 +102,9 @@ size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e);
 struct image_kv {
     struct image_unit unit;
     int n_tokens;
-    float *context; /* [n_tokens, context_dim] in */
-    float *kv;      /* out: kv_row_bytes * n_tokens bytes of the caller, set before image_run */
+    float *context;                        /* [n_tokens, context_dim] in */
+    const struct image_adapters *adapters; /* in */
+    float *kv; /* out: kv_row_bytes * n_tokens bytes of the caller, set before image_run */
 };
 int image_kv_open(struct image_kv **out, struct image_model *m, int n_tokens, struct err *e);
 size_t image_kv_bytes(struct image_model *m, int n_tokens, struct err *e);
@@ -99,6 +117,7 @@ struct image_row {
     float guidance;      /* where guidance_embedded: the scale w of LCM - 1 is done here */
     const float *pooled; /* [pooled_dim], or NULL where there is none */
     float time_ids[IMAGE_TIME_IDS]; /* where there is pooled text */
+    const struct image_adapters *adapters;
 };
 
 /* One forward pass of n rows of one size (latent height h, width w).  Guidance by a negative prompt

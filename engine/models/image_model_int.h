@@ -3,6 +3,7 @@
 #define ENGINE_MODELS_IMAGE_MODEL_INT_H
 #include "engine/models/clip.h"
 #include "engine/models/image_model.h"
+#include "engine/models/nn_lora.h"
 #include "engine/models/taesd.h"
 #include "engine/models/unet.h"
 #include "engine/models/vae.h"
@@ -17,5 +18,10 @@ struct image_model {
     struct taesd *tiny;    /* NULL: vae */
     struct taesd *preview; /* NULL: none; may be tiny */
     size_t vae_bytes;
+    bool adapters; /* passes have places for them */
 };
+
+/* image_adapter.c: what the LoRAs of an image add, before a run. */
+void image_adapter_set(const struct nn_lora_sites *s, int image, const struct image_adapters *list,
+                       bool text);
 #endif

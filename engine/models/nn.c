@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "engine/models/nn_lora.h"
+
 double nn_slice_flops = NN_SLICE_FLOPS;
 
 struct tensor nn_rows(const struct tensor *t)
@@ -44,6 +46,17 @@ static struct tensor some_rows(const struct tensor *t, int64_t begin, int64_t n)
     return r;
 }
 
+void nn_emit_linear_part(struct program *p, const struct op_linear *op, int64_t first,
+                         int64_t total)
+{
+    struct op_linear o = *op;
+    o.precise = true; /* with block weights: errors add up over the steps of a picture */
+    struct backend *rec = program_backend(p);
+    rec->ops->linear(rec, &o);
+    for (int i = 0; i < LINEAR_MAX && op->w[i] != NULL; i++)
+        nn_lora_linear(p, op->w[i], op->x, op->out[i], (struct nn_lora_rows){first, total});
+}
+
 void nn_emit_linear(struct program *p, const struct op_linear *op)
 {
     const int64_t n = nn_rows(op->x).dims[0];
@@ -54,7 +67,6 @@ void nn_emit_linear(struct program *p, const struct op_linear *op)
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t rows = n - begin < step ? n - begin : step;
         struct op_linear o = *op;
-        o.precise = true; /* with block weights: errors add up over the steps of a picture */
         struct tensor out[LINEAR_MAX], add, x = some_rows(op->x, begin, rows);
         o.x = &x;
         for (int i = 0; i < LINEAR_MAX && op->w[i] != NULL; i++) {
@@ -65,8 +77,7 @@ void nn_emit_linear(struct program *p, const struct op_linear *op)
             add = some_rows(op->add, begin, rows);
             o.add = &add;
         }
-        struct backend *rec = program_backend(p);
-        rec->ops->linear(rec, &o);
+        nn_emit_linear_part(p, &o, begin, n);
     }
 }
 
@@ -106,6 +117,7 @@ void nn_emit_conv(struct program *p, const struct op_conv2d *op)
         struct backend *rec = program_backend(p);
         rec->ops->conv2d(rec, &o);
     }
+    nn_lora_conv(p, op);
 }
 
 struct tensor nn_conv(struct program *p, const struct nn_conv *l, const struct tensor *x,

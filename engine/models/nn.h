@@ -20,13 +20,25 @@
 
 extern double nn_slice_flops; /* NN_SLICE_FLOPS; tests make it small before a unit is opened */
 
+/* Where a matrix of a checkpoint went, for adapters (nn_lora.h). */
+struct nn_place {
+    char *name; /* without ".weight" */
+    enum checkpoint_part part;
+    const struct weight *w; /* [n_out, kernel * kernel * c_in] */
+    int kernel;             /* of a convolution; 1: a matrix */
+    int which, of;          /* rows [which * n_out, ..) of the file's, which has of * n_out */
+};
+
 /* What was loaded, for freeing it together. */
 struct nn_store {
     struct backend *be;
     struct weight **weights;
     void **vectors;
     int n_weights, n_vectors;
-    size_t bytes; /* memory of all */
+    size_t bytes;     /* memory of all */
+    bool keep_places; /* set before loading */
+    struct nn_place *places;
+    int n_places;
 };
 void nn_store_free(struct nn_store *s);
 
@@ -109,8 +121,11 @@ void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_
 struct tensor nn_rows(const struct tensor *t); /* [.., c] as [rows, c] */
 struct tensor nn_like(struct program *p, const struct tensor *t);
 
-/* An op in slices of rows. */
+/* An op in slices of rows.  Where the program takes adapters (nn_lora.h), what they add comes after it. */
 void nn_emit_linear(struct program *p, const struct op_linear *op);
+/* Not cut: op's rows are [first, first + rows) of `total`. */
+void nn_emit_linear_part(struct program *p, const struct op_linear *op, int64_t first,
+                         int64_t total);
 void nn_emit_conv(struct program *p, const struct op_conv2d *op);
 
 /* x w^T + bias + add, a new tensor [rows of x, n_out].  add may be NULL. */

@@ -128,6 +128,20 @@ static void open_weight(struct nn_loader *l, struct weight **to, enum dtype type
     *to = w;
 }
 
+/* The matrix that was just opened may be found again by its name. */
+static void note_place(struct nn_loader *l, const char *name, struct nn_place place)
+{
+    struct nn_store *s = l->store;
+    if (!s->keep_places || l->rc != 0)
+        return;
+    char full[sizeof l->path + 128];
+    snprintf(full, sizeof full, "%s%s", l->path, name);
+    place.name = xstrdup(full);
+    place.part = l->part;
+    s->places = grown(s->places, s->n_places, sizeof *s->places);
+    s->places[s->n_places++] = place;
+}
+
 /* n floats of t from the beginning, in the backend's memory. */
 static void open_vector(struct nn_loader *l, struct tensor *to, const struct checkpoint_tensor *t,
                         int ndim, const int64_t *dims)
@@ -154,6 +168,9 @@ void nn_store_free(struct nn_store *s)
         s->be->weight_close(s->be, s->weights[i]);
     for (int i = 0; i < s->n_vectors; i++)
         s->be->free(s->be, s->vectors[i]);
+    for (int i = 0; i < s->n_places; i++)
+        free(s->places[i].name);
+    free(s->places);
     free(s->weights);
     free(s->vectors);
     *s = (struct nn_store){.be = s->be};
@@ -181,6 +198,7 @@ void nn_load_linear(struct nn_loader *l, struct nn_linear *to, const char *name,
     const struct checkpoint_tensor *t = need(l, full, 2, dims);
     if (t != NULL && l->load) {
         open_weight(l, &to->w, t->type, dims, t->data);
+        note_place(l, name, (struct nn_place){.w = to->w, .kernel = 1, .of = 1});
         if (l->rc == 0)
             loaded(l, t);
     }
@@ -196,9 +214,12 @@ void nn_load_split(struct nn_loader *l, struct nn_linear *to, const char *name,
     snprintf(full, sizeof full, "%s.weight", name);
     const struct checkpoint_tensor *t = need(l, full, 2, all);
     if (t != NULL && l->load) {
-        for (int i = 0; i < as->n && l->rc == 0; i++)
+        for (int i = 0; i < as->n && l->rc == 0; i++) {
             open_weight(l, &to[i].w, t->type, one,
                         (const char *)t->data + (size_t)i * (t->bytes / (size_t)as->n));
+            note_place(l, name,
+                       (struct nn_place){.w = to[i].w, .kernel = 1, .which = i, .of = as->n});
+        }
         if (l->rc == 0)
             loaded(l, t);
     }
@@ -263,6 +284,7 @@ void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enu
                 quant_unpack(t->type, floats, t->data, n);
             turn(turned, plain ? t->data : (const char *)floats, to, size);
             open_weight(l, &to->w, type, (const int64_t[2]){dims[0], n_in}, turned);
+            note_place(l, name, (struct nn_place){.w = to->w, .kernel = to->kernel, .of = 1});
             if (l->rc == 0)
                 loaded(l, t);
         }

@@ -117,11 +117,18 @@ static void feed_forward(struct pass *s, const struct unet_block *b, const struc
         from.dims[0] = to.dims[0] = count;
         struct tensor value = PROGRAM_TENSOR(s->p, count, 4 * c);
         struct tensor gate = PROGRAM_TENSOR(s->p, count, 4 * c);
-        OP(s->be, linear, .out = {&value, &gate}, .w = {b->ff[0].w, b->ff[1].w},
-           .bias = {&b->ff[0].bias, &b->ff[1].bias}, .x = &from, .precise = true);
+        nn_emit_linear_part(s->p,
+                            &(struct op_linear){.out = {&value, &gate},
+                                                .w = {b->ff[0].w, b->ff[1].w},
+                                                .bias = {&b->ff[0].bias, &b->ff[1].bias},
+                                                .x = &from},
+                            begin, n);
         OP(s->be, glu, .out = &gate, .gate = &gate, .up = &value, .act = ACT_GELU);
-        OP(s->be, linear, .out = {&to}, .w = {b->down.w}, .bias = {&b->down.bias}, .x = &gate,
-           .add = &to, .precise = true);
+        nn_emit_linear_part(
+            s->p,
+            &(struct op_linear){
+                .out = {&to}, .w = {b->down.w}, .bias = {&b->down.bias}, .x = &gate, .add = &to},
+            begin, n);
     }
 }
 

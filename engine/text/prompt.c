@@ -217,6 +217,7 @@ static void join(struct parser *p)
 
 struct chunks {
     const struct clip_bpe_info *info;
+    const struct prompt_source *src;
     struct clip_bpe_work *work;
     int32_t ids[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
     float weights[PROMPT_MAX_CHUNKS * PROMPT_CHUNK];
@@ -282,23 +283,81 @@ static int add_token(struct chunks *c, int32_t id, float weight)
     return 0;
 }
 
-static int add_piece_tokens(struct chunks *c, const struct clip_bpe *t, const struct parser *p,
-                            const struct piece *x)
+static int add_plain_tokens(struct chunks *c, const char *s, size_t len, float weight)
 {
-    if (x->is_break)
-        return c->n_done < PROMPT_MAX_CHUNKS ? next_chunk(c, c->n) : too_long(c->e);
     size_t blank = 0;
-    while (blank < x->len && is_space(p->plain[x->at + blank]))
+    while (blank < len && is_space(s[blank]))
         blank++;
-    if (blank == x->len) /* so that every call gives tokens, which are limited */
+    if (blank == len) /* so that every call gives tokens, which are limited */
         return 0;
     struct token_list l = {.max = PROMPT_MAX_CHUNKS * BODY};
-    float weight = fmaxf(-weight_max, fminf(x->weight, weight_max));
-    int rc = clip_bpe_encode(t, c->work, p->plain + x->at, x->len, &l, c->e);
+    int rc = clip_bpe_encode(c->src->bpe, c->work, s, len, &l, c->e);
     for (size_t i = 0; rc == 0 && i < l.n; i++)
         rc = add_token(c, l.ids[i], weight);
     free(l.ids);
     return rc;
+}
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
+}
+
+static bool in_word(char c)
+{
+    return c == '_' || (lower(c) >= 'a' && lower(c) <= 'z') || (c >= '0' && c <= '9') ||
+           (unsigned char)c >= 0x80;
+}
+
+/* Does the word stand at s[i]? */
+static bool own_word_at(const struct prompt_word *w, const char *s, size_t len, size_t i)
+{
+    const size_t n = strlen(w->text);
+    if (n == 0 || n > len - i)
+        return false;
+    for (size_t k = 0; k < n; k++)
+        if (lower(s[i + k]) != lower(w->text[k]))
+            return false;
+    return !(i > 0 && in_word(s[i - 1]) && in_word(s[i])) &&
+           !(i + n < len && in_word(s[i + n]) && in_word(s[i + n - 1]));
+}
+
+/* The longest one at s[i], or NULL. */
+static const struct prompt_word *own_word(const struct prompt_words *words, const char *s,
+                                          size_t len, size_t i)
+{
+    const struct prompt_word *best = NULL;
+    for (int k = 0; words != NULL && k < words->n; k++) {
+        const struct prompt_word *w = &words->words[k];
+        if (own_word_at(w, s, len, i) && (best == NULL || strlen(w->text) > strlen(best->text)))
+            best = w;
+    }
+    return best;
+}
+
+static int add_piece_tokens(struct chunks *c, const struct parser *p, const struct piece *x)
+{
+    if (x->is_break)
+        return c->n_done < PROMPT_MAX_CHUNKS ? next_chunk(c, c->n) : too_long(c->e);
+    const float weight = fmaxf(-weight_max, fminf(x->weight, weight_max));
+    const char *s = p->plain + x->at;
+    const bool any = c->src->words != NULL && c->src->words->n > 0;
+    size_t from = 0;
+    int rc = 0;
+    for (size_t i = 0; any && i < x->len && rc == 0;) {
+        const struct prompt_word *w = own_word(c->src->words, s, x->len, i);
+        if (w == NULL) {
+            i++;
+            continue;
+        }
+        rc = add_plain_tokens(c, s + from, i - from, weight);
+        if (rc == 0 && c->n + w->n_ids > BODY && c->n > 0) /* its tokens stay together */
+            rc = c->n_done < PROMPT_MAX_CHUNKS ? next_chunk(c, c->n) : too_long(c->e);
+        for (int k = 0; k < w->n_ids && rc == 0; k++)
+            rc = add_token(c, w->first_id + k, weight);
+        from = i += strlen(w->text);
+    }
+    return rc == 0 ? add_plain_tokens(c, s + from, x->len - from, weight) : rc;
 }
 
 static int copy_out(struct prompt *out, const struct chunks *c, struct arena *a, struct err *e)
@@ -318,23 +377,24 @@ static int copy_out(struct prompt *out, const struct chunks *c, struct arena *a,
     return 0;
 }
 
-static int fill(struct prompt *out, const struct clip_bpe *t, const struct parser *p,
+static int fill(struct prompt *out, const struct prompt_source *src, const struct parser *p,
                 struct arena *a, struct err *e)
 {
     struct chunks *c = mem_try(1, sizeof *c);
-    struct clip_bpe_work *work = clip_bpe_work_new(t);
+    struct clip_bpe_work *work = clip_bpe_work_new(src->bpe);
     if (c == NULL || work == NULL) {
         free(c);
         clip_bpe_work_free(work);
         return err_set(e, ERR_NOMEM, "no memory for a prompt");
     }
-    c->info = clip_bpe_info(t);
+    c->info = clip_bpe_info(src->bpe);
+    c->src = src;
     c->work = work;
     c->last_comma = -1;
     c->e = e;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < p->n_pieces; i++)
-        rc = add_piece_tokens(c, t, p, &p->pieces[i]);
+        rc = add_piece_tokens(c, p, &p->pieces[i]);
     if (rc == 0 && (c->n > 0 || c->n_done == 0))
         rc = next_chunk(c, c->n);
     if (rc == 0)
@@ -346,6 +406,13 @@ static int fill(struct prompt *out, const struct clip_bpe *t, const struct parse
 
 int prompt_parse(struct prompt *out, const struct clip_bpe *t, const char *text, size_t len,
                  int flags, struct arena *a, struct err *e)
+{
+    const struct prompt_source src = {.bpe = t, .flags = flags};
+    return prompt_parse_with(out, &src, text, len, a, e);
+}
+
+int prompt_parse_with(struct prompt *out, const struct prompt_source *src, const char *text,
+                      size_t len, struct arena *a, struct err *e)
 {
     if (len > PROMPT_MAX_BYTES)
         return err_set(e, ERR_TOOBIG, "the prompt has %zu bytes, allowed are %d", len,
@@ -360,14 +427,14 @@ int prompt_parse(struct prompt *out, const struct clip_bpe *t, const char *text,
     }
     if (p == NULL || p->plain == NULL || p->pieces == NULL) {
         err_set(e, rc, "no memory for a prompt of %zu bytes", len);
-    } else if (flags & PROMPT_PLAIN) {
+    } else if (src->flags & PROMPT_PLAIN) {
         add_piece(p, text, len, false);
-        rc = fill(out, t, p, a, e);
+        rc = fill(out, src, p, a, e);
     } else {
         rc = parse(p, e);
         join(p);
         if (rc == 0)
-            rc = fill(out, t, p, a, e);
+            rc = fill(out, src, p, a, e);
     }
     if (p != NULL) {
         free(p->plain);

@@ -33,11 +33,31 @@ struct prompt {
     bool weighted;  /* a weight is not 1 */
 };
 
+/* Words that stand for tokens of their own (textual inversion), beside the tokenizer's.  They are found without
+ * regard to the case of ASCII letters, and not within longer words. */
+struct prompt_word {
+    const char *text;
+    int32_t first_id; /* then first_id + 1 ... */
+    int n_ids;
+};
+struct prompt_words {
+    const struct prompt_word *words;
+    int n;
+};
+
 /* The hidden state of token i is multiplied by weights[i], and the chunk's states then by what brings
  * their mean back to where it was.  A chunk that fills up within 20 tokens behind a comma ends at the
  * comma.  ERR_INVALID for too deep brackets, ERR_TOOBIG (param is the caller's), ERR_NOMEM. */
 int prompt_parse(struct prompt *out, const struct clip_bpe *t, const char *text, size_t len,
                  int flags, struct arena *a, struct err *e);
+/* The same with such words; NULL or empty: none. */
+struct prompt_source {
+    const struct clip_bpe *bpe;
+    const struct prompt_words *words;
+    int flags;
+};
+int prompt_parse_with(struct prompt *out, const struct prompt_source *src, const char *text,
+                      size_t len, struct arena *a, struct err *e);
 /* Empty chunks behind, so that a prompt and its negative one are equally long. */
 int prompt_extend(struct prompt *p, const struct clip_bpe *t, int n_chunks, struct arena *a,
                   struct err *e);
