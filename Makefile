@@ -54,7 +54,7 @@ CUDA_CC  = -std=c++17 -O3 -I. -fmad=false -lineinfo -Xcompiler -fno-exceptions,-
            -gencode arch=compute_100,code=sm_100 -gencode arch=compute_80,code=compute_80
 CUDA_LD  = -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 EMU_CXX  = $(CXX) -std=gnu++17 -g -O2 -march=native -ffp-contract=off -fno-exceptions -Itests/cuemu -I. -MMD -MP \
-           -Wall -Wextra -Wno-unused-function
+           -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas
 CUDA_C   := kernels/backend.c $(sort $(wildcard kernels/cuda/*.c))
 CUDA_CU  := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_OBJ := $(CUDA_C:%.c=$(B)/cuda/%.o) $(CUDA_CU:%.cu=$(B)/cuda/%.o)

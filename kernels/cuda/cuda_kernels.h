@@ -1,18 +1,119 @@
 /* The launchers of the CUDA kernels, for the C side.  All pointers are device memory; every launch is
- * queued in the stream; errors are told by the next synchronisation.
+ * queued in the stream; errors are told by the next synchronisation.  Formulas and shapes: kernels/ops.h.
+ * `work` is memory that a launch needs on the side, as large as <op>_work_bytes says, 256-byte aligned.
+ * linear and embed have a header of their own, cuda_linear.h.
  * Thread: the backend's. */
 #ifndef KERNELS_CUDA_CUDA_KERNELS_H
 #define KERNELS_CUDA_CUDA_KERNELS_H
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "kernels/cuda/cuda_layout.h"
+#include "kernels/ops.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+/* ---- cuda_norm.cu ---- */
+
 /* out, x [rows, dim]   w [dim] */
 void cuda_rmsnorm_launch(float *out, const float *x, const float *w, int rows, int dim, float eps,
                          cudaStream_t stream);
+/* out, x [rows, dim]   w, bias [dim], bias may be NULL */
+void cuda_layernorm_launch(float *out, const float *x, const float *w, const float *bias, int rows,
+                           int dim, float eps, cudaStream_t stream);
+
+struct cuda_groups {
+    int64_t pixels; /* of an image */
+    int n, c, n_groups;
+    float eps;
+    enum act act;
+};
+size_t cuda_groupnorm_work_bytes(int n, int64_t pixels, int c);
+/* out, x [n, pixels, c]   w, bias [c] */
+void cuda_groupnorm_launch(float *out, const float *x, const float *w, const float *bias,
+                           const struct cuda_groups *g, void *work, cudaStream_t stream);
+
+/* ---- cuda_elem.cu: n elements; out may be a ---- */
+
+void cuda_add_launch(float *out, const float *a, const float *b, int64_t n, cudaStream_t stream);
+/* out = ca a + cb b: classifier-free guidance (b + g (a - b) is g a + (1 - g) b), scheduler steps. */
+void cuda_mix_launch(float *out, const float *a, float ca, const float *b, float cb, int64_t n,
+                     cudaStream_t stream);
+void cuda_glu_launch(float *out, const float *gate, const float *up, int64_t n, enum act act,
+                     cudaStream_t stream);
+void cuda_act_launch(float *out, const float *x, int64_t n, enum act act, cudaStream_t stream);
+/* out [rows, ca + cb]   a [rows, ca]   b [rows, cb] */
+void cuda_concat_launch(float *out, const float *a, const float *b, int64_t rows, int ca, int cb,
+                        cudaStream_t stream);
+
+/* ---- cuda_rope.cu ---- */
+
+/* x [rows, n_heads * head_dim]   pos [rows]   freq [n_rot / 2], n_rot <= 512 */
+void cuda_rope_launch(float *x, const int32_t *pos, const float *freq, int rows, int n_heads,
+                      int head_dim, int n_rot, float mscale, bool interleaved, cudaStream_t stream);
+
+/* ---- cuda_attn_paged.cu ---- */
+
+/* A page of one kv head: keys [16][head_dim] of the type, then values alike.  q8_0: codes [16][head_dim]
+ * s8, then for keys scales [16][ceil(head_dim / 32)] f16, for values [16] f32; and padding. */
+CUDA_BOTH static inline size_t cuda_kv_head_bytes(enum dtype type, int head_dim)
+{
+    const size_t n = (size_t)KV_PAGE_TOKENS * (size_t)head_dim;
+    if (type == DTYPE_F32)
+        return 4 * n;
+    if (type == DTYPE_F16)
+        return 2 * n;
+    if (type != DTYPE_Q8_0)
+        return 0;
+    const size_t blocks = ((size_t)head_dim + 31) / 32, scales = KV_PAGE_TOKENS * 2 * blocks;
+    return (n + (scales > 64 ? scales : 64) + 63) / 64 * 64;
+}
+
+/* struct kv_row for the device: its sequence's pages are pages[first ...]. */
+struct cuda_kv_row {
+    int32_t first, pos;
+};
+
+struct cuda_kv {
+    struct kv_view view;
+    const struct cuda_kv_row *rows; /* [rows] */
+    const int32_t *pages;
+};
+
+/* k, v [rows, n_kv_heads * head_dim] */
+void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float *v, int rows,
+                          cudaStream_t stream);
+
+/* Rows row0 ... row0 + n_rows - 1: one sequence, consecutive positions. */
+struct cuda_attn_task {
+    int32_t row0, n_rows;
+};
+
+/* A task's rows at most: it has up to 16 queries of a kv head. */
+static inline int cuda_attn_task_rows(int n_heads, int n_kv_heads)
+{
+    const int group = n_heads / n_kv_heads;
+    return group >= 16 ? 1 : 16 / group;
+}
+
+struct cuda_attn_call {
+    float *out;     /* [rows, n_heads * head_dim] */
+    const float *q; /* like out */
+    struct cuda_kv kv;
+    const struct cuda_attn_task *tasks; /* [n_tasks], on the device */
+    int n_tasks, n_heads, window;
+    int max_pos; /* no row's pos is above it */
+    float scale;
+    void *work;
+    size_t work_bytes; /* with less than cuda_attn_work_bytes long contexts are slower */
+};
+
+size_t cuda_attn_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim, int max_pos);
+void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

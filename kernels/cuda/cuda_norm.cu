@@ -1,6 +1,9 @@
-/* RMSNorm: a block a row, the sum of squares in an order that depends on the length alone. */
+/* RMSNorm, LayerNorm: a block a row.  GroupNorm (+ act) over NHWC: sums of pieces of an image at fixed
+ * places, joined in doubles, then scale and offset of each channel.  Every order depends on the shape of
+ * one row or image alone. */
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/cuda_math.cuh"
 
 #define NORM_THREADS 256
 
@@ -23,5 +26,151 @@ __global__ void __launch_bounds__(NORM_THREADS)
 void cuda_rmsnorm_launch(float *out, const float *x, const float *w, int rows, int dim, float eps,
                          cudaStream_t stream)
 {
-    LAUNCH(rmsnorm_kernel, rows, NORM_THREADS, 0, stream, out, x, w, dim, eps);
+    if (rows > 0)
+        LAUNCH(rmsnorm_kernel, rows, NORM_THREADS, 0, stream, out, x, w, dim, eps);
+}
+
+/* out, x [rows, dim]   w, bias [dim], bias may be NULL */
+__global__ void __launch_bounds__(NORM_THREADS)
+    layernorm_kernel(float *out, const float *x, const float *w, const float *bias, int dim,
+                     float eps)
+{
+    SHARED(float, partial, [CUDA_WARP]);
+    const float *row = x + (size_t)blockIdx.x * dim;
+    float *to = out + (size_t)blockIdx.x * dim;
+    float sum = 0;
+    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
+        sum += row[i];
+    const float mean = cuda_block_sum(sum, partial) / (float)dim;
+    sum = 0;
+    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
+        sum = fmaf(row[i] - mean, row[i] - mean, sum);
+    const float var = cuda_block_sum(sum, partial) / (float)dim;
+    const float scale = 1.0f / sqrtf(var + eps);
+    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
+        to[i] = fmaf((row[i] - mean) * scale, w[i], bias ? bias[i] : 0.0f);
+}
+
+void cuda_layernorm_launch(float *out, const float *x, const float *w, const float *bias, int rows,
+                           int dim, float eps, cudaStream_t stream)
+{
+    if (rows > 0)
+        LAUNCH(layernorm_kernel, rows, NORM_THREADS, 0, stream, out, x, w, bias, dim, eps);
+}
+
+/* ---- groupnorm ---- */
+
+#define GROUP_CHUNKS 128 /* pieces of an image, at most */
+#define GROUP_PIXELS 16  /* in a piece at least */
+#define GROUP_WIDE   128 /* channels of a block */
+
+static int group_chunk(int64_t pixels)
+{
+    const int64_t n = (pixels + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
+    return (int)(n < GROUP_PIXELS ? GROUP_PIXELS : n);
+}
+
+static int group_chunks(int64_t pixels)
+{
+    const int chunk = group_chunk(pixels);
+    return (int)((pixels + chunk - 1) / chunk);
+}
+
+size_t cuda_groupnorm_work_bytes(int n, int64_t pixels, int c)
+{
+    return (size_t)n * 2 * (size_t)c * (size_t)(1 + group_chunks(pixels)) * sizeof(float);
+}
+
+/* sums [n, n_chunks, 2, c]: of x - shift and of its square, shift = the image's first pixel.
+ * A thread a channel, in the order of the pixels. */
+__global__ void __launch_bounds__(GROUP_WIDE)
+    group_sums_kernel(float *sums, const float *x, int64_t pixels, int c, int chunk)
+{
+    const int i = blockIdx.x * GROUP_WIDE + threadIdx.x, image = blockIdx.z;
+    if (i >= c)
+        return;
+    const float *at = x + (size_t)image * pixels * c + i;
+    const float shift = at[0];
+    const int64_t begin = (int64_t)blockIdx.y * chunk;
+    const int64_t end = begin + chunk < pixels ? begin + chunk : pixels;
+    float s = 0, q = 0;
+    for (int64_t p = begin; p < end; p++) {
+        const float a = at[p * c] - shift;
+        s += a;
+        q = fmaf(a, a, q);
+    }
+    float *to = sums + ((size_t)image * gridDim.y + blockIdx.y) * 2 * c + i;
+    to[0] = s;
+    to[c] = q;
+}
+
+/* A warp a group of an image: scales [n, 2, c], scale and offset of each channel. */
+__global__ void __launch_bounds__(CUDA_WARP)
+    group_join_kernel(float *scales, const float *sums, const float *x, const float *w,
+                      const float *bias, int64_t pixels, int c, int n_chunks, float eps)
+{
+    const int width = c / gridDim.x, first = blockIdx.x * width, image = blockIdx.y;
+    const int lane = threadIdx.x;
+    const float *shift = x + (size_t)image * pixels * c;
+    const double count = (double)pixels * width;
+    double mean = 0, var = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        double total = 0;
+        for (int i = first + lane; i < first + width; i += CUDA_WARP) {
+            double s = 0, q = 0;
+            for (int k = 0; k < n_chunks; k++) {
+                const float *at = sums + ((size_t)image * n_chunks + k) * 2 * c + i;
+                s += (double)at[0];
+                q += (double)at[c];
+            }
+            const double far = (double)shift[i] - mean;
+            total += pass == 0 ? (double)shift[i] * (double)pixels + s
+                               : q + 2 * far * s + far * far * (double)pixels;
+        }
+        for (int o = CUDA_WARP / 2; o > 0; o /= 2)
+            total += __shfl_xor_sync(CUDA_ALL, total, o);
+        if (pass == 0)
+            mean = total / count;
+        else
+            var = total / count;
+    }
+    double r = 1.0 / sqrt((var > 0 ? var : 0) + (double)eps);
+    if (var != var)
+        r = var;
+    float *scale = scales + (size_t)image * 2 * c;
+    for (int i = first + lane; i < first + width; i += CUDA_WARP) {
+        scale[i] = (float)(r * (double)w[i]);
+        scale[c + i] = (float)((double)bias[i] - mean * r * (double)w[i]);
+    }
+}
+
+/* out = act(x * scale + offset) */
+__global__ void __launch_bounds__(NORM_THREADS)
+    group_scale_kernel(float *out, const float *x, const float *scales, int64_t pixels, int c,
+                       enum act act)
+{
+    const int64_t n = pixels * c, first = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
+    const float *scale = scales + (size_t)blockIdx.y * 2 * c;
+    x += blockIdx.y * n;
+    out += blockIdx.y * n;
+    for (int64_t i = first; i < n; i += (int64_t)gridDim.x * NORM_THREADS) {
+        const int channel = (int)(i % c);
+        out[i] = cuda_act(act, fmaf(x[i], scale[channel], scale[c + channel]));
+    }
+}
+
+void cuda_groupnorm_launch(float *out, const float *x, const float *w, const float *bias,
+                           const struct cuda_groups *g, void *work, cudaStream_t stream)
+{
+    if (g->n <= 0 || g->pixels <= 0)
+        return;
+    const int chunk = group_chunk(g->pixels), n_chunks = group_chunks(g->pixels);
+    float *scales = static_cast<float *>(work), *sums = scales + (size_t)g->n * 2 * g->c;
+    const int64_t blocks = (g->pixels * g->c + NORM_THREADS * 4 - 1) / (NORM_THREADS * 4);
+    LAUNCH(group_sums_kernel, dim3((g->c + GROUP_WIDE - 1) / GROUP_WIDE, n_chunks, g->n),
+           GROUP_WIDE, 0, stream, sums, x, g->pixels, g->c, chunk);
+    LAUNCH(group_join_kernel, dim3(g->n_groups, g->n), CUDA_WARP, 0, stream, scales, sums, x, w,
+           bias, g->pixels, g->c, n_chunks, g->eps);
+    LAUNCH(group_scale_kernel, dim3((unsigned)(blocks < 65535 ? blocks : 65535), g->n),
+           NORM_THREADS, 0, stream, out, x, scales, g->pixels, g->c, g->act);
 }

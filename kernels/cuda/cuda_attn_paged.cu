@@ -1,0 +1,416 @@
+/* Storing of keys and values into pages, and attention over them.
+ *
+ * A task is up to 16 queries that share keys: rows of one sequence times the heads of one kv head.  Its
+ * tokens are visited in chunks of 256 at fixed places; each chunk gives a partial softmax (m, l, acc), and
+ * partials are merged in ascending order.  One block does all chunks of a task, or, where tasks are few,
+ * each chunk has its block and a second kernel merges: the same arithmetic, so a row's bits depend
+ * neither on the batch nor on that choice. */
+#include "kernels/cuda/cuda_dialect.cuh"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/cuda_math.cuh"
+
+#define KV_THREADS  128
+#define KV_BLOCK    32 /* dimensions of a key that share a scale */
+#define PAGED_CHUNK 256
+#define PAGED_TILE  32 /* tokens that are in shared memory together */
+#define PAGED_QUERY 16
+#define PAGED_WARPS 264 /* blocks wanted: two an SM of an H100 */
+
+/* ---- store ---- */
+
+__device__ static inline int8_t kv_round(float x, float d)
+{
+    const float inverse = d >= 1e-30f && d <= 1e30f ? 1.0f / d : 0.0f;
+    float z = x * inverse;
+    z = z < 127.0f ? z : 127.0f;
+    z = z > -127.0f ? z : -127.0f;
+    return (int8_t)(__float_as_uint(z + 12582912.0f) & 0xff);
+}
+
+/* The largest magnitude of a warp's values; NaN is above all. */
+__device__ static inline float kv_largest(float x)
+{
+    unsigned top = __float_as_uint(fabsf(x));
+    for (int o = CUDA_WARP / 2; o > 0; o /= 2) {
+        const unsigned other = __shfl_xor_sync(CUDA_ALL, top, o);
+        top = other > top ? other : top;
+    }
+    return __uint_as_float(top);
+}
+
+/* One warp: key and value of one token of one head as codes. */
+__device__ static inline void kv_store_q8(uint8_t *kp, uint8_t *vp, int slot, const float *k,
+                                          const float *v, int hd)
+{
+    const int lane = threadIdx.x % CUDA_WARP, n_blocks = (hd + KV_BLOCK - 1) / KV_BLOCK;
+    __half *scales = reinterpret_cast<__half *>(kp + KV_PAGE_TOKENS * hd) + slot * n_blocks;
+    float top = 0.0f;
+    for (int b = 0; b < n_blocks; b++) {
+        const int d = b * KV_BLOCK + lane;
+        const float x = d < hd ? k[d] : 0.0f;
+        const __half scale = __float2half_rn(kv_largest(x) / 127.0f);
+        if (d < hd)
+            reinterpret_cast<int8_t *>(kp)[slot * hd + d] = kv_round(x, __half2float(scale));
+        if (lane == 0)
+            scales[b] = scale;
+        const float largest = kv_largest(d < hd ? v[d] : 0.0f);
+        top = __float_as_uint(largest) > __float_as_uint(top) ? largest : top;
+    }
+    const float scale = top / 127.0f;
+    for (int d = lane; d < hd; d += CUDA_WARP)
+        reinterpret_cast<int8_t *>(vp)[slot * hd + d] = kv_round(v[d], scale);
+    if (lane == 0)
+        reinterpret_cast<float *>(vp + KV_PAGE_TOKENS * hd)[slot] = scale;
+}
+
+/* A block a row, a warp a head. */
+__global__ void __launch_bounds__(KV_THREADS)
+    kv_store_kernel(const struct cuda_kv kv, const float *k, const float *v)
+{
+    const struct kv_view &view = kv.view;
+    const int row = blockIdx.x, lane = threadIdx.x % CUDA_WARP, hd = view.head_dim;
+    const int pos = kv.rows[row].pos, slot = pos % KV_PAGE_TOKENS;
+    const int page = kv.pages[kv.rows[row].first + pos / KV_PAGE_TOKENS];
+    uint8_t *base = reinterpret_cast<uint8_t *>(view.base) + (size_t)page * view.page_bytes;
+    const size_t head_bytes = cuda_kv_head_bytes(view.type, hd);
+    for (int h = threadIdx.x / CUDA_WARP; h < view.n_kv_heads; h += KV_THREADS / CUDA_WARP) {
+        uint8_t *kp = base + view.k_offset + h * head_bytes;
+        uint8_t *vp = base + view.v_offset + h * head_bytes;
+        const size_t from = ((size_t)row * view.n_kv_heads + h) * hd;
+        if (view.type == DTYPE_Q8_0) {
+            kv_store_q8(kp, vp, slot, k + from, v + from, hd);
+            continue;
+        }
+        for (int d = lane; d < hd; d += CUDA_WARP) {
+            if (view.type == DTYPE_F16) {
+                reinterpret_cast<__half *>(kp)[slot * hd + d] = __float2half_rn(k[from + d]);
+                reinterpret_cast<__half *>(vp)[slot * hd + d] = __float2half_rn(v[from + d]);
+            } else {
+                reinterpret_cast<float *>(kp)[slot * hd + d] = k[from + d];
+                reinterpret_cast<float *>(vp)[slot * hd + d] = v[from + d];
+            }
+        }
+    }
+}
+
+void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float *v, int rows,
+                          cudaStream_t stream)
+{
+    if (rows > 0)
+        LAUNCH(kv_store_kernel, rows, KV_THREADS, 0, stream, *kv, k, v);
+}
+
+/* ---- attention ---- */
+
+struct paged_job {
+    struct cuda_attn_call a;
+    int parts, part_heads; /* of the heads of a kv head; heads in a part */
+    int max_chunks;        /* chunks have their own blocks: how many of a task; 0: they have not */
+};
+
+/* What a block works on. */
+struct paged_task {
+    int row0, n_q, n_heads, head0, kv_head;
+    int chunk0, chunk1;
+};
+
+__device__ static inline int paged_first(int window, int pos)
+{
+    return window > 0 && pos >= window ? pos - window + 1 : 0;
+}
+
+__device__ static inline struct paged_task paged_task_of(const struct paged_job &j)
+{
+    const struct cuda_attn_call &a = j.a;
+    const int group = a.n_heads / a.kv.view.n_kv_heads;
+    const struct cuda_attn_task t = a.tasks[blockIdx.x];
+    const int part = blockIdx.y % j.parts * j.part_heads;
+    struct paged_task p;
+    p.row0 = t.row0;
+    p.kv_head = blockIdx.y / j.parts;
+    p.head0 = p.kv_head * group + part;
+    p.n_heads = group - part < j.part_heads ? group - part : j.part_heads;
+    p.n_q = t.n_rows * p.n_heads;
+    p.chunk0 = t.n_rows ? paged_first(a.window, a.kv.rows[t.row0].pos) / PAGED_CHUNK : 0;
+    p.chunk1 = t.n_rows ? a.kv.rows[t.row0 + t.n_rows - 1].pos / PAGED_CHUNK + 1 : 0;
+    return p;
+}
+
+/* Element d of a token's key or value. */
+__device__ static inline float paged_value(const uint8_t *page, enum dtype type, int hd, int slot,
+                                           int d, bool key)
+{
+    if (type == DTYPE_F16)
+        return __half2float(reinterpret_cast<const __half *>(page)[slot * hd + d]);
+    if (type == DTYPE_F32)
+        return reinterpret_cast<const float *>(page)[slot * hd + d];
+    const float q = (float)reinterpret_cast<const int8_t *>(page)[slot * hd + d];
+    const uint8_t *scales = page + KV_PAGE_TOKENS * hd;
+    if (!key)
+        return q * reinterpret_cast<const float *>(scales)[slot];
+    const int at = slot * ((hd + KV_BLOCK - 1) / KV_BLOCK) + d / KV_BLOCK;
+    return q * __half2float(reinterpret_cast<const __half *>(scales)[at]);
+}
+
+/* Shared memory of a block: queries, a tile of keys or values, scores, and which tokens they see. */
+struct paged_memory {
+    float *q, *tile, *score; /* [16][hd]   [32][hd + 1]   [16][PAGED_CHUNK + 1] */
+    int *lo, *hi;            /* [16] of the chunk */
+};
+
+static size_t paged_shared_bytes(int hd)
+{
+    return (size_t)(PAGED_QUERY * hd + PAGED_TILE * (hd + 1) + PAGED_QUERY * (PAGED_CHUNK + 1)) *
+               4 +
+           2 * PAGED_QUERY * 4;
+}
+
+/* Tokens [token, token + 32) of the chunk to the tile; those that nobody sees are not touched. */
+__device__ static inline void paged_load(const struct paged_job &j, const struct paged_task &t,
+                                         const struct paged_memory &m, int start, int token, int lo,
+                                         int hi, bool key)
+{
+    const struct kv_view &v = j.a.kv.view;
+    const int hd = v.head_dim, first = j.a.kv.rows[t.row0].first;
+    const size_t at =
+        (key ? v.k_offset : v.v_offset) + (size_t)t.kv_head * cuda_kv_head_bytes(v.type, hd);
+    for (int i = threadIdx.x; i < PAGED_TILE * hd; i += KV_THREADS) {
+        const int n = token + i / hd, d = i % hd, pos = start + n;
+        float x = 0.0f;
+        if (n >= lo && n < hi) {
+            const int page = j.a.kv.pages[first + pos / KV_PAGE_TOKENS];
+            x = paged_value(reinterpret_cast<const uint8_t *>(v.base) +
+                                (size_t)page * v.page_bytes + at,
+                            v.type, hd, pos % KV_PAGE_TOKENS, d, key);
+        }
+        m.tile[i / hd * (hd + 1) + d] = x;
+    }
+}
+
+/* One chunk: thread (query, part) of 16 x 8 has dimensions part, part + 8 ...: acc. */
+template <int dims>
+__device__ static inline void paged_chunk(const struct paged_job &j, const struct paged_task &t,
+                                          const struct paged_memory &m, int chunk, float *top,
+                                          float *sum, float acc[dims])
+{
+    const int hd = j.a.kv.view.head_dim, query = threadIdx.x / 8, part = threadIdx.x % 8;
+    const int start = chunk * PAGED_CHUNK;
+    __syncthreads(); /* the chunk before is done with shared memory */
+    if (threadIdx.x < PAGED_QUERY) {
+        int lo = 0, hi = 0;
+        if ((int)threadIdx.x < t.n_q) {
+            const int pos = j.a.kv.rows[t.row0 + threadIdx.x / t.n_heads].pos;
+            lo = paged_first(j.a.window, pos) - start;
+            hi = pos + 1 - start;
+            lo = lo > 0 ? lo : 0;
+            hi = hi < PAGED_CHUNK ? hi : PAGED_CHUNK;
+        }
+        m.lo[threadIdx.x] = lo;
+        m.hi[threadIdx.x] = hi;
+    }
+    __syncthreads();
+    const int lo = m.lo[query], hi = m.hi[query];
+    int all_lo = PAGED_CHUNK, all_hi = 0;
+    for (int i = 0; i < t.n_q; i++) {
+        if (m.lo[i] >= m.hi[i])
+            continue;
+        all_lo = m.lo[i] < all_lo ? m.lo[i] : all_lo;
+        all_hi = m.hi[i] > all_hi ? m.hi[i] : all_hi;
+    }
+    const int first = all_lo / PAGED_TILE * PAGED_TILE;
+    float largest = -INFINITY;
+    for (int token = first; token < all_hi; token += PAGED_TILE) {
+        paged_load(j, t, m, start, token, all_lo, all_hi, true);
+        __syncthreads();
+        float s[PAGED_TILE / 8] = {};
+        for (int d = 0; d < hd; d++)
+#pragma unroll
+            for (int i = 0; i < PAGED_TILE / 8; i++)
+                s[i] = fmaf(m.q[query * hd + d], m.tile[(part + 8 * i) * (hd + 1) + d], s[i]);
+#pragma unroll
+        for (int i = 0; i < PAGED_TILE / 8; i++) {
+            const int n = token + part + 8 * i;
+            const bool seen = n >= lo && n < hi;
+            m.score[query * (PAGED_CHUNK + 1) + n] = seen ? s[i] : -INFINITY;
+            largest = seen && !(s[i] <= largest) ? s[i] : largest;
+        }
+        __syncthreads();
+    }
+    for (int o = 4; o > 0; o /= 2) {
+        const float other = __shfl_xor_sync(CUDA_ALL, largest, o);
+        largest = !(other <= largest) ? other : largest;
+    }
+    float total = 0.0f;
+    for (int n = first + part; n < all_hi; n += 8) { /* the thread's own scores */
+        float *at = m.score + query * (PAGED_CHUNK + 1) + n;
+        const float e = n >= lo && n < hi ? cuda_exp(*at - largest) : 0.0f;
+        *at = e;
+        total += e;
+    }
+    for (int o = 4; o > 0; o /= 2)
+        total += __shfl_xor_sync(CUDA_ALL, total, o);
+    *top = largest;
+    *sum = total;
+#pragma unroll
+    for (int i = 0; i < dims; i++)
+        acc[i] = 0.0f;
+    for (int token = first; token < all_hi; token += PAGED_TILE) {
+        __syncthreads();
+        paged_load(j, t, m, start, token, all_lo, all_hi, false);
+        __syncthreads();
+        const int from = lo > token ? lo : token;
+        const int to = hi < token + PAGED_TILE ? hi : token + PAGED_TILE;
+        for (int n = from; n < to; n++) {
+            const float e = m.score[query * (PAGED_CHUNK + 1) + n];
+            const float *v = m.tile + (n - token) * (hd + 1);
+#pragma unroll
+            for (int i = 0; i < dims; i++)
+                if (part + 8 * i < hd)
+                    acc[i] = fmaf(e, v[part + 8 * i], acc[i]);
+        }
+    }
+}
+
+/* A chunk's partial joins what came before it. */
+template <int dims>
+__device__ static inline void paged_merge(float *m, float *l, float acc[dims], float m1, float l1,
+                                          const float acc1[dims])
+{
+    if (l1 == 0.0f)
+        return;
+    const float m0 = *m;
+    *m = m0 > m1 ? m0 : m1;
+    const float w0 = cuda_exp(m0 - *m), w1 = cuda_exp(m1 - *m);
+    *l = fmaf(*l, w0, l1 * w1);
+#pragma unroll
+    for (int i = 0; i < dims; i++)
+        acc[i] = fmaf(acc[i], w0, acc1[i] * w1);
+}
+
+template <int dims>
+__device__ static inline void paged_out(const struct paged_job &j, const struct paged_task &t,
+                                        float l, const float acc[dims])
+{
+    const int hd = j.a.kv.view.head_dim, query = threadIdx.x / 8, part = threadIdx.x % 8;
+    if (query >= t.n_q)
+        return;
+    const size_t row = t.row0 + query / t.n_heads, head = t.head0 + query % t.n_heads;
+    float *out = j.a.out + (row * j.a.n_heads + head) * hd;
+#pragma unroll
+    for (int i = 0; i < dims; i++)
+        if (part + 8 * i < hd)
+            out[part + 8 * i] = acc[i] / l;
+}
+
+/* Where chunk c (counted from the task's first) of this block's task stands: [16][2 + dims * 8]. */
+template <int dims> __device__ static inline float *paged_partial(const struct paged_job &j, int c)
+{
+    const size_t task = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
+    return static_cast<float *>(j.a.work) +
+           (task * j.max_chunks + c) * PAGED_QUERY * (2 + dims * 8) +
+           threadIdx.x / 8 * (2 + dims * 8);
+}
+
+template <int dims>
+__global__ void __launch_bounds__(KV_THREADS) paged_kernel(const struct paged_job j)
+{
+    SHARED_DYN(float, memory);
+    const struct paged_task t = paged_task_of(j);
+    const int hd = j.a.kv.view.head_dim, part = threadIdx.x % 8;
+    if (j.max_chunks && t.chunk0 + (int)blockIdx.z >= t.chunk1)
+        return;
+    struct paged_memory m;
+    m.q = memory;
+    m.tile = m.q + PAGED_QUERY * hd;
+    m.score = m.tile + PAGED_TILE * (hd + 1);
+    m.lo = reinterpret_cast<int *>(m.score + PAGED_QUERY * (PAGED_CHUNK + 1));
+    m.hi = m.lo + PAGED_QUERY;
+    for (int i = threadIdx.x; i < PAGED_QUERY * hd; i += KV_THREADS) {
+        const int query = i / hd;
+        const size_t row = t.row0 + query / t.n_heads, head = t.head0 + query % t.n_heads;
+        m.q[i] = query < t.n_q ? j.a.q[(row * j.a.n_heads + head) * hd + i % hd] * j.a.scale : 0.0f;
+    }
+    float top, sum, acc[dims], m0 = -INFINITY, l0 = 0.0f, acc0[dims] = {};
+    if (j.max_chunks) {
+        paged_chunk<dims>(j, t, m, t.chunk0 + blockIdx.z, &top, &sum, acc);
+        float *to = paged_partial<dims>(j, blockIdx.z);
+        if (part == 0) {
+            to[0] = top;
+            to[1] = sum;
+        }
+#pragma unroll
+        for (int i = 0; i < dims; i++)
+            to[2 + part + 8 * i] = acc[i];
+        return;
+    }
+    for (int c = t.chunk0; c < t.chunk1; c++) {
+        paged_chunk<dims>(j, t, m, c, &top, &sum, acc);
+        paged_merge<dims>(&m0, &l0, acc0, top, sum, acc);
+    }
+    paged_out<dims>(j, t, l0, acc0);
+}
+
+template <int dims>
+__global__ void __launch_bounds__(KV_THREADS) paged_join_kernel(const struct paged_job j)
+{
+    const struct paged_task t = paged_task_of(j);
+    const int part = threadIdx.x % 8;
+    float m0 = -INFINITY, l0 = 0.0f, acc0[dims] = {};
+    for (int c = 0; c < t.chunk1 - t.chunk0; c++) {
+        const float *from = paged_partial<dims>(j, c);
+        float acc[dims];
+#pragma unroll
+        for (int i = 0; i < dims; i++)
+            acc[i] = from[2 + part + 8 * i];
+        paged_merge<dims>(&m0, &l0, acc0, from[0], from[1], acc);
+    }
+    paged_out<dims>(j, t, l0, acc0);
+}
+
+static int paged_parts(int n_heads, int n_kv_heads)
+{
+    return (n_heads / n_kv_heads + PAGED_QUERY - 1) / PAGED_QUERY;
+}
+
+static int paged_dims(int hd)
+{
+    return hd <= 64 ? 8 : hd <= 128 ? 16 : 32;
+}
+
+size_t cuda_attn_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim, int max_pos)
+{
+    const size_t blocks = (size_t)n_tasks * n_kv_heads * paged_parts(n_heads, n_kv_heads);
+    const size_t chunks = (size_t)max_pos / PAGED_CHUNK + 1;
+    if (chunks == 1 || blocks >= PAGED_WARPS)
+        return 0;
+    return blocks * chunks * PAGED_QUERY * (2 + 8 * (size_t)paged_dims(head_dim)) * sizeof(float);
+}
+
+template <int dims> static void paged_launch(const struct paged_job &j, cudaStream_t stream)
+{
+    const struct kv_view &v = j.a.kv.view;
+    const unsigned chunks = j.max_chunks ? (unsigned)j.max_chunks : 1;
+    const dim3 grid(j.a.n_tasks, v.n_kv_heads * j.parts, chunks);
+    LAUNCH((paged_kernel<dims>), grid, KV_THREADS, paged_shared_bytes(v.head_dim), stream, j);
+    if (j.max_chunks)
+        LAUNCH((paged_join_kernel<dims>), dim3(grid.x, grid.y), KV_THREADS, 0, stream, j);
+}
+
+void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream)
+{
+    const int hd = a->kv.view.head_dim, n_kv = a->kv.view.n_kv_heads, group = a->n_heads / n_kv;
+    if (a->n_tasks <= 0)
+        return;
+    struct paged_job j = {};
+    j.a = *a;
+    j.parts = paged_parts(a->n_heads, n_kv);
+    j.part_heads = group < PAGED_QUERY ? group : PAGED_QUERY;
+    const size_t bytes = cuda_attn_work_bytes(a->n_tasks, a->n_heads, n_kv, hd, a->max_pos);
+    j.max_chunks = bytes && bytes <= a->work_bytes ? a->max_pos / PAGED_CHUNK + 1 : 0;
+    if (paged_dims(hd) == 8)
+        paged_launch<8>(j, stream);
+    else if (paged_dims(hd) == 16)
+        paged_launch<16>(j, stream);
+    else
+        paged_launch<32>(j, stream);
+}

@@ -1,0 +1,172 @@
+/* linear and embed: which kernels a call takes, and the memory between them:
+ *
+ *     [ records: rows * n_records ] [ scales of rows ] [ sums of the slices ]  */
+#include "kernels/cuda/cuda_linear.h"
+
+#include "kernels/cuda/cuda_fragment.cuh"
+#include "kernels/cuda/cuda_linear_kernels.cuh"
+
+static size_t round_up(size_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+static size_t records_bytes(int rows, int n_in, int parts)
+{
+    return round_up((size_t)rows * CUDA_RECORDS(n_in) * CUDA_RECORD(parts));
+}
+
+size_t cuda_linear_work_bytes(int rows, int n_in, int n_out)
+{
+    return records_bytes(rows, n_in, 2) + round_up((size_t)rows * sizeof(float)) +
+           (rows > FEW_ROWS ? (size_t)CUDA_SLICES * rows * n_out * sizeof(float) : 0);
+}
+
+template <int type> static void job_shape(struct linear_job *j, int n_in)
+{
+    typedef cuda_format<type> F;
+    const int unit_k = F::step_k * F::steps;
+    const int units = (n_in + unit_k - 1) / unit_k;
+    j->panel_bytes = (size_t)units * F::unit_bytes;
+    j->n_steps = units * F::steps;
+}
+
+static void job_shape_of(struct linear_job *j, enum dtype type, int n_in)
+{
+    switch (type) {
+#define X(name, ...)              \
+    case name:                    \
+        job_shape<name>(j, n_in); \
+        break;
+        CUDA_LAYOUTS(X)
+#undef X
+    default:
+        break;
+    }
+}
+
+/* Those of the matrices from `first` on that have its type and stand together. */
+static int job_take(struct linear_job *j, const struct cuda_linear_call *l, int first)
+{
+    int n = 0;
+    for (; first + n < l->n_matrices && l->m[first + n].type == l->m[first].type; n++) {
+        const struct cuda_linear_matrix *m = &l->m[first + n];
+        j->w[n] = static_cast<const uint8_t *>(m->w);
+        j->bias[n] = m->bias;
+        j->out[n] = m->out;
+        j->n_out[n] = m->n_out;
+        j->n_panels[n] = (m->n_out + CUDA_PANEL - 1) / CUDA_PANEL;
+    }
+    j->add = first == 0 ? l->add : nullptr;
+    job_shape_of(j, l->m[first].type, l->n_in);
+    return n;
+}
+
+void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream)
+{
+    if (l->rows <= 0)
+        return;
+    int made = -1; /* what the records are now: bf16, parts */
+    for (int i = 0, n; i < l->n_matrices; i += n) {
+        const enum dtype type = l->m[i].type;
+        if (type == DTYPE_F32) {
+            cuda_linear_f32_launch(l, i, stream);
+            n = 1;
+            continue;
+        }
+        struct linear_job j = {};
+        const bool bf16 = type == DTYPE_BF16;
+        const int parts = bf16 ? 2 : l->parts;
+        uint8_t *records = static_cast<uint8_t *>(l->work);
+        float *up = reinterpret_cast<float *>(records + records_bytes(l->rows, l->n_in, parts));
+        j.records = records;
+        j.up = up;
+        j.slices = up + round_up((size_t)l->rows * sizeof(float)) / sizeof(float);
+        j.rows = l->rows;
+        j.n_records = CUDA_RECORDS(l->n_in);
+        n = job_take(&j, l, i);
+        if (made != (bf16 ? 2 : 0) + parts) {
+            cuda_linear_x_launch(records, up, l, parts, bf16, stream);
+            made = (bf16 ? 2 : 0) + parts;
+        }
+        if (l->rows <= FEW_ROWS)
+            cuda_linear_few_launch(j, type, parts, stream);
+        else
+            cuda_linear_many_launch(j, type, parts, stream);
+    }
+}
+
+#define EMBED_THREADS 128
+
+/* Element k of a row of a panel. */
+template <int type> __device__ static inline float embed_value(const uint8_t *panel, int row, int k)
+{
+    typedef cuda_format<type> F;
+    const uint8_t *head = panel + (size_t)(k / (F::step_k * F::steps)) * F::unit_bytes;
+    const uint8_t *step = head + F::head + k / F::step_k % F::steps * F::step_bytes;
+    const int at = k % F::step_k;
+    const uint32_t *low = reinterpret_cast<const uint32_t *>(step + F::scale);
+    int word, shift;
+    cuda_layout_at(F::low, F::step_k, row, at, &word, &shift);
+    const uint32_t bits = low[word] >> shift;
+    if (type == DTYPE_F16)
+        return __half2float(__ushort_as_half((unsigned short)bits));
+    if (type == DTYPE_BF16)
+        return __uint_as_float(bits << 16);
+    int q = (int)(bits & ((1u << F::low) - 1));
+    if (F::high) {
+        cuda_layout_at(F::high ? F::high : 1, F::step_k, row, at, &word, &shift);
+        q |= (int)(low[F::low_lane * CUDA_LANES / 4 + word] >> shift & ((1u << F::high) - 1))
+             << F::low;
+    }
+    float d[2], m[2];
+    cuda_scales<type>(d, m, head, step, row % 8, F::group ? at / (F::group ? F::group : 1) : 0);
+    const float D = row < 8 ? d[0] : d[1], M = row < 8 ? m[0] : m[1];
+    if (type == DTYPE_MXFP4) /* D is 2^15 times as large, for halves */
+        return D * __half2float(__ushort_as_half((unsigned short)((q & 7) << 9 | (q & 8) << 12)));
+    if (type == DTYPE_IQ4_NL)
+        q = (int)(cuda_iq4_nl((uint32_t)q) & 255);
+    return F::affine ? D * (float)q + M : D * (float)(q - F::zero);
+}
+
+template <int type>
+__global__ void __launch_bounds__(EMBED_THREADS)
+    embed_kernel(float *out, const uint8_t *w, size_t panel_bytes, const int32_t *ids, int n_in)
+{
+    const int id = ids[blockIdx.x];
+    const uint8_t *panel = w + (size_t)(id / CUDA_PANEL) * panel_bytes;
+    for (int k = threadIdx.x; k < n_in; k += EMBED_THREADS)
+        out[(size_t)blockIdx.x * n_in + k] = embed_value<type>(panel, id % CUDA_PANEL, k);
+}
+
+__global__ void __launch_bounds__(EMBED_THREADS)
+    embed_f32_kernel(float *out, const float *w, const int32_t *ids, int n_in)
+{
+    const float *row = w + (size_t)ids[blockIdx.x] * ((n_in + 3) / 4 * 4);
+    for (int k = threadIdx.x; k < n_in; k += EMBED_THREADS)
+        out[(size_t)blockIdx.x * n_in + k] = row[k];
+}
+
+void cuda_embed_launch(float *out, const void *w, enum dtype type, int n_in, const int32_t *ids,
+                       int rows, cudaStream_t stream)
+{
+    if (rows <= 0)
+        return;
+    struct linear_job j = {};
+    job_shape_of(&j, type, n_in);
+    switch (type) {
+    case DTYPE_F32:
+        LAUNCH(embed_f32_kernel, rows, EMBED_THREADS, 0, stream, out, static_cast<const float *>(w),
+               ids, n_in);
+        break;
+#define X(name, ...)                                                       \
+    case name:                                                             \
+        LAUNCH((embed_kernel<name>), rows, EMBED_THREADS, 0, stream, out,  \
+               static_cast<const uint8_t *>(w), j.panel_bytes, ids, n_in); \
+        break;
+        CUDA_LAYOUTS(X)
+#undef X
+    default:
+        break;
+    }
+}

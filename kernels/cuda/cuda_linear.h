@@ -1,0 +1,49 @@
+/* linear on the device, for C: what a call needs and how much memory it takes on the side.
+ * Thread: the backend's.
+ *
+ * out[i] = x w[i]^T + bias[i] (+ add for i == 0).  x is first turned into records of halves
+ * (cuda_fragment.cuh), once for all matrices: rows are scaled by a power of two, so nothing overflows.
+ * With parts = 2 a second half keeps what the first lost: 22 bits of x instead of 11.  BF16 matrices take
+ * bf16 and always two parts: 16 bits.  F32 matrices are multiplied in f32.
+ *
+ * The sum over k is cut into CUDA_SLICES at fixed places, which are added in ascending order: so the bits
+ * of a row depend neither on the number of rows nor on which kernel computes it. */
+#ifndef KERNELS_CUDA_CUDA_LINEAR_H
+#define KERNELS_CUDA_CUDA_LINEAR_H
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/ops.h"
+
+#define CUDA_SLICES 4
+
+struct cuda_linear_matrix {
+    const void *w;     /* in the layout of cuda_layout.h */
+    const float *bias; /* [n_out] or NULL */
+    float *out;        /* [rows, n_out] */
+    enum dtype type;
+    int n_out;
+};
+
+struct cuda_linear_call {
+    struct cuda_linear_matrix m[LINEAR_MAX];
+    int n_matrices, rows, n_in;
+    const float *x, *add; /* add: like m[0].out, may be it, or NULL */
+    int parts;            /* of x: 1 or 2 */
+    void *work;           /* cuda_linear_work_bytes, 16-byte aligned */
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* rows and n_out: the largest of any call with this memory. */
+size_t cuda_linear_work_bytes(int rows, int n_in, int n_out);
+void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream);
+/* out[r, :] = w[ids[r], :], exactly quant_unpack's values. */
+void cuda_embed_launch(float *out, const void *w, enum dtype type, int n_in, const int32_t *ids,
+                       int rows, cudaStream_t stream);
+#ifdef __cplusplus
+}
+#endif
+#endif

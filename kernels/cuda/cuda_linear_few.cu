@@ -1,0 +1,119 @@
+/* linear for up to 8 rows: bound by reading the weights.  A warp takes a quarter of the steps of a panel;
+ * two panels a block.  Each warp keeps its own ring of steps in shared memory, filled by cp.async, so that
+ * 32 KiB and more are in flight on an SM whatever the registers; no warp waits for another one until
+ * the four quarters are added. */
+#include "kernels/cuda/cuda_fragment.cuh"
+#include "kernels/cuda/cuda_linear_kernels.cuh"
+
+#define FEW_PANELS  2 /* of a block */
+#define FEW_THREADS (FEW_PANELS * CUDA_SLICES * CUDA_WARP)
+
+template <int type> struct few_ring {
+    typedef cuda_format<type> F;
+    static constexpr int stages = F::step_bytes > 1500 ? 4 : F::step_bytes > 900 ? 6 : 8;
+    static constexpr int records = F::step_k / 64;
+    static constexpr int w_bytes = F::head + F::step_bytes;
+    static __host__ __device__ int stage_bytes(int rows, int parts)
+    {
+        return w_bytes + records * rows * CUDA_RECORD(parts);
+    }
+};
+
+/* Step s of a panel, its head and the rows' records, to a stage of the ring. */
+template <int type, int parts>
+__device__ static inline void few_fetch(uint8_t *stage, const uint8_t *panel,
+                                        const struct linear_job &j, int s, int lane)
+{
+    typedef cuda_format<type> F;
+    const uint8_t *unit = panel + (size_t)(s / F::steps) * F::unit_bytes;
+    const uint8_t *step = unit + F::head + s % F::steps * F::step_bytes;
+    for (int i = lane; i < F::head / 16; i += CUDA_WARP)
+        cuda_copy16(stage + i * 16, unit + i * 16, 16);
+    for (int i = lane; i < F::step_bytes / 16; i += CUDA_WARP)
+        cuda_copy16(stage + F::head + i * 16, step + i * 16, 16);
+    const int pieces = CUDA_RECORD(parts) / 16, all = few_ring<type>::records * j.rows * pieces;
+    uint8_t *to = stage + few_ring<type>::w_bytes;
+    for (int i = lane; i < all; i += CUDA_WARP) {
+        const int piece = i % pieces, row = i / pieces % j.rows, record = i / pieces / j.rows;
+        const size_t from = (size_t)row * j.n_records + s * few_ring<type>::records + record;
+        cuda_copy16(to + i * 16, j.records + from * CUDA_RECORD(parts) + piece * 16, 16);
+    }
+}
+
+template <int type, int parts>
+__global__ void __launch_bounds__(FEW_THREADS, 4) linear_few_kernel(const struct linear_job j)
+{
+    typedef few_ring<type> R;
+    SHARED_DYN(uint8_t, memory);
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    const int slice = warp % CUDA_SLICES, stage_bytes = R::stage_bytes(j.rows, parts);
+    int matrix = 0, panel = blockIdx.x * FEW_PANELS + warp / CUDA_SLICES;
+    while (matrix < LINEAR_MAX - 1 && panel >= j.n_panels[matrix])
+        panel -= j.n_panels[matrix++];
+    uint8_t *ring = memory + warp * R::stages * stage_bytes;
+    const uint8_t *w = j.w[matrix] + (size_t)panel * j.panel_bytes;
+    const int begin = linear_slice(j.n_steps, slice);
+    const int end = panel < j.n_panels[matrix] ? linear_slice(j.n_steps, slice + 1) : begin;
+    for (int i = 0; i < R::stages - 1; i++) {
+        if (begin + i < end)
+            few_fetch<type, parts>(ring + i * stage_bytes, w, j, begin + i, lane);
+        cuda_copy_commit();
+    }
+    float acc[1][1][4] = {};
+    int at = 0, next = R::stages - 1;
+    for (int s = begin; s < end; s++) {
+        cuda_copy_wait<R::stages - 2>();
+        __syncwarp();
+        if (s + R::stages - 1 < end)
+            few_fetch<type, parts>(ring + next * stage_bytes, w, j, s + R::stages - 1, lane);
+        cuda_copy_commit();
+        const uint8_t *stage = ring + at * stage_bytes;
+        const struct cuda_columns x = {stage + R::w_bytes, j.rows, j.rows * CUDA_RECORD(parts)};
+        cuda_step<type, 1, 1, parts>(acc, stage, 0, x, lane);
+        __syncwarp();
+        at = at + 1 < R::stages ? at + 1 : 0;
+        next = next + 1 < R::stages ? next + 1 : 0;
+    }
+    cuda_copy_wait<0>();
+    __syncthreads();
+    float *sums = reinterpret_cast<float *>(memory); /* [panels][slices][16][8] */
+    for (int i = 0; i < 4; i++)
+        sums[warp * 128 + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[0][0][i];
+    __syncthreads();
+    /* 128 results a panel, 128 threads: neighbours write neighbouring outputs */
+    const int o = threadIdx.x % CUDA_PANEL, row = threadIdx.x / CUDA_PANEL % 8;
+    const float *sum = sums + warp / CUDA_SLICES * CUDA_SLICES * 128 + o * 8 + row;
+    if (row < j.rows && panel < j.n_panels[matrix] && panel * CUDA_PANEL + o < j.n_out[matrix])
+        linear_store(j, matrix, row, panel * CUDA_PANEL + o,
+                     ((sum[0] + sum[128]) + sum[256]) + sum[384]);
+}
+
+template <int type, int parts>
+static void few_launch(const struct linear_job &j, cudaStream_t stream)
+{
+    typedef few_ring<type> R;
+    const int panels = j.n_panels[0] + j.n_panels[1] + j.n_panels[2];
+    int bytes = FEW_PANELS * CUDA_SLICES * R::stages * R::stage_bytes(j.rows, parts);
+    const int least = FEW_PANELS * CUDA_SLICES * 128 * (int)sizeof(float);
+    bytes = bytes < least ? least : bytes;
+    LAUNCH((linear_few_kernel<type, parts>), (panels + FEW_PANELS - 1) / FEW_PANELS, FEW_THREADS,
+           bytes, stream, j);
+}
+
+void cuda_linear_few_launch(const struct linear_job &j, enum dtype type, int parts,
+                            cudaStream_t stream)
+{
+    switch (type) {
+#define X(name, ...)                        \
+    case name:                              \
+        if (parts == 2)                     \
+            few_launch<name, 2>(j, stream); \
+        else                                \
+            few_launch<name, 1>(j, stream); \
+        break;
+        CUDA_LAYOUTS(X)
+#undef X
+    default:
+        break;
+    }
+}

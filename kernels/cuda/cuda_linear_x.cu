@@ -1,0 +1,104 @@
+/* Rows of x to records of halves (cuda_fragment.cuh): a block a row. */
+#include "kernels/cuda/cuda_fragment.cuh"
+#include "kernels/cuda/cuda_linear_kernels.cuh"
+
+#define X_THREADS 128
+
+/* 2^-e and 2^e with the row's largest magnitude * 2^-e in [2^14, 2^15); 1 for a row of zeros, or one that
+ * is not finite, which stays so. */
+__device__ static inline void x_scales(float top, float *down, float *up)
+{
+    *down = *up = 1.0f;
+    if (!(top > 0.0f) || top > 3.0e38f)
+        return;
+    int e = (int)(__float_as_uint(top) >> 23) - 127 - 14;
+    e = e < -126 ? -126 : e > 113 ? 113 : e;
+    *up = e < -126 + 0 ? 1.0f : __uint_as_float((uint32_t)(e + 127) << 23);
+    if (e == -126) { /* 2^126 is the largest power whose inverse is normal */
+        *up = __uint_as_float(1u << 23);
+    }
+    *down = __uint_as_float((uint32_t)(127 - e) << 23);
+}
+
+__device__ static inline uint32_t x_pack(float a, float b, bool bf16, float *lost_a, float *lost_b)
+{
+    uint32_t bits;
+    if (bf16) {
+        const __nv_bfloat16 u = __float2bfloat16(a), v = __float2bfloat16(b);
+        *lost_a = a - __bfloat162float(u);
+        *lost_b = b - __bfloat162float(v);
+        bits = (uint32_t)__bfloat16_as_ushort(u) | (uint32_t)__bfloat16_as_ushort(v) << 16;
+    } else {
+        const __half u = __float2half_rn(a), v = __float2half_rn(b);
+        *lost_a = a - __half2float(u);
+        *lost_b = b - __half2float(v);
+        bits = (uint32_t)__half_as_ushort(u) | (uint32_t)__half_as_ushort(v) << 16;
+    }
+    return bits;
+}
+
+/* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
+template <int parts, bool bf16>
+__global__ void __launch_bounds__(X_THREADS)
+    linear_x_kernel(uint8_t *records, float *up, const float *x, int n_in, int n_records)
+{
+    SHARED(float, partial, [CUDA_WARP]);
+    const float *row = x + (size_t)blockIdx.x * n_in;
+    uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
+    float down = 1.0f, scale = 1.0f;
+    if (!bf16) {
+        float top = 0.0f;
+        for (int k = threadIdx.x; k < n_in; k += X_THREADS)
+            top = fmaxf(top, fabsf(row[k]));
+        top = cuda_warp_max(top);
+        if (threadIdx.x % CUDA_WARP == 0)
+            partial[threadIdx.x / CUDA_WARP] = top;
+        __syncthreads();
+        for (int i = 0; i < X_THREADS / CUDA_WARP; i++)
+            top = fmaxf(top, partial[i]);
+        x_scales(top, &down, &scale);
+    }
+    if (threadIdx.x == 0)
+        up[blockIdx.x] = scale;
+    /* four elements a thread; whole warps go on together for the sums */
+    const int quads = n_records * 16, even = (quads + X_THREADS - 1) / X_THREADS * X_THREADS;
+    for (int i = threadIdx.x; i < even; i += X_THREADS) {
+        float v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            v[j] = 4 * i + j < n_in ? row[4 * i + j] * down : 0.0f;
+        float sum = (v[0] + v[1]) + (v[2] + v[3]);
+        sum += __shfl_xor_sync(CUDA_ALL, sum, 1);
+        sum += __shfl_xor_sync(CUDA_ALL, sum, 2);
+        if (i >= quads)
+            continue;
+        uint8_t *record = to + (size_t)(i / 16) * CUDA_RECORD(parts);
+        uint2 half;
+        half.x = x_pack(v[0], v[1], bf16, &v[0], &v[1]);
+        half.y = x_pack(v[2], v[3], bf16, &v[2], &v[3]);
+        reinterpret_cast<uint2 *>(record)[i % 16] = half;
+        if (parts == 2) {
+            float lost;
+            half.x = x_pack(v[0], v[1], bf16, &lost, &lost);
+            half.y = x_pack(v[2], v[3], bf16, &lost, &lost);
+            reinterpret_cast<uint2 *>(record + 128)[i % 16] = half;
+        }
+        if (i % 4 == 0)
+            reinterpret_cast<float *>(record + 128 * parts)[i % 16 / 4] = sum;
+    }
+}
+
+void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
+                          bool bf16, cudaStream_t stream)
+{
+    const int n = CUDA_RECORDS(l->n_in);
+    if (bf16)
+        LAUNCH((linear_x_kernel<2, true>), l->rows, X_THREADS, 0, stream, records, up, l->x,
+               l->n_in, n);
+    else if (parts == 2)
+        LAUNCH((linear_x_kernel<2, false>), l->rows, X_THREADS, 0, stream, records, up, l->x,
+               l->n_in, n);
+    else
+        LAUNCH((linear_x_kernel<1, false>), l->rows, X_THREADS, 0, stream, records, up, l->x,
+               l->n_in, n);
+}

@@ -1,0 +1,59 @@
+/* Arithmetic that several kernels share: exp and the activations, operation for operation as the CPU has
+ * them (kernels/cpu/math_tmpl.h, elem_tmpl.h), so that device, emulation and CPU give the same bits where
+ * the order of the sums is the same.  No special function unit is used.
+ * Thread: any. */
+#ifndef KERNELS_CUDA_CUDA_MATH_CUH
+#define KERNELS_CUDA_CUDA_MATH_CUH
+#include "kernels/cuda/cuda_dialect.cuh"
+#include "kernels/ops.h"
+
+/* exp(x) = 2^n exp(r), n = round(x / ln 2): 0 below -87.33, exp(88.37) above that, NaN stays NaN. */
+__device__ static inline float cuda_exp(float x)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float c = x > -87.33f ? x : -87.33f;
+    c = c < 88.37f ? c : 88.37f;
+    c = x != x ? x : c;
+    const float z = fmaf(c, 1.44269504f, round), n = z - round;
+    float r = fmaf(n, -0.693359375f, c);
+    r = fmaf(n, 2.121944417e-4f, r);
+    float q = fmaf(1.392632606e-3f, r, 8.363292553e-3f);
+    q = fmaf(q, r, 4.166655242e-2f);
+    q = fmaf(q, r, 1.666657627e-1f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r * r, r) + 1.0f;
+    const float scale = __uint_as_float((__float_as_uint(z) + 127u) << 23);
+    return x < -87.33f ? 0.0f : q * scale;
+}
+
+/* x Phi(x) with the error function (Abramowitz & Stegun 7.1.26). */
+__device__ static inline float cuda_gelu(float x)
+{
+    const float a = fminf(20.0f, fabsf(x)), t = 1.0f / fmaf(a, 0.231641888f, 1.0f);
+    float p = fmaf(t, 0.5307027145f, -0.7265760135f);
+    p = fmaf(p, t, 0.7107068705f);
+    p = fmaf(p, t, -0.142248368f);
+    p = fmaf(p, t, 0.127414796f);
+    const float e = cuda_exp(a * a * -0.5f);
+    const float top = x != x ? x : fmaxf(0.0f, x);
+    return fmaf(-(a * e), p * t, top);
+}
+
+__device__ static inline float cuda_act(enum act act, float x)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1.0f + cuda_exp(0.0f - x));
+    case ACT_GELU:
+        return cuda_gelu(x);
+    case ACT_GELU_TANH:
+        return x / (1.0f + cuda_exp(fmaf(x * x, -0.0713548162726f, -1.5957691216f) * x));
+    case ACT_QUICK_GELU:
+        return x / (1.0f + cuda_exp(-1.702f * x));
+    case ACT_RELU:
+        return x != x ? x : fmaxf(0.0f, x);
+    default:
+        return x;
+    }
+}
+#endif

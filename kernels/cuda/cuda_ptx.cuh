@@ -1,0 +1,172 @@
+/* All instructions that CUDA C++ has no words for, each a function with a twin for the emulation: tensor
+ * core products, the loads that feed them, and copies that run beside the arithmetic.
+ * Thread: all lanes of a warp call the mma and ldmatrix together; the copies are each thread's own.
+ *
+ * mma.m16n8k16, lane = 4 * g + t:
+ *     a[0] = A[g][2t, 2t+1]      a[1] = A[g+8][2t, 2t+1]      b[0] = B[2t, 2t+1][g]
+ *     a[2] = A[g][2t+8, 2t+9]    a[3] = A[g+8][2t+8, 2t+9]    b[1] = B[2t+8, 2t+9][g]
+ *     c[0, 1] = C[g][2t, 2t+1]   c[2, 3] = C[g+8][2t, 2t+1] */
+#ifndef KERNELS_CUDA_CUDA_PTX_CUH
+#define KERNELS_CUDA_CUDA_PTX_CUH
+#include <string.h>
+
+#include "kernels/cuda/cuda_dialect.cuh"
+
+#ifdef __CUDACC__
+
+__device__ static inline void cuda_mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ static inline void cuda_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Four matrices of 8 x 8 halves; lane 8 i + j gives where row j of matrix i begins, 16-byte aligned.
+ * r[i] = row lane / 4, halves 2 (lane % 4) and the next, of matrix i; trans: of its transpose. */
+__device__ static inline void cuda_ldmatrix4(uint32_t r[4], const void *row)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+__device__ static inline void cuda_ldmatrix4_trans(uint32_t r[4], const void *row)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* 16 bytes to shared memory, beside the arithmetic; bytes 0: zeros, nothing is read. */
+__device__ static inline void cuda_copy16(void *shared, const void *global, int bytes)
+{
+    const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+                 : "memory");
+}
+
+/* What was copied since the last commit is a group. */
+__device__ static inline void cuda_copy_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* All groups of this thread but the last n are there. */
+template <int n> __device__ static inline void cuda_copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+#else
+
+struct cuda_mma_lane {
+    float *c;
+    const uint32_t *a, *b;
+};
+
+template <class T> static inline void cuda_mma_twin(void **lanes, unsigned)
+{
+    float A[16][16], B[16][8];
+    for (int lane = 0; lane < 32; lane++) {
+        const cuda_mma_lane *l = (const cuda_mma_lane *)lanes[lane];
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 8; i++) {
+            T h;
+            h.bits = (uint16_t)(l->a[i / 2] >> 16 * (i % 2));
+            A[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] = h;
+        }
+        for (int i = 0; i < 4; i++) {
+            T h;
+            h.bits = (uint16_t)(l->b[i / 2] >> 16 * (i % 2));
+            B[2 * t + i % 2 + i / 2 * 8][g] = h;
+        }
+    }
+    for (int row = 0; row < 16; row++) {
+        float sum[8] = {};
+        for (int k = 0; k < 16; k++)
+            for (int n = 0; n < 8; n++)
+                sum[n] += A[row][k] * B[k][n];
+        for (int n = 0; n < 8; n++)
+            ((const cuda_mma_lane *)lanes[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2] += sum[n];
+    }
+}
+
+#define cuda_mma_f16(c, a, b)                                                                   \
+    do {                                                                                        \
+        cuda_mma_lane cuda_lane = {c, a, b};                                                    \
+        cuemu_warp(CUEMU_MMA, CUDA_ALL, cuda_mma_twin<__half>, &cuda_lane, __FILE__, __LINE__); \
+    } while (0)
+#define cuda_mma_bf16(c, a, b)                                                              \
+    do {                                                                                    \
+        cuda_mma_lane cuda_lane = {c, a, b};                                                \
+        cuemu_warp(CUEMU_MMA, CUDA_ALL, cuda_mma_twin<__nv_bfloat16>, &cuda_lane, __FILE__, \
+                   __LINE__);                                                               \
+    } while (0)
+
+struct cuda_ldmatrix_lane {
+    uint32_t *r;
+    const void *row;
+};
+
+template <bool trans> static inline void cuda_ldmatrix_twin(void **lanes, unsigned)
+{
+    uint32_t r[32][4];
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < 4; i++) {
+            uint16_t pair[2];
+            for (int k = 0; k < 2; k++) {
+                const int row = trans ? lane % 4 * 2 + k : lane / 4;
+                const int column = trans ? lane / 4 : lane % 4 * 2 + k;
+                const void *at = ((const cuda_ldmatrix_lane *)lanes[8 * i + row])->row;
+                if ((uintptr_t)at % 16)
+                    cuemu_trap(cudaErrorMisalignedAddress, "ldmatrix from %p", at);
+                pair[k] = ((const uint16_t *)at)[column];
+            }
+            r[lane][i] = pair[0] | (uint32_t)pair[1] << 16;
+        }
+    }
+    for (int lane = 0; lane < 32; lane++)
+        memcpy(((const cuda_ldmatrix_lane *)lanes[lane])->r, r[lane], sizeof(r[lane]));
+}
+
+static inline void cuda_ldmatrix4(uint32_t r[4], const void *row)
+{
+    cuda_ldmatrix_lane l = {r, row};
+    cuemu_warp(CUEMU_LDMATRIX, CUDA_ALL, cuda_ldmatrix_twin<false>, &l, __FILE__, __LINE__);
+}
+
+static inline void cuda_ldmatrix4_trans(uint32_t r[4], const void *row)
+{
+    cuda_ldmatrix_lane l = {r, row};
+    cuemu_warp(CUEMU_LDMATRIX, CUDA_ALL, cuda_ldmatrix_twin<true>, &l, __FILE__, __LINE__);
+}
+
+static inline void cuda_copy16(void *shared, const void *global, int bytes)
+{
+    cuemu_cp_async(shared, global, 16, bytes);
+}
+
+static inline void cuda_copy_commit()
+{
+    cuemu_cp_async_commit();
+}
+
+template <int n> static inline void cuda_copy_wait()
+{
+    cuemu_cp_async_wait(n);
+}
+#endif
+#endif
