@@ -181,7 +181,7 @@ static int read_stages(struct unet_config *c, const struct cJSON *config, struct
     }
     if (rc == 0)
         rc = read_types(c, config, "down_block_types", c->down_attn, e);
-    if (rc == 0)
+    if (rc == 0 && !c->half)
         rc = read_types(c, config, "up_block_types", c->up_attn, e);
     if (rc == 0)
         rc = read_list(json_get(config, "layers_per_block"), "layers_per_block", n,
@@ -238,9 +238,10 @@ static int check_sizes(const struct unet_config *c, struct err *e)
     return 0;
 }
 
-static int read_config(struct unet_config *c, const struct cJSON *config, struct err *e)
+static int read_config(struct unet_config *c, const struct cJSON *config, bool half, struct err *e)
 {
-    *c = (struct unet_config){.in_channels = 4,
+    *c = (struct unet_config){.half = half,
+                              .in_channels = 4,
                               .out_channels = 4,
                               .context_dim = 1280,
                               .sample_size = 64,
@@ -435,15 +436,12 @@ static void walk_up(struct nn_loader *l, struct unet *m)
     }
 }
 
-static void walk(struct nn_loader *l, void *model)
+void unet_half_walk(struct nn_loader *l, struct unet *m)
 {
-    struct unet *m = model;
     const struct unet_config *c = &m->c;
     const int ch = c->channels[0], time = c->time_dim;
     m->kv_floats = 0;
     m->conv_in = (struct nn_conv){.kernel = c->conv_in_kernel, .c_in = c->in_channels, .c_out = ch};
-    m->conv_out =
-        (struct nn_conv){.kernel = c->conv_out_kernel, .c_in = ch, .c_out = c->out_channels};
     nn_load_conv(l, &m->conv_in, "conv_in", NN_BIAS);
     nn_load_linear(l, &m->time1, "time_embedding.linear_1", time, ch, NN_BIAS);
     nn_load_linear(l, &m->time2, "time_embedding.linear_2", time, time, NN_BIAS);
@@ -458,20 +456,47 @@ static void walk(struct nn_loader *l, void *model)
     walk_down(l, m);
     if (c->mid)
         walk_mid(l, m);
+}
+
+static void walk(struct nn_loader *l, void *model)
+{
+    struct unet *m = model;
+    const struct unet_config *c = &m->c;
+    const int ch = c->channels[0];
+    unet_half_walk(l, m);
     walk_up(l, m);
+    m->conv_out =
+        (struct nn_conv){.kernel = c->conv_out_kernel, .c_in = ch, .c_out = c->out_channels};
     nn_load_norm(l, &m->norm_out, "conv_norm_out", ch);
     nn_load_conv(l, &m->conv_out, "conv_out", NN_BIAS);
 }
 
-int unet_open(struct unet **out, struct nn_loader *l, struct err *e)
+static int unet_new(struct unet **out, const struct cJSON *config, bool half, struct err *e)
 {
     struct unet *m = xcalloc(1, sizeof *m);
-    int rc = read_config(&m->c, checkpoint_config(l->c, l->part), e);
-    if (rc == 0) {
-        m->down = xcalloc(UNET_MAX_STAGES, sizeof *m->down);
-        m->up = xcalloc(UNET_MAX_STAGES, sizeof *m->up);
-        rc = nn_load(l, walk, m);
+    int rc = read_config(&m->c, config, half, e);
+    if (rc != 0) {
+        free(m);
+        return rc;
     }
+    m->down = xcalloc(UNET_MAX_STAGES, sizeof *m->down);
+    m->up = xcalloc(UNET_MAX_STAGES, sizeof *m->up);
+    *out = m;
+    return 0;
+}
+
+int unet_half_new(struct unet **out, const struct cJSON *config, struct err *e)
+{
+    return unet_new(out, config, true, e);
+}
+
+int unet_open(struct unet **out, struct nn_loader *l, struct err *e)
+{
+    struct unet *m;
+    int rc = unet_new(&m, checkpoint_config(l->c, l->part), false, e);
+    if (rc != 0)
+        return rc;
+    rc = nn_load(l, walk, m);
     if (rc != 0) {
         unet_close(m);
         return rc;
@@ -498,4 +523,38 @@ void unet_close(struct unet *m)
     free(m->down);
     free(m->up);
     free(m);
+}
+
+/* ---- where residuals are added ---- */
+
+static void add_place(struct unet_places *to, int c, int shrink)
+{
+    to->at[to->n].c = c;
+    to->at[to->n++].shrink = shrink;
+}
+
+void unet_places(const struct unet_config *c, struct unet_places *to)
+{
+    const int last = c->n_stages - 1;
+    to->n = 0;
+    add_place(to, c->channels[0], 1);
+    for (int i = 0; i <= last; i++) {
+        for (int k = 0; k < c->n_layers[i]; k++)
+            add_place(to, c->channels[i], 1 << i);
+        if (i < last)
+            add_place(to, c->channels[i], 2 << i);
+    }
+    to->n_skips = to->n;
+    add_place(to, c->channels[last], 1 << last);
+    for (int i = 0; i <= last; i++) /* before the downsampler where there is text, else behind it */
+        add_place(to, c->channels[i], c->down_attn[i] || i == last ? 1 << i : 2 << i);
+}
+
+size_t unet_places_floats(const struct unet_places *p, int n, int h, int w)
+{
+    size_t floats = 0;
+    for (int i = 0; i < n; i++)
+        floats +=
+            (size_t)(h / p->at[i].shrink) * (size_t)(w / p->at[i].shrink) * (size_t)p->at[i].c;
+    return floats;
 }

@@ -8,7 +8,9 @@
 enum {
     UNET_MAX_STAGES = 8,
     UNET_MAX_LAYERS = 16, /* of a stage */
-    UNET_MAX_DEPTH = 64   /* transformer blocks of an attention */
+    UNET_MAX_DEPTH = 64,  /* transformer blocks of an attention */
+    UNET_MAX_SKIPS = UNET_MAX_STAGES * (UNET_MAX_LAYERS + 1) + 1,
+    UNET_MAX_PLACES = UNET_MAX_SKIPS + UNET_MAX_STAGES + 1
 };
 
 /* One transformer block: x += self(norm1(x)); x += cross(norm2(x), text); x += ff(norm3(x)) */
@@ -56,6 +58,7 @@ struct unet_config {
     bool pad_after_only; /* of the downsamplers */
     bool linear_projection;
     bool flip_sin_to_cos;
+    bool half; /* a ControlNet's: there is no way up */
     float freq_shift, eps;
 };
 
@@ -73,6 +76,26 @@ struct unet {
 
 int unet_open(struct unet **out, struct nn_loader *l, struct err *e);
 void unet_close(struct unet *m); /* its weights are the store's */
+
+/* The half that a ControlNet copies: time embedding, conv_in, down path and middle.  Its weights are loaded
+ * by the ControlNet's own walk, which calls unet_half_walk. */
+int unet_half_new(struct unet **out, const struct cJSON *config, struct err *e);
+void unet_half_walk(struct nn_loader *l, struct unet *m);
+
+/* ---- where residuals are added ---- */
+
+/* To feature maps of [h / shrink, w / shrink, c], in this order: the skips, that is what the way up reads
+ * of the way down; the middle's result; then inside each stage of the way down, where T2I-Adapters add.
+ * A row's residuals are a block with all places behind each other. */
+struct unet_places {
+    int n, n_skips; /* n = n_skips + 1 + stages */
+    struct {
+        int c, shrink;
+    } at[UNET_MAX_PLACES];
+};
+void unet_places(const struct unet_config *c, struct unet_places *to);
+/* Floats of places [0, n) at latent size h, w. */
+size_t unet_places_floats(const struct unet_places *p, int n, int h, int w);
 
 /* ---- the pass ---- */
 
@@ -92,9 +115,24 @@ struct unet_pass {
     struct tensor out;        /* [n, h, w, out_channels], pinned */
     struct unet_cross *cross; /* [n_cross], of the program */
     int n_cross;
+    struct tensor *residuals; /* [n_places] of [n, h, w, c], pinned; NULL: none are added */
+    int n_places;
 };
 void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
                       struct unet_pass *pass); /* size: n, h, w */
+/* The same with residuals (unet_places) added. */
+void unet_pass_record_steered(const struct unet *m, struct program *p, const int64_t size[3],
+                              struct unet_pass *pass);
+/* A row's block of residuals; NULL: none, which leaves the row's bits as they are without. */
+void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block);
+
+/* A ControlNet's half: hint [n, h, w, channels[0]] is added after conv_in.  pass->out is not set. */
+struct unet_half {
+    struct tensor skips[UNET_MAX_SKIPS], mid;
+    int n_skips;
+};
+void unet_pass_record_half(const struct unet *m, struct program *p, const struct tensor *hint,
+                           struct unet_pass *pass, struct unet_half *out);
 
 /* What a row of the batch is for, before a run.  kv: the block that unet_pass_record_kv made of the
  * row's prompt, [kv_floats * n_tokens]. */

@@ -5,6 +5,7 @@
  * each row of a batch has its own: their addresses are put into the attention's items before a run. */
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "engine/models/unet.h"
 
@@ -12,7 +13,6 @@
 #define BLOCK_EPS       1e-5f /* and the layer norms inside */
 
 enum {
-    MAX_SKIPS = UNET_MAX_STAGES * (UNET_MAX_LAYERS + 1) + 1,
     MAX_CROSS = 2 * UNET_MAX_STAGES * UNET_MAX_LAYERS * UNET_MAX_DEPTH,
     TOKENS = 4 * 77 /* of a prompt, for the sizes of slices */
 };
@@ -23,8 +23,9 @@ struct pass {
     struct backend *be;
     struct unet_pass *out;
     struct tensor time; /* [n, time_dim], silu of the time embedding */
-    struct tensor skips[MAX_SKIPS];
+    struct tensor skips[UNET_MAX_SKIPS];
     int n_skips;
+    int first_stage; /* the place in the first stage */
 };
 
 static struct nn_group group(const struct unet *m)
@@ -155,16 +156,36 @@ static struct tensor layer(struct pass *s, const struct unet_stage *stage, int i
     return stage->attn[i].n_blocks > 0 ? transformer(s, &stage->attn[i], &y) : y;
 }
 
+/* x + what is added at the place, a tensor of its own: x may be read again. */
+static struct tensor steered(struct pass *s, const struct tensor *x, int place)
+{
+    if (s->out->residuals == NULL)
+        return *x;
+    struct tensor y = nn_like(s->p, x);
+    OP(s->be, add, .out = &y, .a = x, .b = &s->out->residuals[place]);
+    return y;
+}
+
 static struct tensor record_down(struct pass *s, struct tensor x)
 {
-    const struct nn_conv_with half = {.stride = 2, .pad_after_only = s->m->c.pad_after_only};
+    const struct unet_config *c = &s->m->c;
+    const struct nn_conv_with half = {.stride = 2, .pad_after_only = c->pad_after_only};
     s->skips[s->n_skips++] = x;
-    for (int i = 0; i < s->m->c.n_stages; i++) {
+    for (int i = 0; i < c->n_stages; i++) {
         const struct unet_stage *stage = &s->m->down[i];
-        for (int k = 0; k < stage->n_layers; k++)
-            s->skips[s->n_skips++] = x = layer(s, stage, k, &x);
-        if (stage->sampler.w != NULL)
-            s->skips[s->n_skips++] = x = nn_conv(s->p, &stage->sampler, &x, &half);
+        const bool down = stage->sampler.w != NULL, before = c->down_attn[i] || !down;
+        for (int k = 0; k < stage->n_layers; k++) {
+            x = layer(s, stage, k, &x);
+            if (before && k == stage->n_layers - 1)
+                x = steered(s, &x, s->first_stage + i);
+            s->skips[s->n_skips++] = x;
+        }
+        if (!down)
+            continue;
+        x = nn_conv(s->p, &stage->sampler, &x, &half);
+        if (!before)
+            x = steered(s, &x, s->first_stage + i);
+        s->skips[s->n_skips++] = x;
     }
     return x;
 }
@@ -175,10 +196,11 @@ static struct tensor record_up(struct pass *s, struct tensor x)
     for (int i = 0; i < s->m->c.n_stages; i++) {
         const struct unet_stage *stage = &s->m->up[i];
         for (int k = 0; k < stage->n_layers; k++) {
-            const struct tensor *skip = &s->skips[--s->n_skips];
+            s->n_skips--;
+            const struct tensor skip = steered(s, &s->skips[s->n_skips], s->n_skips);
             struct tensor both =
-                PROGRAM_TENSOR(s->p, x.dims[0], x.dims[1], x.dims[2], x.dims[3] + skip->dims[3]);
-            OP(s->be, concat, .out = &both, .a = &x, .b = skip);
+                PROGRAM_TENSOR(s->p, x.dims[0], x.dims[1], x.dims[2], x.dims[3] + skip.dims[3]);
+            OP(s->be, concat, .out = &both, .a = &x, .b = &skip);
             x = layer(s, stage, k, &both);
         }
         if (stage->sampler.w != NULL)
@@ -195,33 +217,80 @@ static int count_cross(const struct unet_stage *s)
     return n;
 }
 
+/* Down and through the middle; the skips are in s. */
+static struct tensor record_half(struct pass *s, const int64_t size[3], const struct tensor *hint)
+{
+    const struct unet_config *c = &s->m->c;
+    int n_cross = count_cross(&s->m->mid);
+    for (int i = 0; i < c->n_stages; i++)
+        n_cross += count_cross(&s->m->down[i]) + count_cross(&s->m->up[i]);
+    s->out->cross = program_array(s->p, (size_t)n_cross, sizeof *s->out->cross);
+    s->out->x = PROGRAM_PINNED(s->p, size[0], size[1], size[2], c->in_channels);
+    record_time(s);
+    struct tensor x =
+        nn_conv(s->p, &s->m->conv_in, &s->out->x, &(struct nn_conv_with){.add = hint});
+    x = record_down(s, x);
+    for (int i = 0; i < s->m->mid.n_layers; i++)
+        x = layer(s, &s->m->mid, i, &x);
+    return x;
+}
+
+static void record_residuals(struct pass *s, const int64_t size[3])
+{
+    struct unet_places places;
+    unet_places(&s->m->c, &places);
+    s->first_stage = places.n_skips + 1;
+    s->out->n_places = places.n;
+    s->out->residuals = program_array(s->p, (size_t)places.n, sizeof *s->out->residuals);
+    for (int i = 0; i < places.n; i++)
+        s->out->residuals[i] = PROGRAM_PINNED(s->p, size[0], size[1] / places.at[i].shrink,
+                                              size[2] / places.at[i].shrink, places.at[i].c);
+}
+
+static void record(struct pass *s, const int64_t size[3])
+{
+    const struct unet *m = s->m;
+    struct tensor x = record_half(s, size, NULL);
+    x = steered(s, &x, s->first_stage - 1);
+    x = record_up(s, x);
+    x = nn_groupnorm(s->p, &m->norm_out, &x, group(m), ACT_SILU);
+    s->out->out = PROGRAM_PINNED(s->p, size[0], size[1], size[2], m->c.out_channels);
+    nn_emit_conv(s->p, &(struct op_conv2d){.out = &s->out->out,
+                                           .x = &x,
+                                           .w = m->conv_out.w,
+                                           .bias = &m->conv_out.bias,
+                                           .kernel = m->conv_out.kernel,
+                                           .stride = 1,
+                                           .pad_before = m->conv_out.kernel / 2,
+                                           .pad_after = m->conv_out.kernel / 2});
+}
+
 void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
                       struct unet_pass *pass)
 {
-    const struct unet_config *c = &m->c;
     struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    int n_cross = count_cross(&m->mid);
-    for (int i = 0; i < c->n_stages; i++)
-        n_cross += count_cross(&m->down[i]) + count_cross(&m->up[i]);
     *pass = (struct unet_pass){.n = (int)size[0]};
-    pass->cross = program_array(p, (size_t)n_cross, sizeof *pass->cross);
-    pass->x = PROGRAM_PINNED(p, size[0], size[1], size[2], c->in_channels);
-    record_time(&s);
-    struct tensor x = nn_conv(p, &m->conv_in, &pass->x, NULL);
-    x = record_down(&s, x);
-    for (int i = 0; i < m->mid.n_layers; i++)
-        x = layer(&s, &m->mid, i, &x);
-    x = record_up(&s, x);
-    x = nn_groupnorm(p, &m->norm_out, &x, group(m), ACT_SILU);
-    pass->out = PROGRAM_PINNED(p, size[0], size[1], size[2], c->out_channels);
-    nn_emit_conv(p, &(struct op_conv2d){.out = &pass->out,
-                                        .x = &x,
-                                        .w = m->conv_out.w,
-                                        .bias = &m->conv_out.bias,
-                                        .kernel = m->conv_out.kernel,
-                                        .stride = 1,
-                                        .pad_before = m->conv_out.kernel / 2,
-                                        .pad_after = m->conv_out.kernel / 2});
+    record(&s, size);
+}
+
+void unet_pass_record_steered(const struct unet *m, struct program *p, const int64_t size[3],
+                              struct unet_pass *pass)
+{
+    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
+    *pass = (struct unet_pass){.n = (int)size[0]};
+    record_residuals(&s, size);
+    record(&s, size);
+}
+
+void unet_pass_record_half(const struct unet *m, struct program *p, const struct tensor *hint,
+                           struct unet_pass *pass, struct unet_half *out)
+{
+    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
+    *pass = (struct unet_pass){.n = (int)hint->dims[0]};
+    out->mid = record_half(&s, hint->dims, hint);
+    out->n_skips = s.n_skips;
+    for (int i = 0; i < s.n_skips; i++)
+        out->skips[i] = s.skips[i];
 }
 
 /* ---- before a run ---- */
@@ -264,6 +333,23 @@ void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const 
             item->v = k + (size_t)cross->dim * (size_t)r->n_tokens;
             item->n_k = r->n_tokens;
         }
+    }
+}
+
+/* -0 and not 0: x + -0 is x for every x, -0 too. */
+void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block)
+{
+    for (int i = 0; i < pass->n_places; i++) {
+        const struct tensor *t = &pass->residuals[i];
+        const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
+        float *to = (float *)t->data + (size_t)row * n;
+        if (block != NULL) {
+            memcpy(to, block, n * sizeof *to);
+            block += n;
+            continue;
+        }
+        for (size_t k = 0; k < n; k++)
+            to[k] = -0.0f;
     }
 }
 
