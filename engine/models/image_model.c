@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "engine/models/image_model_int.h"
 
@@ -451,6 +452,8 @@ struct unet_unit {
     struct program *p;
     struct unet_pass pass;
     struct nn_lora_sites sites;
+    bool steered;
+    int n_residuals; /* rows whose residuals were read in this run */
 };
 
 static void record_unet(struct program *p, void *arg)
@@ -459,7 +462,10 @@ static void record_unet(struct program *p, void *arg)
     const int64_t size[3] = {u->pub.n, u->pub.h, u->pub.w};
     if (u->m->adapters)
         nn_lora_begin(&u->sites, p, u->pub.n);
-    unet_pass_record(u->m->unet, p, size, &u->pass);
+    if (u->steered)
+        unet_pass_record_steered(u->m->unet, p, size, &u->pass);
+    else
+        unet_pass_record(u->m->unet, p, size, &u->pass);
 }
 
 static int set_row(struct unet_unit *u, int i, struct err *e)
@@ -488,12 +494,23 @@ static int run_unet(struct image_unit *unit, int64_t until_us, struct err *e)
     int rc = 0;
     for (int i = 0; i < u->pub.n && rc == 0 && program_position(u->p) == 0; i++)
         rc = set_row(u, i, e);
-    return rc == 0 ? program_run(u->p, until_us, e) : rc;
+    while (rc == 0 && u->steered && u->n_residuals < u->pub.n) {
+        unet_pass_set_residuals(&u->pass, u->n_residuals, u->pub.rows[u->n_residuals].residuals);
+        u->n_residuals++;
+        if (clock_us() >= until_us)
+            return 1;
+    }
+    rc = rc == 0 ? program_run(u->p, until_us, e) : rc;
+    if (rc != 1)
+        u->n_residuals = 0;
+    return rc;
 }
 
 static void restart_unet(struct image_unit *unit)
 {
-    program_restart(((struct unet_unit *)unit)->p);
+    struct unet_unit *u = (struct unet_unit *)unit;
+    u->n_residuals = 0;
+    program_restart(u->p);
 }
 
 static void close_unet(struct image_unit *unit)
@@ -515,18 +532,18 @@ static int check_size(const struct image_model *m, int n, int h, int w, struct e
     return 0;
 }
 
-int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
-                    struct err *e)
+/* pub has the sizes. */
+static int open_unet(struct image_unet **out, struct image_model *m, struct image_unet pub,
+                     bool steered, struct err *e)
 {
-    int rc = check_size(m, n, h, w, e);
+    int rc = check_size(m, pub.n, pub.h, pub.w, e);
     if (rc != 0)
         return rc;
     struct unet_unit *u = xcalloc(1, sizeof *u);
     u->m = m;
-    u->pub.n = n;
-    u->pub.h = h;
-    u->pub.w = w;
-    u->pub.rows = xcalloc((size_t)n, sizeof *u->pub.rows);
+    u->pub = pub;
+    u->steered = steered;
+    u->pub.rows = xcalloc((size_t)pub.n, sizeof *u->pub.rows);
     rc = program_open(&u->p, m->be, record_unet, u, e);
     if (rc != 0) {
         close_unet(&u->pub.unit);
@@ -542,8 +559,33 @@ int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h
     return 0;
 }
 
+int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                    struct err *e)
+{
+    return open_unet(out, m, (struct image_unet){.n = n, .h = h, .w = w}, false, e);
+}
+
+int image_steered_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                       struct err *e)
+{
+    return open_unet(out, m, (struct image_unet){.n = n, .h = h, .w = w}, true, e);
+}
+
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e)
 {
     struct unet_unit u = {.m = m, .pub = {.n = n, .h = h, .w = w}};
     return check_size(m, n, h, w, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
+}
+
+size_t image_steered_bytes(struct image_model *m, int n, int h, int w, struct err *e)
+{
+    struct unet_unit u = {.m = m, .pub = {.n = n, .h = h, .w = w}, .steered = true};
+    return check_size(m, n, h, w, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
+}
+
+size_t image_residual_floats(const struct image_model *m, int h, int w)
+{
+    struct unet_places places;
+    unet_places(&m->unet->c, &places);
+    return unet_places_floats(&places, places.n, h, w);
 }

@@ -118,6 +118,8 @@ struct image_row {
     const float *pooled; /* [pooled_dim], or NULL where there is none */
     float time_ids[IMAGE_TIME_IDS]; /* where there is pooled text */
     const struct image_adapters *adapters;
+    /* of a steered pass: a block of image_residual_floats that control.h filled; NULL: nothing is added */
+    const float *residuals;
 };
 
 /* One forward pass of n rows of one size (latent height h, width w).  Guidance by a negative prompt
@@ -132,6 +134,12 @@ struct image_unet {
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
                     struct err *e);
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e);
+/* The same with residuals added: a steered pass.  `residuals` of the rows are read in the first pieces of a
+ * run; a row without any has the bits that it has in a pass that is not steered. */
+int image_steered_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                       struct err *e);
+size_t image_steered_bytes(struct image_model *m, int n, int h, int w, struct err *e);
+size_t image_residual_floats(const struct image_model *m, int h, int w); /* of a row's block */
 
 /* Between pictures and latents of height h, width w (of the latent); one image a run. */
 enum image_vae_kind {
