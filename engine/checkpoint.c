@@ -17,7 +17,8 @@ enum { JSON_MAX_BYTES = 8 << 20, TENSORS_MAX = 1 << 16, MAGIC = 16 };
 
 const char *checkpoint_part_name(enum checkpoint_part part)
 {
-    static const char *const names[] = {"unet", "vae", "text_encoder", "text_encoder_2", "model"};
+    static const char *const names[] = {"unet",           "vae",   "text_encoder",
+                                        "text_encoder_2", "model", "control"};
     return (unsigned)part < CHECKPOINT_N_PARTS ? names[part] : "";
 }
 
@@ -294,11 +295,14 @@ static int open_single(struct checkpoint *c, struct err *e)
     c->single = true;
     look_beside(c);
     int rc = checkpoint_open_file(c, c->path, &f, e);
+    const bool control = rc == 0 && checkpoint_control_names(f);
     if (rc == 0)
-        rc = checkpoint_ldm_open(c, e);
+        rc = control ? checkpoint_control_open(c, e) : checkpoint_ldm_open(c, e);
     if (rc == 0)
         rc = finish(c, e);
-    return rc != 0 ? rc : checkpoint_config_make(c, e);
+    if (rc != 0)
+        return rc;
+    return control ? checkpoint_config_control(c, e) : checkpoint_config_make(c, e);
 }
 
 static int open_dir(struct checkpoint *c, struct err *e)
@@ -387,6 +391,29 @@ bool checkpoint_is_image(const char *path)
     bool image = checkpoint_ldm_is(&f);
     gguf_close(f.gguf);
     return image;
+}
+
+bool checkpoint_is_control(const char *path)
+{
+    char name[4096];
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return false;
+    if (!S_ISDIR(st.st_mode)) {
+        struct checkpoint_file f = {0};
+        if (magic_of_file(path) != MAGIC_SAFETENSORS || safetensors_open(&f.st, path, NULL) != 0)
+            return false;
+        bool is = checkpoint_control_names(&f);
+        safetensors_close(f.st);
+        return is;
+    }
+    struct cJSON *config = NULL;
+    int n = snprintf(name, sizeof name, "%s/config.json", path);
+    if (n < 0 || (size_t)n >= sizeof name || checkpoint_json(&config, name, NULL) != 0)
+        return false;
+    bool is = checkpoint_control_class(json_str(json_get(config, "_class_name")));
+    json_free(config);
+    return is;
 }
 
 /* ---- getters ---- */

@@ -2,11 +2,12 @@
  *
  *   a directory of diffusers         model_index.json, config.json of each part, its weights in one file
  *                                    or in the shards of an index, fp16 variants
- *   one part of such a directory     config.json beside its weights (a TAESD, a better VAE)
+ *   one part of such a directory     config.json beside its weights (a TAESD, a better VAE, a ControlNet)
  *   a directory of transformers      config.json with a model_type: one part, CHECKPOINT_MODEL, under the
  *                                    names of its file
  *   one .safetensors with LDM names  model.diffusion_model.*, first_stage_model.*, cond_stage_model.*,
  *                                    conditioner.embedders.*; configurations come from the shapes
+ *   a ControlNet as one file         control_model.*, or diffusers' names
  *   one GGUF of stable-diffusion.cpp the same names, quantised
  *
  * Every file is checked at open.  The checkpoint owns all that its functions return, until
@@ -29,7 +30,8 @@ enum checkpoint_part {
     CHECKPOINT_VAE,
     CHECKPOINT_TEXT_ENCODER,
     CHECKPOINT_TEXT_ENCODER_2,
-    CHECKPOINT_MODEL, /* of transformers: always alone */
+    CHECKPOINT_MODEL,   /* of transformers: always alone */
+    CHECKPOINT_CONTROL, /* a ControlNet or a T2I-Adapter: always alone */
     CHECKPOINT_N_PARTS
 };
 const char *checkpoint_part_name(enum checkpoint_part part); /* "unet", the directory's name */
@@ -56,6 +58,9 @@ void checkpoint_close(struct checkpoint *c); /* NULL is allowed */
 /* Whether a path is for checkpoint_open and not for the text engine: looks at names and first bytes,
  * and into a GGUF's tensor names.  false also for what cannot be read. */
 bool checkpoint_is_image(const char *path);
+
+/* Whether it is a ControlNet or a T2I-Adapter; looks at names only. */
+bool checkpoint_is_control(const char *path);
 
 /* The model_type of a directory of transformers ("blip", "bert" ...); false for anything else. */
 bool checkpoint_model_type(const char *path, char *type, size_t size);

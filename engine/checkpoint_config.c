@@ -104,9 +104,8 @@ struct unet {
     int layers;
 };
 
-static int look(const struct checkpoint *c, struct unet *u, struct err *e)
+static int look(const struct checkpoint *c, enum checkpoint_part p, struct unet *u, struct err *e)
 {
-    const enum checkpoint_part p = CHECKPOINT_UNET;
     const struct checkpoint_tensor *t;
     while ((t = get(c, p, "down_blocks.%d.resnets.0.conv1.weight", u->n_levels)) != NULL) {
         char prefix[80];
@@ -122,17 +121,36 @@ static int look(const struct checkpoint *c, struct unet *u, struct err *e)
             u->cross_dim = dim(get(c, p, "%s.0.attn2.to_k.weight", prefix), 1);
     }
     u->layers = count(c, p, "down_blocks.0.resnets", ".conv1.weight");
-    if (u->n_levels < 1 || u->cross_dim == 0)
+    if (u->n_levels < 1 || (u->cross_dim == 0 && p == CHECKPOINT_UNET))
         return err_set(e, ERR_UNSUPPORTED, "a UNet without cross-attention is not served");
     return 0;
 }
 
-static void put_unet_blocks(struct out *o, const struct checkpoint *c, const struct unet *u)
+static void put_down_blocks(struct out *o, const struct unet *u)
 {
     json_open(&o->w, "down_block_types", '[');
     for (int i = 0; i < u->n_levels; i++)
         json_put_str(&o->w, NULL, u->transformers[i] > 0 ? "CrossAttnDownBlock2D" : "DownBlock2D");
     json_close(&o->w, ']');
+}
+
+/* Heads, and blocks of each attention. */
+static void put_attentions(struct out *o, const struct checkpoint *c, const struct unet *u)
+{
+    int64_t levels_of[LEVELS_MAX];
+    for (int i = 0; i < u->n_levels; i++)
+        levels_of[i] = u->transformers[i] > 0 ? u->transformers[i] : 1;
+    if (c->family == CHECKPOINT_SD1) /* diffusers calls heads by this name */
+        json_put_int(&o->w, "attention_head_dim", 8);
+    else
+        put_ints(o, "attention_head_dim", u->heads, u->n_levels);
+    put_ints(o, "transformer_layers_per_block", levels_of, u->n_levels);
+    json_put_bool(&o->w, "use_linear_projection", c->family != CHECKPOINT_SD1);
+}
+
+static void put_unet_blocks(struct out *o, const struct checkpoint *c, const struct unet *u)
+{
+    put_down_blocks(o, u);
     json_open(&o->w, "up_block_types", '[');
     for (int i = u->n_levels - 1; i >= 0; i--)
         json_put_str(&o->w, NULL, u->transformers[i] > 0 ? "CrossAttnUpBlock2D" : "UpBlock2D");
@@ -162,12 +180,9 @@ static int make_unet(struct checkpoint *c, struct err *e)
     const enum checkpoint_part p = CHECKPOINT_UNET;
     struct unet u = {.n_levels = 0};
     struct out o;
-    int rc = look(c, &u, e);
+    int rc = look(c, p, &u, e);
     if (rc != 0)
         return rc;
-    int64_t levels_of[LEVELS_MAX];
-    for (int i = 0; i < u.n_levels; i++)
-        levels_of[i] = u.transformers[i] > 0 ? u.transformers[i] : 1;
     begin(&o);
     json_put_str(&o.w, "_class_name", "UNet2DConditionModel");
     json_put_int(&o.w, "in_channels", dim(get(c, p, "conv_in.weight"), 1));
@@ -180,12 +195,7 @@ static int make_unet(struct checkpoint *c, struct err *e)
     put_unet_blocks(&o, c, &u);
     json_put_int(&o.w, "layers_per_block", u.layers);
     json_put_int(&o.w, "cross_attention_dim", u.cross_dim);
-    if (c->family == CHECKPOINT_SD1) /* diffusers calls heads by this name */
-        json_put_int(&o.w, "attention_head_dim", 8);
-    else
-        put_ints(&o, "attention_head_dim", u.heads, u.n_levels);
-    put_ints(&o, "transformer_layers_per_block", levels_of, u.n_levels);
-    json_put_bool(&o.w, "use_linear_projection", c->family != CHECKPOINT_SD1);
+    put_attentions(&o, c, &u);
     json_put_bool(&o.w, "flip_sin_to_cos", true);
     json_put_int(&o.w, "freq_shift", 0);
     json_put_bool(&o.w, "center_input_sample", false);
@@ -420,4 +430,106 @@ int checkpoint_config_make(struct checkpoint *c, struct err *e)
     if (rc == 0)
         rc = make_scheduler(c, e);
     return rc != 0 ? rc : make_index(c, e);
+}
+
+/* ---- ControlNets and T2I-Adapters ---- */
+
+enum { XL_TIME_DIM = 256, UNSHUFFLE_XL = 16 };
+
+static void put_embedding(struct out *o, const struct checkpoint *c)
+{
+    const enum checkpoint_part p = CHECKPOINT_CONTROL;
+    const int n = count(c, p, "controlnet_cond_embedding.blocks", ".weight");
+    json_open(&o->w, "conditioning_embedding_out_channels", '[');
+    json_put_int(&o->w, NULL, dim(get(c, p, "controlnet_cond_embedding.conv_in.weight"), 0));
+    for (int i = 1; i < n; i += 2)
+        json_put_int(&o->w, NULL,
+                     dim(get(c, p, "controlnet_cond_embedding.blocks.%d.weight", i), 0));
+    json_close(&o->w, ']');
+}
+
+static int make_control_net(struct checkpoint *c, struct err *e)
+{
+    const enum checkpoint_part p = CHECKPOINT_CONTROL;
+    struct unet u = {.n_levels = 0};
+    struct out o;
+    int rc = look(c, p, &u, e);
+    if (rc != 0)
+        return rc;
+    const bool xl = get(c, p, "add_embedding.linear_1.weight") != NULL;
+    c->family = xl ? CHECKPOINT_SDXL : u.cross_dim == 1024 ? CHECKPOINT_SD2 : CHECKPOINT_SD1;
+    begin(&o);
+    json_put_str(&o.w, "_class_name", "ControlNetModel");
+    json_put_int(&o.w, "in_channels", dim(get(c, p, "conv_in.weight"), 1));
+    put_ints(&o, "block_out_channels", u.channels, u.n_levels);
+    put_down_blocks(&o, &u);
+    if (get(c, p, "mid_block.resnets.0.conv1.weight") != NULL)
+        json_put_str(&o.w, "mid_block_type",
+                     get(c, p, "mid_block.attentions.0.norm.weight") != NULL
+                         ? "UNetMidBlock2DCrossAttn"
+                         : "UNetMidBlock2D");
+    else
+        json_put_null(&o.w, "mid_block_type");
+    json_put_int(&o.w, "layers_per_block", u.layers);
+    json_put_int(&o.w, "cross_attention_dim", u.cross_dim > 0 ? u.cross_dim : 1);
+    put_attentions(&o, c, &u);
+    put_embedding(&o, c);
+    if (xl) {
+        json_put_str(&o.w, "addition_embed_type", "text_time");
+        json_put_int(&o.w, "addition_time_embed_dim", XL_TIME_DIM);
+        json_put_int(&o.w, "projection_class_embeddings_input_dim",
+                     dim(get(c, p, "add_embedding.linear_1.weight"), 1));
+    }
+    c->family = CHECKPOINT_ALONE;
+    return end(&o, &c->parts[p].config, e);
+}
+
+/* The picture's channels and how many pixels of a side stand side by side: 3 x 8 x 8, 1 x 16 x 16 ... */
+static int64_t unshuffle(int64_t n_in, int64_t *channels)
+{
+    for (*channels = 3; *channels > 0; *channels -= 2) {
+        for (int64_t f = 1; f <= 64 && n_in % *channels == 0; f++)
+            if (f * f == n_in / *channels)
+                return f;
+    }
+    return 0;
+}
+
+static int make_adapter(struct checkpoint *c, struct err *e)
+{
+    const enum checkpoint_part p = CHECKPOINT_CONTROL;
+    const bool light = get(c, p, "adapter.body.0.out_conv.weight") != NULL;
+    const struct checkpoint_tensor *first =
+        get(c, p, light ? "adapter.body.0.in_conv.weight" : "adapter.conv_in.weight");
+    int64_t widths[LEVELS_MAX], channels;
+    const int64_t factor = unshuffle(dim(first, 1), &channels);
+    int n = 0;
+    while (n < LEVELS_MAX && (widths[n] = dim(get(c, p,
+                                                  light ? "adapter.body.%d.out_conv.weight"
+                                                        : "adapter.body.%d.resnets.0."
+                                                          "block1.weight",
+                                                  n),
+                                              0)) > 0)
+        n++;
+    if (factor == 0 || n < 1)
+        return err_set(e, ERR_UNSUPPORTED, "a T2I-Adapter of an unknown layout");
+    struct out o;
+    begin(&o);
+    json_put_str(&o.w, "_class_name", "T2IAdapter");
+    json_put_str(&o.w, "adapter_type",
+                 light                    ? "light_adapter"
+                 : factor == UNSHUFFLE_XL ? "full_adapter_xl"
+                                          : "full_adapter");
+    json_put_int(&o.w, "in_channels", channels);
+    json_put_int(&o.w, "downscale_factor", factor);
+    json_put_int(&o.w, "num_res_blocks", count(c, p, "adapter.body.0.resnets", ".block1.weight"));
+    put_ints(&o, "channels", widths, light && n > 1 ? n - 1 : n);
+    c->family = CHECKPOINT_ALONE;
+    return end(&o, &c->parts[p].config, e);
+}
+
+int checkpoint_config_control(struct checkpoint *c, struct err *e)
+{
+    return get(c, CHECKPOINT_CONTROL, "conv_in.weight") != NULL ? make_control_net(c, e)
+                                                                : make_adapter(c, e);
 }

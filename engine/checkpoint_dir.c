@@ -59,7 +59,7 @@ static int add(struct checkpoint *c, enum checkpoint_part part, const struct che
     const char *name = t->name;
     if (ends(name, ".position_ids") || strcmp(name, "logit_scale") == 0)
         return 0;
-    if (part == CHECKPOINT_MODEL) {
+    if (part == CHECKPOINT_MODEL || part == CHECKPOINT_CONTROL) {
         /* as it is */
     } else if (part == CHECKPOINT_VAE) {
         name = modern_vae(name, room);
@@ -205,7 +205,8 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
         {"AutoencoderKL", "AutoencoderTiny"},
         {"CLIPTextModel", "CLIPTextModelWithProjection"},
         {"CLIPTextModel", "CLIPTextModelWithProjection"},
-        {"", ""}};
+        {"", ""},
+        {"ControlNetModel", "T2IAdapter"}};
     if (strcmp(class, known[part][0]) == 0 || strcmp(class, known[part][1]) == 0)
         return 0;
     return err_set(e, ERR_UNSUPPORTED, "its %s is a %s; served are %s", checkpoint_part_name(part),
@@ -272,6 +273,7 @@ static int open_alone(struct checkpoint *c, struct err *e)
                : class == NULL                              ? -1
                : strcmp(class, "UNet2DConditionModel") == 0 ? CHECKPOINT_UNET
                : starts(class, "Autoencoder")               ? CHECKPOINT_VAE
+               : checkpoint_control_class(class)            ? CHECKPOINT_CONTROL
                                                             : -1;
     rc = transformers ? 0
          : part < 0   ? err_set(e, ERR_UNSUPPORTED, "%s is not the part of an image model",

@@ -1,6 +1,6 @@
 /* What the files of a checkpoint share while it is opened: checkpoint.c keeps the tables,
- * checkpoint_dir.c reads directories, checkpoint_ldm.c single files and checkpoint_config.c works out
- * their configurations.  Included only by these.  Thread: the one that opens. */
+ * checkpoint_dir.c reads directories, checkpoint_ldm.c single files, checkpoint_control.c those of ControlNets,
+ * and checkpoint_config.c works out their configurations.  Included only by these.  Thread: the one that opens. */
 #ifndef ENGINE_CHECKPOINT_IMPL_H
 #define ENGINE_CHECKPOINT_IMPL_H
 #include <stdbool.h>
@@ -84,6 +84,14 @@ int checkpoint_dir_open(struct checkpoint *c, struct err *e);
 int checkpoint_ldm_open(struct checkpoint *c, struct err *e); /* c->files[0] is open */
 /* Whether a single file has the names of an image model. */
 bool checkpoint_ldm_is(const struct checkpoint_file *f);
+/* A single file's tensors under LDM's names (prefix before them) to those of a ControlNet of diffusers. */
+int checkpoint_ldm_control(struct checkpoint *c, const char *prefix, struct err *e);
+
+/* Whether a single file, or the _class_name of a configuration, is that of a ControlNet or an adapter. */
+bool checkpoint_control_names(const struct checkpoint_file *f);
+bool checkpoint_control_class(const char *name);
+int checkpoint_control_open(struct checkpoint *c, struct err *e); /* c->files[0] is open */
+int checkpoint_config_control(struct checkpoint *c, struct err *e);
 /* The configurations, scheduler and index of a single file, once its tensors can be found. */
 int checkpoint_config_make(struct checkpoint *c, struct err *e);
 #endif

@@ -25,8 +25,8 @@ struct ldm {
     enum block in[BLOCKS_MAX];
     int level[BLOCKS_MAX], layer[BLOCKS_MAX]; /* of input blocks */
     int n_layers;                             /* resnets of a level on the way down */
-    int n_up;                                 /* levels of the VAE's decoder */
-    int drop_layer;                           /* of the text encoder, -1: none */
+    int n_up;       /* levels of the VAE's decoder; of a ControlNet: last of the hint's places */
+    int drop_layer; /* of the text encoder, -1: none */
     struct err *e;
 };
 
@@ -389,16 +389,22 @@ static int add(struct ldm *l, const struct checkpoint_raw *t)
 
 /* ---- the first pass ---- */
 
+static void look_at_input(struct ldm *l, const char *s)
+{
+    int i;
+    if (!take_int(&s, &i) || i >= BLOCKS_MAX)
+        return;
+    if (strcmp(s, "0.op.weight") == 0)
+        l->in[i] = BLOCK_DOWN;
+    else if (strcmp(s, "0.in_layers.0.weight") == 0)
+        l->in[i] = BLOCK_RESNET;
+}
+
 static void look_at(struct ldm *l, const char *s, int *n_text_layers)
 {
     int i;
     if (take(&s, "model.diffusion_model.input_blocks.")) {
-        if (!take_int(&s, &i) || i >= BLOCKS_MAX)
-            return;
-        if (strcmp(s, "0.op.weight") == 0)
-            l->in[i] = BLOCK_DOWN;
-        else if (strcmp(s, "0.in_layers.0.weight") == 0)
-            l->in[i] = BLOCK_RESNET;
+        look_at_input(l, s);
     } else if (take(&s, "first_stage_model.decoder.up.")) {
         if (take_int(&s, &i) && i < BLOCKS_MAX && i >= l->n_up)
             l->n_up = i + 1;
@@ -466,6 +472,61 @@ int checkpoint_ldm_open(struct checkpoint *c, struct err *e)
     for (int i = 0; rc == 0 && i < checkpoint_n_raw(f); i++) {
         struct checkpoint_raw t = checkpoint_raw_at(f, i);
         rc = add(&l, &t);
+    }
+    return rc;
+}
+
+/* ---- ControlNets ---- */
+
+/* Beside the names of a UNet: the small network's convolutions have every second place, activations the
+ * others; blocks.0 is the second of them. */
+static bool map_control(const struct ldm *l, const char *s, char *out)
+{
+    static const struct pair middle[] = {{"middle_block_out.0.", "controlnet_mid_block."},
+                                         {"mid_block_out.0.", "controlnet_mid_block."}};
+    int i;
+    if (PUT(out, 0, s, middle))
+        return true;
+    if (take(&s, "zero_convs."))
+        return take_int(&s, &i) && take(&s, "0.") &&
+               snprintf(out, NAME_ROOM, "controlnet_down_blocks.%d.%s", i, s) > 0;
+    if (!take(&s, "input_hint_block."))
+        return map_unet(l, s, out);
+    if (!take_int(&s, &i) || i % 2 != 0)
+        return false;
+    if (i == 0 || i == l->n_up) /* the last one, here */
+        snprintf(out, NAME_ROOM, "controlnet_cond_embedding.%s.%s", i == 0 ? "conv_in" : "conv_out",
+                 s);
+    else
+        snprintf(out, NAME_ROOM, "controlnet_cond_embedding.blocks.%d.%s", i / 2 - 1, s);
+    return true;
+}
+
+int checkpoint_ldm_control(struct checkpoint *c, const char *prefix, struct err *e)
+{
+    const struct checkpoint_file *f = &c->files[0];
+    struct ldm l = {.c = c, .drop_layer = -1, .e = e};
+    for (int i = 0; i < checkpoint_n_raw(f); i++) {
+        const char *s = checkpoint_raw_at(f, i).name;
+        int k;
+        if (!take(&s, prefix))
+            continue;
+        if (take(&s, "input_blocks."))
+            look_at_input(&l, s);
+        else if (take(&s, "input_hint_block.") && take_int(&s, &k) && k > l.n_up)
+            l.n_up = k;
+    }
+    int rc = number_blocks(&l);
+    for (int i = 0; rc == 0 && i < checkpoint_n_raw(f); i++) {
+        const struct checkpoint_raw t = checkpoint_raw_at(f, i);
+        const char *s = t.name;
+        char name[NAME_ROOM];
+        if (!take(&s, prefix))
+            continue;
+        rc = map_control(&l, s, name)
+                 ? checkpoint_add(c, CHECKPOINT_CONTROL, name, &t, e)
+                 : err_set(e, ERR_UNSUPPORTED, "tensor \"%s\" has no place in a ControlNet",
+                           checkpoint_shown(t.name).text);
     }
     return rc;
 }
