@@ -99,6 +99,9 @@ void nn_load_split(struct nn_loader *l, struct nn_linear *to, const char *name,
                    const struct nn_split *as);
 /* kernel, c_in and c_out stand in *to. */
 void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enum nn_bias bias);
+/* An average of 2 x 2 pixels and the 1x1 convolution behind it, in one: kernel 2, to be used with stride
+ * 2.  c_in and c_out stand in *to.  name NULL: the average alone, c_in == c_out. */
+void nn_load_halving(struct nn_loader *l, struct nn_conv *to, const char *name);
 void nn_load_norm(struct nn_loader *l, struct nn_norm *to, const char *name, int64_t dim);
 /* The first `rows` of [at least rows, dim] as floats. */
 void nn_load_table(struct nn_loader *l, struct tensor *to, const char *name, int64_t rows,

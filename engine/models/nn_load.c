@@ -295,6 +295,47 @@ void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enu
         load_vector(l, &to->bias, name, ".bias", to->c_out);
 }
 
+/* A quarter of w [c_out, c_in], or of the identity where it is NULL, at each of the four taps. */
+static void spread(float *to, const float *w, const struct nn_conv *conv)
+{
+    const size_t c_out = (size_t)conv->c_out, c_in = (size_t)conv->c_in;
+    for (size_t o = 0; o < c_out; o++) {
+        for (size_t k = 0; k < 4 * c_in; k++) {
+            const size_t i = k % c_in;
+            to[o * 4 * c_in + k] = 0.25f * (w != NULL ? w[o * c_in + i] : i == o ? 1.0f : 0.0f);
+        }
+    }
+}
+
+void nn_load_halving(struct nn_loader *l, struct nn_conv *to, const char *name)
+{
+    char full[128];
+    const int64_t dims[2] = {to->c_out, to->c_in}, n = dims[0] * dims[1];
+    const struct checkpoint_tensor *t = NULL;
+    if (name != NULL) {
+        snprintf(full, sizeof full, "%s.weight", name);
+        t = need(l, full, 2, dims);
+    }
+    if (l->load && l->rc == 0) {
+        float *all = mem_try(4 * (size_t)n, sizeof(float));
+        float *w = t != NULL ? mem_try((size_t)n, sizeof(float)) : NULL;
+        if (all == NULL || (t != NULL && w == NULL)) {
+            l->rc = err_set(l->e, ERR_NOMEM, "no memory to load %s", l->path);
+        } else {
+            if (t != NULL)
+                quant_unpack(t->type, w, t->data, n);
+            spread(all, w, to);
+            open_weight(l, &to->w, DTYPE_F32, (const int64_t[2]){dims[0], 4 * dims[1]}, all);
+            if (l->rc == 0 && t != NULL)
+                loaded(l, t);
+        }
+        free(all);
+        free(w);
+    }
+    if (name != NULL)
+        load_vector(l, &to->bias, name, ".bias", to->c_out);
+}
+
 void nn_load_norm(struct nn_loader *l, struct nn_norm *to, const char *name, int64_t dim)
 {
     load_vector(l, &to->w, name, ".weight", dim);
