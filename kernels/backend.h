@@ -46,10 +46,16 @@ struct backend {
     int (*weight_open)(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                        int64_t n_in, const void *raw, struct err *e);
     void (*weight_close)(struct backend *be, struct weight *w);
+    /* Bytes that such a weight takes, or 0 with the reason why there is none.  NULL: about those of the file. */
+    size_t (*weight_bytes)(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);
     /* Row `row` of the matrix as floats, exactly quant_unpack's values. */
     void (*weight_row)(struct backend *be, const struct weight *w, int64_t row, float *dst);
     /* Measures the device, within a second or two; takes `bytes` of memory meanwhile. */
     int (*limits)(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
+    /* If set, weight_open calls it now and then: another thread may use the device meanwhile. */
+    void (*pause)(struct backend *be);
+    void *owner; /* of who set it */
+    bool dry;    /* backend_dry */
 };
 
 /* What a weight is, whatever the layout behind it.  First member of every backend's struct. */
@@ -78,4 +84,8 @@ void backend_mirror_pull(const struct backend_mirror *m, size_t at, size_t bytes
  * n_threads 0: one for each core this process may use.  ERR_UNSUPPORTED for a level or device
  * that this machine or build lacks, naming what there is. */
 int backend_open(struct backend **out, const char *name, int n_threads, struct err *e);
+
+/* A backend of the same kind for finding out what a model is and takes: it opens weights without reading
+ * them, and computes nothing.  `of` must live as long. */
+struct backend *backend_dry(const struct backend *of);
 #endif

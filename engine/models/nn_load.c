@@ -263,33 +263,41 @@ static void turn(char *to, const char *from, const struct nn_conv *conv, size_t 
     }
 }
 
+/* Block formats cannot be turned: they become floats. */
+static void open_kernel(struct nn_loader *l, struct nn_conv *to, const struct checkpoint_tensor *t,
+                        const int64_t dims[2])
+{
+    const bool plain = dtype_block(t->type) == 1;
+    const enum dtype type = plain ? t->type : DTYPE_F32;
+    const size_t size = type == DTYPE_F32 ? 4 : 2, n = (size_t)(dims[0] * dims[1]);
+    char *turned = mem_try(n, size);
+    float *floats = plain ? NULL : mem_try(n, sizeof(float));
+    if (turned == NULL || (!plain && floats == NULL)) {
+        l->rc = err_set(l->e, ERR_NOMEM, "no memory to load %s", t->name);
+    } else {
+        if (!l->store->be->dry) {
+            if (!plain)
+                quant_unpack(t->type, floats, t->data, (int64_t)n);
+            turn(turned, plain ? t->data : (const char *)floats, to, size);
+        }
+        open_weight(l, &to->w, type, dims, turned);
+        if (l->rc == 0)
+            loaded(l, t);
+    }
+    free(turned);
+    free(floats);
+}
+
 void nn_load_conv(struct nn_loader *l, struct nn_conv *to, const char *name, enum nn_bias bias)
 {
     char full[128];
     snprintf(full, sizeof full, "%s.weight", name);
     const int64_t dims[4] = {to->c_out, to->c_in, to->kernel, to->kernel};
-    const int64_t n_in = dims[1] * dims[2] * dims[3], n = dims[0] * n_in;
     /* a 1x1 kernel has two dims in a checkpoint */
     const struct checkpoint_tensor *t = need(l, full, to->kernel == 1 ? 2 : 4, dims);
     if (t != NULL && l->load) {
-        bool plain = dtype_block(t->type) == 1;
-        enum dtype type = plain ? t->type : DTYPE_F32;
-        size_t size = type == DTYPE_F32 ? 4 : 2;
-        char *turned = mem_try((size_t)n, size);
-        float *floats = plain ? NULL : mem_try((size_t)n, sizeof(float));
-        if (turned == NULL || (!plain && floats == NULL)) {
-            l->rc = err_set(l->e, ERR_NOMEM, "no memory to load %s%s", l->path, full);
-        } else {
-            if (!plain)
-                quant_unpack(t->type, floats, t->data, n);
-            turn(turned, plain ? t->data : (const char *)floats, to, size);
-            open_weight(l, &to->w, type, (const int64_t[2]){dims[0], n_in}, turned);
-            note_place(l, name, (struct nn_place){.w = to->w, .kernel = to->kernel, .of = 1});
-            if (l->rc == 0)
-                loaded(l, t);
-        }
-        free(turned);
-        free(floats);
+        open_kernel(l, to, t, (const int64_t[2]){dims[0], dims[1] * dims[2] * dims[3]});
+        note_place(l, name, (struct nn_place){.w = to->w, .kernel = to->kernel, .of = 1});
     }
     if (bias == NN_BIAS)
         load_vector(l, &to->bias, name, ".bias", to->c_out);

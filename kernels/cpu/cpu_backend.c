@@ -170,6 +170,7 @@ int cpu_backend_open(struct backend **out, enum cpu_isa isa, int n_threads, stru
         .weight_open = cpu_weight_open,
         .weight_close = cpu_weight_close,
         .weight_row = cpu_weight_row,
+        .weight_bytes = cpu_weight_bytes,
         .limits = cpu_limits,
     };
     cpu_rope_init(&cb->rope);

@@ -9,10 +9,13 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/panel.h"
 
+enum { REPACK_BYTES = 4 << 20 }; /* between two pauses */
+
 struct repack {
     struct cpu_weight *w;
     const uint8_t *raw;
-    size_t row_bytes; /* of raw */
+    size_t row_bytes;   /* of raw */
+    int64_t first, end; /* panels */
 };
 
 /* codes [8 quads][64]: the inverse of panel_code. */
@@ -90,8 +93,9 @@ static void repack_plain(const struct repack *r, int64_t panel)
 static void repack_slice(void *arg, int worker, int n_workers)
 {
     const struct repack *r = arg;
-    int64_t n = r->w->n_panels;
-    for (int64_t p = n * worker / n_workers; p < n * (worker + 1) / n_workers; p++) {
+    int64_t n = r->end - r->first;
+    for (int64_t p = r->first + n * worker / n_workers; p < r->first + n * (worker + 1) / n_workers;
+         p++) {
         if (quant_format(r->w->w.type))
             repack_quant(r, p);
         else
@@ -99,26 +103,51 @@ static void repack_slice(void *arg, int worker, int n_workers)
     }
 }
 
+/* Bytes of one panel; *n_panels of them make the weight. */
+static size_t panel_bytes_of(enum dtype type, int64_t n_in)
+{
+    const struct quant_format *f = quant_format(type);
+    size_t unit =
+        f ? (size_t)panel_geometry(*f).unit_bytes : PANEL_ROWS * (size_t)dtype_block_bytes(type);
+    size_t bytes;
+    return __builtin_mul_overflow((size_t)(n_in / dtype_block(type)), unit, &bytes) ? 0 : bytes;
+}
+
+static int64_t panels_of(int64_t n_out)
+{
+    return n_out / PANEL_ROWS + (n_out % PANEL_ROWS != 0);
+}
+
+size_t cpu_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e)
+{
+    if (!quant_format(type) && type != DTYPE_F32 && type != DTYPE_F16 && type != DTYPE_BF16) {
+        err_set(e, ERR_UNSUPPORTED, "weights of type %s cannot be multiplied", dtype_name(type));
+        return 0;
+    }
+    if (n_out < 1 || n_in < 1 || n_in % dtype_block(type) != 0) {
+        err_set(e, ERR_INVALID, "a %s matrix cannot be %lld x %lld", dtype_name(type),
+                (long long)n_out, (long long)n_in);
+        return 0;
+    }
+    size_t panel = panel_bytes_of(type, n_in), bytes;
+    if (panel > 0 && !__builtin_mul_overflow(panel, (size_t)panels_of(n_out), &bytes) &&
+        bytes <= PTRDIFF_MAX)
+        return bytes;
+    err_set(e, ERR_NOMEM, "a %s matrix of %lld x %lld does not fit the address space",
+            dtype_name(type), (long long)n_out, (long long)n_in);
+    return 0;
+}
+
 int cpu_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                     int64_t n_in, const void *raw, struct err *e)
 {
-    const struct quant_format *f = quant_format(type);
-    if (!f && type != DTYPE_F32 && type != DTYPE_F16 && type != DTYPE_BF16)
-        return err_set(e, ERR_UNSUPPORTED, "weights of type %s cannot be multiplied",
-                       dtype_name(type));
-    if (n_out < 1 || n_in < 1 || n_in % dtype_block(type) != 0)
-        return err_set(e, ERR_INVALID, "a %s matrix cannot be %lld x %lld", dtype_name(type),
-                       (long long)n_out, (long long)n_in);
-
-    int64_t n_panels = n_out / PANEL_ROWS + (n_out % PANEL_ROWS != 0);
-    size_t unit_bytes =
-        f ? (size_t)panel_geometry(*f).unit_bytes : PANEL_ROWS * (size_t)dtype_block_bytes(type);
-    size_t panel_bytes, bytes;
-    if (__builtin_mul_overflow((size_t)(n_in / dtype_block(type)), unit_bytes, &panel_bytes) ||
-        __builtin_mul_overflow(panel_bytes, (size_t)n_panels, &bytes) || bytes > PTRDIFF_MAX)
-        return err_set(e, ERR_NOMEM, "a %s matrix of %lld x %lld does not fit the address space",
-                       dtype_name(type), (long long)n_out, (long long)n_in);
-
+    struct err why = {0};
+    size_t bytes = cpu_weight_bytes(type, n_out, n_in, &why);
+    if (bytes == 0) {
+        if (e)
+            *e = why;
+        return why.code;
+    }
     struct cpu_weight *w = xcalloc(1, sizeof(*w));
     w->data = slab_alloc(&cpu_of(be)->weights, bytes, e);
     if (!w->data) {
@@ -126,10 +155,17 @@ int cpu_weight_open(struct backend *be, struct weight **out, enum dtype type, in
         return ERR_NOMEM;
     }
     w->w = (struct weight){.type = type, .n_out = n_out, .n_in = n_in, .bytes = bytes};
-    w->panel_bytes = panel_bytes;
-    w->n_panels = n_panels;
-    struct repack r = {w, raw, dtype_bytes(type, n_in)};
-    pool_run(cpu_of(be)->pool, repack_slice, &r);
+    w->panel_bytes = panel_bytes_of(type, n_in);
+    w->n_panels = panels_of(n_out);
+    struct repack r = {.w = w, .raw = raw, .row_bytes = dtype_bytes(type, n_in)};
+    int64_t at_once = (int64_t)(REPACK_BYTES / w->panel_bytes) + 1;
+    while (r.first < w->n_panels) {
+        r.end = r.first + at_once < w->n_panels ? r.first + at_once : w->n_panels;
+        pool_run(cpu_of(be)->pool, repack_slice, &r);
+        r.first = r.end;
+        if (be->pause)
+            be->pause(be);
+    }
     *out = &w->w;
     return 0;
 }

@@ -16,9 +16,10 @@ static inline const struct cpu_weight *cpu_weight_of(const struct weight *w)
     return (const struct cpu_weight *)w;
 }
 
-/* The backend's weight_open, weight_close and weight_row (kernels/backend.h). */
+/* The backend's weight_open, weight_close, weight_row and weight_bytes (kernels/backend.h). */
 int cpu_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                     int64_t n_in, const void *raw, struct err *e);
 void cpu_weight_close(struct backend *be, struct weight *w);
 void cpu_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
+size_t cpu_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);
 #endif
