@@ -18,24 +18,40 @@ static void put_modalities(struct json_writer *w, const char *key, unsigned bits
     json_close(w, ']');
 }
 
-static void put_model(struct json_writer *w, const char *key, const struct model_card *m)
+/* As llama-server's router says it. */
+static const char *status_name(enum engine_model_state state)
 {
-    json_open(w, key, '{');
+    static const char *const names[] = {[ENGINE_MODEL_UNLOADED] = "unloaded",
+                                        [ENGINE_MODEL_LOADING] = "loading",
+                                        [ENGINE_MODEL_LOADED] = "loaded"};
+    return names[state];
+}
+
+static void put_model(struct json_writer *w, const struct api *a, int i)
+{
+    const struct model_card *m = a->models[i].card;
+    json_open(w, NULL, '{');
     json_put_str(w, "id", m->id);
     json_put_str(w, "object", "model");
     json_put_int(w, "created", m->created);
     json_put_str(w, "owned_by", "duetto");
     json_put_str(w, "root", m->id);
     json_put_null(w, "parent");
-    json_put_int(w, "max_model_len", m->n_ctx);
+    if (m->n_ctx > 0)
+        json_put_int(w, "max_model_len", m->n_ctx);
+    json_open(w, "status", '{');
+    json_put_str(w, "value", status_name(engine_model_state(a->o.engine, i)));
+    json_close(w, '}');
     json_open(w, "meta", '{');
     json_put_str(w, "arch", m->arch);
     json_put_str(w, "quant", m->quant);
     json_put_int(w, "n_params", m->n_params);
     json_put_int(w, "size", (int64_t)m->weight_bytes);
-    json_put_int(w, "n_vocab", m->n_vocab);
-    json_put_int(w, "n_ctx", m->n_ctx);
-    json_put_int(w, "n_ctx_train", m->n_ctx_train);
+    if (m->n_ctx > 0) {
+        json_put_int(w, "n_vocab", m->n_vocab);
+        json_put_int(w, "n_ctx", m->n_ctx);
+        json_put_int(w, "n_ctx_train", m->n_ctx_train);
+    }
     json_open(w, "modalities", '{');
     put_modalities(w, "input", m->input);
     put_modalities(w, "output", m->output);
@@ -54,7 +70,7 @@ int models_list(struct api_call *c, struct err *e)
     json_put_str(&w, "object", "list");
     json_open(&w, "data", '[');
     for (int i = 0; i < a->n_models; i++)
-        put_model(&w, NULL, a->models[i].card);
+        put_model(&w, a, i);
     json_close(&w, ']');
     json_close(&w, '}');
     return 0;
@@ -73,7 +89,7 @@ int models_one(struct api_call *c, const char *path, struct err *e)
         if (same && strspn(id + n_have, "/") == n - n_have) {
             struct json_writer w;
             json_begin(&w, &c->out);
-            put_model(&w, NULL, a->models[i].card);
+            put_model(&w, a, i);
             c->model = have;
             return 0;
         }
@@ -147,7 +163,7 @@ int models_props(struct api_call *c, struct err *e)
     json_put_str(&w, "model_alias", first->id);
     json_open(&w, "models", '[');
     for (int i = 0; i < a->n_models; i++)
-        put_model(&w, NULL, a->models[i].card);
+        put_model(&w, a, i);
     json_close(&w, ']');
     put_limits(&w, a);
     put_defaults(&w, a);

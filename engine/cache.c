@@ -444,7 +444,7 @@ static bool cgroup_dir(char *dir, size_t n, const char *root, const char *mark)
     return found;
 }
 
-size_t cache_default_bytes(void)
+size_t cache_free_bytes(void)
 {
     int64_t kib = read_number("/proc/meminfo", "MemAvailable:");
     int64_t avail = kib > 0 ? kib * 1024 : (int64_t)1 << 30;
@@ -464,5 +464,5 @@ size_t cache_default_bytes(void)
         if (group[i] >= 0 && group[i] < avail)
             avail = group[i];
     }
-    return (size_t)avail / 4;
+    return (size_t)avail;
 }

@@ -91,6 +91,6 @@ struct cache_stats {
 };
 void cache_stats(const struct cache *c, struct cache_stats *s);
 
-/* A quarter of the memory that is free now, cgroup limits considered. */
-size_t cache_default_bytes(void);
+/* Memory that is free now, cgroup limits considered. */
+size_t cache_free_bytes(void);
 #endif

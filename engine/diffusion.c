@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "engine/models/nn.h"
 #include "engine/text/clip_bpe.h"
 #include "engine/text/prompt.h"
 
@@ -36,22 +37,9 @@ static int open_tokenizers(struct diffusion *d, struct checkpoint *c, struct err
 
 static void count_weights(struct diffusion *d, const struct checkpoint *c)
 {
-    size_t bytes[DTYPE_N] = {0};
     for (int part = 0; part < CHECKPOINT_N_PARTS; part++) {
-        int n = checkpoint_has(c, (enum checkpoint_part)part)
-                    ? checkpoint_n_tensors(c, (enum checkpoint_part)part)
-                    : 0;
-        for (int i = 0; i < n; i++) {
-            const struct checkpoint_tensor *t =
-                checkpoint_tensor_at(c, (enum checkpoint_part)part, i);
-            int64_t count = 1;
-            for (int k = 0; k < t->ndim; k++)
-                count *= t->dims[k];
-            d->n_params += count;
-            bytes[t->type] += t->bytes;
-            if (bytes[t->type] > bytes[d->type])
-                d->type = t->type;
-        }
+        if (checkpoint_has(c, (enum checkpoint_part)part))
+            nn_count(c, (enum checkpoint_part)part, &d->n_params, &d->type);
     }
 }
 
@@ -91,7 +79,7 @@ static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend 
         return rc;
     }
     d->info = image_model_info(d->model);
-    rc = open_tokenizers(d, c, e);
+    rc = o->bare ? 0 : open_tokenizers(d, c, e);
     if (rc)
         return rc;
     if (checkpoint_damaged(c))

@@ -42,7 +42,7 @@ int engine_find(const struct engine *g, enum model_kind kind, const char *id, st
 {
     bool named = id && *id;
     for (int i = 0; i < g->o.n_models; i++) {
-        const struct model_card *card = model_card(g->models[i].model);
+        const struct model_card *card = engine_facts(g, i);
         if (named ? strcmp(card->id, id) != 0 : card->kind != kind)
             continue;
         if (card->kind == kind)
@@ -77,12 +77,28 @@ static int enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct er
     return 0;
 }
 
+/* Could the model ever be loaded? */
+static int check_weights(const struct engine *g, int model, struct err *e)
+{
+    size_t need = engine_facts(g, model)->weight_bytes;
+    if (need <= g->weight_budget)
+        return 0;
+    err_set(e, ERR_INVALID,
+            "the model \"%.80s\" needs %zu MiB for its weights, this server has %zu MiB for them",
+            engine_facts(g, model)->id, need >> 20, g->weight_budget >> 20);
+    err_reason(e, "memory_exceeded");
+    return err_param(e, "model");
+}
+
 int engine_enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct err *e)
 {
+    int rc = check_weights(g, t->model, e);
+    if (rc)
+        return rc;
     t->job->submit_us = clock_us();
     job_ref(t->job);
     pthread_mutex_lock(&g->submit_mutex);
-    int rc = enqueue(g, t, n_tokens, e);
+    rc = enqueue(g, t, n_tokens, e);
     pthread_mutex_unlock(&g->submit_mutex);
     if (rc)
         job_unref(t->job);
@@ -121,7 +137,7 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
 
 /* --- jobs that end before their time --- */
 
-static void fail_task(struct engine *g, struct task *t, const struct err *e)
+void engine_fail_task(struct engine *g, struct task *t, const struct err *e)
 {
     if (t->job->kind == JOB_IMAGE)
         engine_image_fail(g, t, e);
@@ -134,12 +150,13 @@ static void fail_task(struct engine *g, struct task *t, const struct err *e)
 static void fail_all(struct engine *g, const struct err *e)
 {
     while (g->sched.n_running > 0)
-        fail_task(g, g->sched.order[0]->task, e); /* NOLINT(clang-analyzer-unix.Malloc) */
+        engine_fail_task(g, g->sched.order[0]->task, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     struct task *t;
     while ((t = engine_image_first(g, false)) != NULL || (t = engine_embed_first(g, false)) != NULL)
-        fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
+        engine_fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     while (g->sched.head)
-        fail_task(g, g->sched.head, e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
+        engine_fail_task(g, g->sched.head,
+                         e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
 }
 
 static struct task *find_cancelled(struct engine *g)
@@ -163,7 +180,7 @@ static void sweep_cancelled(struct engine *g)
     struct task *t;
     while ((t = find_cancelled(g)) != NULL) {
         STAT_ADD(g, cancelled, 1);
-        fail_task(g, t, &e);
+        engine_fail_task(g, t, &e);
     }
 }
 
@@ -208,12 +225,19 @@ static void take_inbox(struct engine *g)
     }
 }
 
+/* Until when the loader may have the device, now that a unit has run or not. */
+static int64_t lend_until(bool busy)
+{
+    return clock_us() + (busy ? UNIT_SHARED_MS : UNIT_ALONE_MS) * (int64_t)1000;
+}
+
 /* Runs the next unit.  1: done, 0: there is nothing to run, else the device failed. */
 static int run_unit(struct engine *g, struct err *e)
 {
     const struct sched_plan *p = sched_next(&g->sched);
     if (!p)
         return 0;
+    g->models[p->model].used_us = clock_us();
     int rc = g->models[p->model].embed.bert    ? engine_embed_run(g, p, e)
              : g->sched_models[p->model].other ? engine_image_run(g, p, e)
              : p->look                         ? engine_caption_run(g, p, e)
@@ -225,7 +249,7 @@ static int run_unit(struct engine *g, struct err *e)
 static bool rest(struct engine *g, bool idle)
 {
     pthread_mutex_lock(&g->submit_mutex);
-    if (idle && !g->inbox && !g->closing) {
+    if (idle && !g->inbox && !g->closing && !loader_calls(&g->loader)) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec++;
@@ -267,6 +291,8 @@ static void serve(struct engine *g)
                 fail_all(g, &e);
             }
             idle = rc <= 0;
+            if (!failed && engine_models_turn(g, lend_until(!idle)))
+                idle = false;
             show_stats(g);
         }
         if (g->dirty)
@@ -351,6 +377,8 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     STAT_SET(g, sequences_max, g->o.max_sequences);
     STAT_SET(g, heartbeat_us, clock_us());
     atomic_store(&g->state, ENGINE_LOADING);
+    atomic_store(&g->preloading, -1);
+    g->loading = -1;
     pthread_mutex_init(&g->submit_mutex, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
@@ -394,12 +422,17 @@ int engine_progress(const struct engine *g)
 {
     if (engine_state(g) == ENGINE_READY)
         return 1000;
-    int done = atomic_load(&g->models_done), part = atomic_load(&g->progress);
-    int all = (done * 1000 + (part < 1000 ? part : 1000)) / g->o.n_models;
-    return all < 1000 ? all : 999;
+    int model = atomic_load(&g->preloading);
+    if (model < 0)
+        return 0;
+    int done = g->o.preload == PRELOAD_ALL ? model : 0,
+        all = g->o.preload == PRELOAD_ALL ? g->o.n_models : 1;
+    int part = atomic_load(&g->models[model].progress);
+    int sum = (done * 1000 + (part < 1000 ? part : 1000)) / all;
+    return sum < 1000 ? sum : 999;
 }
 
-/* Loading is over and what it made stays until engine_close. */
+/* What the models are is known and stays so until engine_close. */
 static bool is_loaded(const struct engine *g)
 {
     return engine_state(g) == ENGINE_READY;
@@ -417,7 +450,17 @@ int engine_n_models(const struct engine *g)
 
 const struct model_card *engine_card_at(const struct engine *g, int i)
 {
-    return is_loaded(g) && i >= 0 && i < g->o.n_models ? model_card(g->models[i].model) : NULL;
+    return is_loaded(g) && i >= 0 && i < g->o.n_models ? engine_facts(g, i) : NULL;
+}
+
+enum engine_model_state engine_model_state(const struct engine *g, int i)
+{
+    return (enum engine_model_state)atomic_load(&g->models[i].state);
+}
+
+int64_t engine_model_loads(const struct engine *g, int i)
+{
+    return atomic_load(&g->models[i].n_loads);
 }
 
 const struct model_card *engine_card(const struct engine *g, enum model_kind kind, const char *id,

@@ -7,6 +7,9 @@
 
 struct engine;
 
+/* Which models are in memory before the engine is ready; the others when they are first asked for. */
+enum engine_preload { PRELOAD_ALL, PRELOAD_CHAT, PRELOAD_NONE };
+
 struct engine_options {
     const char *device; /* backend_open's name, "cpu" */
     int n_threads;      /* 0: one for each core */
@@ -14,8 +17,10 @@ struct engine_options {
     const struct engine_model {
         const char *id, *path;
     } * models;
-    int n_ctx;          /* per sequence; 0: as trained */
-    size_t cache_bytes; /* of KV pages, latents ...; 0: a quarter of what is free after loading */
+    int n_ctx;           /* per sequence; 0: as trained */
+    size_t cache_bytes;  /* of KV pages, latents ...; 0: a quarter of what the weights leave free */
+    size_t weight_bytes; /* of loaded models; 0: 7/8 of what is free */
+    enum engine_preload preload; /* PRELOAD_CHAT: the first text model, or the first one of all */
     enum dtype kv_type;
     int max_sequences;     /* running at once ("slots") */
     int max_queued_jobs;   /* waiting; more are refused with ERR_BUSY */
@@ -36,7 +41,8 @@ struct engine_options {
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED, ENGINE_STOPPED };
 
-/* Starts the thread and returns at once; models load on it, in order. */
+/* Starts the thread and returns at once.  On it every model's files are read as far as says what it is, and
+ * those that the options say are loaded. */
 int engine_open(struct engine **out, const struct engine_options *o, struct err *e);
 /* Cancels what runs, joins the thread, frees all.  Every job gets its EV_ERROR first. */
 void engine_close(struct engine *g);
@@ -47,7 +53,7 @@ void engine_failure(const struct engine *g, struct err *e);
 int engine_progress(const struct engine *g);       /* per mille of loading */
 const char *engine_device(const struct engine *g); /* "cpu/avx512vnni", "" while loading */
 
-/* Cards of the loaded models; stable once ENGINE_READY until engine_close. */
+/* Cards of all models, loaded or not; stable once ENGINE_READY until engine_close. */
 int engine_n_models(const struct engine *g);
 const struct model_card *engine_card_at(const struct engine *g, int i);
 /* By id; NULL or "" gives the first one of that kind.  NULL, with the reason in *e (which may be
@@ -55,9 +61,15 @@ const struct model_card *engine_card_at(const struct engine *g, int i);
 const struct model_card *engine_card(const struct engine *g, enum model_kind kind, const char *id,
                                      struct err *e);
 
+/* A model is loaded when a job waits for it (jobs of others go on meanwhile), and goes when another one needs its
+ * memory and no job of its own runs: first the one that was not used for longest. */
+enum engine_model_state { ENGINE_MODEL_UNLOADED, ENGINE_MODEL_LOADING, ENGINE_MODEL_LOADED };
+enum engine_model_state engine_model_state(const struct engine *g, int i);
+int64_t engine_model_loads(const struct engine *g, int i); /* how often it was loaded */
+
 /* Hands the job over (takes a reference of its own).  ERR_BUSY when the queue is full,
  * ERR_UNAVAILABLE while loading or stopping, ERR_NOTFOUND for the model, ERR_TOOBIG (reason
- * context_length_exceeded) when a prompt can never fit. */
+ * context_length_exceeded) when a prompt can never fit, ERR_INVALID (memory_exceeded) when the model cannot. */
 int engine_submit(struct engine *g, struct job *j, struct err *e);
 
 /* A snapshot without locks: every field is an atomic that the engine thread keeps. */
@@ -72,6 +84,7 @@ struct engine_stats {
     int64_t preemptions, cancelled;
     int images_running;          /* pictures */
     int64_t image_steps, images; /* calls of the UNet for a picture, pictures made */
+    int64_t models_loaded, weight_bytes, weight_budget_bytes;
 };
 void engine_stats(const struct engine *g, struct engine_stats *s);
 #endif

@@ -139,9 +139,9 @@ static int advance(struct search *x, struct err *e)
 static int begin(struct search *x, struct err *e)
 {
     const struct text_spec *spec = &x->t->job->text;
-    const struct tokenizer_info *info = tokenizer_info(model_card(x->m->model)->tokenizer);
+    const struct tokenizer_info *info = tokenizer_info(model_card(x->m->facts)->tokenizer);
     const struct beam o = {.n = spec->n_beams,
-                           .n_vocab = model_card(x->m->model)->n_vocab,
+                           .n_vocab = model_card(x->m->facts)->n_vocab,
                            .max_new = x->q->n_end - x->q->n_prompt,
                            .eos = spec->ignore_eos ? -1 : info->eos,
                            .penalty = spec->length_penalty};
@@ -159,7 +159,7 @@ static int give_out(struct search *x, struct err *e)
     bool ended;
     int n = beam_best(&x->s->beam, &ids, &ended);
     struct seq *q = x->q;
-    const struct tokenizer *tok = model_card(x->m->model)->tokenizer;
+    const struct tokenizer *tok = model_card(x->m->facts)->tokenizer;
     q->first_token_us = clock_us();
     for (int i = 0; i < n + ended; i++) {
         struct token_info info = {.id = ids[i]};

@@ -8,7 +8,7 @@
 
 size_t engine_caption_bytes(const struct engine *g, int model)
 {
-    struct blip *b = model_blip(g->models[model].model);
+    struct blip *b = model_blip(g->models[model].facts);
     return b ? blip_view_bytes(b, blip_info(b)->n_question) : 0;
 }
 
@@ -50,7 +50,7 @@ static int check_beams(struct engine *g, const struct task *t, size_t seen, stru
                        BEAM_MAX);
     int n = sched_length(m->n_ctx, s->n_prompt[0], s->max_tokens) - 1;
     size_t pages = (size_t)(n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * (size_t)s->n_beams;
-    if (pages * model_page_bytes(g->models[t->model].model) + seen >
+    if (pages * model_page_bytes(g->models[t->model].facts) + seen >
         (size_t)STAT_GET(g, cache_bytes))
         return err_set(e, ERR_TOOBIG, "%d beams of %d tokens do not fit into the cache", s->n_beams,
                        n);
@@ -60,7 +60,7 @@ static int check_beams(struct engine *g, const struct task *t, size_t seen, stru
 int engine_caption_check(struct engine *g, struct task *t, struct err *e)
 {
     const struct text_spec *s = &t->job->text;
-    const struct model *m = g->models[t->model].model;
+    const struct model *m = g->models[t->model].facts;
     int rc = check_question(s, model_card(m), e);
     const size_t bytes = rc ? 0 : blip_view_bytes(model_blip(m), s->n_question);
     if (!rc)
@@ -126,7 +126,7 @@ static int go_on(struct engine *g, struct task *t, int64_t until_us, struct err 
     if (rc != 0)
         return rc < 0 ? rc : 0;
     m->looking = NULL;
-    if (model_card(m->model)->caption->mode == CAPTION_MATCH)
+    if (model_card(m->facts)->caption->mode == CAPTION_MATCH)
         finish_match(g, t);
     else if (t->job->text.n_beams > 1)
         t->look->seen = true;

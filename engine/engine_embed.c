@@ -41,7 +41,7 @@ int engine_embed_submit(struct engine *g, struct job *j, struct err *e)
     int model = engine_find(g, MODEL_EMBEDDING, j->embed.model, e);
     if (model < 0)
         return model;
-    int rc = check_texts(&j->embed, model_card(g->models[model].model), e);
+    int rc = check_texts(&j->embed, engine_facts(g, model), e);
     if (rc)
         return rc;
     struct task *t = xcalloc(1, sizeof *t);

@@ -16,7 +16,7 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
     t->job = j;
     t->model = model;
     t->n_choices = 1;
-    int rc = picture_task_new(t, model_diffusion(g->models[model].model), e);
+    int rc = picture_task_new(t, model_diffusion(g->models[model].facts), e);
     if (rc == 0)
         rc = engine_enqueue(g, t, 0, e);
     if (rc) {
@@ -57,7 +57,7 @@ size_t engine_image_need(struct engine *g, int model)
     struct pipeline p;
     size_t need = 0;
     j->kind = JOB_IMAGE;
-    const struct diffusion *d = model_diffusion(g->models[model].model);
+    const struct diffusion *d = model_diffusion(g->models[model].facts);
     static const uint8_t none;
     if (d->card.inpaint) /* only their being there counts */
         j->image.init = j->image.mask = &none;

@@ -1,5 +1,5 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (models, cache), engine_text.c, engine_caption.c, engine_beam.c and engine_image.c (jobs of that kind).
+ * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_text.c, engine_caption.c, engine_beam.c and engine_image.c (jobs of that kind).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -7,6 +7,7 @@
 
 #include "engine/embed.h"
 #include "engine/engine.h"
+#include "engine/loader.h"
 #include "engine/pipeline.h"
 #include "engine/sample.h"
 #include "engine/sched.h"
@@ -24,12 +25,18 @@ enum {
     X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
     X(cached_tokens) X(generated_tokens) X(steps) X(step_rows) X(pages_total) X(pages_used) \
     X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
-    X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images)
+    X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images) \
+    X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
 /* clang-format on */
 
 struct loaded {
     char *id, *path;
-    struct model *model;
+    struct model *facts; /* card, tokenizer, shapes; any thread may read them.  Never computes */
+    struct model *model; /* the same with weights; NULL: not loaded */
+    atomic_int state;    /* enum engine_model_state */
+    _Atomic int64_t n_loads;
+    atomic_int progress;     /* per mille of a load */
+    int64_t used_us;         /* clock_us of its last unit */
     struct cache_pool *pool; /* text models */
     struct sample *sample;
     struct task *looking;     /* caption models: whose picture is under way */
@@ -51,8 +58,8 @@ struct engine {
     int64_t n_waiting_tokens; /* of prompts of which no choice was admitted */
 
     atomic_int state;
-    atomic_int progress, models_done;
-    struct err failure; /* written before state becomes ENGINE_FAILED */
+    atomic_int preloading; /* the model that is loaded before the state is ENGINE_READY, or -1 */
+    struct err failure;    /* written before state becomes ENGINE_FAILED */
     struct {
 #define X(name) _Atomic int64_t name;
         STATS(X)
@@ -60,7 +67,11 @@ struct engine {
     } stats;
 
     /* The engine thread's own. */
-    struct backend *backend;
+    struct backend *backend, *dry; /* dry: the facts' */
+    struct loader loader;
+    int loading;                        /* the loader's model, or -1 */
+    int64_t load_us;                    /* since when */
+    size_t weight_budget, weight_bytes; /* of loaded models, and of the one that is being loaded */
     struct loaded models[MODELS_MAX];
     struct sched_model sched_models[MODELS_MAX];
     struct cache *cache;
@@ -81,6 +92,31 @@ int engine_find(const struct engine *g, enum model_kind kind, const char *id, st
 int engine_enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct err *e);
 /* What waits changed by these. */
 void engine_count_waiting(struct engine *g, int jobs, int64_t tokens);
+
+static inline const struct model_card *engine_facts(const struct engine *g, int model)
+{
+    return model_card(g->models[model].facts);
+}
+/* Of the device's memory. */
+static inline size_t engine_free_bytes(const struct engine *g)
+{
+    return g->backend->free_bytes ? g->backend->free_bytes(g->backend) : cache_free_bytes();
+}
+/* Its jobs are sequences with pages. */
+static inline bool engine_has_pages(const struct model_card *card)
+{
+    return card->kind == MODEL_TEXT || card->kind == MODEL_CAPTION;
+}
+/* The task is over, whatever its kind; *e says why. */
+void engine_fail_task(struct engine *g, struct task *t, const struct err *e);
+
+/* engine_models.c */
+int engine_models_describe(struct engine *g, struct err *e); /* facts of all */
+int engine_models_preload(struct engine *g, struct err *e);
+/* Begins and ends loads, makes room for them, and lends the device to the one that goes on until then.  true: there
+ * may be more to do at once. */
+bool engine_models_turn(struct engine *g, int64_t until_us);
+void engine_models_close(struct engine *g);
 
 /* engine_load.c */
 int engine_load(struct engine *g, struct err *e);
@@ -109,7 +145,7 @@ size_t engine_caption_bytes(const struct engine *g, int model);
 
 /* engine_image.c */
 int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
-void engine_image_open(struct engine *g, int model); /* its pipeline, when there is a cache */
+void engine_image_open(struct engine *g, int model); /* its pipeline, when it is loaded */
 /* Bytes that one picture of the model's own size needs; 0 when that cannot be said. */
 size_t engine_image_need(struct engine *g, int model);
 void engine_image_begin(struct engine *g, struct task *t); /* just out of the queue */

@@ -1,4 +1,4 @@
-/* From paths to a running engine: backend, models, cache, schedule; and back. */
+/* From paths to a running engine: backend, what the models are, cache, schedule; and back. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,18 +11,13 @@ static int pages_of(int n_ctx)
     return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
 }
 
-/* Its jobs are sequences with pages. */
-static bool has_pages(const struct model_card *card)
-{
-    return card->kind == MODEL_TEXT || card->kind == MODEL_CAPTION;
-}
-
 static size_t default_cache_bytes(struct engine *g)
 {
-    size_t one = 0, all = 0;
+    size_t one = 0, all = 0, weights = 0;
     for (int i = 0; i < g->o.n_models; i++) {
-        const struct model *m = g->models[i].model;
-        bool text = has_pages(model_card(m));
+        const struct model *m = g->models[i].facts;
+        weights += model_card(m)->weight_bytes;
+        bool text = engine_has_pages(model_card(m));
         if (model_card(m)->kind == MODEL_EMBEDDING)
             continue; /* nothing beyond its scratch */
         size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
@@ -31,48 +26,13 @@ static size_t default_cache_bytes(struct engine *g)
         one = bytes > one ? bytes : one;
         all += bytes * (size_t)(text ? g->o.max_sequences : g->o.max_images);
     }
-    size_t quarter = cache_default_bytes(), bytes = quarter;
+    size_t free_bytes = engine_free_bytes(g);
+    if (weights > free_bytes / 8 * 5)
+        weights = free_bytes / 8 * 5;
+    size_t quarter = (free_bytes - weights) / 4, bytes = quarter;
     if (bytes < one) /* one full context or picture, but never nearly all of the memory */
         bytes = one < 3 * quarter ? one : 3 * quarter;
     return bytes < all ? bytes : all;
-}
-
-static int load_models(struct engine *g, struct err *e)
-{
-    const struct model_options o = {
-        .n_ctx = g->o.n_ctx,
-        .max_rows = g->o.max_batch_rows,
-        .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
-        .kv_type = g->o.kv_type,
-        .progress = &g->progress,
-        .vae_bytes = g->o.vae_bytes,
-        .preview = g->preview,
-    };
-    for (int i = 0; i < g->o.n_models; i++) {
-        struct loaded *m = &g->models[i];
-        int64_t start = clock_us();
-        STAT_SET(g, heartbeat_us, start);
-        int rc = model_open(&m->model, m->id, m->path, g->backend, &o, e);
-        if (rc) {
-            m->model = NULL;
-            return err_wrap(e, "model %s", m->id);
-        }
-        if (has_pages(model_card(m->model)))
-            rc = sample_open(&m->sample, model_card(m->model)->n_vocab, e);
-        if (rc)
-            return rc;
-        atomic_store(&g->progress, 0);
-        atomic_store(&g->models_done, i + 1);
-        struct log_line l;
-        log_begin(&l, LOG_INFO, "model.loaded");
-        log_str(&l, "name", m->id);
-        log_int(&l, "weight_bytes", (int64_t)model_card(m->model)->weight_bytes);
-        if (has_pages(model_card(m->model)))
-            log_int(&l, "n_ctx", model_card(m->model)->n_ctx);
-        log_int(&l, "ms", (clock_us() - start) / 1000);
-        log_end(&l);
-    }
-    return 0;
 }
 
 /* Does the budget hold a picture of the model's own size?  If not, smaller ones still may be made. */
@@ -88,8 +48,8 @@ static void check_picture(struct engine *g, int model, size_t budget)
 static int fit_context(struct engine *g, int model, size_t budget, struct err *e)
 {
     struct loaded *m = &g->models[model];
-    const struct model_card *card = model_card(m->model);
-    const size_t seen = engine_caption_bytes(g, model), page = model_page_bytes(m->model);
+    const struct model_card *card = engine_facts(g, model);
+    const size_t seen = engine_caption_bytes(g, model), page = model_page_bytes(m->facts);
     if (seen + page > budget)
         return err_set(e, ERR_INVALID,
                        "%s: what is seen of a picture takes %zu bytes, the cache has %zu", m->id,
@@ -112,21 +72,15 @@ static int make_cache(struct engine *g, struct err *e)
     g->page_bytes = 1;
     for (int i = 0; i < g->o.n_models && rc == 0; i++) {
         struct loaded *m = &g->models[i];
-        const struct model_card *card = model_card(m->model);
-        if (card->kind == MODEL_IMAGE) {
+        if (engine_facts(g, i)->kind == MODEL_IMAGE)
             check_picture(g, i, budget);
-            engine_image_open(g, i);
+        if (!engine_has_pages(engine_facts(g, i)))
             continue;
-        }
-        if (card->kind == MODEL_EMBEDDING) {
-            rc = engine_embed_open(g, i, e);
-            continue;
-        }
-        rc = cache_pool_add(g->cache, &m->pool, model_page_bytes(m->model), e);
+        rc = cache_pool_add(g->cache, &m->pool, model_page_bytes(m->facts), e);
         if (rc)
             return err_wrap(e, "cache of %s", m->id);
         if (g->page_bytes == 1) {
-            g->page_bytes = model_page_bytes(m->model);
+            g->page_bytes = model_page_bytes(m->facts);
             STAT_SET(g, pages_total, cache_pool_pages(m->pool));
         }
         rc = fit_context(g, i, budget, e);
@@ -142,14 +96,15 @@ int engine_load(struct engine *g, struct err *e)
     int rc = backend_open(&g->backend, g->device, g->o.n_threads, e);
     if (rc)
         return rc;
-    rc = load_models(g, e);
+    loader_init(&g->loader, g->backend, &g->submit_mutex, &g->submit_cond);
+    rc = engine_models_describe(g, e);
     if (rc == 0)
         rc = make_cache(g, e);
     if (rc)
         return rc;
     size_t n_vocab = 1;
     for (int i = 0; i < g->o.n_models; i++) {
-        size_t n = (size_t)model_card(g->models[i].model)->n_vocab;
+        size_t n = (size_t)engine_facts(g, i)->n_vocab;
         n_vocab = n > n_vocab ? n : n_vocab;
     }
     const struct sched_options o = {
@@ -161,25 +116,16 @@ int engine_load(struct engine *g, struct err *e)
     g->logits = mem_try((size_t)sched_max_logits(&o) * n_vocab, sizeof *g->logits);
     if (!g->logits)
         return err_set(e, ERR_NOMEM, "no memory for logits");
-    return sched_init(&g->sched, g->cache, &o, g->sched_models, g->o.n_models, e);
+    rc = sched_init(&g->sched, g->cache, &o, g->sched_models, g->o.n_models, e);
+    return rc ? rc : engine_models_preload(g, e);
 }
 
 void engine_load_undo(struct engine *g)
 {
     sched_fini(&g->sched);
-    for (int i = 0; i < g->o.n_models; i++) {
-        if (g->models[i].embed.bert)
-            embed_fini(&g->models[i].embed);
-        else if (g->sched_models[i].other)
-            pipeline_fini(&g->models[i].pipeline);
-    }
+    engine_models_close(g);
     cache_close(g->cache);
     free(g->logits);
-    for (int i = g->o.n_models - 1; i >= 0; i--) {
-        sample_close(g->models[i].sample);
-        if (g->models[i].model)
-            model_close(g->models[i].model);
-    }
     if (g->backend)
         g->backend->close(g->backend);
 }

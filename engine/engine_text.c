@@ -82,7 +82,7 @@ int engine_text_submit(struct engine *g, struct job *j, struct err *e)
     int model = engine_find(g, s->picture ? MODEL_CAPTION : MODEL_TEXT, s->model, e);
     if (model < 0)
         return model;
-    const struct model_card *card = model_card(g->models[model].model);
+    const struct model_card *card = engine_facts(g, model);
     int rc = check_prompts(s, card, g->sched_models[model].n_ctx, e);
     if (rc == 0)
         rc = check_sampling(s, card->n_vocab, e);
@@ -162,9 +162,8 @@ void engine_text_begin(struct engine *g, struct seq *q)
     if (first_of_prompt)
         engine_count_waiting(g, q->choice == 0 ? -1 : 0, -(int64_t)q->n_prompt);
     STAT_SET(g, sequences_running, g->sched.n_running);
-    emit_begin(q, model_card(g->models[t->model].model)->tokenizer);
-    bool match =
-        s->picture && model_card(g->models[t->model].model)->caption->mode == CAPTION_MATCH;
+    emit_begin(q, engine_facts(g, t->model)->tokenizer);
+    bool match = s->picture && engine_facts(g, t->model)->caption->mode == CAPTION_MATCH;
     if (q->n_end == q->n_prompt && !s->echo_logprobs && !match)
         engine_text_finish(g, q, FINISH_LENGTH, NULL); /* max_tokens 0: nothing to compute */
 }
@@ -221,7 +220,7 @@ static int choose_row(struct engine *g, struct seq *q, float *logits, struct err
     STAT_ADD(g, generated_tokens, 1);
     enum finish how;
     const char *stop;
-    rc = emit_token(q, model_card(m->model)->tokenizer, &info, &how, &stop, e);
+    rc = emit_token(q, model_card(m->facts)->tokenizer, &info, &how, &stop, e);
     if (rc == 0 && how != FINISH_NONE)
         engine_text_finish(g, q, how, stop);
     return rc;
@@ -235,7 +234,7 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
         return; /* another choice of its job failed in this step */
     struct err e = {0};
     int rc = 0;
-    size_t n_vocab = (size_t)model_card(g->models[p->model].model)->n_vocab;
+    size_t n_vocab = (size_t)engine_facts(g, p->model)->n_vocab;
     bool echo = q->task->job->text.echo_logprobs;
     int start = q->n_done - part->n_rows;
     if (echo && start == 0) {

@@ -200,6 +200,23 @@ static void count_weights(struct model_card *card, const struct gguf *g)
     card->quant = xstrdup(dtype_name((enum dtype)most));
 }
 
+/* Tokenizer and template. */
+static int open_words(struct model_card *card, const struct gguf *g, struct err *e)
+{
+    int rc = tokenizer_open(&card->tokenizer, g, e);
+    if (rc != 0) {
+        card->tokenizer = NULL;
+        return err_wrap(e, "tokenizer");
+    }
+    const int n_tokens = tokenizer_info(card->tokenizer)->n_vocab;
+    const struct gguf_tensor *embd = gguf_tensor_find(g, "token_embd.weight");
+    if (embd != NULL && embd->dims[0] != n_tokens)
+        return err_set(e, ERR_CORRUPT,
+                       "the vocabulary has %d tokens but token_embd.weight has %lld rows", n_tokens,
+                       (long long)embd->dims[0]);
+    return read_chat_template(&card->chat_template, g, e);
+}
+
 /* The vocabulary is read before the weights: it is quick, and may be wrong. */
 static int open_text(struct model *m, struct gguf *g, struct backend *be,
                      const struct model_options *o, struct err *e)
@@ -211,18 +228,8 @@ static int open_text(struct model *m, struct gguf *g, struct backend *be,
         return rc;
     card->arch = family->arch;
     count_weights(card, g);
-    rc = tokenizer_open(&card->tokenizer, g, e);
-    if (rc != 0) {
-        card->tokenizer = NULL;
-        return err_wrap(e, "tokenizer");
-    }
-    const int n_tokens = tokenizer_info(card->tokenizer)->n_vocab;
-    const struct gguf_tensor *embd = gguf_tensor_find(g, "token_embd.weight");
-    if (embd != NULL && embd->dims[0] != n_tokens)
-        return err_set(e, ERR_CORRUPT,
-                       "the vocabulary has %d tokens but token_embd.weight has %lld rows", n_tokens,
-                       (long long)embd->dims[0]);
-    rc = read_chat_template(&card->chat_template, g, e);
+    if (!o->bare)
+        rc = open_words(card, g, e);
     if (rc == 0)
         rc = family->open(&m->text, g, be, o, e);
     if (rc != 0)
@@ -249,7 +256,7 @@ static int open_image(struct model **out, const char *id, const char *path, stru
 {
     struct diffusion *d = NULL;
     const struct diffusion_options dopt = {
-        .preview = o->preview, .vae_bytes = o->vae_bytes, .progress = o->progress};
+        .preview = o->preview, .vae_bytes = o->vae_bytes, .progress = o->progress, .bare = o->bare};
     int rc = diffusion_open(&d, path, be, &dopt, e);
     if (rc != 0)
         return rc;
@@ -407,7 +414,7 @@ static int open_transformers(struct model **out, const char *id, const char *pat
         (void)stat(path, &st);
         f->fill(m, id);
         m->card.created = (int64_t)st.st_mtime;
-        rc = f->open_tokenizer(m, path, e);
+        rc = o->bare ? 0 : f->open_tokenizer(m, path, e);
     }
     if (rc != 0) {
         model_close(m);

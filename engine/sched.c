@@ -214,7 +214,10 @@ struct seq *sched_admit(struct sched *s, struct task **other)
     int n_seen = 0;
     if (other)
         *other = NULL;
-    for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next, n_seen++) {
+    for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next) {
+        if (s->models[t->model].closed)
+            continue;
+        n_seen++;
         int rc = place_any(s, q, t);
         if (rc < 0)
             continue;

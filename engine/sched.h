@@ -6,6 +6,7 @@
  * waiting, and nobody is overtaken for ever.  When the first job does not fit into the cache
  * budget, jobs behind it that do fit may pass, but at most SCHED_BYPASS_MAX sequences: then all
  * wait until enough has ended for it.  Admission is exact (cache.h): what runs is never preempted.
+ * Jobs of a model that is closed keep their place and hold up nobody.
  *
  * Units.  What the device does next is one unit: a step of a text model, or a piece of an image
  * model's work, which that model cuts itself (pipeline.h).  The model with the least device time so
@@ -51,6 +52,7 @@ struct sched_model {
     int n_ctx;       /* positions of one sequence, as the model and the cache allow */
     double weight;   /* share of the device beside others; 0: 1 */
     double spent_us; /* device time, for the turns */
+    bool closed;     /* its jobs wait: it is not loaded, or must go */
     bool busy;       /* had work when a unit was last chosen */
     bool looked;     /* its last unit was a look at a picture */
 };

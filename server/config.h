@@ -22,6 +22,8 @@
     I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \
     S(kv_type, "f16", "f16 f32 q8_0", "type of the key/value cache; q8_0 takes half the memory of f16") \
     I(cache_mib, 0, 0, 1 << 22, "memory for the key/value cache and for images in MiB; 0: a quarter of what is free") \
+    I(weights_mib, 0, 0, 1 << 22, "memory for the weights of loaded models in MiB; 0: 7/8 of what is free at start") \
+    S(preload, "chat", "chat all none", "models loaded at start: the default chat model (else the first), all, none; others when asked for") \
     I(max_sequences, 16, 1, 1024, "sequences that run at once") \
     I(max_queued_jobs, 256, 1, 100000, "requests that may wait; more get 429") \
     I(max_queued_tokens, 1 << 20, 1, 1 << 30, "prompt tokens that may wait; more get 429") \

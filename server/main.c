@@ -128,9 +128,11 @@ static void say_ready(const struct server *s)
         printf("  %s: %s %s, %.0fM parameters, %.0f MB, ", m->id, m->arch, m->quant,
                (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6);
         if (m->image)
-            printf("pictures of %dx%d\n", m->image->width, m->image->height);
+            printf("pictures of %dx%d", m->image->width, m->image->height);
         else
-            printf("context %d\n", m->n_ctx);
+            printf("context %d", m->n_ctx);
+        bool loaded = engine_model_state(s->engine, i) == ENGINE_MODEL_LOADED;
+        printf("%s\n", loaded ? "" : ", loaded when asked for");
     }
     printf("Serving on %s://%s:%d (%s, loaded in %.1f s).  Try:\n\n"
            "  curl -N %s://%s:%d/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
@@ -280,6 +282,10 @@ static int open_engine(struct server *s, struct err *e)
         .models = models,
         .n_ctx = (int)c->n_ctx,
         .cache_bytes = (size_t)c->cache_mib << 20,
+        .weight_bytes = (size_t)c->weights_mib << 20,
+        .preload = !strcmp(c->preload, "all")    ? PRELOAD_ALL
+                   : !strcmp(c->preload, "none") ? PRELOAD_NONE
+                                                 : PRELOAD_CHAT,
         .max_sequences = (int)c->max_sequences,
         .max_queued_jobs = (int)c->max_queued_jobs,
         .max_queued_tokens = (int)c->max_queued_tokens,

@@ -198,6 +198,12 @@ static void render_engine(const struct metrics *m, struct buf *out)
         {"duetto:images_total", "counter", "Pictures made.", (double)s.images},
         {"duetto:image_steps_total", "counter", "Denoise steps of all pictures.",
          (double)s.image_steps},
+        {"duetto:models_loaded", "gauge", "Models whose weights are in memory.",
+         (double)s.models_loaded},
+        {"duetto:weight_bytes", "gauge", "Bytes of the weights of loaded models.",
+         (double)s.weight_bytes},
+        {"duetto:weight_budget_bytes", "gauge", "Bytes that weights may take.",
+         (double)s.weight_budget_bytes},
         {"duetto:requests_cancelled_total", "counter", "Requests whose client left.",
          (double)s.cancelled},
     };
@@ -246,6 +252,14 @@ static void render_models(const struct metrics *m, struct buf *out)
             model_line(out, totals[i].name, &m->models[k],
                        (double)*(const uint64_t *)((const char *)&m->models[k] + totals[i].offset));
     }
+    head(out, "duetto:model_loaded", "gauge", "1 while the weights are in memory.");
+    for (int k = 0; k < m->n_models; k++)
+        model_line(out, "duetto:model_loaded", &m->models[k],
+                   engine_model_state(m->engine, k) == ENGINE_MODEL_LOADED);
+    head(out, "duetto:model_loads_total", "counter", "How often the weights were loaded.");
+    for (int k = 0; k < m->n_models; k++)
+        model_line(out, "duetto:model_loads_total", &m->models[k],
+                   (double)engine_model_loads(m->engine, k));
     head(out, "vllm:request_success_total", "counter", "Requests by how they ended.");
     for (int k = 0; k < m->n_models; k++) {
         const struct model_metrics *x = &m->models[k];

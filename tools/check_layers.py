@@ -39,7 +39,7 @@ ONLY_IN = {
     "jpeglib.h": ("base/codec_jpeg.c",),
     "jerror.h": ("base/codec_jpeg.c",),
     "webp/": ("base/codec_webp.c",),
-    "pthread.h": ("base/", "engine/engine", "engine/job.c", "kernels/cpu/pool.c"),
+    "pthread.h": ("base/", "engine/engine", "engine/loader.", "engine/job.c", "kernels/cpu/pool.c"),
     "immintrin.h": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "simde/": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "cpuid.h": ("kernels/cpu/cpu_ops.c",),

@@ -493,7 +493,7 @@ static int check_batch(const struct llama *m, const struct text_batch *b, struct
 
 /* The products of one layer with as many rows as there will ever be: what a backend needs for a step
  * grows to its size here, not while requests wait. */
-static int dry_pass(struct llama *m, struct err *e)
+static int warm_up(struct llama *m, struct err *e)
 {
     const struct config *c = &m->c;
     const struct layer *l = &m->layers[0];
@@ -593,8 +593,8 @@ int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
     rc = load_weights(m, g, o->progress, e);
     if (rc == 0)
         rc = alloc_scratch(m, e);
-    if (rc == 0)
-        rc = dry_pass(m, e);
+    if (rc == 0 && !o->no_warmup)
+        rc = warm_up(m, e);
     if (rc != 0)
         goto fail;
     *out = &m->base;

@@ -153,6 +153,39 @@ static void model_card_tells_what_the_file_is(void **state)
     model_close(NULL);
 }
 
+/* Every kind of model, and every type of weights that the fixtures have. */
+static void model_says_dry_what_it_will_take(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {
+        TINY,
+        "tests/fixtures/llama_k_a.gguf",
+        "tests/fixtures/llama_bf16.gguf",
+        "tests/fixtures/sd_sdxl",
+        "tests/fixtures/sd_sd15",
+        "tests/fixtures/blip_vqa",
+        "tests/fixtures/bert_tiny",
+    };
+    const struct model_options o = {
+        .max_rows = 64, .max_logits = 1, .kv_type = DTYPE_F16, .no_warmup = true};
+    struct backend *dry = backend_dry(be);
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct model *m = NULL, *facts = NULL;
+        struct err e = {0};
+        if (model_open(&facts, "t", paths[i], dry, &o, &e) ||
+            model_open(&m, "t", paths[i], be, &o, &e))
+            fail_msg("%s: %s", paths[i], e.msg);
+        const struct model_card *x = model_card(facts), *y = model_card(m);
+        assert_int_equal(x->weight_bytes, y->weight_bytes);
+        assert_int_equal(x->n_params, y->n_params);
+        assert_int_equal(x->n_ctx, y->n_ctx);
+        assert_true(x->weight_bytes > 0);
+        model_close(facts);
+        model_close(m);
+    }
+    dry->close(dry);
+}
+
 static void model_context_is_bounded_by_training(void **state)
 {
     (void)state;
@@ -422,6 +455,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(model_card_tells_what_the_file_is),
+        cmocka_unit_test(model_says_dry_what_it_will_take),
         cmocka_unit_test(model_context_is_bounded_by_training),
         cmocka_unit_test(model_opens_the_one_file_of_a_directory),
         cmocka_unit_test(model_names_other_kinds_of_files),

@@ -1,0 +1,344 @@
+/* Models come and go.  At start every model is opened dry: its card, its tokenizer and its shapes are known from then
+ * on, and jobs are checked against them whether it is loaded or not.  The weights come when a job waits for
+ * them and go when those of another model are wanted and the budget has no room for both.
+ *
+ * The first job in the queue whose model is missing decides what is loaded next.  To make room the models
+ * that run nothing go, the longest unused first of those that are large enough; one that has jobs further up in
+ * the queue stays.  When
+ * those that run do not end by themselves, one of them is closed to new jobs after a while, so that
+ * two busy models that do not fit together take turns.
+ *
+ * Keys and values of a text model's prompts stay in the cache while it is away: its file is the same when it comes
+ * back. */
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/engine_int.h"
+
+enum { CLOSE_AFTER_US = 2000000 };
+
+static struct model_options options_of(struct engine *g)
+{
+    return (struct model_options){
+        .n_ctx = g->o.n_ctx,
+        .max_rows = g->o.max_batch_rows,
+        .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
+        .kv_type = g->o.kv_type,
+        .vae_bytes = g->o.vae_bytes,
+        .preview = g->preview,
+    };
+}
+
+int engine_models_describe(struct engine *g, struct err *e)
+{
+    struct model_options o = options_of(g);
+    o.no_warmup = true;
+    g->dry = backend_dry(g->backend);
+    size_t free_bytes = engine_free_bytes(g);
+    g->weight_budget = g->o.weight_bytes ? g->o.weight_bytes : free_bytes / 8 * 7;
+    STAT_SET(g, weight_budget_bytes, (int64_t)g->weight_budget);
+    for (int i = 0; i < g->o.n_models; i++) {
+        struct loaded *m = &g->models[i];
+        STAT_SET(g, heartbeat_us, clock_us());
+        if (model_open(&m->facts, m->id, m->path, g->dry, &o, e)) {
+            m->facts = NULL;
+            return err_wrap(e, "model %s", m->id);
+        }
+        g->sched_models[i].closed = true;
+        if (engine_facts(g, i)->weight_bytes > g->weight_budget)
+            log_msg(LOG_WARN, "model.large", "%s: its weights need %zu MiB, the budget is %zu MiB",
+                    m->id, engine_facts(g, i)->weight_bytes >> 20, g->weight_budget >> 20);
+    }
+    return 0;
+}
+
+/* ---- in and out ---- */
+
+static void set_state(struct engine *g, int model, enum engine_model_state state)
+{
+    int64_t n = 0;
+    atomic_store(&g->models[model].state, (int)state);
+    for (int i = 0; i < g->o.n_models; i++)
+        n += engine_model_state(g, i) == ENGINE_MODEL_LOADED;
+    STAT_SET(g, models_loaded, n);
+    STAT_SET(g, weight_bytes, (int64_t)g->weight_bytes);
+}
+
+/* What its jobs need besides the weights. */
+static int open_work(struct engine *g, int model, struct err *e)
+{
+    struct loaded *m = &g->models[model];
+    const struct model_card *card = engine_facts(g, model);
+    if (card->kind == MODEL_EMBEDDING)
+        return engine_embed_open(g, model, e);
+    if (card->kind == MODEL_IMAGE)
+        engine_image_open(g, model);
+    return engine_has_pages(card) && !m->sample ? sample_open(&m->sample, card->n_vocab, e) : 0;
+}
+
+static void close_work(struct engine *g, int model)
+{
+    struct loaded *m = &g->models[model];
+    if (m->embed.bert)
+        embed_fini(&m->embed);
+    else if (g->sched_models[model].other)
+        pipeline_fini(&m->pipeline);
+    m->pipeline = (struct pipeline){0};
+    g->sched_models[model].other = NULL;
+}
+
+static void begin_load(struct engine *g, int model)
+{
+    g->loading = model;
+    g->weight_bytes += engine_facts(g, model)->weight_bytes;
+    atomic_store(&g->models[model].progress, 0);
+    set_state(g, model, ENGINE_MODEL_LOADING);
+}
+
+/* The weights are not there, or no longer. */
+static void gone(struct engine *g, int model)
+{
+    g->weight_bytes -= engine_facts(g, model)->weight_bytes;
+    g->sched_models[model].closed = true;
+    set_state(g, model, ENGINE_MODEL_UNLOADED);
+}
+
+/* A load has ended with rc. */
+static int end_load(struct engine *g, int rc, int64_t start_us, struct err *e)
+{
+    int model = g->loading;
+    struct loaded *m = &g->models[model];
+    g->loading = -1;
+    if (rc == 0)
+        rc = open_work(g, model, e);
+    if (rc) {
+        if (m->model)
+            model_close(m->model);
+        m->model = NULL;
+        gone(g, model);
+        return err_wrap(e, "model %s", m->id);
+    }
+    m->used_us = clock_us();
+    g->sched_models[model].closed = false;
+    atomic_fetch_add(&m->n_loads, 1);
+    set_state(g, model, ENGINE_MODEL_LOADED);
+    struct log_line l;
+    log_begin(&l, LOG_INFO, "model.loaded");
+    log_str(&l, "name", m->id);
+    log_int(&l, "weight_bytes", (int64_t)engine_facts(g, model)->weight_bytes);
+    if (engine_has_pages(engine_facts(g, model)))
+        log_int(&l, "n_ctx", engine_facts(g, model)->n_ctx);
+    log_int(&l, "ms", (clock_us() - start_us) / 1000);
+    log_end(&l);
+    return 0;
+}
+
+static void unload(struct engine *g, int model)
+{
+    struct loaded *m = &g->models[model];
+    close_work(g, model);
+    model_close(m->model);
+    m->model = NULL;
+    gone(g, model);
+    struct log_line l;
+    log_begin(&l, LOG_INFO, "model.unloaded");
+    log_str(&l, "name", m->id);
+    log_end(&l);
+}
+
+/* ---- before the engine is ready ---- */
+
+static bool fits(const struct engine *g, int model)
+{
+    size_t need = engine_facts(g, model)->weight_bytes;
+    return need <= g->weight_budget && g->weight_bytes <= g->weight_budget - need;
+}
+
+static int load_now(struct engine *g, int model, struct err *e)
+{
+    struct loaded *m = &g->models[model];
+    int64_t start = clock_us();
+    struct model_options o = options_of(g);
+    o.bare = true;
+    o.progress = &m->progress;
+    begin_load(g, model);
+    atomic_store(&g->preloading, model);
+    STAT_SET(g, heartbeat_us, start);
+    int rc = model_open(&m->model, m->id, m->path, g->backend, &o, e);
+    if (rc)
+        m->model = NULL;
+    return end_load(g, rc, start, e);
+}
+
+/* The text model that requests get which name none, else the first of all. */
+static int default_model(const struct engine *g)
+{
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (engine_facts(g, i)->kind == MODEL_TEXT)
+            return i;
+    }
+    return 0;
+}
+
+int engine_models_preload(struct engine *g, struct err *e)
+{
+    int only = g->o.preload == PRELOAD_CHAT ? default_model(g) : -1, rc = 0;
+    if (g->o.preload == PRELOAD_NONE)
+        return 0;
+    for (int i = 0; i < g->o.n_models && rc == 0; i++) {
+        if ((only < 0 || i == only) && fits(g, i))
+            rc = load_now(g, i, e);
+        else if (i == only)
+            rc = err_set(e, ERR_NOMEM,
+                         "model %s: its weights need %zu MiB, the budget is %zu MiB (weights_mib)",
+                         g->models[i].id, engine_facts(g, i)->weight_bytes >> 20,
+                         g->weight_budget >> 20);
+    }
+    return rc;
+}
+
+/* ---- while others run ---- */
+
+static bool runs(const struct engine *g, int model)
+{
+    for (int i = 0; i < g->sched.n_running; i++) {
+        if (g->sched.order[i]->task->model == model)
+            return true;
+    }
+    return g->models[model].pipeline.tasks || g->models[model].embed.tasks;
+}
+
+/* Does a job of the model wait before t? */
+static bool waits_before(const struct engine *g, int model, const struct task *t)
+{
+    for (const struct task *o = g->sched.head; o && o != t; o = o->next) {
+        if (o->model == model)
+            return true;
+    }
+    return false;
+}
+
+/* May it go for t?  idle: only if it runs nothing. */
+static bool may_go(const struct engine *g, int model, const struct task *t, bool idle)
+{
+    return engine_model_state(g, model) == ENGINE_MODEL_LOADED && !waits_before(g, model, t) &&
+           !(idle && runs(g, model));
+}
+
+/* The loaded model that was not used for longest, of those that are large enough alone if there are any.  -1:
+ * none may go. */
+static int to_go(const struct engine *g, const struct task *t, bool idle)
+{
+    const size_t missing =
+        g->weight_bytes + engine_facts(g, t->model)->weight_bytes - g->weight_budget;
+    int found = -1;
+    bool enough = false;
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (!may_go(g, i, t, idle))
+            continue;
+        bool alone = engine_facts(g, i)->weight_bytes >= missing;
+        if (found >= 0 &&
+            (alone != enough ? enough : g->models[i].used_us >= g->models[found].used_us))
+            continue;
+        found = i;
+        enough = alone;
+    }
+    return found;
+}
+
+/* All loaded models let jobs in again. */
+static void open_all(struct engine *g)
+{
+    for (int i = 0; i < g->o.n_models; i++)
+        g->sched_models[i].closed = engine_model_state(g, i) != ENGINE_MODEL_LOADED;
+}
+
+/* true: the model of t fits now. */
+static bool make_room(struct engine *g, const struct task *t)
+{
+    int model;
+    while (!fits(g, t->model) && (model = to_go(g, t, true)) >= 0)
+        unload(g, model);
+    if (fits(g, t->model))
+        return true;
+    bool long_enough = clock_us() - t->job->submit_us > CLOSE_AFTER_US;
+    if (long_enough && (model = to_go(g, t, false)) >= 0)
+        g->sched_models[model].closed = true;
+    return false;
+}
+
+static void fail_waiting(struct engine *g, int model, const struct err *e)
+{
+    for (struct task *t = g->sched.head, *next; t; t = next) {
+        next = t->next;
+        if (t->model == model)
+            engine_fail_task(g, t, e);
+    }
+}
+
+/* What cannot be loaded ends its jobs; the next one tries again. */
+static void cannot_load(struct engine *g, int model, const struct err *why)
+{
+    struct err e = {0};
+    log_msg(LOG_ERROR, "model.failed", "%s", why->msg);
+    err_set(&e, ERR_UNAVAILABLE, "the model could not be loaded: %.300s", why->msg);
+    err_reason(&e, "model_load_failed");
+    fail_waiting(g, model, &e);
+}
+
+/* Begins to load what the queue waits for. */
+static void look_at_queue(struct engine *g)
+{
+    struct task *t = g->sched.head;
+    while (t && engine_model_state(g, t->model) != ENGINE_MODEL_UNLOADED)
+        t = t->next;
+    open_all(g);
+    if (!t || !make_room(g, t))
+        return;
+    struct loaded *m = &g->models[t->model];
+    struct model_options o = options_of(g);
+    o.bare = o.no_warmup = true;
+    o.progress = &m->progress;
+    struct err e = {0};
+    begin_load(g, t->model);
+    g->load_us = clock_us();
+    if (loader_start(&g->loader, m->id, m->path, &o, &e) == 0)
+        return;
+    int model = g->loading;
+    if (end_load(g, e.code, g->load_us, &e))
+        cannot_load(g, model, &e);
+}
+
+bool engine_models_turn(struct engine *g, int64_t until_us)
+{
+    if (g->loading < 0) {
+        look_at_queue(g);
+        return false;
+    }
+    bool lent = loader_turn(&g->loader, until_us);
+    if (!loader_join(&g->loader))
+        return lent;
+    int model = g->loading;
+    struct err e = g->loader.err;
+    g->models[model].model = g->loader.rc ? NULL : g->loader.model;
+    if (end_load(g, g->loader.rc, g->load_us, &e))
+        cannot_load(g, model, &e);
+    return true;
+}
+
+void engine_models_close(struct engine *g)
+{
+    loader_fini(&g->loader);
+    for (int i = g->o.n_models - 1; i >= 0; i--) {
+        struct loaded *m = &g->models[i];
+        close_work(g, i);
+        sample_close(m->sample);
+        if (m->model)
+            model_close(m->model);
+        if (m->facts)
+            model_close(m->facts);
+    }
+    if (g->dry)
+        g->dry->close(g->dry);
+}
