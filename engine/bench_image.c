@@ -209,7 +209,7 @@ static int open_model(struct bench *b, struct err *e)
     b->info = image_model_info(b->m);
     if (b->o->size % b->info->multiple != 0)
         return err_set(e, ERR_INVALID, "the size must be a multiple of %d", b->info->multiple);
-    b->kv = mem_try(IMAGE_TOKENS, b->info->kv_row_bytes);
+    b->kv = image_kv_memory(b->m, IMAGE_TOKENS, NULL);
     b->pooled = mem_try((size_t)b->info->pooled_dim + 1, sizeof(float));
     if (b->kv == NULL || b->pooled == NULL)
         return err_set(e, ERR_NOMEM, "no memory for a prompt");
@@ -238,8 +238,9 @@ int bench_image(const struct bench_options *o, struct backend *be, struct buf *o
     if (rc == 0)
         buf_add(out, buf_str(&b.ops), strlen(buf_str(&b.ops)));
     buf_free(&b.ops);
+    if (b.m != NULL)
+        image_kv_free(b.m, b.kv);
     image_model_close(b.m);
-    free(b.kv);
     free(b.pooled);
     return rc;
 }

@@ -27,6 +27,8 @@ struct cache_pool {
 
 struct cache {
     size_t budget_bytes;
+    struct backend *device; /* NULL: pools are of the host's memory */
+    int n_device_pools;
     size_t promised_bytes; /* promised, not taken */
     size_t held_bytes, kept_bytes;
     struct cache_item *first, *last; /* kept, the longest unused first */
@@ -52,21 +54,43 @@ void cache_close(struct cache *c)
         return;
     for (int i = 0; i < c->n_pools; i++) {
         struct cache_pool *p = &c->pools[i];
-        munmap(p->base, p->map_bytes);
+        if (c->device)
+            c->device->free(c->device, p->base);
+        else
+            munmap(p->base, p->map_bytes);
         radix_fini(&p->tree);
         free(p->free_ids);
     }
     free(c);
 }
 
+void cache_on_device(struct cache *c, struct backend *be, int n_pools)
+{
+    c->device = be;
+    c->n_device_pools = n_pools;
+}
+
+static char *pool_memory(struct cache *c, size_t bytes, struct err *e)
+{
+    if (c->device)
+        return c->device->alloc(c->device, bytes, e);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base != MAP_FAILED)
+        return base;
+    err_set(e, ERR_NOMEM, "cannot reserve %zu bytes of address space: %m", bytes);
+    return NULL;
+}
+
 int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, struct err *e)
 {
     if (c->n_pools == POOLS_MAX)
         return err_set(e, ERR_TOOBIG, "more than %d models", POOLS_MAX);
-    size_t n = page_bytes ? c->budget_bytes / page_bytes : 0;
+    size_t budget = c->budget_bytes / (size_t)(c->device ? c->n_device_pools : 1);
+    size_t n = page_bytes ? budget / page_bytes : 0;
     if (n == 0)
         return err_set(e, ERR_TOOBIG, "the cache budget of %zu bytes is below one page (%zu bytes)",
-                       c->budget_bytes, page_bytes);
+                       budget, page_bytes);
     if (n > INT32_MAX / 2)
         n = INT32_MAX / 2;
     struct cache_pool *p = &c->pools[c->n_pools];
@@ -80,16 +104,12 @@ int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, 
         free(p->free_ids);
         return err_set(e, ERR_NOMEM, "no memory for the tables of %zu pages", n);
     }
-    void *base = mmap(NULL, p->map_bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) {
-        int code =
-            err_set(e, ERR_NOMEM, "cannot reserve %zu bytes of address space: %m", p->map_bytes);
+    p->base = pool_memory(c, p->map_bytes, e);
+    if (!p->base) {
         radix_fini(&p->tree);
         free(p->free_ids);
-        return code;
+        return ERR_NOMEM;
     }
-    p->base = base;
     c->n_pools++;
     *out = p;
     return 0;
@@ -147,7 +167,7 @@ static bool page_give_back(struct cache_pool *p)
     size_t from = (size_t)page * p->page_bytes, to = from + p->page_bytes;
     from = (from + unit - 1) / unit * unit;
     to = to / unit * unit;
-    if (from < to)
+    if (from < to && !p->cache->device)
         madvise(p->base + from, to - from, MADV_DONTNEED);
     return true;
 }

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "kernels/backend.h"
 
 struct cache;
 struct cache_pool;
@@ -40,6 +41,9 @@ struct cache_seq {
 };
 
 int cache_open(struct cache **out, size_t budget_bytes, struct err *e);
+/* For a device with memory of its own: the next n_pools pools lie there, each an equal part of the
+ * budget, taken at once (a device has no pages that come when they are touched). */
+void cache_on_device(struct cache *c, struct backend *be, int n_pools);
 void cache_close(struct cache *c);
 /* A pool of pages of this size, as many as the budget could hold. */
 int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, struct err *e);

@@ -58,11 +58,12 @@ static int forward(const struct search *x, const int32_t *ids, const struct kv_r
 
 static void copy_pages(const struct search *x, int from, int to, int n_positions)
 {
+    struct backend *be = x->g->backend;
     char *base = cache_pool_base(x->m->pool);
     const size_t bytes = model_page_bytes(x->m->model);
     for (int i = 0, n = pages_for(n_positions); i < n; i++)
-        memcpy(base + (size_t)pages(x, to)[i] * bytes, base + (size_t)pages(x, from)[i] * bytes,
-               bytes);
+        be->copy(be, base + (size_t)pages(x, to)[i] * bytes,
+                 base + (size_t)pages(x, from)[i] * bytes, bytes);
 }
 
 /* Each beam's pages follow its parent: the first child takes them over, others copy them to where no child

@@ -79,7 +79,7 @@ void engine_caption_drop(struct engine *g, struct task *t)
     struct loaded *m = &g->models[t->model];
     if (m->looking == t)
         m->looking = NULL;
-    free(t->look->blip.kv);
+    blip_view_free(model_blip(m->model), t->look->blip.kv);
     t->look->blip.kv = NULL;
     t->look->ready = t->look->seen = false;
     beam_close(&t->look->beams.beam);
@@ -107,9 +107,9 @@ static int begin(struct loaded *m, struct task *t, struct err *e)
 {
     struct task_look *look = t->look;
     if (look->bytes > 0) {
-        look->blip.kv = mem_try(look->bytes, 1);
+        look->blip.kv = blip_view_memory(model_blip(m->model), look->blip.n_question, e);
         if (!look->blip.kv)
-            return err_set(e, ERR_NOMEM, "no memory for what is seen of a picture");
+            return err_wrap(e, "what is seen of a picture");
     }
     m->looking = t;
     blip_look_begin(model_blip(m->model), &look->blip);

@@ -68,7 +68,11 @@ static int fit_context(struct engine *g, int model, size_t budget, struct err *e
 static int make_cache(struct engine *g, struct err *e)
 {
     size_t budget = g->o.cache_bytes ? g->o.cache_bytes : default_cache_bytes(g);
-    int rc = cache_open(&g->cache, budget, e);
+    int rc = cache_open(&g->cache, budget, e), n_pools = 0;
+    for (int i = 0; i < g->o.n_models; i++)
+        n_pools += engine_has_pages(engine_facts(g, i));
+    if (rc == 0 && !g->backend->host_memory)
+        cache_on_device(g->cache, g->backend, n_pools);
     g->page_bytes = 1;
     for (int i = 0; i < g->o.n_models && rc == 0; i++) {
         struct loaded *m = &g->models[i];

@@ -27,7 +27,7 @@ static void entry_free(struct prompts_entry *en)
     free(en->prompt.weights);
     free(en->context);
     free(en->pooled);
-    free(en->kv);
+    image_kv_free(en->owner->d->model, en->kv);
     free(en);
 }
 
@@ -108,7 +108,7 @@ static struct prompts_entry *entry_new(struct prompts *p, const struct diffusion
     }
     en->context = mem_try(n * (size_t)info->context_dim, sizeof(float));
     en->pooled = info->pooled_dim > 0 ? mem_try((size_t)info->pooled_dim, sizeof(float)) : NULL;
-    en->kv = mem_try(n, info->kv_row_bytes);
+    en->kv = image_kv_memory(p->d->model, (int)n, NULL);
     if (q->zeros)
         en->chunks_done = q->n_chunks; /* they are zero already */
     if (!ok || !en->context || !en->kv || (info->pooled_dim > 0 && !en->pooled)) {

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/quant.h"
 #ifdef DUETTO_CUDA
 #include "kernels/cuda/cuda_backend.h"
 #endif
@@ -59,6 +61,27 @@ int backend_open(struct backend **out, const char *name, int n_threads, struct e
 }
 
 /* ---- memory of both sides ---- */
+
+void *backend_floats(struct backend *be, enum dtype type, const void *raw, int64_t n, struct err *e)
+{
+    const size_t bytes = (size_t)n * sizeof(float);
+    void *p = be->alloc(be, bytes, e);
+    if (!p || be->host_memory) {
+        if (p)
+            quant_unpack(type, p, raw, n);
+        return p;
+    }
+    float *host = mem_try((size_t)n, sizeof *host);
+    if (!host) {
+        be->free(be, p);
+        err_set(e, ERR_NOMEM, "no memory for %zu MiB", bytes >> 20);
+        return NULL;
+    }
+    quant_unpack(type, host, raw, n);
+    be->upload(be, p, host, bytes);
+    free(host);
+    return p;
+}
 
 int backend_mirror_open(struct backend_mirror *m, struct backend *be, size_t bytes, struct err *e)
 {

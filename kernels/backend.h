@@ -69,6 +69,10 @@ struct weight {
  *   OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->norm, .eps = 1e-5f); */
 #define OP(be, op, ...) ((be)->ops->op((be), &(const struct op_##op){__VA_ARGS__}))
 
+/* New memory with n floats of a plain file type (not assumed aligned), or NULL. */
+void *backend_floats(struct backend *be, enum dtype type, const void *raw, int64_t n,
+                     struct err *e);
+
 /* Memory that the host and the device use by turns; where the device is the host they are the same. */
 struct backend_mirror {
     struct backend *be;

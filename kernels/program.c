@@ -85,6 +85,14 @@ struct array {
     max_align_t data[];
 };
 
+/* The host's copy of a pinned tensor (program_host). */
+struct twin {
+    struct twin *next;
+    void *host, *device;
+    size_t bytes;
+    enum program_way way;
+};
+
 struct program {
     struct backend rec; /* what program_backend gives; first */
     struct backend *be;
@@ -101,6 +109,7 @@ struct program {
     size_t bytes, array_bytes;
     struct array *arrays;
     void *note;
+    struct twin *twins;
 };
 
 /* ---- recording ---- */
@@ -264,6 +273,42 @@ static void free_arrays(struct program *p)
     p->array_bytes = 0;
 }
 
+float *program_host(struct program *p, const struct tensor *t, enum program_way way)
+{
+    size_t bytes = sizeof(float);
+    for (int i = 0; i < t->ndim; i++)
+        bytes *= (size_t)t->dims[i];
+    if (p->planning) {
+        p->array_bytes += p->be->host_memory ? 0 : bytes;
+        return NULL;
+    }
+    if (p->be->host_memory || t->data == NULL)
+        return t->data;
+    for (struct twin *w = p->twins; w != NULL; w = w->next)
+        if (w->device == t->data && w->way == way)
+            return w->host;
+    struct err why = {0};
+    void *host = p->be->host_alloc(p->be, bytes, &why);
+    if (host == NULL) {
+        p->rc = err_set(&p->err, ERR_NOMEM, "%s", why.msg);
+        return NULL;
+    }
+    struct twin *w = xcalloc(1, sizeof *w);
+    *w = (struct twin){
+        .next = p->twins, .host = host, .device = t->data, .bytes = bytes, .way = way};
+    p->twins = w;
+    return host;
+}
+
+static void free_twins(struct program *p)
+{
+    for (struct twin *w = p->twins, *next; w != NULL; w = next) {
+        next = w->next;
+        p->be->host_free(p->be, w->host);
+        free(w);
+    }
+}
+
 struct backend *program_backend(struct program *p)
 {
     return &p->rec;
@@ -412,6 +457,7 @@ void program_close(struct program *p)
     if (p == NULL)
         return;
     free_arrays(p);
+    free_twins(p);
     if (p->memory != NULL)
         p->be->free(p->be, p->memory);
     free(p->places);
@@ -445,14 +491,30 @@ static void run_node(struct backend *be, const struct node *node)
     }
 }
 
+static void move_twins(const struct program *p, enum program_way way)
+{
+    for (const struct twin *w = p->twins; w != NULL; w = w->next) {
+        if (w->way == way && way == PROGRAM_IN)
+            p->be->upload(p->be, w->device, w->host, w->bytes);
+        else if (w->way == way)
+            p->be->download(p->be, w->host, w->device, w->bytes);
+    }
+}
+
 int program_run(struct program *p, int64_t until_us, struct err *e)
 {
+    if (p->rc != 0)
+        return err_set(e, p->rc, "%s", p->err.msg);
+    if (p->next == 0)
+        move_twins(p, PROGRAM_IN);
     do {
         run_node(p->be, &p->nodes[p->next++]);
     } while (p->next < p->n_nodes && clock_us() < until_us);
     bool more = p->next < p->n_nodes;
-    if (!more)
+    if (!more) {
         p->next = 0;
+        move_twins(p, PROGRAM_OUT);
+    }
     int rc = p->be->sync(p->be, e);
     return rc != 0 ? rc : more;
 }

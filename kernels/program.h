@@ -34,6 +34,12 @@ struct tensor program_pinned(struct program *p, int ndim, const int64_t *dims);
 #define PROGRAM_PINNED(p, ...)                                                   \
     program_pinned(p, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
                    (const int64_t[]){__VA_ARGS__})
+/* Where the host fills or reads a pinned tensor, between runs: its own memory on a device that computes
+ * in the host's, else a copy that goes to the device before the first op of each run (PROGRAM_IN) or
+ * comes from it after the last one (PROGRAM_OUT).  For any time from recording on; NULL in the first
+ * of the two passes, and when there is no memory, which the next run then says. */
+enum program_way { PROGRAM_IN, PROGRAM_OUT };
+float *program_host(struct program *p, const struct tensor *t, enum program_way way);
 /* Zeroed memory of the program for what is not a tensor. */
 void *program_array(struct program *p, size_t count, size_t size);
 /* Takes ops by OP(); has nothing else of a backend. */

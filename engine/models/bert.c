@@ -40,9 +40,10 @@ struct bert {
     struct nn_norm norm;
     struct bert_layer *layers;
     /* Scratch of a step. */
-    float *x, *h, *q, *k, *v, *ff; /* [max_rows, dim]; ff [max_rows, n_ff] */
-    int32_t *pos, *zeros;          /* [max_rows] */
-    struct attn_item *items;       /* [max_rows] */
+    struct backend_mirror x;   /* [max_rows, dim] */
+    float *h, *q, *k, *v, *ff; /* [max_rows, dim]; ff [max_rows, n_ff] */
+    int32_t *pos, *zeros;      /* [max_rows], of the host */
+    struct attn_item *items;   /* [max_rows], of the host */
 };
 
 /* ---- configuration ---- */
@@ -164,15 +165,11 @@ static int open_scratch(struct bert *m, struct err *e)
         void *to;
         size_t bytes;
     } parts[] = {
-        {&m->x, dim},
         {&m->h, dim},
         {&m->q, dim},
         {&m->k, dim},
         {&m->v, dim},
         {&m->ff, rows * (size_t)m->n_ff * sizeof(float)},
-        {&m->pos, rows * sizeof *m->pos},
-        {&m->zeros, rows * sizeof *m->zeros},
-        {&m->items, rows * sizeof *m->items},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         void *p = m->be->alloc(m->be, parts[i].bytes, e);
@@ -180,7 +177,12 @@ static int open_scratch(struct bert *m, struct err *e)
             return err_wrap(e, "scratch for %d rows", m->max_rows);
         memcpy(parts[i].to, &p, sizeof p);
     }
-    return 0;
+    m->pos = mem_try(rows, sizeof *m->pos);
+    m->zeros = mem_try(rows, sizeof *m->zeros);
+    m->items = mem_try(rows, sizeof *m->items);
+    if (m->pos == NULL || m->zeros == NULL || m->items == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for %d rows", m->max_rows);
+    return backend_mirror_open(&m->x, m->be, dim, e);
 }
 
 /* ---- open and close ---- */
@@ -224,9 +226,13 @@ void bert_close(struct bert *m)
 {
     if (m == NULL)
         return;
-    void *const scratch[] = {m->x, m->h, m->q, m->k, m->v, m->ff, m->pos, m->zeros, m->items};
+    void *const scratch[] = {m->h, m->q, m->k, m->v, m->ff};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         m->be->free(m->be, scratch[i]);
+    backend_mirror_close(&m->x);
+    free(m->pos);
+    free(m->zeros);
+    free(m->items);
     nn_store_free(&m->store);
     free(m->layers);
     free(m);
@@ -324,7 +330,7 @@ int bert_run(struct bert *m, const struct bert_batch *b, struct err *e)
     if (n < 1)
         return err_set(e, ERR_INVALID, "the texts do not fit into a batch of %d tokens",
                        m->max_rows);
-    struct tensor x = rows_of(m->x, n, dim), h = rows_of(m->h, n, dim);
+    struct tensor x = rows_of(m->x.device, n, dim), h = rows_of(m->h, n, dim);
     OP(m->be, embed, .out = &x, .w = m->word, .ids = b->ids);
     OP(m->be, embed, .out = &h, .w = m->type, .ids = m->zeros);
     OP(m->be, add, .out = &x, .a = &x, .b = &h);
@@ -333,10 +339,11 @@ int bert_run(struct bert *m, const struct bert_batch *b, struct err *e)
     OP(m->be, layernorm, .out = &x, .x = &x, .w = &m->norm.w, .bias = &m->norm.bias, .eps = m->eps);
     for (int i = 0; i < m->n_layers; i++)
         run_layer(m, &m->layers[i], &x, b->n_texts);
+    backend_mirror_pull(&m->x, 0, (size_t)n * (size_t)dim * sizeof(float));
     int rc = m->be->sync(m->be, e);
     if (rc != 0)
         return rc;
-    const float *from = m->x;
+    const float *from = m->x.host;
     for (int i = 0; i < b->n_texts; i++) {
         pool_text(&m->info, from, b->n_ids[i], b->vectors + (int64_t)i * dim);
         from += (int64_t)b->n_ids[i] * dim;

@@ -277,11 +277,14 @@ static void blip_close(struct text_model *base)
 {
     struct blip *m = (struct blip *)base;
     const struct blip_scratch *s = &m->s;
-    void *const scratch[] = {s->x,    s->h,     s->q,      s->k,     s->v,    s->att,  s->ff,
-                             s->last, s->last2, s->states, s->cross, s->head, s->items};
+    void *const scratch[] = {s->x,  s->h,    s->q,     s->k,      s->v,     s->att,
+                             s->ff, s->last, s->last2, s->states, s->cross, s->logits};
     program_close(m->vision.pass);
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         m->be->free(m->be, scratch[i]);
+    backend_mirror_close(&m->s.head);
+    free(m->s.items);
+    free(m->s.pos);
     nn_store_free(&m->store);
     free(m->vision.layers);
     free(m->encoder.layers);
@@ -343,6 +346,23 @@ const struct blip_info *blip_info(const struct blip *m)
 struct text_model *blip_text(struct blip *m)
 {
     return &m->base;
+}
+
+float *blip_view_memory(const struct blip *m, int n_question, struct err *e)
+{
+    return m->be->alloc(m->be, blip_view_bytes(m, n_question), e);
+}
+
+void blip_view_free(const struct blip *m, float *kv)
+{
+    m->be->free(m->be, kv);
+}
+
+int blip_seen_copy(const struct blip *m, float *to, struct err *e)
+{
+    const struct tensor *seen = &m->vision.seen;
+    m->be->download(m->be, to, seen->data, (size_t)(seen->dims[0] * seen->dims[1]) * sizeof(float));
+    return m->be->sync(m->be, e);
 }
 
 size_t blip_view_bytes(const struct blip *m, int n_question)

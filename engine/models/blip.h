@@ -40,13 +40,16 @@ struct text_model *blip_text(struct blip *m);
 
 /* Bytes of the keys and values for the decoder; n_question 0 for captions.  0 for CAPTION_MATCH. */
 size_t blip_view_bytes(const struct blip *m, int n_question);
+/* The device's memory for them; NULL: there is none. */
+float *blip_view_memory(const struct blip *m, int n_question, struct err *e);
+void blip_view_free(const struct blip *m, float *kv); /* NULL is nothing */
 
 /* One picture being looked at.  The caller fills in what is above the line. */
 struct blip_look {
     const uint8_t *rgb;      /* [image_size, image_size, 3] */
     const int32_t *question; /* tokens; not for captions */
     int n_question;
-    float *kv; /* blip_view_bytes; not for CAPTION_MATCH */
+    float *kv; /* of blip_view_memory; not for CAPTION_MATCH */
     /* ---- */
     int stage;
     struct text_view view; /* when done */
@@ -58,4 +61,5 @@ void blip_look_begin(struct blip *m, struct blip_look *l);
 int blip_look_run(struct blip *m, struct blip_look *l, int64_t until_us, struct err *e);
 /* For tests: what the vision transformer made of the last picture [n, dim]. */
 const struct tensor *blip_seen(const struct blip *m);
+int blip_seen_copy(const struct blip *m, float *to, struct err *e); /* to the host */
 #endif

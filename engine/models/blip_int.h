@@ -23,6 +23,7 @@ struct blip_vision {
     struct program *pass;
     struct tensor pixels; /* [1, size, size, 3], the pass's input */
     struct tensor seen;   /* [n_tokens, dim], and its result */
+    float *host_pixels;   /* where the host fills them */
 };
 
 struct blip_text_layer {
@@ -51,8 +52,10 @@ struct blip_scratch {
     float *last, *last2;                 /* [max_logits, dim] */
     float *states;                       /* [n_question, dim]: the question as far as it is read */
     float *cross;                        /* [2, n_image, dim]: keys and values of one layer of it */
-    float *head;                         /* [2 * n_project + 2] */
-    struct attn_item *items;             /* [rows] */
+    struct backend_mirror head;          /* [2 * n_project + 2] */
+    float *logits;           /* [max_logits, n_vocab]; NULL: the caller's is the device's */
+    struct attn_item *items; /* [rows], of the host */
+    int32_t *pos;            /* [rows], of the host */
 };
 
 struct blip {

@@ -18,7 +18,7 @@ void blip_look_begin(struct blip *m, struct blip_look *l)
 
 static void begin_reading(struct blip *m, const struct blip_look *l)
 {
-    int32_t *pos = (int32_t *)(void *)m->s.q; /* not in use yet */
+    int32_t *pos = m->s.pos;
     for (int i = 0; i < l->n_question; i++)
         pos[i] = i;
     struct tensor x = blip_rows(m->s.states, l->n_question, m->text.dim);
@@ -59,8 +59,10 @@ static void head(struct blip *m, const struct nn_linear *l, float *row, float *t
 
 static int match_head(struct blip *m, struct blip_look *l, struct err *e)
 {
-    float *to = m->s.head + 2 * m->text.n_project;
-    head(m, &m->itm, m->s.states, to);
+    const size_t at = 2 * (size_t)m->text.n_project;
+    const float *to = (float *)m->s.head.host + at;
+    head(m, &m->itm, m->s.states, (float *)m->s.head.device + at);
+    backend_mirror_pull(&m->s.head, at * sizeof(float), 2 * sizeof(float));
     int rc = m->be->sync(m->be, e);
     l->match = 1 / (1 + expf(to[0] - to[1]));
     return rc;
@@ -69,9 +71,11 @@ static int match_head(struct blip *m, struct blip_look *l, struct err *e)
 static int cosine_head(struct blip *m, struct blip_look *l, struct err *e)
 {
     const int n = m->text.n_project;
-    float *a = m->s.head, *b = a + n;
-    head(m, &m->vision_proj, m->vision.seen.data, a);
-    head(m, &m->text_proj, m->s.states, b);
+    float *to = m->s.head.device;
+    const float *a = m->s.head.host, *b = a + n;
+    head(m, &m->vision_proj, m->vision.seen.data, to);
+    head(m, &m->text_proj, m->s.states, to + n);
+    backend_mirror_pull(&m->s.head, 0, 2 * (size_t)n * sizeof(float));
     int rc = m->be->sync(m->be, e);
     double aa = 0, bb = 0, ab = 0;
     for (int i = 0; i < n; i++) {

@@ -7,6 +7,7 @@
  *     logits = output(norm(gelu(transform(x))))       decoder */
 #include <math.h>
 
+#include "base/arena.h"
 #include "engine/models/blip_int.h"
 
 /* ---- weights ---- */
@@ -67,10 +68,9 @@ int blip_text_scratch(struct blip *m, struct err *e)
         {&s->ff, rows * (size_t)t->n_ff * f},
         {&s->last, n_logits * dim * f},
         {&s->last2, n_logits * dim * f},
-        {&s->items, rows * sizeof *s->items},
         {&s->states, reads ? rows * dim * f : 0},
         {&s->cross, reads ? 2 * n_image * dim * f : 0},
-        {&s->head, reads ? (2 * (size_t)t->n_project + 2) * f : 0},
+        {&s->logits, m->be->host_memory ? 0 : n_logits * (size_t)t->n_vocab * f},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i].bytes == 0)
@@ -80,7 +80,11 @@ int blip_text_scratch(struct blip *m, struct err *e)
             return err_wrap(e, "scratch for %d rows", m->max_rows);
         *(void **)parts[i].p = p;
     }
-    return 0;
+    s->items = mem_try(rows, sizeof *s->items);
+    s->pos = mem_try(rows, sizeof *s->pos);
+    if (s->items == NULL || s->pos == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for %d rows", m->max_rows);
+    return reads ? backend_mirror_open(&s->head, m->be, (2 * (size_t)t->n_project + 2) * f, e) : 0;
 }
 
 /* ---- layers ---- */
@@ -233,12 +237,16 @@ static void logits(struct blip *m, const struct text_batch *b)
            .x = &from);
     }
     struct tensor last = blip_rows(m->s.last, b->n_logits, t->dim);
-    struct tensor out = blip_rows(b->logits, b->n_logits, t->n_vocab);
+    float *to_logits = m->s.logits != NULL ? m->s.logits : b->logits;
+    struct tensor out = blip_rows(to_logits, b->n_logits, t->n_vocab);
     OP(be, act, .out = &last, .x = &last, .act = t->act);
     OP(be, layernorm, .out = &last, .x = &last, .w = &m->transform_norm.w,
        .bias = &m->transform_norm.bias, .eps = t->eps);
     OP(be, linear, .out = {&out}, .w = {m->tied ? m->decoder.word : m->output.w},
        .bias = {&m->output.bias}, .x = &last);
+    if (m->s.logits != NULL)
+        be->download(be, b->logits, to_logits,
+                     (size_t)b->n_logits * (size_t)t->n_vocab * sizeof(float));
 }
 
 static int check_batch(const struct blip *m, const struct text_batch *b, struct err *e)

@@ -81,7 +81,12 @@ static void record(struct program *p, void *arg)
 int blip_vision_open(struct blip *m, struct err *e)
 {
     int rc = program_open(&m->vision.pass, m->be, record, m, e);
-    if (rc == 0)
+    if (rc != 0)
+        return rc;
+    m->vision.host_pixels = program_host(m->vision.pass, &m->vision.pixels, PROGRAM_IN);
+    if (m->vision.host_pixels == NULL)
+        rc = err_set(e, ERR_NOMEM, "no memory for pixels");
+    else
         m->base.weight_bytes += program_memory(m->vision.pass);
     return rc;
 }
@@ -90,5 +95,5 @@ void blip_vision_pixels(struct blip *m, const uint8_t *rgb)
 {
     const struct blip_vision *v = &m->vision;
     const size_t n = (size_t)v->in.size * (size_t)v->in.size;
-    vit_pixels_fill(&v->colours, rgb, n, v->pixels.data);
+    vit_pixels_fill(&v->colours, rgb, n, v->host_pixels);
 }

@@ -141,7 +141,7 @@ static void look(struct hint_unit *u)
 {
     const int f = u->c->net != NULL ? 1 : u->c->shrink, width = u->pub.width;
     const int h = u->pub.height / f, w = width / f;
-    float *to = u->pass.picture.data;
+    float *to = program_host(u->p, &u->pass.picture, PROGRAM_IN);
     for (int y = 0; y < h; y++) {
         for (int x = 0; x < w; x++) {
             for (int c = 0; c < u->c->channels; c++) {
@@ -167,7 +167,7 @@ static int run_hint(struct image_unit *unit, int64_t until_us, struct err *e)
     float *to = u->pub.hint;
     for (int i = 0; rc == 0 && i < u->pass.n_out; i++) {
         const size_t n = floats_of(&u->pass.out[i]);
-        memcpy(to, u->pass.out[i].data, n * sizeof *to);
+        memcpy(to, program_host(u->p, &u->pass.out[i], PROGRAM_OUT), n * sizeof *to);
         to += n;
     }
     return rc;
@@ -215,6 +215,13 @@ int control_hint_open(struct control_hint **out, struct control *c, int height, 
                                       .run = run_hint,
                                       .restart = restart_hint,
                                       .close = close_hint};
+    bool ok = program_host(u->p, &u->pass.picture, PROGRAM_IN) != NULL;
+    for (int i = 0; i < u->pass.n_out; i++)
+        ok = program_host(u->p, &u->pass.out[i], PROGRAM_OUT) != NULL && ok;
+    if (!ok) {
+        close_hint(&u->pub.unit);
+        return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
+    }
     *out = &u->pub;
     return 0;
 }

@@ -195,12 +195,14 @@ static int set_row(struct net_unit *u, int i, struct err *e)
                            .time_ids = r->time_ids};
     if (m->kv_floats > 0) {
         const struct tensor context = row_of(&u->context, i), kv = row_of(&u->kv, i);
-        memcpy(context.data, r->context,
-               (size_t)(context.dims[0] * context.dims[1]) * sizeof(float));
+        const size_t n = (size_t)(context.dims[0] * context.dims[1]);
+        memcpy(program_host(u->p, &u->context, PROGRAM_IN) + (size_t)i * n, r->context,
+               n * sizeof(float));
         row.kv = kv.data;
     }
     unet_pass_set(m, &u->pass, i, &row);
-    memcpy((float *)u->hint.data + (size_t)i * n_hint, r->hint, n_hint * sizeof(float));
+    memcpy(program_host(u->p, &u->hint, PROGRAM_IN) + (size_t)i * n_hint, r->hint,
+           n_hint * sizeof(float));
     return 0;
 }
 
@@ -230,7 +232,7 @@ static void add_row(const struct net_unit *u, int row)
         const struct tensor *t = &u->out[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
         const float part = r->guess && !pooled ? powf(10, (float)i / (float)n_skips - 1) : 1;
-        add_place(to, (const float *)t->data + (size_t)row * n, n, (size_t)t->dims[3],
+        add_place(to, program_host(u->p, t, PROGRAM_OUT) + (size_t)row * n, n, (size_t)t->dims[3],
                   part * r->scale, pooled);
         to += n;
     }
@@ -300,7 +302,16 @@ int control_net_open(struct control_net **out, struct control *c, struct control
     }
     u->pub.unit = (struct image_unit){
         .bytes = program_memory(u->p), .run = run_net, .restart = restart_net, .close = close_net};
-    u->pub.x = u->pass.x.data;
+    u->pub.x = program_host(u->p, &u->pass.x, PROGRAM_IN);
+    bool ok = u->pub.x != NULL && program_host(u->p, &u->hint, PROGRAM_IN) != NULL;
+    if (c->net->kv_floats > 0)
+        ok = program_host(u->p, &u->context, PROGRAM_IN) != NULL && ok;
+    for (int i = 0; i <= c->places.n_skips; i++)
+        ok = program_host(u->p, &u->out[i], PROGRAM_OUT) != NULL && ok;
+    if (!ok) {
+        close_net(&u->pub.unit);
+        return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
+    }
     *out = &u->pub;
     return 0;
 }

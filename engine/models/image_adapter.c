@@ -385,10 +385,9 @@ static int open_vectors(struct reading *r, tensor *t)
         return err_set(r->e, ERR_UNSUPPORTED, "%.60s has the type %.10s: F32, F16 or BF16 are read",
                        t->name, t->type_name);
     const size_t bytes = (size_t)(n * width) * sizeof(float);
-    a->vectors[k] = a->be->alloc(a->be, bytes, r->e);
+    a->vectors[k] = backend_floats(a->be, t->type, t->data, n * width, r->e);
     if (a->vectors[k] == NULL)
         return ERR_NOMEM;
-    quant_unpack(t->type, a->vectors[k], t->data, n * width);
     a->width[k] = (int)width;
     a->info.n_vectors = (int)n;
     a->info.bytes += bytes;

@@ -240,6 +240,16 @@ const struct image_info *image_model_info(const struct image_model *m)
     return &m->info;
 }
 
+float *image_kv_memory(const struct image_model *m, int n_tokens, struct err *e)
+{
+    return m->be->alloc(m->be, (size_t)n_tokens * m->info.kv_row_bytes, e);
+}
+
+void image_kv_free(const struct image_model *m, float *kv)
+{
+    m->be->free(m->be, kv);
+}
+
 /* ---- units ---- */
 
 int image_run(struct image_unit *u, int64_t until_us, struct err *e)
@@ -258,6 +268,12 @@ void image_close(struct image_unit *u)
         u->close(u);
 }
 
+static int no_host_memory(struct image_unit *u, struct err *e)
+{
+    image_close(u);
+    return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
+}
+
 /* ---- text ---- */
 
 struct text_unit {
@@ -268,6 +284,7 @@ struct text_unit {
     struct clip_pass pass[IMAGE_MAX_ENCODERS];
     struct tensor hidden; /* [IMAGE_TOKENS, context_dim] */
     struct nn_lora_sites sites;
+    float *pooled; /* [IMAGE_TOKENS, pooled_dim] of the last encoder, for the host */
 };
 
 /* The hidden states that the UNet wants: SDXL's are those before the last layer, without the norm. */
@@ -315,7 +332,7 @@ static int run_text(struct image_unit *unit, int64_t until_us, struct err *e)
     if (rc == 0 && info->pooled_dim > 0) {
         const int last = info->n_encoders - 1;
         const int row = clip_pooled_row(u->m->clip[last], u->pub.ids[last], IMAGE_TOKENS);
-        u->pub.pooled = (float *)u->pass[last].pooled.data + (size_t)row * info->pooled_dim;
+        u->pub.pooled = u->pooled + (size_t)row * (size_t)info->pooled_dim;
     }
     return rc;
 }
@@ -355,10 +372,11 @@ int image_text_open(struct image_text **out, struct image_model *m, int clip_ski
         u->pub.ids[i] = u->pass[i].ids;
         u->pub.own[i] = u->pass[i].own;
     }
-    u->pub.hidden = u->hidden.data;
-    u->pub.pooled = u->pass[m->info.n_encoders - 1].pooled.data;
+    u->pub.hidden = program_host(u->p, &u->hidden, PROGRAM_OUT);
+    u->pooled = program_host(u->p, &u->pass[m->info.n_encoders - 1].pooled, PROGRAM_OUT);
+    u->pub.pooled = u->pooled;
     *out = &u->pub;
-    return 0;
+    return u->pub.hidden != NULL ? 0 : no_host_memory(&u->pub.unit, e);
 }
 
 size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e)
@@ -394,8 +412,9 @@ static int run_kv(struct image_unit *unit, int64_t until_us, struct err *e)
     if (u->m->adapters && program_position(u->p) == 0)
         image_adapter_set(&u->sites, 0, u->pub.adapters, false);
     int rc = program_run(u->p, until_us, e);
+    struct backend *be = u->m->be;
     if (rc == 0)
-        memcpy(u->pub.kv, u->kv.data, (size_t)u->kv.dims[0] * sizeof(float));
+        be->copy(be, u->pub.kv, u->kv.data, (size_t)u->kv.dims[0] * sizeof(float));
     return rc;
 }
 
@@ -433,9 +452,9 @@ int image_kv_open(struct image_kv **out, struct image_model *m, int n_tokens, st
     }
     u->pub.unit = (struct image_unit){
         .bytes = program_memory(u->p), .run = run_kv, .restart = restart_kv, .close = close_kv};
-    u->pub.context = u->context.data;
+    u->pub.context = program_host(u->p, &u->context, PROGRAM_IN);
     *out = &u->pub;
-    return 0;
+    return u->pub.context != NULL ? 0 : no_host_memory(&u->pub.unit, e);
 }
 
 size_t image_kv_bytes(struct image_model *m, int n_tokens, struct err *e)
@@ -553,10 +572,10 @@ static int open_unet(struct image_unet **out, struct image_model *m, struct imag
                                       .run = run_unet,
                                       .restart = restart_unet,
                                       .close = close_unet};
-    u->pub.x = u->pass.x.data;
-    u->pub.out = u->pass.out.data;
+    u->pub.x = program_host(u->p, &u->pass.x, PROGRAM_IN);
+    u->pub.out = program_host(u->p, &u->pass.out, PROGRAM_OUT);
     *out = &u->pub;
-    return 0;
+    return u->pub.x != NULL && u->pub.out != NULL ? 0 : no_host_memory(&u->pub.unit, e);
 }
 
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,

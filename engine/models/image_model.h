@@ -104,8 +104,11 @@ struct image_kv {
     int n_tokens;
     float *context;                        /* [n_tokens, context_dim] in */
     const struct image_adapters *adapters; /* in */
-    float *kv; /* out: kv_row_bytes * n_tokens bytes of the caller, set before image_run */
+    float *kv;                             /* out: of image_kv_memory, set before image_run */
 };
+/* The device's memory for the keys and values of a prompt; NULL: there is none. */
+float *image_kv_memory(const struct image_model *m, int n_tokens, struct err *e);
+void image_kv_free(const struct image_model *m, float *kv); /* NULL is nothing */
 int image_kv_open(struct image_kv **out, struct image_model *m, int n_tokens, struct err *e);
 size_t image_kv_bytes(struct image_model *m, int n_tokens, struct err *e);
 

@@ -30,6 +30,7 @@ struct vae_unit {
     struct axis y, x;
     int at;                               /* tile of this run, in rows */
     struct tensor in, out;                /* of the program: one tile */
+    float *host_in, *host_out;            /* where the host fills and reads them */
     int scale_in, scale_out, c_in, c_out; /* cells of a latent's side; channels */
     float *from, *to;
     float *buffer; /* latent, picture, moments */
@@ -106,7 +107,7 @@ static void fill_tile(struct vae_unit *u)
     const int y0 = begin_of(&u->y, u->at / u->x.n), x0 = begin_of(&u->x, u->at % u->x.n);
     const int s = u->scale_in, c = u->c_in;
     const int h = u->y.tile * s, w = u->x.tile * s;
-    float *in = u->in.data;
+    float *in = u->host_in;
     for (int y = 0; y < h; y++) {
         const float *row =
             u->from +
@@ -121,7 +122,7 @@ static void take_tile(struct vae_unit *u)
     const int iy = u->at / u->x.n, ix = u->at % u->x.n;
     const int y0 = begin_of(&u->y, iy), x0 = begin_of(&u->x, ix), s = u->scale_out;
     const int h = u->y.tile * s, w = u->x.tile * s;
-    const float *out = u->out.data;
+    const float *out = u->host_out;
     float cell[256];
     for (int y = 0; y < h; y++) {
         const float share_y = share(&u->y, iy, y0 * s + y, s);
@@ -237,7 +238,9 @@ int image_vae_open(struct image_vae **out, struct image_model *m, enum image_vae
     } else {
         rc = program_open(&u->p, m->be, record_vae, u, e);
         u->buffer = rc == 0 ? mem_try(buffer_floats(u), sizeof(float)) : NULL;
-        if (rc == 0 && u->buffer == NULL)
+        u->host_in = rc == 0 ? program_host(u->p, &u->in, PROGRAM_IN) : NULL;
+        u->host_out = rc == 0 ? program_host(u->p, &u->out, PROGRAM_OUT) : NULL;
+        if (rc == 0 && (u->buffer == NULL || u->host_in == NULL || u->host_out == NULL))
             rc = err_set(e, ERR_NOMEM, "no memory for a picture");
     }
     if (rc != 0) {

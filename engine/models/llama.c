@@ -61,8 +61,9 @@ struct llama {
     enum dtype kv_type;
     int max_rows, max_logits;
     /* One step: x, h [max_rows, n_embd], q, att [max_rows, n_heads * head_dim], k, v [max_rows,
-     * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd] */
-    float *x, *h, *q, *att, *k, *v, *gate, *up, *last;
+     * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd], logits [max_logits,
+     * n_vocab] where the caller's are not in the device's memory (else NULL) */
+    float *x, *h, *q, *att, *k, *v, *gate, *up, *last, *logits;
 };
 
 /* ---- configuration ---- */
@@ -270,11 +271,10 @@ static int walk_vector(struct walk *w, struct tensor *out, const char *name, int
     if (!w->load)
         return 0;
     struct backend *be = w->m->be;
-    void *p = be->alloc(be, (size_t)n * sizeof(float), w->e);
+    void *p = backend_floats(be, t->type, t->data, n, w->e);
     if (p == NULL)
         return ERR_NOMEM;
     *out = (struct tensor){.data = p, .type = DTYPE_F32, .ndim = 1, .dims = {n}};
-    quant_unpack(t->type, p, t->data, n);
     w->m->base.weight_bytes += (size_t)n * sizeof(float);
     walked(w, t);
     return 0;
@@ -394,8 +394,11 @@ static int alloc_scratch(struct llama *m, struct err *e)
         {&m->gate, rows * (size_t)c->n_ff},
         {&m->up, rows * (size_t)c->n_ff},
         {&m->last, (size_t)m->max_logits * (size_t)c->n_embd},
+        {&m->logits, m->be->host_memory ? 0 : (size_t)m->max_logits * (size_t)c->n_vocab},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i].n == 0)
+            continue;
         *parts[i].p = m->be->alloc(m->be, parts[i].n * sizeof(float), e);
         if (*parts[i].p == NULL)
             return err_wrap(e, "scratch for %d rows", m->max_rows);
@@ -475,8 +478,12 @@ static void logits(struct llama *m, const struct text_batch *b)
         OP(be, rmsnorm, .out = &to, .x = &from, .w = &m->output_norm, .eps = m->c.eps);
     }
     struct tensor last = rows_of(m->last, b->n_logits, n_embd);
-    struct tensor out = rows_of(b->logits, b->n_logits, m->c.n_vocab);
+    struct tensor out =
+        rows_of(m->logits != NULL ? m->logits : b->logits, b->n_logits, m->c.n_vocab);
     OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .precise = true);
+    if (m->logits != NULL)
+        be->download(be, b->logits, m->logits,
+                     (size_t)b->n_logits * (size_t)m->c.n_vocab * sizeof(float));
 }
 
 static int check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
@@ -546,7 +553,8 @@ static void llama_close(struct text_model *base)
     if (m->output != m->embd)
         be->weight_close(be, m->output);
     be->weight_close(be, m->embd);
-    float *const scratch[] = {m->x, m->h, m->q, m->att, m->k, m->v, m->gate, m->up, m->last};
+    float *const scratch[] = {m->x, m->h,    m->q,  m->att,  m->k,
+                              m->v, m->gate, m->up, m->last, m->logits};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         be->free(be, scratch[i]);
     be->free(be, m->output_norm.data);

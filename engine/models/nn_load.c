@@ -148,7 +148,7 @@ static void open_vector(struct nn_loader *l, struct tensor *to, const struct che
 {
     struct nn_store *s = l->store;
     int64_t n = dims[0] * (ndim > 1 ? dims[1] : 1);
-    void *p = s->be->alloc(s->be, (size_t)n * sizeof(float), l->e);
+    void *p = backend_floats(s->be, t->type, t->data, n, l->e);
     if (p == NULL) {
         l->rc = ERR_NOMEM;
         return;
@@ -156,7 +156,6 @@ static void open_vector(struct nn_loader *l, struct tensor *to, const struct che
     s->vectors = grown(s->vectors, s->n_vectors, sizeof *s->vectors);
     s->vectors[s->n_vectors++] = p;
     s->bytes += (size_t)n * sizeof(float);
-    quant_unpack(t->type, p, t->data, n);
     *to = (struct tensor){.data = p, .type = DTYPE_F32, .ndim = ndim};
     for (int i = 0; i < ndim; i++)
         to->dims[i] = dims[i];

@@ -107,6 +107,7 @@ struct unet_cross {
 };
 #define UNET_TIME_IDS 6
 struct unet_pass {
+    struct program *p;
     int n;
     struct tensor x;          /* [n, h, w, in_channels], pinned */
     struct tensor time;       /* [n, channels[0]], pinned: the sinusoids of the timestep */

@@ -269,7 +269,7 @@ void unet_pass_record(const struct unet *m, struct program *p, const int64_t siz
                       struct unet_pass *pass)
 {
     struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    *pass = (struct unet_pass){.n = (int)size[0]};
+    *pass = (struct unet_pass){.p = p, .n = (int)size[0]};
     record(&s, size);
 }
 
@@ -277,7 +277,7 @@ void unet_pass_record_steered(const struct unet *m, struct program *p, const int
                               struct unet_pass *pass)
 {
     struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    *pass = (struct unet_pass){.n = (int)size[0]};
+    *pass = (struct unet_pass){.p = p, .n = (int)size[0]};
     record_residuals(&s, size);
     record(&s, size);
 }
@@ -286,7 +286,7 @@ void unet_pass_record_half(const struct unet *m, struct program *p, const struct
                            struct unet_pass *pass, struct unet_half *out)
 {
     struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    *pass = (struct unet_pass){.n = (int)hint->dims[0]};
+    *pass = (struct unet_pass){.p = p, .n = (int)hint->dims[0]};
     out->mid = record_half(&s, hint->dims, hint);
     out->n_skips = s.n_skips;
     for (int i = 0; i < s.n_skips; i++)
@@ -307,17 +307,27 @@ static void sinusoids(float *to, int dim, float t, bool cosines_first, float shi
     }
 }
 
+/* NULL where there is no memory; the run says so. */
+static float *input_row(const struct unet_pass *pass, const struct tensor *t, int row)
+{
+    float *host = program_host(pass->p, t, PROGRAM_IN);
+    int64_t n = 1;
+    for (int i = 1; i < t->ndim; i++)
+        n *= t->dims[i];
+    return host != NULL ? host + row * n : NULL;
+}
+
 void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const struct unet_row *r)
 {
     const struct unet_config *c = &m->c;
-    float *time = (float *)pass->time.data + (size_t)row * (size_t)c->channels[0];
-    sinusoids(time, c->channels[0], r->timestep, c->flip_sin_to_cos, c->freq_shift);
-    if (c->guidance_dim > 0)
-        sinusoids((float *)pass->guidance.data + (size_t)row * (size_t)c->guidance_dim,
-                  c->guidance_dim, (r->guidance - 1) * 1000, false, 1);
-    if (c->pooled_dim > 0) {
-        const int wide = c->pooled_dim + UNET_TIME_IDS * c->added_dim;
-        float *added = (float *)pass->added.data + (size_t)row * (size_t)wide;
+    float *time = input_row(pass, &pass->time, row);
+    if (time != NULL)
+        sinusoids(time, c->channels[0], r->timestep, c->flip_sin_to_cos, c->freq_shift);
+    float *guidance = c->guidance_dim > 0 ? input_row(pass, &pass->guidance, row) : NULL;
+    if (guidance != NULL)
+        sinusoids(guidance, c->guidance_dim, (r->guidance - 1) * 1000, false, 1);
+    float *added = c->pooled_dim > 0 ? input_row(pass, &pass->added, row) : NULL;
+    if (added != NULL) {
         for (int i = 0; i < c->pooled_dim; i++)
             added[i] = r->pooled[i];
         for (int i = 0; i < UNET_TIME_IDS; i++)
@@ -342,7 +352,9 @@ void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block
     for (int i = 0; i < pass->n_places; i++) {
         const struct tensor *t = &pass->residuals[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
-        float *to = (float *)t->data + (size_t)row * n;
+        float *to = input_row(pass, t, row);
+        if (to == NULL)
+            return;
         if (block != NULL) {
             memcpy(to, block, n * sizeof *to);
             block += n;

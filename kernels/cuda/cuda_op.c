@@ -87,5 +87,5 @@ void cuda_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
     }
 MISSING(embed) MISSING(linear) MISSING(rope) MISSING(kv_store) MISSING(attn_paged) MISSING(glu)
 MISSING(add) MISSING(act) MISSING(concat) MISSING(layernorm) MISSING(groupnorm) MISSING(conv2d)
-MISSING(attn)
+MISSING(lowrank) MISSING(attn)
     /* clang-format on */

@@ -85,7 +85,7 @@ static void golden_open(struct golden *g, const char *kind)
 static void golden_close(struct golden *g)
 {
     be->free(be, g->pool);
-    free(g->look.kv);
+    blip_view_free(g->m, g->look.kv);
     image_free(&g->rgb);
     safetensors_close(g->st);
     blip_text(g->m)->close(blip_text(g->m));
@@ -134,7 +134,7 @@ static void look(struct golden *g, const int32_t *question, int n_question)
     g->look =
         (struct blip_look){.rgb = g->rgb.data, .question = question, .n_question = n_question};
     if (bytes > 0)
-        g->look.kv = malloc(bytes);
+        g->look.kv = blip_view_memory(g->m, n_question, &e);
     blip_look_begin(g->m, &g->look);
     int rc, n = 0;
     while ((rc = blip_look_run(g->m, &g->look, 0, &e)) > 0)
@@ -213,7 +213,12 @@ static void check_pixels(const struct golden *g)
 static void check_seen(const struct golden *g)
 {
     const struct tensor *seen = blip_seen(g->m);
-    same(g, "seen", seen->data, (size_t)(seen->dims[0] * seen->dims[1]));
+    const size_t n = (size_t)(seen->dims[0] * seen->dims[1]);
+    float *host = malloc(n * sizeof *host);
+    struct err e = {0};
+    must(blip_seen_copy(g->m, host, &e), &e);
+    same(g, "seen", host, n);
+    free(host);
 }
 
 static void blip_captions_as_transformers(void **state)

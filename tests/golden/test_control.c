@@ -333,7 +333,7 @@ static void steered_pass_without_residuals_has_the_same_bits(void **state)
     struct image_model *m = open_model(DIR "sd_sd15");
     const struct image_info *info = image_model_info(m);
     const size_t n = (size_t)H * W * (size_t)info->latent_channels;
-    float *kv = calloc(TOKENS, info->kv_row_bytes), *plain = malloc(n * sizeof(float));
+    float *kv = image_kv_memory(m, TOKENS, NULL), *plain = malloc(n * sizeof(float));
     struct err e = {0};
     (void)state;
     for (int steered = 0; steered < 2; steered++) {
@@ -352,7 +352,7 @@ static void steered_pass_without_residuals_has_the_same_bits(void **state)
             memcpy(plain, u->out, n * sizeof(float));
         image_close(&u->unit);
     }
-    free(kv);
+    image_kv_free(m, kv);
     free(plain);
     image_model_close(m);
 }

@@ -178,7 +178,7 @@ static void rows_open(struct rows *r, const struct golden *g)
         const int tokens = IMAGE_TOKENS * (i + 1);
         must(image_kv_open(&kv, g->m, tokens, &e), &e);
         assert_int_equal(kv->unit.bytes, image_kv_bytes(g->m, tokens, &e));
-        r->kv[i] = kv->kv = malloc(g->info->kv_row_bytes * (size_t)tokens);
+        r->kv[i] = kv->kv = image_kv_memory(g->m, tokens, &e);
         get(g, contexts[i], kv->context, (size_t)tokens * (size_t)g->info->context_dim);
         run(&kv->unit, i == 1);
         image_close(&kv->unit);
@@ -193,10 +193,10 @@ static void rows_open(struct rows *r, const struct golden *g)
     }
 }
 
-static void rows_close(struct rows *r)
+static void rows_close(struct rows *r, const struct golden *g)
 {
     for (int i = 0; i < 2; i++) {
-        free(r->kv[i]);
+        image_kv_free(g->m, r->kv[i]);
         free(r->pooled[i]);
     }
     free(r->x);
@@ -232,7 +232,7 @@ static void unet_matches_diffusers(void **state)
     forward(&g, &r, (const int[]){0, 1}, 2, out);
     near(&g, "out", out);
     free(out);
-    rows_close(&r);
+    rows_close(&r, &g);
     golden_close(&g);
 }
 
@@ -255,7 +255,7 @@ static void unet_bits_do_not_depend_on_the_batch(void **state)
     }
     free(alone);
     free(batch);
-    rows_close(&r);
+    rows_close(&r, &g);
     golden_close(&g);
 }
 
@@ -312,7 +312,7 @@ static void bits_do_not_depend_on_the_slices(void **state)
     free(picture);
     free(whole);
     free(cut);
-    rows_close(&r);
+    rows_close(&r, &g);
     golden_close(&g);
 }
 

@@ -90,7 +90,7 @@ static void step(struct image_model *m, const struct safetensors *s)
     for (int i = 0; i < ROWS; i++) {
         struct image_kv *k;
         must(image_kv_open(&k, m, IMAGE_TOKENS, &e), &e);
-        kv[i] = k->kv = malloc(info->kv_row_bytes * IMAGE_TOKENS);
+        kv[i] = k->kv = image_kv_memory(m, IMAGE_TOKENS, &e);
         memcpy(k->context, (const char *)context->data + (size_t)i * (context->bytes / ROWS),
                context->bytes / ROWS);
         must(image_run(&k->unit, INT64_MAX, &e), &e);
@@ -107,7 +107,7 @@ static void step(struct image_model *m, const struct safetensors *s)
     image_close(&u->unit);
     free(pooled);
     for (int i = 0; i < ROWS; i++)
-        free(kv[i]);
+        image_kv_free(m, kv[i]);
 }
 
 static void full_size_matches_diffusers(void **state)

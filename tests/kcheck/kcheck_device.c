@@ -363,6 +363,19 @@ static void proxy_conv2d(struct backend *be, const struct op_conv2d *p)
     RUN(conv2d, q);
 }
 
+static void proxy_lowrank(struct backend *be, const struct op_lowrank *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_lowrank q = *p;
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    q.out = move(x, &m, p->out);
+    q.x = move(x, &m, p->x);
+    RUN(lowrank, q);
+}
+
 static size_t rows_bytes(int n, int stride, int width)
 {
     return n > 0 ? ((size_t)(n - 1) * (size_t)stride + (size_t)width) * sizeof(float) : 0;
