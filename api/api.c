@@ -413,6 +413,8 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     struct api_call *c = api_call_new(a);
     struct err e = {0};
     c->priv->owner = rq->owner;
+    c->priv->safety = rq->safety;
+    c->priv->request_id = xstrdup(rq->request_id != NULL ? rq->request_id : "");
     int err = begin(c, rq, &e);
     if (err == 0 && c->out.failed) {
         err = err_set(&e, ERR_TOOBIG, "the answer is larger than this server allows");
@@ -467,6 +469,8 @@ static bool render(struct api_call *c, struct event *ev, int *err, struct err *e
         return false;
     }
     c->work = images_out_event(p->images, ev, &c->out) != 0;
+    if (ev->kind == EV_DONE)
+        *err = images_out_refused(p->images, e);
     if (c->out.failed)
         *err = err_set(e, ERR_TOOBIG, "the answer is larger than this server allows");
     return c->work;
@@ -495,6 +499,8 @@ static bool take_event(struct api_call *c, struct event *ev)
     }
     if (ev->kind == EV_TEXT)
         c->completion_tokens += ev->n_tokens > 0 ? ev->n_tokens : 1;
+    if (ev->kind == EV_IMAGE && ev->safety != NULL)
+        images_audit(c, ev);
     size_t before = c->out.len;
     int err = 0;
     bool kept = render(c, ev, &err, &e);
@@ -574,6 +580,7 @@ void api_end(struct api_call *c)
     images_out_close(c->priv->images);
     embeddings_close(c->priv->embeddings);
     buf_free(&c->out);
+    free(c->priv->request_id);
     free(c->priv);
     free(c);
 }

@@ -104,7 +104,8 @@ struct api_request {
     size_t body_len;
     const char *content_type; /* NULL: none */
     const char *request_id;
-    int owner; /* which API key; jobs belong to it */
+    int owner;                 /* which API key; jobs belong to it */
+    enum safety_action safety; /* that key's */
 };
 
 enum api_state {

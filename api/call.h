@@ -37,7 +37,9 @@ struct api_call_private {
     size_t max_out;                /* of a stream's backlog */
     bool at_work, ended;           /* a worker has it; api_end was called meanwhile */
     int owner;
-    struct err err; /* what error_reason points into */
+    enum safety_action safety;
+    char *request_id; /* for log lines */
+    struct err err;   /* what error_reason points into */
     int64_t begin_us;
     bool first_text; /* ttft_us is known */
 };
@@ -88,6 +90,8 @@ int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct
 int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, struct err *e);
 int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned where,
                       struct err *e);
+/* One log line for a picture that a safety checker has looked at. */
+void images_audit(const struct api_call *c, const struct event *ev);
 int jobs_list(struct api_call *c, struct err *e);
 int jobs_one(struct api_call *c, const char *path, struct err *e);
 int jobs_delete(struct api_call *c, const char *path, struct err *e);

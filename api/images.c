@@ -7,6 +7,7 @@
 #include "api/call.h"
 #include "base/clock.h"
 #include "base/image.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "engine/noise.h"
 
@@ -312,6 +313,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->seed = p->seed >= 0 ? (uint64_t)p->seed : rng_seed_random() & 0xffffffff;
     s->clip_skip = (int)p->clip_skip;
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
+    s->safety = c->priv->safety;
     const struct noise_name *name = p->scheduler != NULL ? noise_find(p->scheduler) : NULL;
     if (name != NULL) {
         s->scheduler = name->choice.scheduler;
@@ -401,6 +403,7 @@ static void open_answer(struct api_call *c, const struct api_model *m, const str
                                          .model = m->card->id,
                                          .init = c->job->image.init,
                                          .mask = p->keep_unmasked ? c->job->image.mask : NULL,
+                                         .safety = c->job->image.safety,
                                          .parameters = buf_str(&parameters),
                                          .seed_at = seed_at};
     c->priv->images = images_out_open(&o);
@@ -449,6 +452,24 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
     c->background = p.job;
     c->content_type = c->stream ? "text/event-stream" : "application/json";
     return 0;
+}
+
+void images_audit(const struct api_call *c, const struct event *ev)
+{
+    const struct safety_result *s = ev->safety;
+    float most = -1;
+    for (int i = 0; i < s->n_concepts; i++)
+        most = s->concepts[i] > most ? s->concepts[i] : most;
+    struct log_line l;
+    log_begin(&l, s->flagged ? LOG_WARN : LOG_INFO, "safety");
+    log_str(&l, "request", c->priv->request_id);
+    log_int(&l, "key", c->priv->owner);
+    log_str(&l, "model", c->model);
+    log_int(&l, "image", ev->index);
+    log_int(&l, "seed", (int64_t)ev->seed);
+    log_str(&l, "action", images_out_action(s, c->job->image.safety));
+    log_num(&l, "score", (double)most);
+    log_end(&l);
 }
 
 int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, struct err *e)

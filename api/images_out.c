@@ -1,6 +1,7 @@
 /* The answers of /v1/images.  A picture's base64 text is made once, in quotes, and then only copied. */
 #include "api/images_out.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@ struct picture {
     int step, n_steps;
     bool complete;
     uint64_t seed;
+    bool checked; /* by a safety checker, which said: */
+    struct safety_result safety;
     struct buf text; /* "base64" with its quotes */
 };
 
@@ -80,10 +83,16 @@ static void put_parameters(const struct images_out *o, uint64_t seed, struct buf
     buf_adds(out, o->parameters + o->o.seed_at);
 }
 
-/* A VAE changes all pixels a little, and where a model is driven hard, the colours of all of them. */
-static void give_back(const struct images_out *o, struct image *im)
+/* Is the picture of the event replaced, by black or by a blur? */
+static bool hidden(const struct images_out *o, const struct event *ev)
 {
-    if (o->o.mask == NULL || im->width != o->o.width || im->height != o->o.height)
+    return ev->safety != NULL && ev->safety->flagged && o->o.safety != SAFETY_FLAG;
+}
+
+/* A VAE changes all pixels a little, and where a model is driven hard, the colours of all of them. */
+static void give_back(const struct images_out *o, const struct event *ev, struct image *im)
+{
+    if (o->o.mask == NULL || im->width != o->o.width || im->height != o->o.height || hidden(o, ev))
         return;
     for (size_t i = 0, n = (size_t)im->width * (size_t)im->height; i < n; i++)
         if (o->o.mask[i] == 0)
@@ -94,7 +103,7 @@ void images_out_work(struct images_out *o)
 {
     const struct event *ev = o->pending; /* ours, so its pixels may be changed */
     struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
-    give_back(o, &im);
+    give_back(o, ev, &im);
     struct buf parameters, file;
     buf_init(&parameters, PARAMETERS_MAX);
     buf_init(&file, text_max(&o->o) / 4 * 3);
@@ -156,6 +165,54 @@ static void put_usage(struct json_writer *w, const struct images_out *o, int pro
     json_close(w, '}');
 }
 
+const char *images_out_action(const struct safety_result *s, enum safety_action wanted)
+{
+    static const char *const names[] = {
+        [SAFETY_BLOCK] = "block", [SAFETY_BLUR] = "blur", [SAFETY_FLAG] = "flag"};
+    return s->flagged ? names[wanted] : "none";
+}
+
+static void put_scores(struct json_writer *w, const char *key, const float *scores, int n)
+{
+    json_open(w, key, '[');
+    for (int i = 0; i < n; i++) /* three digits, as they were rounded */
+        json_put_num(w, NULL, rint((double)scores[i] * 1000) / 1000);
+    json_close(w, ']');
+}
+
+static void put_safety(struct json_writer *w, const struct images_out *o, const struct picture *p)
+{
+    json_open(w, "safety", '{');
+    json_put_bool(w, "checked", p->checked);
+    if (p->checked) {
+        json_put_bool(w, "flagged", p->safety.flagged);
+        json_put_str(w, "action", images_out_action(&p->safety, o->o.safety));
+        json_open(w, "scores", '{');
+        put_scores(w, "concepts", p->safety.concepts, p->safety.n_concepts);
+        put_scores(w, "special_care", p->safety.special, p->safety.n_special);
+        json_close(w, '}');
+    }
+    json_close(w, '}');
+}
+
+/* Is every picture there and blocked? */
+static bool all_blocked(const struct images_out *o)
+{
+    int n = 0;
+    for (int i = 0; i < o->o.n; i++)
+        n += o->pictures[i].checked && o->pictures[i].safety.flagged;
+    return o->o.safety == SAFETY_BLOCK && n == o->o.n;
+}
+
+int images_out_refused(const struct images_out *o, struct err *e)
+{
+    if (!all_blocked(o))
+        return 0;
+    return err_set(e, ERR_REFUSED,
+                   "the safety system of this server holds back what was made: it may not be safe "
+                   "to look at; try another prompt or seed");
+}
+
 static void put_frame(const struct images_out *o, const struct event *ev, struct buf *out)
 {
     char type[48];
@@ -177,6 +234,8 @@ static void put_frame(const struct images_out *o, const struct event *ev, struct
         json_put_int(&w, "partial_image_index", ev->partial);
     json_put_int(&w, "image_index", ev->index);
     json_put_int(&w, "seed", (int64_t)ev->seed);
+    if (whole)
+        put_safety(&w, o, &o->pictures[ev->index]);
     if (whole)
         put_usage(&w, o, ev->usage.prompt_tokens, 1);
     json_close(&w, '}');
@@ -203,6 +262,7 @@ static void put_answer(struct images_out *o, const struct job_usage *u, struct b
             json_put_raw(&w, o->o.answer == IMAGE_URL ? "url" : "b64_json", p->text.data,
                          p->text.len);
         json_put_int(&w, "seed", (int64_t)p->seed);
+        put_safety(&w, o, p);
         json_close(&w, '}');
         buf_free(&p->text);
     }
@@ -238,7 +298,7 @@ int images_out_event(struct images_out *o, struct event *ev, struct buf *out)
         o->pending = ev;
         return 1;
     case EV_DONE:
-        if (!o->o.stream)
+        if (!o->o.stream && !all_blocked(o))
             put_answer(o, &ev->usage, out);
         return 0;
     default:
@@ -265,8 +325,13 @@ int images_out_worked(struct images_out *o, struct buf *out, struct err *e)
     } else if (ev->partial < 0) {
         p->complete = true;
         p->seed = ev->seed;
+        p->checked = ev->safety != NULL;
+        if (p->checked)
+            p->safety = *ev->safety;
     }
-    if (err == 0 && o->o.stream) {
+    if (err == 0 && o->o.stream && ev->partial < 0 && all_blocked(o)) {
+        /* the error that follows says it */
+    } else if (err == 0 && o->o.stream) {
         put_frame(o, ev, out);
     } else if (err == 0 && ev->partial < 0) {
         swap(&p->text, &o->text);

@@ -14,9 +14,10 @@ struct images_out_options {
     int quality; /* enum image_quality */
     enum image_answer answer;
     enum codec_format format;
-    int compression;            /* 0 ... 100 */
-    int64_t created;            /* unix seconds */
-    const char *model;          /* borrowed */
+    int compression;   /* 0 ... 100 */
+    int64_t created;   /* unix seconds */
+    const char *model; /* borrowed */
+    enum safety_action safety;
     const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
     const char *parameters; /* text for the PNG, copied; each picture's seed comes into it ... */
     size_t seed_at;         /* ... here */
@@ -34,6 +35,11 @@ int images_out_event(struct images_out *o, struct event *ev, struct buf *out);
 void images_out_work(struct images_out *o);
 /* Takes over what the worker made; 0 or its error. */
 int images_out_worked(struct images_out *o, struct buf *out, struct err *e);
+
+/* Once all pictures are there: ERR_REFUSED when every one of them was blocked. */
+int images_out_refused(const struct images_out *o, struct err *e);
+/* What became of a picture: "none", "flag", "blur" or "block". */
+const char *images_out_action(const struct safety_result *s, enum safety_action wanted);
 
 /* How far it is. */
 struct images_progress {

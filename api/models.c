@@ -52,6 +52,8 @@ static void put_model(struct json_writer *w, const struct api *a, int i)
         json_put_int(w, "n_ctx", m->n_ctx);
         json_put_int(w, "n_ctx_train", m->n_ctx_train);
     }
+    if (m->image != NULL)
+        json_put_bool(w, "safety_checker", m->image->safety);
     json_open(w, "modalities", '{');
     put_modalities(w, "input", m->input);
     put_modalities(w, "output", m->output);

@@ -334,3 +334,22 @@ int image_orient(struct image *im, int orientation, struct err *e)
     *im = out;
     return 0;
 }
+
+/* ---- Obscuring ---- */
+
+enum { OBSCURE_SIDE = 8 }; /* cells of the longer side that are left */
+
+void image_obscure(struct image *im)
+{
+    int longest = im->width > im->height ? im->width : im->height;
+    int w = (im->width * OBSCURE_SIDE + longest - 1) / longest;
+    int h = (im->height * OBSCURE_SIDE + longest - 1) / longest;
+    struct image cells = {0}, smooth = {0};
+    if (image_resize(&cells, im, w, h, IMAGE_BILINEAR, NULL) == 0 &&
+        image_resize(&smooth, &cells, im->width, im->height, IMAGE_BICUBIC, NULL) == 0)
+        memcpy(im->data, smooth.data, image_bytes(im));
+    else
+        memset(im->data, 0, image_bytes(im));
+    image_free(&cells);
+    image_free(&smooth);
+}

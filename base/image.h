@@ -34,6 +34,8 @@ int image_crop(struct image *out, const struct image *in, int x, int y, int widt
 int image_convert(struct image *out, const struct image *in, int channels, struct err *e);
 /* One channel as a gray picture. */
 int image_channel(struct image *out, const struct image *in, int channel, struct err *e);
+/* Blurs the picture so that its colours are left and nothing can be recognised; black where there is no memory. */
+void image_obscure(struct image *im);
 /* Turns the picture as the EXIF orientation 1 ... 8 says (others: as it is), in place of in. */
 int image_orient(struct image *im, int orientation, struct err *e);
 #endif

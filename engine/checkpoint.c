@@ -17,8 +17,8 @@ enum { JSON_MAX_BYTES = 8 << 20, TENSORS_MAX = 1 << 16, MAGIC = 16 };
 
 const char *checkpoint_part_name(enum checkpoint_part part)
 {
-    static const char *const names[] = {"unet",           "vae",   "text_encoder",
-                                        "text_encoder_2", "model", "control"};
+    static const char *const names[] = {"unet",           "vae",   "text_encoder", "text_encoder_2",
+                                        "safety_checker", "model", "control"};
     return (unsigned)part < CHECKPOINT_N_PARTS ? names[part] : "";
 }
 
@@ -341,6 +341,7 @@ int checkpoint_open(struct checkpoint **out, const char *path, const struct chec
     struct checkpoint *c = xcalloc(1, sizeof *c);
     arena_init(&c->arena, CHECKPOINT_ARENA);
     c->path = arena_strdup(&c->arena, path);
+    c->no_safety = o != NULL && o->no_safety;
     int rc = c->path != NULL ? open_path(c, o, e) : checkpoint_no_memory(e);
     if (rc != 0) {
         checkpoint_close(c);

@@ -30,6 +30,7 @@ enum checkpoint_part {
     CHECKPOINT_VAE,
     CHECKPOINT_TEXT_ENCODER,
     CHECKPOINT_TEXT_ENCODER_2,
+    CHECKPOINT_SAFETY,  /* "safety_checker" */
     CHECKPOINT_MODEL,   /* of transformers: always alone */
     CHECKPOINT_CONTROL, /* a ControlNet or a T2I-Adapter: always alone */
     CHECKPOINT_N_PARTS
@@ -48,6 +49,7 @@ struct checkpoint_options { /* zeros: all from the files */
      * is tried for a single file NAME.safetensors, then tokenizer/ beside it. */
     const char *tokenizer;
     const char *prediction; /* "epsilon", "v_prediction" or "sample": overrules the files */
+    bool no_safety;         /* leave the safety checker where it is */
 };
 
 /* o may be NULL.  ERR_NOTFOUND, ERR_IO, ERR_CORRUPT; ERR_UNSUPPORTED for what is well formed but no

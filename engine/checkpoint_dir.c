@@ -63,6 +63,9 @@ static int add(struct checkpoint *c, enum checkpoint_part part, const struct che
         /* as it is */
     } else if (part == CHECKPOINT_VAE) {
         name = modern_vae(name, room);
+    } else if (part == CHECKPOINT_SAFETY) {
+        static const char twice[] = "vision_model.vision_model."; /* before version 5 */
+        name += starts(name, twice) ? strlen("vision_model.") : 0;
     } else if (part != CHECKPOINT_UNET && !starts(name, "text_model.") &&
                !starts(name, "text_projection.")) {
         snprintf(room, sizeof room, "text_model.%s", name);
@@ -153,7 +156,7 @@ static int open_weights(struct checkpoint *c, enum checkpoint_part part, const c
                         struct err *e)
 {
     bool text = part == CHECKPOINT_TEXT_ENCODER || part == CHECKPOINT_TEXT_ENCODER_2 ||
-                part == CHECKPOINT_MODEL;
+                part == CHECKPOINT_SAFETY || part == CHECKPOINT_MODEL;
     const char *base = text ? "model" : "diffusion_pytorch_model";
     static const char *const tails[] = {".safetensors", ".safetensors.index.json",
                                         ".fp16.safetensors", ".safetensors.index.fp16.json"};
@@ -205,6 +208,7 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
         {"AutoencoderKL", "AutoencoderTiny"},
         {"CLIPTextModel", "CLIPTextModelWithProjection"},
         {"CLIPTextModel", "CLIPTextModelWithProjection"},
+        {"StableDiffusionSafetyChecker", ""},
         {"", ""},
         {"ControlNetModel", "T2IAdapter"}};
     if (strcmp(class, known[part][0]) == 0 || strcmp(class, known[part][1]) == 0)
@@ -213,9 +217,22 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
                    checkpoint_shown(class).text, known[part][0]);
 }
 
+/* There when its directory is, whatever the index says of it: nobody loses it by an edited file. */
+static int open_safety(struct checkpoint *c, struct err *e)
+{
+    const char *dir = path_of(c, c->path, checkpoint_part_name(CHECKPOINT_SAFETY));
+    if (dir == NULL)
+        return checkpoint_no_memory(e);
+    if (!exists(dir))
+        return 0;
+    const char *class = component(c->index, checkpoint_part_name(CHECKPOINT_SAFETY));
+    int rc = class != NULL ? check_class(CHECKPOINT_SAFETY, class, e) : 0;
+    return rc == 0 ? open_part(c, CHECKPOINT_SAFETY, dir, e) : rc;
+}
+
 static int open_parts(struct checkpoint *c, struct err *e)
 {
-    for (int p = 0; p < CHECKPOINT_MODEL; p++) {
+    for (int p = 0; p < CHECKPOINT_SAFETY; p++) {
         enum checkpoint_part part = (enum checkpoint_part)p;
         const char *name = checkpoint_part_name(part), *class = component(c->index, name);
         if (class == NULL && part == CHECKPOINT_TEXT_ENCODER_2)
@@ -295,6 +312,8 @@ int checkpoint_dir_open(struct checkpoint *c, struct err *e)
     int rc = checkpoint_json(&c->index, index, e);
     if (rc == 0)
         rc = open_parts(c, e);
+    if (rc == 0 && !c->no_safety)
+        rc = open_safety(c, e);
     if (rc == 0)
         rc = checkpoint_json(&c->scheduler, scheduler, e);
     if (rc == 0)

@@ -41,6 +41,7 @@ struct checkpoint {
     int n_files;
     struct checkpoint_list parts[CHECKPOINT_N_PARTS];
     struct cJSON *index, *scheduler;
+    bool no_safety;           /* of the options */
     bool single;              /* one file, not a directory */
     const char *path;         /* as given */
     const char *yaml;         /* of a single file: where its NAME.yaml would be, or NULL */

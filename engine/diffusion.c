@@ -60,6 +60,7 @@ static void fill_card(struct diffusion *d)
         .clip_skip = -1,
         .inpaint = info->in_channels != info->latent_channels,
         .edit = info->has_encoder,
+        .safety = info->has_safety,
     };
 }
 
@@ -79,6 +80,9 @@ static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend 
         return rc;
     }
     d->info = image_model_info(d->model);
+    if (o->safety == SAFETY_REQUIRED && !d->info->has_safety)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "it has no safety checker, and the option safety_required wants one");
     rc = o->bare ? 0 : open_tokenizers(d, c, e);
     if (rc)
         return rc;
@@ -92,7 +96,8 @@ int diffusion_open(struct diffusion **out, const char *path, struct backend *be,
                    const struct diffusion_options *o, struct err *e)
 {
     struct checkpoint *c = NULL;
-    int rc = checkpoint_open(&c, path, NULL, e);
+    const struct checkpoint_options co = {.no_safety = o->safety == SAFETY_NEVER};
+    int rc = checkpoint_open(&c, path, &co, e);
     if (rc)
         return rc;
     struct diffusion *d = xcalloc(1, sizeof *d);

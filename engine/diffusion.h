@@ -26,6 +26,7 @@ struct diffusion_options {
     size_t vae_bytes;     /* a VAE pass that needs more works in tiles; 0: image_model's default */
     atomic_int *progress; /* per mille, or NULL */
     bool bare;            /* without tokenizers: for computing only */
+    enum safety_load safety;
 };
 /* Does the path mean an image model? */
 bool diffusion_is(const char *path);

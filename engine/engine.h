@@ -33,6 +33,7 @@ struct engine_options {
     double image_weight; /* an image model's share of the device beside a text model's 1 */
     size_t vae_bytes;    /* of a pass of the image decoder; more goes in tiles.  0: 1 GiB */
     const char *preview; /* TAESD checkpoint for previews, or NULL */
+    enum safety_load safety;
     /* Called from the engine thread when a job got an event or the state changed; must only
      * wake the other side (uv_async_send). */
     void (*wake)(void *ctx);
@@ -85,6 +86,7 @@ struct engine_stats {
     int images_running;          /* pictures */
     int64_t image_steps, images; /* calls of the UNet for a picture, pictures made */
     int64_t models_loaded, weight_bytes, weight_budget_bytes;
+    int64_t images_flagged; /* of them by a safety checker */
 };
 void engine_stats(const struct engine *g, struct engine_stats *s);
 #endif

@@ -129,7 +129,7 @@ static void finish(struct engine *g, struct task *t)
 int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err *e)
 {
     struct pipeline *p = &g->models[plan->model].pipeline;
-    int64_t start = clock_us(), steps = p->n_steps, images = p->n_images;
+    int64_t start = clock_us(), steps = p->n_steps, images = p->n_images, flagged = p->n_flagged;
     struct image_task *ended = NULL;
     int ms = plan->alone ? UNIT_ALONE_MS : UNIT_SHARED_MS;
     int rc = pipeline_run(p, start + (int64_t)ms * 1000, &ended, e);
@@ -138,6 +138,7 @@ int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err
     sched_done(&g->sched, plan, (double)(clock_us() - start));
     STAT_ADD(g, image_steps, p->n_steps - steps);
     STAT_ADD(g, images, p->n_images - images);
+    STAT_ADD(g, images_flagged, p->n_flagged - flagged);
     if (p->n_steps != steps || p->n_images != images)
         g->dirty = true;
     if (!ended)

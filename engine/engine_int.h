@@ -26,7 +26,7 @@ enum {
     X(cached_tokens) X(generated_tokens) X(steps) X(step_rows) X(pages_total) X(pages_used) \
     X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
     X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images) \
-    X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
+    X(images_flagged) X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
 /* clang-format on */
 
 struct loaded {

@@ -26,6 +26,7 @@ static struct model_options options_of(struct engine *g)
         .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
         .kv_type = g->o.kv_type,
         .vae_bytes = g->o.vae_bytes,
+        .safety = g->o.safety,
         .preview = g->preview,
     };
 }

@@ -145,21 +145,36 @@ struct event *job_event_new(enum event_kind kind, int index, const char *text, s
     return ev;
 }
 
+/* An event with a picture, in one allocation. */
+struct image_block {
+    struct event ev; /* first */
+    struct safety_result safety;
+    uint8_t rgb[];
+};
+
 struct event *job_event_image(enum event_kind kind, int index, int width, int height, uint8_t **rgb)
 {
     size_t bytes = (size_t)width * (size_t)height * 3;
-    struct event *ev = mem_try(1, sizeof *ev + bytes);
-    if (!ev)
+    struct image_block *block = mem_try(1, sizeof *block + bytes);
+    if (!block)
         return NULL;
+    struct event *ev = &block->ev;
     ev->kind = kind;
     ev->index = index;
     ev->text = "";
     ev->partial = -1;
     ev->width = width;
     ev->height = height;
-    *rgb = (uint8_t *)(ev + 1);
+    *rgb = block->rgb;
     ev->rgb = *rgb;
     return ev;
+}
+
+void job_event_set_safety(struct event *ev, const struct safety_result *said)
+{
+    struct image_block *block = (struct image_block *)ev;
+    block->safety = *said;
+    ev->safety = &block->safety;
 }
 
 void job_emit(struct job *j, struct event *ev)

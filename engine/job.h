@@ -83,6 +83,18 @@ struct embed_spec {
 /* Which random numbers a seed stands for: torch.Generator("cpu")'s or torch.Generator("cuda")'s. */
 enum image_rng { IMAGE_RNG_CPU, IMAGE_RNG_CUDA };
 
+/* What becomes of a picture that the model's safety checker flags, and of its previews, which come before
+ * anybody knows: replaced by black, and blurred; blurred, and blurred; given out as they are. */
+enum safety_action { SAFETY_BLOCK, SAFETY_BLUR, SAFETY_FLAG };
+
+/* What the checker says of a picture: how far above its threshold each concept is. */
+#define SAFETY_SCORES_MAX 64
+struct safety_result {
+    bool flagged; /* one of concepts is above 0 */
+    int n_special, n_concepts;
+    float special[SAFETY_SCORES_MAX], concepts[SAFETY_SCORES_MAX];
+};
+
 /* Pictures of a latent diffusion model.  Image i of n has the noise of seed + i, and is the same
  * picture whatever n is.  A field that image_spec_default leaves says: as the model's card has it.
  * With init alone the picture is made from init (img2img), with mask too only what the mask says is
@@ -105,6 +117,7 @@ struct image_spec {
     int partial_images;  /* previews on the way, 0 ... JOB_PARTIALS_MAX */
     const uint8_t *init; /* [height, width, 3] or NULL */
     const uint8_t *mask; /* [height, width], 255: make anew, 0: keep; or NULL */
+    enum safety_action safety;
 };
 extern const struct image_spec image_spec_default;
 
@@ -155,8 +168,9 @@ struct event {
     int step, n_steps;  /* denoise steps done, and in all */
     const uint8_t *rgb; /* [height, width, 3] */
     int width, height;
-    int partial;   /* the how-manieth preview, or -1 */
-    uint64_t seed; /* of this picture */
+    int partial;                        /* the how-manieth preview, or -1 */
+    uint64_t seed;                      /* of this picture */
+    const struct safety_result *safety; /* of a whole picture; NULL: nobody has looked at it */
     /* EV_VECTOR */
     const float *vector; /* [n_vector] */
     int n_vector;
@@ -190,6 +204,8 @@ struct event *job_event_new(enum event_kind kind, int index, const char *text, s
 /* The same with a picture [height, width, 3] behind it, not filled in yet; NULL without memory. */
 struct event *job_event_image(enum event_kind kind, int index, int width, int height,
                               uint8_t **rgb);
+/* A copy of what the checker said, for an event of job_event_image. */
+void job_event_set_safety(struct event *ev, const struct safety_result *said);
 /* EV_VECTOR, with a copy of v [n] behind it. */
 struct event *job_event_vector(int index, const float *v, int n);
 void job_emit(struct job *j, struct event *ev);

@@ -255,8 +255,11 @@ static int open_image(struct model **out, const char *id, const char *path, stru
                       const struct model_options *o, struct err *e)
 {
     struct diffusion *d = NULL;
-    const struct diffusion_options dopt = {
-        .preview = o->preview, .vae_bytes = o->vae_bytes, .progress = o->progress, .bare = o->bare};
+    const struct diffusion_options dopt = {.preview = o->preview,
+                                           .vae_bytes = o->vae_bytes,
+                                           .progress = o->progress,
+                                           .bare = o->bare,
+                                           .safety = o->safety};
     int rc = diffusion_open(&d, path, be, &dopt, e);
     if (rc != 0)
         return rc;

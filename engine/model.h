@@ -27,7 +27,12 @@ struct image_card {
     int clip_skip;
     bool inpaint; /* a UNet made for inpainting: it needs an image and a mask */
     bool edit;    /* has a VAE encoder: takes images at all */
+    bool safety;  /* a safety checker looks at every picture */
 };
+
+/* What is done about the safety checkers of image models: loaded where there is one; a model without one is
+ * refused; none is loaded. */
+enum safety_load { SAFETY_IF_THERE, SAFETY_REQUIRED, SAFETY_NEVER };
 
 /* What a caption model does with a picture: goes on after a prompt, answers a question, or says whether a
  * text belongs to it. */
@@ -92,6 +97,7 @@ struct model_options {
     const char *preview;  /* TAESD checkpoint for an image model's previews, or NULL */
     bool bare;            /* without tokenizer and template: another one of this file has them */
     bool no_warmup;       /* a first step may be a little slower */
+    enum safety_load safety;
 };
 
 /* Whether a directory holds one model in several files: a pipeline of diffusers, a BLIP. */

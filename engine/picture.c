@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/image.h"
+
 enum { MOMENTS_INIT, MOMENTS_MASKED };
 
 static size_t latent_floats(const struct image_task *it)
@@ -119,6 +121,9 @@ void picture_task_free(struct task *t)
     struct image_task *it = t->image;
     if (!it)
         return;
+    for (int i = 0; i < JOB_IMAGES_MAX; i++)
+        if (it->pictures[i].held)
+            job_event_free(it->pictures[i].held);
     free(it->memory);
     noise_close(it->noise);
     arena_free(&it->arena);
@@ -291,17 +296,53 @@ static struct event *image_event(const struct picture *p, bool partial, uint8_t 
     return ev;
 }
 
-bool picture_emit(struct picture *p, const float *rgb, bool partial)
+static struct event *pixels_event(const struct picture *p, const float *rgb, bool partial)
 {
     uint8_t *to;
     struct event *ev = image_event(p, partial, &to);
-    if (!ev)
-        return false;
-    size_t n = (size_t)ev->width * (size_t)ev->height * 3;
+    size_t n = ev ? (size_t)ev->width * (size_t)ev->height * 3 : 0;
     for (size_t i = 0; i < n; i++)
         to[i] = to_byte(rgb[i]);
+    return ev;
+}
+
+/* Nobody has looked at a preview, and it shows what the picture will. */
+static void emit_preview(const struct picture *p, struct event *ev)
+{
+    const struct image_task *it = p->task;
+    if (it->d->info->has_safety && it->spec.safety != SAFETY_FLAG)
+        image_obscure(&(struct image){ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb});
+    job_emit(it->task->job, ev);
+}
+
+bool picture_emit(struct picture *p, const float *rgb, bool partial)
+{
+    struct event *ev = pixels_event(p, rgb, partial);
+    if (ev && partial)
+        emit_preview(p, ev);
+    else if (ev)
+        job_emit(p->task->task->job, ev);
+    return ev != NULL;
+}
+
+bool picture_hold(struct picture *p, const float *rgb)
+{
+    p->held = pixels_event(p, rgb, false);
+    return p->held != NULL;
+}
+
+void picture_release(struct picture *p, const struct safety_result *said)
+{
+    struct event *ev = p->held;
+    enum safety_action action = p->task->spec.safety;
+    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
+    p->held = NULL;
+    job_event_set_safety(ev, said);
+    if (said->flagged && action == SAFETY_BLUR)
+        image_obscure(&im);
+    else if (said->flagged && action != SAFETY_FLAG)
+        memset(im.data, 0, image_bytes(&im));
     job_emit(p->task->task->job, ev);
-    return true;
 }
 
 /* Colours of the latent's channels, measured on what the VAEs decode: SD 1 and 2, SDXL. */
@@ -362,6 +403,6 @@ bool picture_emit_rough(struct picture *p)
         for (int x = 0; x < ev->width; x++, to += 3)
             rough_pixel(p, between(y, scale, it->shape.h), between(x, scale, it->shape.w), to);
     }
-    job_emit(it->task->job, ev);
+    emit_preview(p, ev);
     return true;
 }

@@ -21,12 +21,13 @@ struct picture {
     bool preview_due;
     struct rng_torch rng;
     struct noise_state state;
-    float *latent; /* [h, w, c] */
-    float *out[2]; /* the network's answers: to the prompt, to the negative one */
-    float *clean;  /* what the latent will become, for previews; or NULL */
-    float *image;  /* latent of init, or NULL */
-    float *noise;  /* the first noise, for inpainting; or NULL */
-    float *masked; /* latent of init without what the mask covers, for a UNet that sees it */
+    float *latent;      /* [h, w, c] */
+    float *out[2];      /* the network's answers: to the prompt, to the negative one */
+    float *clean;       /* what the latent will become, for previews; or NULL */
+    float *image;       /* latent of init, or NULL */
+    float *noise;       /* the first noise, for inpainting; or NULL */
+    float *masked;      /* latent of init without what the mask covers, for a UNet that sees it */
+    struct event *held; /* the picture itself, until the safety checker has looked at it, or NULL */
 };
 
 /* What a task of kind JOB_IMAGE has. */
@@ -74,6 +75,10 @@ void picture_step(struct picture *p);
 
 /* EV_IMAGE from a decoder's picture [height, width, 3]; partial: a preview.  false: no memory. */
 bool picture_emit(struct picture *p, const float *rgb, bool partial);
+/* The picture itself, into held; picture_release gives it out with what the checker said, changed as the
+ * request's safety_action wants it. */
+bool picture_hold(struct picture *p, const float *rgb);
+void picture_release(struct picture *p, const struct safety_result *said);
 /* A preview straight from the latent. */
 bool picture_emit_rough(struct picture *p);
 #endif

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/image.h"
+
 /* ---- passes ---- */
 
 static bool same_key(const struct pass_key *x, const struct pass_key *y)
@@ -25,6 +27,8 @@ static size_t measure(struct image_model *m, const struct pass_key *k, struct er
         return image_kv_bytes(m, k->a, e);
     case PASS_UNET:
         return image_unet_bytes(m, k->a, k->b, k->c, e);
+    case PASS_SAFETY:
+        return image_safety_bytes(m, e);
     default:
         return image_vae_bytes(m, vae_kind(k->kind), k->a, k->b, e);
     }
@@ -55,6 +59,7 @@ static int open_unit(struct image_model *m, const struct pass_key *k, struct ima
         struct image_kv *kv;
         struct image_unet *unet;
         struct image_vae *vae;
+        struct image_safety *safety;
     } u;
     int rc;
     switch (k->kind) { /* the unit is each one's first member */
@@ -69,6 +74,10 @@ static int open_unit(struct image_model *m, const struct pass_key *k, struct ima
     case PASS_UNET:
         if ((rc = image_unet_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
             *out = &u.unet->unit;
+        return rc;
+    case PASS_SAFETY:
+        if ((rc = image_safety_open(&u.safety, m, e)) == 0)
+            *out = &u.safety->unit;
         return rc;
     default:
         if ((rc = image_vae_open(&u.vae, m, vae_kind(k->kind), k->a, k->b, e)) == 0)
@@ -153,7 +162,7 @@ static size_t max_size(size_t a, size_t b)
 static size_t largest_pass(struct pipeline *p, const struct image_task *it, int rows, struct err *e)
 {
     int h = it->shape.h, w = it->shape.w, n_tokens = it->prompts[0].n_chunks * IMAGE_TOKENS;
-    struct pass_key keys[6];
+    struct pass_key keys[7];
     int n = 0;
     keys[n++] = (struct pass_key){PASS_TEXT, it->spec.clip_skip, 0, 0};
     keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
@@ -163,6 +172,8 @@ static size_t largest_pass(struct pipeline *p, const struct image_task *it, int 
         keys[n++] = (struct pass_key){PASS_ENCODE, h, w, 0};
     if (it->spec.partial_images > 0 && p->d->info->has_preview)
         keys[n++] = (struct pass_key){PASS_PREVIEW, h, w, 0};
+    if (p->d->info->has_safety)
+        keys[n++] = (struct pass_key){PASS_SAFETY, 0, 0, 0};
     size_t most = 0;
     for (int i = 0; i < n; i++) {
         size_t bytes = pass_bytes(p, keys[i], e);
@@ -456,6 +467,21 @@ static int begin_decode(struct pipeline *p, struct picture *pic, enum pass_kind 
     return 0;
 }
 
+/* The safety checker's look at the picture that was decoded. */
+static int begin_safety(struct pipeline *p, struct picture *pic, struct err *e)
+{
+    const struct event *ev = pic->held;
+    const struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
+    int rc = make_current(p, (struct pass_key){PASS_SAFETY, 0, 0, 0}, e);
+    if (rc == 0)
+        rc = image_safety_look((struct image_safety *)p->current->unit, &im, e);
+    if (rc)
+        return rc;
+    p->run.rows[0].picture = pic;
+    p->run.n_rows = 1;
+    return 0;
+}
+
 /* Is it waiting for a call of the UNet? */
 static bool wants_unet(const struct picture *pic)
 {
@@ -539,7 +565,9 @@ static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
     }
     if (!pic->begun)
         picture_begin(pic);
-    if (pic->preview_due && p->d->info->has_preview)
+    if (pic->held)
+        rc = begin_safety(p, pic, e);
+    else if (pic->preview_due && p->d->info->has_preview)
         rc = begin_decode(p, pic, PASS_PREVIEW, e);
     else if (picture_is_denoised(pic))
         rc = begin_decode(p, pic, PASS_DECODE, e);
@@ -596,6 +624,15 @@ static void end_unet(struct pipeline *p)
     }
 }
 
+/* The picture is out.  The task, if that was its last one. */
+static struct image_task *end_picture(struct pipeline *p, struct picture *pic)
+{
+    struct image_task *it = pic->task;
+    remove_picture(p, pic);
+    p->n_images++;
+    return ++it->n_done == it->spec.n ? it : NULL;
+}
+
 /* The decoder's picture.  The task, if that was its last one or there is no memory for it. */
 static struct image_task *end_decode(struct pipeline *p)
 {
@@ -609,14 +646,26 @@ static struct image_task *end_decode(struct pipeline *p)
         return NULL;
     }
     struct image_task *it = pic->task;
-    remove_picture(p, pic);
-    if (!picture_emit(pic, rgb, false)) {
+    bool check = p->d->info->has_safety;
+    if (!(check ? picture_hold(pic, rgb) : picture_emit(pic, rgb, false))) {
+        remove_picture(p, pic);
         err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
                 it->spec.height);
         return it;
     }
-    p->n_images++;
-    return ++it->n_done == it->spec.n ? it : NULL;
+    return check ? NULL : end_picture(p, pic); /* its turn again */
+}
+
+static struct image_task *end_safety(struct pipeline *p)
+{
+    struct picture *pic = p->run.rows[0].picture;
+    struct safety_result said = {0};
+    if (!pic)
+        return NULL;
+    image_safety_judge((const struct image_safety *)p->current->unit, &said);
+    picture_release(pic, &said);
+    p->n_flagged += said.flagged;
+    return end_picture(p, pic);
 }
 
 static void end_prompt(const struct pipeline *p, struct prompts_entry *en)
@@ -645,6 +694,8 @@ static struct image_task *end_pass(struct pipeline *p)
         end_encode(p, p->run.task);
     else if (p->current->key.kind == PASS_UNET)
         end_unet(p);
+    else if (p->current->key.kind == PASS_SAFETY)
+        ended = end_safety(p);
     else
         ended = end_decode(p);
     p->run.entry = NULL;

@@ -2,7 +2,7 @@
  * Thread: engine.
  *
  * A pass is what the network computes in one go: a chunk of a prompt through the text encoders, keys and values
- * of a prompt, a picture through the VAE's encoder or decoder, or one call of the UNet for pictures of
+ * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of the UNet for pictures of
  * one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
  * begun, for as long as it is told, or begins the next: pictures take turns, and a UNet's pass takes
  * along those of the same size that are as far, so pictures join and leave between steps, each with
@@ -19,7 +19,15 @@
 
 enum { PIPELINE_PASSES_MAX = 16, PIPELINE_SIZES_MAX = 64, PIPELINE_ROWS_MAX = 32 };
 
-enum pass_kind { PASS_TEXT, PASS_KV, PASS_UNET, PASS_ENCODE, PASS_DECODE, PASS_PREVIEW };
+enum pass_kind {
+    PASS_TEXT,
+    PASS_KV,
+    PASS_UNET,
+    PASS_ENCODE,
+    PASS_DECODE,
+    PASS_PREVIEW,
+    PASS_SAFETY
+};
 struct pass_key {
     enum pass_kind kind;
     int a, b, c; /* clip_skip; n_tokens; n, h, w; h, w */
@@ -61,13 +69,13 @@ struct pipeline {
         struct prompts_entry *entry; /* PASS_TEXT, PASS_KV: one user of it */
         struct image_task *task;     /* PASS_ENCODE, of moments `which` */
         int which;
-        int n_rows; /* PASS_UNET; PASS_DECODE, PASS_PREVIEW: 1 */
+        int n_rows; /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
         struct {
             struct picture *picture; /* NULL: it was cancelled */
             int side;                /* of out: the prompt's or the negative one */
         } rows[PIPELINE_ROWS_MAX];
     } run;
-    int64_t n_steps, n_images; /* so far: calls of the UNet for a picture, pictures */
+    int64_t n_steps, n_images, n_flagged; /* so far: calls of the UNet for a picture, pictures */
 };
 
 void pipeline_init(struct pipeline *p, const struct diffusion *d, struct cache *c,

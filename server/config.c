@@ -317,6 +317,8 @@ int config_load(struct config *c, int argc, char **argv, int first, struct err *
         rc = load_flags(c, argc, argv, first, &file, e);
     if (!rc && !*c->tls_cert_file != !*c->tls_key_file)
         rc = err_set(e, ERR_INVALID, "tls_cert_file and tls_key_file come together");
+    if (!rc && c->safety_required && !strcmp(c->safety, "off"))
+        rc = err_set(e, ERR_INVALID, "safety_required and safety off exclude each other");
     return rc;
 }
 
@@ -387,9 +389,33 @@ void config_markdown(struct buf *out)
     }
 }
 
+enum { MAX_KEYS = 1024 };
+
+/* "safety=flag ...", what stands behind a key. */
+static int read_key_settings(const struct config *c, struct config_keys *k, char *words,
+                             struct err *e)
+{
+    char *rest = NULL;
+    for (char *w = strtok_r(words, " \t", &rest); w; w = strtok_r(NULL, " \t", &rest)) {
+        static const char *const actions[] = {"block", "blur", "flag"};
+        const char *found = NULL;
+        for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
+            if (!strncmp(w, "safety=", 7) && !strcmp(w + 7, actions[i]))
+                found = actions[i];
+        if (!found)
+            return err_set(e, ERR_INVALID,
+                           "API key %d: \"%.40s\" behind it is not safety=block, blur or flag",
+                           k->n + 1, w);
+        if (!strcmp(c->safety, "off"))
+            return err_set(e, ERR_INVALID, "API key %d has %s, but safety is off", k->n + 1, w);
+        k->safety[k->n] = found;
+    }
+    return 0;
+}
+
 /* Splits s at any of seps and appends the non-empty trimmed parts. */
-static int split_keys(struct config *c, const char *s, const char *seps, const char **keys, int *n,
-                      int max, struct err *e)
+static int split_keys(struct config *c, const char *s, const char *seps, struct config_keys *k,
+                      struct err *e)
 {
     while (*s) {
         s += strspn(s, " \t");
@@ -397,23 +423,32 @@ static int split_keys(struct config *c, const char *s, const char *seps, const c
         while (end && (s[end - 1] == ' ' || s[end - 1] == '\r' || s[end - 1] == '\t'))
             end--;
         if (end && *s != '#') {
-            if (*n == max)
-                return err_set(e, ERR_TOOBIG, "at most %d API keys", max);
-            keys[(*n)++] = arena_strndup(&c->arena, s, end);
+            if (k->n == MAX_KEYS)
+                return err_set(e, ERR_TOOBIG, "at most %d API keys", MAX_KEYS);
+            char *key = arena_strndup(&c->arena, s, end);
+            size_t n = strcspn(key, " \t");
+            bool more = key[n] != '\0';
+            key[n] = '\0';
+            k->keys[k->n] = key;
+            k->safety[k->n] = c->safety;
+            int rc = more ? read_key_settings(c, k, key + n + 1, e) : 0;
+            if (rc)
+                return rc;
+            k->n++;
         }
         s += len + (s[len] != '\0');
     }
     return 0;
 }
 
-int config_api_keys(struct config *c, const char ***keys, int *n, struct err *e)
+int config_api_keys(struct config *c, struct config_keys *k, struct err *e)
 {
-    enum { MAX_KEYS = 1024 };
-    *n = 0;
-    *keys = arena_array(&c->arena, MAX_KEYS, sizeof(**keys));
+    k->n = 0;
+    k->keys = arena_array(&c->arena, MAX_KEYS, sizeof(*k->keys));
+    k->safety = arena_array(&c->arena, MAX_KEYS, sizeof(*k->safety));
     const char *env = getenv("DUETTO_API_KEYS"); /* NOLINT(concurrency-mt-unsafe): at start */
-    int rc = env ? split_keys(c, env, ",", *keys, n, MAX_KEYS, e) : 0;
-    if (!rc && env && *env && !*n) /* meant to guard the server: never open it by mistake */
+    int rc = env ? split_keys(c, env, ",", k, e) : 0;
+    if (!rc && env && *env && !k->n) /* meant to guard the server: never open it by mistake */
         rc = err_set(e, ERR_INVALID, "DUETTO_API_KEYS has no key in it");
     if (rc || !*c->api_keys_file)
         return rc;
@@ -421,8 +456,8 @@ int config_api_keys(struct config *c, const char ***keys, int *n, struct err *e)
     buf_init(&text, FILE_BYTES_MAX);
     rc = file_read(&text, c->api_keys_file, e);
     if (!rc)
-        rc = split_keys(c, buf_str(&text), "\n", *keys, n, MAX_KEYS, e);
-    if (!rc && !*n)
+        rc = split_keys(c, buf_str(&text), "\n", k, e);
+    if (!rc && !k->n)
         rc = err_set(e, ERR_INVALID, "%s: no API key in it", c->api_keys_file);
     buf_free(&text);
     return rc;

@@ -34,6 +34,8 @@
     I(max_image_rows, 8, 1, 32, "pictures in one pass of an image model at most; guidance makes two of one") \
     I(image_weight, 100, 1, 10000, "percent of a text model's share of the device that an image model gets") \
     I(vae_mib, 1024, 64, 1 << 20, "memory of one pass of the image decoder in MiB; larger pictures go through in tiles") \
+    S(safety, "block", "block blur flag off", "what becomes of pictures that a model's safety checker flags; off: no checker is loaded") \
+    B(safety_required, false, "refuse image models that have no safety checker") \
     S(preview_model, "", NULL, "a TAESD checkpoint, for partial images; empty: rough ones without it") \
     I(default_max_tokens, 0, 0, 1 << 20, "max_tokens of requests that name none; 0: what the context leaves") \
     I(max_body_kib, 1024, 1, 1 << 20, "size of a JSON request in KiB") \
@@ -102,6 +104,12 @@ void config_help(struct buf *out);
 void config_json(const struct config *c, struct buf *out);
 void config_markdown(struct buf *out);
 
-/* DUETTO_API_KEYS and api_keys_file: the keys, *n of them, in c's arena. */
-int config_api_keys(struct config *c, const char ***keys, int *n, struct err *e);
+/* DUETTO_API_KEYS and api_keys_file, in c's arena: "KEY", or "KEY safety=flag". */
+struct config_keys {
+    int n;
+    const char **keys; /* [n] */
+    const char *
+        *safety; /* [n] a choice of the option safety; that option's where the key says nothing */
+};
+int config_api_keys(struct config *c, struct config_keys *keys, struct err *e);
 #endif

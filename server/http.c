@@ -323,11 +323,11 @@ static void request_route(struct conn *c, const struct guard_headers *g)
     struct err *e = &c->refusal;
     bool open = c->route->flags & ROUTE_PUBLIC ||
                 (config->metrics_public && !strcmp(c->route->path, "/metrics"));
-    c->owner = guard_key(g, h->o.keys, h->o.n_keys);
+    c->owner = guard_key(g, h->o.keys.keys, h->o.keys.n);
     if (c->route->flags & ROUTE_UPLOAD)
         snprintf(c->content_type, sizeof(c->content_type), "%s",
                  g->content_type ? g->content_type : "");
-    if (h->o.n_keys && !open && c->owner < 0) {
+    if (h->o.keys.n && !open && c->owner < 0) {
         err_set(e, ERR_INVALID,
                 g->authorization || g->api_key ? "Incorrect API key provided"
                                                : "You didn't provide an API key; "
@@ -410,6 +410,14 @@ static void request_body(struct conn *c, const char *data, size_t n)
         shutdown(c->fd, SHUT_RDWR);
 }
 
+/* What becomes of pictures that are flagged, for the key that asks. */
+static enum safety_action safety_of(const struct conn *c)
+{
+    const struct http_options *o = &c->http->o;
+    const char *name = c->owner >= 0 ? o->keys.safety[c->owner] : o->config->safety;
+    return !strcmp(name, "flag") ? SAFETY_FLAG : !strcmp(name, "blur") ? SAFETY_BLUR : SAFETY_BLOCK;
+}
+
 static struct api_call *begin(struct conn *c)
 {
     struct api_request rq = {
@@ -419,6 +427,7 @@ static struct api_call *begin(struct conn *c)
         .body_len = c->body.len,
         .content_type = c->route->flags & ROUTE_UPLOAD ? c->content_type : NULL,
         .owner = c->owner,
+        .safety = safety_of(c),
         .request_id = c->request_id,
     };
     return api_begin(c->http->o.api, &rq);

@@ -18,8 +18,7 @@ struct http;
 struct http_options {
     uv_loop_t *loop;
     const struct config *config;
-    const char *const *keys; /* API keys; none: everybody may call */
-    int n_keys;
+    struct config_keys keys;        /* API keys; none: everybody may call */
     const char *tls_cert, *tls_key; /* PEM texts or NULL; kept */
     struct engine *engine;
     struct api *api;

@@ -297,6 +297,9 @@ static int open_engine(struct server *s, struct err *e)
         .image_weight = (double)c->image_weight / 100,
         .vae_bytes = (size_t)c->vae_mib << 20,
         .preview = c->preview_model[0] ? c->preview_model : NULL,
+        .safety = !strcmp(c->safety, "off") ? SAFETY_NEVER
+                  : c->safety_required      ? SAFETY_REQUIRED
+                                            : SAFETY_IF_THERE,
         .wake = wake,
         .wake_ctx = s,
     };
@@ -342,9 +345,7 @@ static int open_http(struct server *s, struct err *e)
         .metrics = &s->metrics,
         .version = DUETTO_VERSION,
     };
-    const char **keys;
-    int rc = config_api_keys(c, &keys, &o.n_keys, e);
-    o.keys = keys;
+    int rc = config_api_keys(c, &o.keys, e);
     buf_init(&s->tls_cert, PEM_BYTES_MAX);
     buf_init(&s->tls_key, PEM_BYTES_MAX);
     if (!rc && *c->tls_cert_file) {

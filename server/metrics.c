@@ -196,6 +196,8 @@ static void render_engine(const struct metrics *m, struct buf *out)
         {"duetto:images_kept_bytes", "gauge",
          "Bytes of prompts and passes kept for the next picture.", (double)s.kept_bytes},
         {"duetto:images_total", "counter", "Pictures made.", (double)s.images},
+        {"duetto:images_flagged_total", "counter", "Pictures that a safety checker flagged.",
+         (double)s.images_flagged},
         {"duetto:image_steps_total", "counter", "Denoise steps of all pictures.",
          (double)s.image_steps},
         {"duetto:models_loaded", "gauge", "Models whose weights are in memory.",

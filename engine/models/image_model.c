@@ -82,6 +82,15 @@ static int open_preview(struct opening *o, const char *path)
     return rc != 0 ? err_wrap(o->e, "preview %.100s", path) : 0;
 }
 
+static int open_safety(struct opening *o)
+{
+    if (!checkpoint_has(o->c, CHECKPOINT_SAFETY))
+        return 0;
+    struct nn_loader l = loader_of(o, o->c, CHECKPOINT_SAFETY, 400);
+    int rc = safety_open(&o->m->safety, &l, o->e);
+    return rc != 0 ? err_wrap(o->e, "safety_checker") : 0;
+}
+
 static int open_parts(struct opening *o, const char *preview)
 {
     struct image_model *m = o->m;
@@ -101,6 +110,8 @@ static int open_parts(struct opening *o, const char *preview)
     int rc = open_vae(o);
     if (rc == 0)
         rc = open_preview(o, preview);
+    if (rc == 0)
+        rc = open_safety(o);
     if (rc != 0)
         return rc;
     if (!checkpoint_has(o->c, CHECKPOINT_UNET))
@@ -186,6 +197,7 @@ static void fill_info(struct image_model *m, struct checkpoint *c)
     info->guidance_embedded = u->guidance_dim > 0;
     info->has_encoder = v->has_encoder;
     info->has_preview = m->preview != NULL;
+    info->has_safety = m->safety != NULL;
     info->weight_bytes = m->store.bytes;
     info->kv_row_bytes = m->unet->kv_floats * sizeof(float);
 
@@ -231,6 +243,7 @@ void image_model_close(struct image_model *m)
     if (m->preview != m->tiny)
         taesd_close(m->preview);
     taesd_close(m->tiny);
+    safety_close(m->safety);
     nn_store_free(&m->store);
     free(m);
 }

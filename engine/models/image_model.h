@@ -39,6 +39,7 @@ struct image_info {
     bool zero_negative;              /* SDXL: an empty negative prompt is zeros, not "" encoded */
     bool has_encoder;                /* VAE encoder, for image to image and inpainting */
     bool has_preview;                /* a TAESD decoder */
+    bool has_safety;                 /* a safety checker */
     size_t weight_bytes;
     size_t kv_row_bytes; /* of image_kv's result, for one token of the prompt */
 };
@@ -163,4 +164,17 @@ int image_vae_open(struct image_vae **out, struct image_model *m, enum image_vae
                    int w, struct err *e);
 size_t image_vae_bytes(struct image_model *m, enum image_vae_kind kind, int h, int w,
                        struct err *e);
+
+/* The safety checker's look at one picture; where has_safety. */
+struct image_safety {
+    struct image_unit unit;
+    float *seen; /* out, for image_safety_judge */
+};
+int image_safety_open(struct image_safety **out, struct image_model *m, struct err *e);
+size_t image_safety_bytes(struct image_model *m, struct err *e);
+/* The input of a run: rgb [height, width, 3]. */
+struct image;
+int image_safety_look(struct image_safety *u, const struct image *rgb, struct err *e);
+struct safety_result;
+void image_safety_judge(const struct image_safety *u, struct safety_result *out);
 #endif

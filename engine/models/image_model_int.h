@@ -4,6 +4,7 @@
 #include "engine/models/clip.h"
 #include "engine/models/image_model.h"
 #include "engine/models/nn_lora.h"
+#include "engine/models/safety.h"
 #include "engine/models/taesd.h"
 #include "engine/models/unet.h"
 #include "engine/models/vae.h"
@@ -17,6 +18,7 @@ struct image_model {
     struct vae *vae;       /* or NULL: then tiny is the model's own */
     struct taesd *tiny;    /* NULL: vae */
     struct taesd *preview; /* NULL: none; may be tiny */
+    struct safety *safety; /* NULL: none */
     size_t vae_bytes;
     bool adapters; /* passes have places for them */
 };

@@ -1,5 +1,5 @@
 /* Configurations of image models of any bytes, beside the weights of a tiny one.  The first byte chooses the
- * part whose config.json the rest is.  What opens must also run. */
+ * part whose config.json (or preprocessor_config.json) the rest is.  What opens must also run. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/image.h"
+#include "engine/job.h"
 #include "engine/models/image_model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -14,16 +16,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static char dir[] = "/tmp/fuzz_image_model.XXXXXX";
 static struct backend *be;
 
-static const char *const parts[] = {"unet", "vae", "text_encoder", "scheduler"};
+static const char *const parts[] = {
+    "unet", "vae", "text_encoder", "scheduler", "safety_checker", "feature_extractor"};
 static const char *const files[] = {"model_index.json",
                                     "unet/config.json",
                                     "vae/config.json",
                                     "text_encoder/config.json",
                                     "scheduler/scheduler_config.json",
+                                    "safety_checker/config.json",
+                                    "feature_extractor/preprocessor_config.json",
                                     "unet/diffusion_pytorch_model.safetensors",
                                     "vae/diffusion_pytorch_model.safetensors",
-                                    "text_encoder/model.safetensors"};
-enum { N_PARTS = 4, N_FILES = sizeof files / sizeof *files };
+                                    "text_encoder/model.safetensors",
+                                    "safety_checker/model.safetensors"};
+enum {
+    N_PARTS = 6,
+    N_FUZZED = 6, /* files[1] ... */
+    N_FILES = sizeof files / sizeof *files
+};
 
 static const char *path_of(const char *name)
 {
@@ -53,7 +63,7 @@ static void put_fixture(const char *name)
 {
     char from[256];
     static char data[1 << 20];
-    snprintf(from, sizeof from, "tests/fixtures/sd_sd15/%s", name);
+    snprintf(from, sizeof from, "tests/fixtures/sd_safety/%s", name);
     FILE *f = fopen(from, "r");
     if (f == NULL)
         abort();
@@ -78,6 +88,24 @@ static void run(struct image_unit *u)
     if (image_run(u, INT64_MAX, &e) != 0)
         abort();
     image_close(u);
+}
+
+static void look(struct image_model *m)
+{
+    static uint8_t rgb[24 * 40 * 3];
+    struct err e;
+    struct image_safety *s;
+    struct safety_result said;
+    if (image_safety_open(&s, m, &e) != 0)
+        return;
+    if (image_safety_look(s, &(const struct image){24, 40, 3, rgb}, &e) != 0) {
+        image_close(&s->unit);
+        return;
+    }
+    if (image_run(&s->unit, INT64_MAX, &e) != 0)
+        abort();
+    image_safety_judge(s, &said);
+    image_close(&s->unit);
 }
 
 static void use(struct image_model *m)
@@ -108,6 +136,7 @@ static void use(struct image_model *m)
     if (image_vae_open(&v, m, IMAGE_DECODE, 2, 2, &e) == 0)
         run(&v->unit);
     free(memory);
+    look(m);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -116,7 +145,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     if (be == NULL)
         prepare();
-    const char *name = files[1 + data[0] % 4];
+    const char *name = files[1 + data[0] % N_FUZZED];
     put(name, data + 1, size - 1);
     struct err e = {0};
     struct checkpoint *c;

@@ -341,33 +341,51 @@ static void config_help_and_markdown_name_every_option(void **state)
 static void config_keys_come_from_environment_and_file(void **state)
 {
     (void)state;
-    const char **keys;
-    int n = -1;
+    struct config_keys k = {.n = -1};
     assert_int_equal(load(NULL), 0);
-    assert_int_equal(config_api_keys(&config, &keys, &n, &err), 0);
-    assert_int_equal(n, 0);
+    assert_int_equal(config_api_keys(&config, &k, &err), 0);
+    assert_int_equal(k.n, 0);
 
     setenv("DUETTO_API_KEYS", "one,,two ,", 1);
-    write_file("# who may call\nthree\r\n\n  \nfour \t\n");
+    write_file("# who may call\nthree\r\n\n  \nfour \t safety=flag\n");
     assert_int_equal(LOAD("--api_keys_file", path), 0);
-    assert_int_equal(config_api_keys(&config, &keys, &n, &err), 0);
+    assert_int_equal(config_api_keys(&config, &k, &err), 0);
     static const char *const want[] = {"one", "two", "three", "four"};
-    assert_int_equal(n, 4);
-    for (int i = 0; i < n; i++)
-        assert_string_equal(keys[i], want[i]);
+    assert_int_equal(k.n, 4);
+    for (int i = 0; i < k.n; i++) {
+        assert_string_equal(k.keys[i], want[i]);
+        assert_string_equal(k.safety[i], i == 3 ? "flag" : "block");
+    }
+}
+
+static void config_refuses_what_a_key_cannot_have(void **state)
+{
+    (void)state;
+    struct config_keys k;
+    static const char *const bad[] = {"key safety=off", "key safety=", "key safety", "key other",
+                                      "key safety=flag admin"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        write_file(bad[i]);
+        assert_int_equal(LOAD("--api_keys_file", path), 0);
+        assert_int_equal(config_api_keys(&config, &k, &err), ERR_INVALID);
+        assert_non_null(strstr(err.msg, "API key 1"));
+    }
+    write_file("key safety=flag");
+    assert_int_equal(LOAD("--api_keys_file", path, "--safety", "off"), 0);
+    assert_int_equal(config_api_keys(&config, &k, &err), ERR_INVALID);
+    assert_int_equal(LOAD("--safety_required", "true", "--safety", "off"), ERR_INVALID);
 }
 
 static void config_refuses_to_run_open_by_mistake(void **state)
 {
     (void)state;
-    const char **keys;
-    int n;
+    struct config_keys k;
     write_file("# no key yet\n\n");
     assert_int_equal(LOAD("--api_keys_file", path), 0);
-    assert_int_equal(config_api_keys(&config, &keys, &n, &err), ERR_INVALID);
+    assert_int_equal(config_api_keys(&config, &k, &err), ERR_INVALID);
     assert_non_null(strstr(err.msg, "no API key"));
     assert_int_equal(LOAD("--api_keys_file", "/nonexistent/keys"), 0);
-    assert_int_equal(config_api_keys(&config, &keys, &n, &err), ERR_NOTFOUND);
+    assert_int_equal(config_api_keys(&config, &k, &err), ERR_NOTFOUND);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, clean_environment, free_config)
@@ -389,6 +407,7 @@ int main(void)
         TEST(config_json_is_a_file_that_gives_the_same),
         TEST(config_help_and_markdown_name_every_option),
         TEST(config_keys_come_from_environment_and_file),
+        TEST(config_refuses_what_a_key_cannot_have),
         TEST(config_refuses_to_run_open_by_mistake),
     };
     return cmocka_run_group_tests_name("server/config", tests, make_dir, remove_dir);
