@@ -76,7 +76,7 @@ void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream)
         }
         struct linear_job j = {};
         const bool bf16 = type == DTYPE_BF16;
-        const int parts = bf16 ? 2 : l->parts;
+        const int parts = bf16 || type == DTYPE_F16 ? 2 : l->parts;
         uint8_t *records = static_cast<uint8_t *>(l->work);
         float *up = reinterpret_cast<float *>(records + records_bytes(l->rows, l->n_in, parts));
         j.records = records;
@@ -122,8 +122,9 @@ template <int type> __device__ static inline float embed_value(const uint8_t *pa
     float d[2], m[2];
     cuda_scales<type>(d, m, head, step, row % 8, F::group ? at / (F::group ? F::group : 1) : 0);
     const float D = row < 8 ? d[0] : d[1], M = row < 8 ? m[0] : m[1];
-    if (type == DTYPE_MXFP4) /* D is 2^15 times as large, for halves */
-        return D * __half2float(__ushort_as_half((unsigned short)((q & 7) << 9 | (q & 8) << 12)));
+    if (type == DTYPE_MXFP4) /* D is 2^15 times as large, for halves; a zero has no sign */
+        return 0.0f +
+               D * __half2float(__ushort_as_half((unsigned short)((q & 7) << 9 | (q & 8) << 12)));
     if (type == DTYPE_IQ4_NL)
         q = (int)(cuda_iq4_nl((uint32_t)q) & 255);
     return F::affine ? D * (float)q + M : D * (float)(q - F::zero);

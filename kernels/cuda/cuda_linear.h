@@ -3,8 +3,8 @@
  *
  * out[i] = x w[i]^T + bias[i] (+ add for i == 0).  x is first turned into records of halves
  * (cuda_fragment.cuh), once for all matrices: rows are scaled by a power of two, so nothing overflows.
- * With parts = 2 a second half keeps what the first lost: 22 bits of x instead of 11.  BF16 matrices take
- * bf16 and always two parts: 16 bits.  F32 matrices are multiplied in f32.
+ * With parts = 2 a second half keeps what the first lost: 22 bits of x instead of 11.  F16 matrices always
+ * have two parts; BF16 matrices take bf16, two parts: 16 bits.  F32 matrices are multiplied in f32.
  *
  * The sum over k is cut into CUDA_SLICES at fixed places, which are added in ascending order: so the bits
  * of a row depend neither on the number of rows nor on which kernel computes it. */
@@ -30,7 +30,7 @@ struct cuda_linear_call {
     struct cuda_linear_matrix m[LINEAR_MAX];
     int n_matrices, rows, n_in;
     const float *x, *add; /* add: like m[0].out, may be it, or NULL */
-    int parts;            /* of x: 1 or 2 */
+    int parts;            /* of x, for block weights: 1 or 2 */
     void *work;           /* cuda_linear_work_bytes, 16-byte aligned */
 };
 

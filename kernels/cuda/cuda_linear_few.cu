@@ -5,15 +5,18 @@
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 
-#define FEW_PANELS  2 /* of a block */
+#define FEW_PANELS  2            /* of a block */
+#define FEW_SHARED  (160 * 1024) /* what every device has for a block */
 #define FEW_THREADS (FEW_PANELS * CUDA_SLICES * CUDA_WARP)
 
-template <int type> struct few_ring {
+template <int type, int parts> struct few_ring {
     typedef cuda_format<type> F;
-    static constexpr int stages = F::step_bytes > 1500 ? 4 : F::step_bytes > 900 ? 6 : 8;
     static constexpr int records = F::step_k / 64;
     static constexpr int w_bytes = F::head + F::step_bytes;
-    static __host__ __device__ int stage_bytes(int rows, int parts)
+    static constexpr int most_bytes = w_bytes + records * FEW_ROWS * CUDA_RECORD(parts);
+    static constexpr int fit = FEW_SHARED / (FEW_PANELS * CUDA_SLICES * most_bytes);
+    static constexpr int stages = fit < 8 ? fit : 8;
+    static __host__ __device__ int stage_bytes(int rows)
     {
         return w_bytes + records * rows * CUDA_RECORD(parts);
     }
@@ -31,11 +34,12 @@ __device__ static inline void few_fetch(uint8_t *stage, const uint8_t *panel,
         cuda_copy16(stage + i * 16, unit + i * 16, 16);
     for (int i = lane; i < F::step_bytes / 16; i += CUDA_WARP)
         cuda_copy16(stage + F::head + i * 16, step + i * 16, 16);
-    const int pieces = CUDA_RECORD(parts) / 16, all = few_ring<type>::records * j.rows * pieces;
-    uint8_t *to = stage + few_ring<type>::w_bytes;
+    const int pieces = CUDA_RECORD(parts) / 16,
+              all = few_ring<type, parts>::records * j.rows * pieces;
+    uint8_t *to = stage + few_ring<type, parts>::w_bytes;
     for (int i = lane; i < all; i += CUDA_WARP) {
         const int piece = i % pieces, row = i / pieces % j.rows, record = i / pieces / j.rows;
-        const size_t from = (size_t)row * j.n_records + s * few_ring<type>::records + record;
+        const size_t from = (size_t)row * j.n_records + s * few_ring<type, parts>::records + record;
         cuda_copy16(to + i * 16, j.records + from * CUDA_RECORD(parts) + piece * 16, 16);
     }
 }
@@ -43,10 +47,10 @@ __device__ static inline void few_fetch(uint8_t *stage, const uint8_t *panel,
 template <int type, int parts>
 __global__ void __launch_bounds__(FEW_THREADS, 4) linear_few_kernel(const struct linear_job j)
 {
-    typedef few_ring<type> R;
+    typedef few_ring<type, parts> R;
     SHARED_DYN(uint8_t, memory);
     const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
-    const int slice = warp % CUDA_SLICES, stage_bytes = R::stage_bytes(j.rows, parts);
+    const int slice = warp % CUDA_SLICES, stage_bytes = R::stage_bytes(j.rows);
     int matrix = 0, panel = blockIdx.x * FEW_PANELS + warp / CUDA_SLICES;
     while (matrix < LINEAR_MAX - 1 && panel >= j.n_panels[matrix])
         panel -= j.n_panels[matrix++];
@@ -91,9 +95,9 @@ __global__ void __launch_bounds__(FEW_THREADS, 4) linear_few_kernel(const struct
 template <int type, int parts>
 static void few_launch(const struct linear_job &j, cudaStream_t stream)
 {
-    typedef few_ring<type> R;
+    typedef few_ring<type, parts> R;
     const int panels = j.n_panels[0] + j.n_panels[1] + j.n_panels[2];
-    int bytes = FEW_PANELS * CUDA_SLICES * R::stages * R::stage_bytes(j.rows, parts);
+    int bytes = FEW_PANELS * CUDA_SLICES * R::stages * R::stage_bytes(j.rows);
     const int least = FEW_PANELS * CUDA_SLICES * 128 * (int)sizeof(float);
     bytes = bytes < least ? least : bytes;
     LAUNCH((linear_few_kernel<type, parts>), (panels + FEW_PANELS - 1) / FEW_PANELS, FEW_THREADS,

@@ -194,7 +194,7 @@ static void check_shape(struct kcheck *kc, struct shape s)
     char what[96];
     snprintf(what, sizeof(what), "heads %d/%d dim %d window %d %s", s.n_heads, s.n_kv_heads,
              s.head_dim, s.window, dtype_name(s.type));
-    for (int threads = 1; threads <= 4; threads++) {
+    for (int threads = 1; threads <= (kc->device ? 1 : 4); threads++) {
         struct backend *be = kcheck_backend(kc, threads);
         float *out = kcheck_out(kc, (int64_t)w.n_rows * w.q_width);
         if (threads == 1) { /* what is asked for, and all before it */
@@ -367,6 +367,7 @@ static void check_store_q8(struct kcheck *kc)
     float *k = kcheck_in(kc, HD), *v = kcheck_in(kc, HD), *q = kcheck_in(kc, HD);
     float *out = kcheck_out(kc, HD);
     struct kv_view kv = {.base = page,
+                         .page_bytes = 2 * be->kv_bytes(DTYPE_Q8_0, 1, HD),
                          .v_offset = be->kv_bytes(DTYPE_Q8_0, 1, HD),
                          .n_kv_heads = 1,
                          .head_dim = HD,
