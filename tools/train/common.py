@@ -59,17 +59,51 @@ def cosine(step, steps, warm=100, floor=.02):
     return min(1, (step + 1) / warm) * (floor + (1 - floor) * (.5 + .5 * math.cos(math.pi * min(1, step / steps))))
 
 
+def orthogonal(g):
+    """The matrix nearest to a multiple of g whose singular values are near 1 (Newton-Schulz, Jordan et al. 2024)."""
+    x = g.bfloat16()
+    x = x.T if g.shape[0] > g.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for a, b, c in ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
+                    (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012)):
+        s = x @ x.T
+        x = a * x + (b * s + c * s @ s) @ x
+    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are made orthogonal, for matrices and convolutions; the rate is AdamW's (Liu et al. 2025)."""
+
+    def __init__(self, params, lr, momentum=.95, weight_decay=1e-2):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for g in self.param_groups:
+            for p in (q for q in g["params"] if q.grad is not None):
+                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                m.lerp_(p.grad, 1 - g["momentum"])
+                step = orthogonal(p.grad.lerp(m, g["momentum"]).flatten(1)).view(p.shape)
+                p.mul_(1 - g["lr"] * g["weight_decay"])
+                p.add_(step, alpha=-.2 * g["lr"] * max(p.shape[0], p[0].numel()) ** .5)
+
+
 class Run:
     """The trained parameters with all that must survive a restart.
 
     modules: name -> torch module; the average is kept of every parameter.  lr: the top learning rate.
+    muon: the parameters that Muon moves, AdamW moves the others.
     """
 
-    def __init__(self, path, modules, a, lr, ema=.999, weight_decay=1e-2):
+    def __init__(self, path, modules, a, lr, ema=.999, weight_decay=1e-2, muon=()):
         self.path, self.modules, self.a, self.lr, self.decay = path, modules, a, lr, ema
         self.params = [q for m in modules.values() for q in m.parameters() if q.requires_grad]
         self.ema = [q.detach().clone() for q in self.params]
-        self.opt = torch.optim.AdamW(self.params, lr=lr, betas=(.9, .99), weight_decay=weight_decay, fused=True)
+        square = {id(q) for q in muon}
+        self.opts = [torch.optim.AdamW([q for q in self.params if id(q) not in square], lr=lr, betas=(.9, .99),
+                                       weight_decay=weight_decay, fused=True)]
+        if square:
+            self.opts.append(Muon(list(muon), lr, weight_decay=weight_decay))
         self.rng = np.random.default_rng(a.seed)
         self.step, self.mean, self.extra, self.seconds = 0, {}, {}, 0.
         self.started, self.saved, self.told = time.process_time(), time.time(), time.time()
@@ -82,7 +116,8 @@ class Run:
         c = torch.load(self.path, weights_only=False)
         for name, m in self.modules.items():
             m.load_state_dict(c["modules"][name])
-        self.opt.load_state_dict(c["opt"])
+        for opt, state in zip(self.opts, c["opts"]):
+            opt.load_state_dict(state)
         for e, saved in zip(self.ema, c["ema"]):
             e.copy_(saved)
         torch.set_rng_state(c["torch"])
@@ -95,7 +130,7 @@ class Run:
         self.seconds += time.process_time() - self.started          # of the processor, all threads
         self.started, self.saved = time.process_time(), time.time()
         torch.save({"modules": {n: m.state_dict() for n, m in self.modules.items()}, "ema": self.ema,
-                    "opt": self.opt.state_dict(), "torch": torch.get_rng_state(), "extra": self.extra,
+                    "opts": [opt.state_dict() for opt in self.opts], "torch": torch.get_rng_state(), "extra": self.extra,
                     "numpy": self.rng.bit_generator.state, "step": self.step, "mean": self.mean,
                     "seconds": self.seconds}, self.path + ".part")
         os.replace(self.path + ".part", self.path)
@@ -109,12 +144,15 @@ class Run:
 
     def update(self, loss, steps, **losses):
         """One step down the gradient of `loss`, and one of the average."""
-        for g in self.opt.param_groups:
-            g["lr"] = self.lr * cosine(self.step, steps)
-        self.opt.zero_grad()
+        lr = self.lr * cosine(self.step, steps)
+        for opt in self.opts:
+            for g in opt.param_groups:
+                g["lr"] = lr
+            opt.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params, 1.)
-        self.opt.step()
+        for opt in self.opts:
+            opt.step()
         self.step += 1
         keep = min(self.decay, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
@@ -124,7 +162,7 @@ class Run:
         if self.step % 100 == 0:
             told = " ".join(f"{n} {v:.4f}" for n, v in self.mean.items())
             rate, self.told = 100 / (time.time() - self.told), time.time()
-            print(f"step {self.step}/{steps} {told} lr {g['lr']:.1e} {rate:.2f} steps/s", flush=True)
+            print(f"step {self.step}/{steps} {told} lr {lr:.1e} {rate:.2f} steps/s", flush=True)
 
     def use_average(self):
         """Puts the averaged weights into the modules (for good: save before, not after)."""

@@ -123,17 +123,35 @@ def tokenizer_files(caps, work, size, run_path):
     return files
 
 
-def set_up(a, caps):
-    """(the run with everything loaded, text encoder, UNet, tokenizer)."""
-    work = a.out + ".tokenizer"
-    files = tokenizer_files(caps, work, a.vocab, a.out)
+def load_tokenizer(caps, out, size):
+    """(the files, the tokenizer) of the checkpoint `out`, or trained for it."""
+    work = out + ".tokenizer"
+    files = tokenizer_files(caps, work, size, out)
     os.makedirs(work, exist_ok=True)
     for name, content in files.items():
         with open(os.path.join(work, name), "w", encoding="utf-8") as f:
             f.write(content)
-    tok = CLIPTokenizer.from_pretrained(work)
+    return files, CLIPTokenizer.from_pretrained(work)
+
+
+def begin_with(a, text):
+    """Puts the averaged text encoder of train_text.py into `text`, and its tokenizer beside a new run."""
+    c = torch.load(a.text, weights_only=False)
+    text.load_state_dict(c["modules"]["text"])
+    with torch.no_grad():
+        for q, e in zip(text.parameters(), c["ema"]):
+            q.copy_(e)
+
+
+def set_up(a, caps):
+    """(the run with everything loaded, text encoder, UNet, tokenizer)."""
+    first = a.text if a.text and not os.path.exists(a.out) else a.out
+    files, tok = load_tokenizer(caps, first, a.vocab)
     text, unet = build(len(tok))
-    run = Run(a.out, {"text": text, "unet": unet}, a, a.lr, ema=.999)
+    if first != a.out:
+        begin_with(a, text)
+    matrices = [q for n, q in unet.named_parameters() if q.ndim > 1 and not n.startswith(("conv_in", "conv_out"))]
+    run = Run(a.out, {"text": text, "unet": unet}, a, a.lr, ema=.999, muon=matrices if a.muon else ())
     run.extra["tokenizer"] = files
     return run, text, unet, tok
 
@@ -158,7 +176,7 @@ def epoch(caps, n_world, rng):
 
 def main():
     a = arguments(__doc__, vae="vae.pt", out="sd.pt", steps=12000, lr=1e-3, batch=16, drop=.1, vocab=2560,
-                  export="", decoder="")
+                  export="", decoder="", text="", muon=1)
     torch.manual_seed(a.seed)
     images, caps, n_world, _ = world.load(a.data)
     vae, z = frozen(a.vae, images)
