@@ -60,9 +60,14 @@ def test_vae_decoder(at):
     call("train_vae.py", "--data", at("world.npz"), "--out", at("vae.pt"), "--decoder", at("decoder.pt"), "--steps", 1)
 
 
+def test_text(at):
+    call("train_text.py", "--data", at("world.npz"), "--vae", at("vae.pt"), "--out", at("text.pt"), "--batch", 4,
+         "--vocab", 700, "--components", 4, "--steps", 2)
+
+
 def sd(at, out, *args):
     call("train_sd.py", "--data", at("world.npz"), "--vae", at("vae.pt"), "--out", at(out), "--batch", 2,
-         "--vocab", 700, "--steps", 4, *args)
+         "--text", at("text.pt"), "--steps", 4, *args)
 
 
 def test_sd_goes_on_exactly(at):

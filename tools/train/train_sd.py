@@ -1,6 +1,6 @@
-"""Trains the tokenizer, text encoder and UNet of emoji-sd on the autoencoder's latents, and exports them.
+"""Trains the UNet and the text encoder of emoji-sd on the autoencoder's latents, and exports them.
 
-    python tools/train/train_sd.py --data world.npz --vae work/vae.pt --out work/sd.pt [--steps 12000]
+    python tools/train/train_sd.py --data world.npz --vae work/vae.pt --text work/text.pt --out work/sd.pt [--steps 7000]
     python tools/train/train_sd.py ... --export models/emoji-sd      # write what there is; no training
 
 Plain v loss (min-SNR was tried and starves the high noise levels, where the words decide), the noise
