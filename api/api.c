@@ -133,7 +133,8 @@ static const char *kind_name(enum model_kind kind)
     static const char *const names[] = {[MODEL_TEXT] = "text",
                                         [MODEL_IMAGE] = "images",
                                         [MODEL_EMBEDDING] = "embeddings",
-                                        [MODEL_CAPTION] = "captions"};
+                                        [MODEL_CAPTION] = "captions",
+                                        [MODEL_UPSCALER] = "upscaling"};
     return names[kind];
 }
 
@@ -305,6 +306,7 @@ static unsigned images_route(enum api_handler_id id)
     return id == API_IMAGES_GENERATE ? PARAM_GENERATE
            : id == API_IMAGES_EDIT   ? PARAM_EDIT
            : id == API_IMAGES_VARY   ? PARAM_VARY
+           : id == API_UPSCALE       ? PARAM_UPSCALE
                                      : 0;
 }
 
@@ -340,6 +342,7 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_IMAGES_GENERATE:
     case API_IMAGES_EDIT:
     case API_IMAGES_VARY:
+    case API_UPSCALE:
         err = images_begin(c, body, images_route(rq->route->id), e);
         break;
     case API_EMBEDDINGS:

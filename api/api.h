@@ -67,6 +67,7 @@ enum api_handler_id {
     API_IMAGES_GENERATE,
     API_IMAGES_EDIT,
     API_IMAGES_VARY,
+    API_UPSCALE,
     API_JOBS,
     API_JOB,
     API_JOB_DELETE

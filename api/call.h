@@ -86,12 +86,16 @@ int models_props(struct api_call *c, struct err *e);
 int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err *e);
 int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct err *e);
-/* where: PARAM_GENERATE, PARAM_EDIT or PARAM_VARY. */
+/* where: PARAM_GENERATE, PARAM_EDIT, PARAM_VARY or PARAM_UPSCALE. */
 int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, struct err *e);
 int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned where,
                       struct err *e);
 /* One log line for a picture that a safety checker has looked at. */
 void images_audit(const struct api_call *c, const struct event *ev);
+/* images/upscale, when its picture is read. */
+struct image;
+int upscale_begin(struct api_call *c, const struct cJSON *body, const struct image *from,
+                  const struct image_params *p, struct err *e);
 int jobs_list(struct api_call *c, struct err *e);
 int jobs_one(struct api_call *c, const char *path, struct err *e);
 int jobs_delete(struct api_call *c, const char *path, struct err *e);

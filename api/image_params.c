@@ -20,29 +20,40 @@
     "{\"oneOf\":[{\"type\":\"string\",\"format\":\"binary\"},{\"type\":\"object\"},{\"type\":" \
     "\"array\",\"maxItems\":1}]}"
 
+#define HIRES_SCHEMA                                                                             \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"scale\":{\"type\":\"number\"},\"size\":{" \
+    "\"type\":\"string\"},\"steps\":{\"type\":\"integer\"},\"strength\":{\"type\":\"number\"},"  \
+    "\"upscaler\":{\"type\":\"string\"}}}"
+#define UPSCALE_SCHEMA                                                                            \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"scale\":{" \
+    "\"type\":\"number\"}}}"
+
 const struct param image_params_table[] = {
-    {"model", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+    {"model", PARAM_OTHER, PARAM_PICTURES, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
      "which model; the first image model when absent"},
     {"prompt", PARAM_TEXT, PARAM_GENERATE | PARAM_EDIT, 0, 0, AT(prompt), NULL,
      "what the picture shows (required)"},
     {"prompt", PARAM_TEXT, PARAM_VARY, 0, 0, AT(prompt), NULL, "what the picture shows"},
-    {"image", PARAM_OTHER, PARAM_FROM, 0, 0, 0, PICTURE_SCHEMA,
+    {"image", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
      "the picture to begin with: a file of the form, or base64 in JSON (required)"},
-    {"image[]", PARAM_OTHER, PARAM_FROM, 0, 0, 0, PICTURE_SCHEMA, "the same as image"},
-    {"images", PARAM_OTHER, PARAM_FROM, 0, 0, 0, PICTURE_SCHEMA, "the same as image, in JSON"},
+    {"image[]", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
+     "the same as image"},
+    {"images", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
+     "the same as image, in JSON"},
     {"mask", PARAM_OTHER, PARAM_EDIT, 0, 0, 0, PICTURE_SCHEMA, "where to edit; see mask_mode"},
     {"n", PARAM_INT, PARAM_IMAGES, 1, JOB_IMAGES_MAX, AT(n), NULL, "pictures"},
     {"size", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, SIZE_SCHEMA,
      "WIDTHxHEIGHT; auto: as the model was trained, or as the given picture is"},
-    {"response_format", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(answer), "b64_json url",
+    {"response_format", PARAM_CHOICE, PARAM_PICTURES, 0, 0, AT(answer), "b64_json url",
      "url gives a data: URL, since this server keeps no files"},
-    {"output_format", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(format), "png jpeg webp", "of the file"},
-    {"output_compression", PARAM_INT, PARAM_IMAGES, 0, 100, AT(compression), NULL,
+    {"output_format", PARAM_CHOICE, PARAM_PICTURES, 0, 0, AT(format), "png jpeg webp",
+     "of the file"},
+    {"output_compression", PARAM_INT, PARAM_PICTURES, 0, 100, AT(compression), NULL,
      "quality of jpeg and webp; png has only 100"},
-    {"stream", PARAM_BOOL, PARAM_IMAGES, 0, 0, AT(stream), NULL, "answer as server-sent events"},
+    {"stream", PARAM_BOOL, PARAM_PICTURES, 0, 0, AT(stream), NULL, "answer as server-sent events"},
     {"partial_images", PARAM_INT, PARAM_IMAGES, 0, JOB_PARTIALS_MAX, AT(partials), NULL,
      "previews of each picture on the way; needs stream or a job"},
-    {"background", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, BACKGROUND_SCHEMA,
+    {"background", PARAM_OTHER, PARAM_PICTURES, 0, 0, 0, BACKGROUND_SCHEMA,
      "opaque or auto; true: answer at once with a job (GET /v1/jobs/{id})"},
     {"moderation", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(moderation), "auto low", "has no effect"},
     {"quality", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(quality), "auto low medium high standard hd",
@@ -50,7 +61,7 @@ const struct param image_params_table[] = {
     {"style", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(style), "vivid natural", "has no effect"},
     {"input_fidelity", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(fidelity), "low high",
      "has no effect; use strength"},
-    {"user", PARAM_STR, PARAM_IMAGES, 0, 0, 0, NULL, "has no effect"},
+    {"user", PARAM_STR, PARAM_PICTURES, 0, 0, 0, NULL, "has no effect"},
     {"negative_prompt", PARAM_TEXT, PARAM_IMAGES, 0, 0, AT(negative_prompt), NULL,
      "what the picture does not show"},
     {"steps", PARAM_INT, PARAM_IMAGES, 1, NOISE_MAX_STEPS, AT(steps), NULL, "denoise steps"},
@@ -71,6 +82,11 @@ const struct param image_params_table[] = {
     {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
+    {"hires", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, HIRES_SCHEMA, "made again at a larger size"},
+    {"upscale", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, UPSCALE_SCHEMA,
+     "enlarged at last, by a super-resolution network"},
+    {"scale", PARAM_NUM, PARAM_UPSCALE, 1, 8, AT(scale), NULL,
+     "how many times as large; the network's factor when absent"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
     {"keep_unmasked", PARAM_BOOL, PARAM_EDIT, 0, 0, AT(keep_unmasked), NULL,
@@ -89,6 +105,7 @@ static const struct image_params defaults = {
     .guidance_rescale = NAN,
     .strength = NAN,
     .eta = NAN,
+    .scale = NAN,
 };
 
 const char *image_params_quality(int quality)
@@ -172,7 +189,7 @@ static int check_scheduler(const struct image_params *p, struct err *e)
 static int check_together(const struct image_params *p, unsigned where,
                           const struct image_limits *lim, struct err *e)
 {
-    if (where != PARAM_VARY && p->prompt == NULL) {
+    if (where != PARAM_VARY && where != PARAM_UPSCALE && p->prompt == NULL) {
         err_set(e, ERR_INVALID, "prompt is missing: it says what the picture shows");
         return err_param(e, "prompt");
     }
@@ -241,6 +258,9 @@ static void put_field(struct json_writer *w, const struct multipart_part *p)
         json_put_bool(w, p->name, true);
     else if (boolean && (is_word(p, "false") || is_word(p, "False") || is_word(p, "0")))
         json_put_bool(w, p->name, false);
+    else if (kind == PARAM_OTHER && p->len > 0 && p->data[0] == '{' &&
+             json_scan(p->data, p->len, &json_limits_default, NULL) == 0)
+        json_put_raw(w, p->name, p->data, p->len);
     else if (p->len == 0 && kind != PARAM_TEXT)
         json_put_null(w, p->name); /* a form has no other way to leave a field out */
     else if (number && (p->data[0] == '-' || (p->data[0] >= '0' && p->data[0] <= '9')) &&

@@ -21,6 +21,7 @@ struct image_params {
     bool keep_unmasked;
     int64_t n, compression, partials, steps, clip_skip, seed; /* -1: not given */
     float guidance_scale, guidance_rescale, strength, eta;    /* NaN: not given */
+    float scale;                                              /* NaN: not given */
     int answer;                                               /* enum image_answer */
     int format;                                               /* enum codec_format - 1 */
     int quality;                                              /* enum image_quality */
@@ -35,7 +36,7 @@ struct image_limits {
     bool strict;
 };
 
-/* where: PARAM_GENERATE, PARAM_EDIT or PARAM_VARY. */
+/* where: PARAM_GENERATE, PARAM_EDIT, PARAM_VARY or PARAM_UPSCALE. */
 int image_params_parse(const struct cJSON *body, unsigned where, const struct image_limits *lim,
                        struct image_params *p, struct err *e);
 /* The text fields of a form as a JSON object: "5" becomes a number where the table has one.  Fields that

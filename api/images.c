@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/image_passes.h"
 #include "base/clock.h"
 #include "base/image.h"
 #include "base/log.h"
@@ -370,6 +371,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     buf_adds(out, ", Seed: ");
     size_t seed_at = out->len;
     buf_printf(out, ", Size: %dx%d, Model: %s", s->width, s->height, card->id);
+    image_passes_put(s, out);
     if (s->init != NULL && !isnan(s->strength))
         buf_printf(out, ", Denoising strength: %g", (double)s->strength);
     if (!isnan(s->guidance_rescale))
@@ -383,8 +385,9 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     return seed_at;
 }
 
+/* size: of the pictures of the answer. */
 static void open_answer(struct api_call *c, const struct api_model *m, const struct image_params *p,
-                        unsigned where)
+                        unsigned where, const int size[2])
 {
     struct buf parameters;
     buf_init(&parameters, 2 * FIELD_BYTES_MAX);
@@ -392,8 +395,8 @@ static void open_answer(struct api_call *c, const struct api_model *m, const str
     const struct images_out_options o = {.stream = p->stream,
                                          .edit = where != PARAM_GENERATE,
                                          .n = (int)p->n,
-                                         .width = p->width,
-                                         .height = p->height,
+                                         .width = size[0],
+                                         .height = size[1],
                                          .quality = p->quality,
                                          .answer = (enum image_answer)p->answer,
                                          .format = (enum codec_format)(p->format + 1),
@@ -419,6 +422,29 @@ static size_t arena_bytes(const struct api *a)
            2 * a->o.max_body_bytes;
 }
 
+/* The picture of a request that has no other, and what is done with it. */
+static int begin_upscale(struct api_call *c, const struct cJSON *body, const struct multipart *form,
+                         const struct image_params *p, struct err *e)
+{
+    struct upload image = {0}, mask = {0};
+    struct image from = {0};
+    int err = find_uploads(c, body, form, PARAM_UPSCALE, &image, &mask, e);
+    if (err == 0)
+        err = read_upload(c, &image, &from, e);
+    if (err == 0)
+        err = upscale_begin(c, body, &from, p, e);
+    buf_free(&image.decoded);
+    image_free(&from);
+    return err;
+}
+
+static void begun(struct api_call *c, const struct image_params *p)
+{
+    c->stream = p->stream;
+    c->background = p->job;
+    c->content_type = c->stream ? "text/event-stream" : "application/json";
+}
+
 static int begin(struct api_call *c, const struct cJSON *body, const struct multipart *form,
                  unsigned where, struct err *e)
 {
@@ -427,12 +453,18 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
     const struct api_model *m = NULL;
     struct image_params p;
     struct upload image = {0}, mask = {0};
-    int err = api_find_model(c, body, MODEL_IMAGE, &m, e);
+    int err = where == PARAM_UPSCALE ? 0 : api_find_model(c, body, MODEL_IMAGE, &m, e);
     if (err != 0 || (err = image_params_parse(body, where, &lim, &p, e)) != 0 ||
-        (err = check_card(m->card->image, &p, where, e)) != 0)
+        (m != NULL && (err = check_card(m->card->image, &p, where, e)) != 0))
         return err;
     c->job = job_new(arena_bytes(a));
     c->job->kind = JOB_IMAGE;
+    if (m == NULL) {
+        err = begin_upscale(c, body, form, &p, e);
+        if (err == 0)
+            begun(c, &p);
+        return err;
+    }
     if (where == PARAM_GENERATE) {
         err = choose_size(c, m->card->image, NULL, &p, e);
     } else {
@@ -444,14 +476,14 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
     }
     if (err != 0 || (err = fill_spec(c, m, &p, where, e)) != 0)
         return err;
-    open_answer(c, m, &p, where);
-    err = engine_submit(a->o.engine, c->job, e);
-    if (err != 0)
+    int size[2] = {p.width, p.height};
+    if ((err = image_passes_parse(c, body, m->card->image, size, e)) != 0)
         return err;
-    c->stream = p.stream;
-    c->background = p.job;
-    c->content_type = c->stream ? "text/event-stream" : "application/json";
-    return 0;
+    open_answer(c, m, &p, where, size);
+    err = engine_submit(a->o.engine, c->job, e);
+    if (err == 0)
+        begun(c, &p);
+    return err;
 }
 
 void images_audit(const struct api_call *c, const struct event *ev)

@@ -78,6 +78,8 @@ void images_out_close(struct images_out *o)
 /* The parameters with this picture's seed in them. */
 static void put_parameters(const struct images_out *o, uint64_t seed, struct buf *out)
 {
+    if (o->parameters[0] == '\0')
+        return;
     buf_add(out, o->parameters, o->o.seed_at);
     buf_printf(out, "%llu", (unsigned long long)seed);
     buf_adds(out, o->parameters + o->o.seed_at);
@@ -102,7 +104,13 @@ static void give_back(const struct images_out *o, const struct event *ev, struct
 void images_out_work(struct images_out *o)
 {
     const struct event *ev = o->pending; /* ours, so its pixels may be changed */
-    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
+    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb}, fit = {0};
+    if (ev->partial < 0 && (im.width != o->o.width || im.height != o->o.height)) {
+        /* a super-resolution network has one factor, the request asked for another */
+        if (image_resize(&fit, &im, o->o.width, o->o.height, IMAGE_LANCZOS, &o->err) != 0)
+            return;
+        im = fit;
+    }
     give_back(o, ev, &im);
     struct buf parameters, file;
     buf_init(&parameters, PARAMETERS_MAX);
@@ -112,7 +120,7 @@ void images_out_work(struct images_out *o)
     const struct codec_options options = {.format = o->o.format,
                                           .quality = o->o.compression,
                                           .hasty = ev->partial >= 0,
-                                          .n_texts = ev->partial < 0,
+                                          .n_texts = ev->partial < 0 && parameters.len > 0,
                                           .texts = &text};
     buf_clear(&o->text);
     if (codec_encode(&file, &im, &options, &o->err) == 0) {
@@ -126,6 +134,7 @@ void images_out_work(struct images_out *o)
     }
     buf_free(&file);
     buf_free(&parameters);
+    image_free(&fit);
 }
 
 /* ---- On the loop ---- */
@@ -226,14 +235,15 @@ static void put_frame(const struct images_out *o, const struct event *ev, struct
     json_put_str(&w, "type", type);
     json_put_raw(&w, "b64_json", o->text.data, o->text.len);
     json_put_int(&w, "created_at", o->o.created);
-    put_size(&w, ev->width, ev->height);
+    put_size(&w, whole ? o->o.width : ev->width, whole ? o->o.height : ev->height);
     json_put_str(&w, "quality", quality_of(o));
     json_put_str(&w, "background", "opaque");
     json_put_str(&w, "output_format", codec_name(o->o.format));
     if (!whole)
         json_put_int(&w, "partial_image_index", ev->partial);
     json_put_int(&w, "image_index", ev->index);
-    json_put_int(&w, "seed", (int64_t)ev->seed);
+    if (o->parameters[0] != '\0')
+        json_put_int(&w, "seed", (int64_t)ev->seed);
     if (whole)
         put_safety(&w, o, &o->pictures[ev->index]);
     if (whole)
@@ -253,7 +263,8 @@ static void put_answer(struct images_out *o, const struct job_usage *u, struct b
     json_put_str(&w, "output_format", codec_name(o->o.format));
     json_put_str(&w, "quality", quality_of(o));
     put_size(&w, o->o.width, o->o.height);
-    json_put_int(&w, "seed", (int64_t)o->pictures[0].seed);
+    if (o->parameters[0] != '\0')
+        json_put_int(&w, "seed", (int64_t)o->pictures[0].seed);
     json_open(&w, "data", '[');
     for (int i = 0; i < o->o.n; i++) {
         struct picture *p = &o->pictures[i];
@@ -261,7 +272,8 @@ static void put_answer(struct images_out *o, const struct job_usage *u, struct b
         if (p->complete)
             json_put_raw(&w, o->o.answer == IMAGE_URL ? "url" : "b64_json", p->text.data,
                          p->text.len);
-        json_put_int(&w, "seed", (int64_t)p->seed);
+        if (o->parameters[0] != '\0')
+            json_put_int(&w, "seed", (int64_t)p->seed);
         put_safety(&w, o, p);
         json_close(&w, '}');
         buf_free(&p->text);

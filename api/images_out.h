@@ -19,8 +19,9 @@ struct images_out_options {
     const char *model; /* borrowed */
     enum safety_action safety;
     const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
-    const char *parameters; /* text for the PNG, copied; each picture's seed comes into it ... */
-    size_t seed_at;         /* ... here */
+    const char *
+        parameters; /* text for the PNG, copied; "": none, and no seed.  Each picture's seed comes into it ... */
+    size_t seed_at; /* ... here */
 };
 
 struct images_out;

@@ -111,7 +111,7 @@ static void put_schema(struct json_writer *w, const char *name, unsigned where,
     json_put_str(w, NULL, required);
     json_close(w, ']');
     json_open(w, "properties", '{');
-    bool images = (where & PARAM_IMAGES) != 0;
+    bool images = (where & PARAM_PICTURES) != 0;
     const struct param *table = images ? image_params_table : params_table;
     for (int i = 0, n = images ? image_params_n : params_n; i < n; i++)
         if (table[i].where & where)
@@ -142,6 +142,8 @@ static const char *schema_of(enum api_handler_id id)
         return "ImageEditRequest";
     case API_IMAGES_VARY:
         return "ImageVariationRequest";
+    case API_UPSCALE:
+        return "UpscaleRequest";
     default:
         return "DetokenizeRequest";
     }
@@ -193,7 +195,8 @@ static void put_operation_id(struct json_writer *w, const struct api_route *r)
 
 static bool images_route(enum api_handler_id id)
 {
-    return id == API_IMAGES_GENERATE || id == API_IMAGES_EDIT || id == API_IMAGES_VARY;
+    return id == API_IMAGES_GENERATE || id == API_IMAGES_EDIT || id == API_IMAGES_VARY ||
+           id == API_UPSCALE;
 }
 
 static void put_operation(struct json_writer *w, const struct api_route *r)
@@ -294,6 +297,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     put_schema(&w, "ImageRequest", PARAM_GENERATE, "prompt", a);
     put_schema(&w, "ImageEditRequest", PARAM_EDIT, "prompt", a);
     put_schema(&w, "ImageVariationRequest", PARAM_VARY, "image", a);
+    put_schema(&w, "UpscaleRequest", PARAM_UPSCALE, "image", a);
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
     json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));

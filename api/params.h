@@ -33,6 +33,8 @@ enum {
     PARAM_FROM = PARAM_EDIT | PARAM_VARY, /* a picture that came with the request */
     PARAM_IMAGES = PARAM_GENERATE | PARAM_FROM,
     PARAM_CAPTIONS = 32,
+    PARAM_UPSCALE = 64, /* images/upscale */
+    PARAM_PICTURES = PARAM_IMAGES | PARAM_UPSCALE,
     PARAM_ALL = PARAM_BOTH | PARAM_CAPTIONS,
 };
 

@@ -14,6 +14,8 @@ const struct api_route api_routes[] = {
      "Changes a picture, or the part of it that a mask names"},
     {"POST", "/v1/images/variations", API_IMAGES_VARY, ROUTE_UPLOAD,
      "Makes pictures that are like one"},
+    {"POST", "/v1/images/upscale", API_UPSCALE, ROUTE_UPLOAD,
+     "Enlarges a picture by a super-resolution network"},
     {"GET", "/v1/jobs", API_JOBS, 0, "Lists the jobs of this key"},
     {"GET", "/v1/jobs/{id}", API_JOB, 0, "How far a job is, a preview, its answer"},
     {"DELETE", "/v1/jobs/{id}", API_JOB_DELETE, 0, "Cancels a job and forgets it"},

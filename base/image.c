@@ -135,11 +135,12 @@ static uint8_t to_byte(int32_t sum)
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Along rows: out has the height of in. */
-static void resample_rows(struct image *out, const struct image *in, const struct taps *t)
+/* Along rows, of rows begin ... end - 1: out has the height of in. */
+static void resample_rows(struct image *out, const struct image *in, const struct taps *t,
+                          int begin, int end)
 {
     int c = in->channels;
-    for (int y = 0; y < out->height; y++) {
+    for (int y = begin; y < end; y++) {
         for (int x = 0; x < out->width; x++) {
             const int32_t *w = t->weight + (size_t)x * (size_t)t->max;
             const uint8_t *p = at(in, t->first[x], y);
@@ -154,11 +155,12 @@ static void resample_rows(struct image *out, const struct image *in, const struc
     }
 }
 
-/* Along columns: out has the width of in. */
-static void resample_columns(struct image *out, const struct image *in, const struct taps *t)
+/* Along columns, rows begin ... end - 1 of out, which has the width of in. */
+static void resample_columns(struct image *out, const struct image *in, const struct taps *t,
+                             int begin, int end)
 {
     size_t stride = (size_t)in->width * (size_t)in->channels;
-    for (int y = 0; y < out->height; y++) {
+    for (int y = begin; y < end; y++) {
         const int32_t *w = t->weight + (size_t)y * (size_t)t->max;
         const uint8_t *p = at(in, 0, t->first[y]);
         for (size_t i = 0; i < stride; i++) {
@@ -178,9 +180,9 @@ static int resample(struct image *out, const struct image *in, bool rows, int n,
     if (err == 0 && taps_make(&t, rows ? in->width : in->height, n, filter) != 0)
         err = err_set(e, ERR_NOMEM, "not enough memory to resize a picture");
     if (err == 0 && rows)
-        resample_rows(out, in, &t);
+        resample_rows(out, in, &t, 0, out->height);
     else if (err == 0)
-        resample_columns(out, in, &t);
+        resample_columns(out, in, &t, 0, out->height);
     taps_free(&t);
     if (err != 0)
         image_free(out);
@@ -252,6 +254,100 @@ int image_resize(struct image *out, const struct image *in, int width, int heigh
     if (err == 0 && out->channels == 4)
         unpremultiply(out);
     return err;
+}
+
+/* ---- Resizing in pieces ---- */
+
+enum { PIECE_PIXELS = 1 << 16 };
+
+/* One of the two ways that a picture goes: along rows, then columns, or the other way round.  A side that stays
+ * has taps of one pixel, which change nothing. */
+struct image_resizer {
+    int from[2], to[2];
+    bool rows_first;
+    struct taps rows, columns;
+    uint8_t *half; /* after the first way */
+    int at;        /* rows done of the first way, then of the second */
+};
+
+static bool rows_first(const int from[2], const int to[2])
+{
+    return !(to[0] > from[0] && to[1] < from[1]);
+}
+
+static size_t half_bytes(const int from[2], const int to[2])
+{
+    return rows_first(from, to) ? (size_t)to[0] * (size_t)from[1] * 3
+                                : (size_t)from[0] * (size_t)to[1] * 3;
+}
+
+static size_t taps_bytes(int n_in, int n_out, enum image_filter filter)
+{
+    double scale = (double)n_in / n_out, stretch = scale < 1 ? 1 : scale;
+    size_t max = (size_t)ceil(filters[filter].support * stretch) * 2 + 1;
+    return (size_t)n_out * (2 * sizeof(int) + max * sizeof(int32_t));
+}
+
+size_t image_resizer_bytes(const int from[2], const int to[2], enum image_filter filter)
+{
+    return sizeof(struct image_resizer) + half_bytes(from, to) +
+           taps_bytes(from[0], to[0], filter) + taps_bytes(from[1], to[1], filter);
+}
+
+int image_resizer_open(struct image_resizer **out, const int from[2], const int to[2],
+                       enum image_filter filter, struct err *e)
+{
+    struct image_resizer *r = mem_try(1, sizeof *r);
+    if (r == NULL)
+        return err_set(e, ERR_NOMEM, "not enough memory to resize a picture");
+    memcpy(r->from, from, sizeof r->from);
+    memcpy(r->to, to, sizeof r->to);
+    r->rows_first = rows_first(from, to);
+    r->half = mem_try(half_bytes(from, to), 1);
+    if (r->half == NULL || taps_make(&r->rows, from[0], to[0], filter) != 0 ||
+        taps_make(&r->columns, from[1], to[1], filter) != 0) {
+        image_resizer_close(r);
+        return err_set(e, ERR_NOMEM, "not enough memory to resize a picture");
+    }
+    *out = r;
+    return 0;
+}
+
+void image_resizer_close(struct image_resizer *r)
+{
+    if (r == NULL)
+        return;
+    taps_free(&r->rows);
+    taps_free(&r->columns);
+    free(r->half);
+    free(r);
+}
+
+void image_resizer_restart(struct image_resizer *r)
+{
+    r->at = 0;
+}
+
+bool image_resizer_run(struct image_resizer *r, const uint8_t *in, uint8_t *out)
+{
+    struct image from = {r->from[0], r->from[1], 3, (uint8_t *)(uintptr_t)in};
+    struct image half = {r->rows_first ? r->to[0] : r->from[0],
+                         r->rows_first ? r->from[1] : r->to[1], 3, r->half};
+    struct image to = {r->to[0], r->to[1], 3, out};
+    const bool second = r->at >= half.height;
+    const struct image *a = second ? &half : &from;
+    struct image *b = second ? &to : &half;
+    const int begin = second ? r->at - half.height : r->at, piece = PIECE_PIXELS / b->width + 1;
+    const int end = begin + piece < b->height ? begin + piece : b->height;
+    if (r->rows_first != second)
+        resample_rows(b, a, &r->rows, begin, end);
+    else
+        resample_columns(b, a, &r->columns, begin, end);
+    r->at += end - begin;
+    if (r->at < half.height + to.height)
+        return true;
+    r->at = 0;
+    return false;
 }
 
 /* ---- Cutting and converting ---- */

@@ -3,6 +3,7 @@
  * Thread: any. */
 #ifndef BASE_IMAGE_H
 #define BASE_IMAGE_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,15 @@ size_t image_bytes(const struct image *im);
 /* As Image.resize(size, resample) does; RGBA is weighed by its alpha. */
 int image_resize(struct image *out, const struct image *in, int width, int height,
                  enum image_filter filter, struct err *e);
+/* The same in pieces, for RGB: image_resizer_run until it says false. */
+struct image_resizer;
+int image_resizer_open(struct image_resizer **out, const int from[2], const int to[2],
+                       enum image_filter filter, struct err *e); /* width, height */
+size_t image_resizer_bytes(const int from[2], const int to[2], enum image_filter filter);
+void image_resizer_restart(struct image_resizer *r);
+/* Some rows further; true: there is more to do.  in and out are of the sizes of open. */
+bool image_resizer_run(struct image_resizer *r, const uint8_t *in, uint8_t *out);
+void image_resizer_close(struct image_resizer *r); /* NULL is nothing */
 /* The rectangle at (x, y), which may reach beyond the picture: what lies outside has the value fill
  * in every channel.  So it crops and it pads. */
 int image_crop(struct image *out, const struct image *in, int x, int y, int width, int height,

@@ -295,6 +295,10 @@ static int open_single(struct checkpoint *c, struct err *e)
     c->single = true;
     look_beside(c);
     int rc = checkpoint_open_file(c, c->path, &f, e);
+    if (rc == 0 && checkpoint_esrgan_is(f)) {
+        rc = checkpoint_esrgan_open(c, e);
+        return rc != 0 ? rc : finish(c, e);
+    }
     const bool control = rc == 0 && checkpoint_control_names(f);
     if (rc == 0)
         rc = control ? checkpoint_control_open(c, e) : checkpoint_ldm_open(c, e);
@@ -414,6 +418,18 @@ bool checkpoint_is_control(const char *path)
         return false;
     bool is = checkpoint_control_class(json_str(json_get(config, "_class_name")));
     json_free(config);
+    return is;
+}
+
+bool checkpoint_is_upscaler(const char *path)
+{
+    struct checkpoint_file f = {0};
+    struct stat st;
+    if (stat(path, &st) != 0 || S_ISDIR(st.st_mode) || magic_of_file(path) != MAGIC_SAFETENSORS ||
+        safetensors_open(&f.st, path, NULL) != 0)
+        return false;
+    bool is = checkpoint_esrgan_is(&f);
+    safetensors_close(f.st);
     return is;
 }
 

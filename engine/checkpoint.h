@@ -63,6 +63,9 @@ bool checkpoint_is_image(const char *path);
 
 /* Whether it is a ControlNet or a T2I-Adapter; looks at names only. */
 bool checkpoint_is_control(const char *path);
+/* Whether a path is a .safetensors of a super-resolution network: one part, CHECKPOINT_MODEL, under the names of
+ * BasicSR, whose config has "_class_name" "RRDBNet" or "SRVGGNetCompact". */
+bool checkpoint_is_upscaler(const char *path);
 
 /* The model_type of a directory of transformers ("blip", "bert" ...); false for anything else. */
 bool checkpoint_model_type(const char *path, char *type, size_t size);

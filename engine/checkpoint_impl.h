@@ -1,6 +1,7 @@
 /* What the files of a checkpoint share while it is opened: checkpoint.c keeps the tables,
  * checkpoint_dir.c reads directories, checkpoint_ldm.c single files, checkpoint_control.c those of ControlNets,
- * and checkpoint_config.c works out their configurations.  Included only by these.  Thread: the one that opens. */
+ * checkpoint_esrgan.c those of super-resolution networks, and checkpoint_config.c works out their
+ * configurations.  Included only by these.  Thread: the one that opens. */
 #ifndef ENGINE_CHECKPOINT_IMPL_H
 #define ENGINE_CHECKPOINT_IMPL_H
 #include <stdbool.h>
@@ -93,6 +94,9 @@ bool checkpoint_control_names(const struct checkpoint_file *f);
 bool checkpoint_control_class(const char *name);
 int checkpoint_control_open(struct checkpoint *c, struct err *e); /* c->files[0] is open */
 int checkpoint_config_control(struct checkpoint *c, struct err *e);
+/* The same of a super-resolution network: its one part is CHECKPOINT_MODEL, with the class's name as config. */
+int checkpoint_esrgan_open(struct checkpoint *c, struct err *e);
+bool checkpoint_esrgan_is(const struct checkpoint_file *f);
 /* The configurations, scheduler and index of a single file, once its tensors can be found. */
 int checkpoint_config_make(struct checkpoint *c, struct err *e);
 #endif

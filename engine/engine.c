@@ -34,6 +34,7 @@ static const char *kind_name(enum model_kind kind)
         [MODEL_IMAGE] = "images",
         [MODEL_EMBEDDING] = "embeddings",
         [MODEL_CAPTION] = "captions",
+        [MODEL_UPSCALER] = "larger pictures",
     };
     return names[kind];
 }
@@ -78,9 +79,16 @@ static int enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct er
 }
 
 /* Could the model ever be loaded? */
-static int check_weights(const struct engine *g, int model, struct err *e)
+static int check_weights(const struct engine *g, const struct task *t, struct err *e)
 {
+    int model = t->model;
     size_t need = engine_facts(g, model)->weight_bytes;
+    for (const struct stage *s = t->stages; s; s = s->next) {
+        bool counted = s->model == model;
+        for (const struct stage *o = t->stages; o != s; o = o->next)
+            counted = counted || o->model == s->model;
+        need += counted ? 0 : engine_facts(g, s->model)->weight_bytes;
+    }
     if (need <= g->weight_budget)
         return 0;
     err_set(e, ERR_INVALID,
@@ -92,7 +100,7 @@ static int check_weights(const struct engine *g, int model, struct err *e)
 
 int engine_enqueue(struct engine *g, struct task *t, int64_t n_tokens, struct err *e)
 {
-    int rc = check_weights(g, t->model, e);
+    int rc = check_weights(g, t, e);
     if (rc)
         return rc;
     t->job->submit_us = clock_us();
@@ -131,6 +139,8 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
         return engine_image_submit(g, j, e);
     case JOB_EMBED:
         return engine_embed_submit(g, j, e);
+    case JOB_UPSCALE:
+        return engine_upscale_submit(g, j, e);
     }
     return err_set(e, ERR_INVALID, "a job of no kind");
 }
@@ -139,7 +149,7 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
 
 void engine_fail_task(struct engine *g, struct task *t, const struct err *e)
 {
-    if (t->job->kind == JOB_IMAGE)
+    if (t->job->kind == JOB_IMAGE || t->job->kind == JOB_UPSCALE)
         engine_image_fail(g, t, e);
     else if (t->job->kind == JOB_EMBED)
         engine_embed_fail(g, t, e);
@@ -220,8 +230,6 @@ static void take_inbox(struct engine *g)
     pthread_mutex_unlock(&g->submit_mutex);
     while (t) {
         struct task *next = t->next;
-        if (t->image)
-            t->due_us = engine_image_due(g, t);
         sched_add(&g->sched, t);
         t = next;
     }
@@ -241,6 +249,7 @@ static int run_unit(struct engine *g, struct err *e)
         return 0;
     g->models[p->model].used_us = clock_us();
     int rc = g->models[p->model].embed.bert    ? engine_embed_run(g, p, e)
+             : g->models[p->model].upscale.m   ? engine_upscale_run(g, p, e)
              : g->sched_models[p->model].other ? engine_image_run(g, p, e)
              : p->look                         ? engine_caption_run(g, p, e)
                                                : engine_text_run(g, p, e);

@@ -6,7 +6,6 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
-#include "engine/turns.h"
 
 int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 {
@@ -18,6 +17,8 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
     t->model = model;
     t->n_choices = 1;
     int rc = picture_task_new(t, model_diffusion(g->models[model].facts), e);
+    if (rc == 0)
+        rc = engine_stages_add(g, t, e);
     if (rc == 0)
         rc = engine_enqueue(g, t, 0, e);
     if (rc) {
@@ -32,7 +33,7 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 
 static int place(void *ctx, struct task *t)
 {
-    return pipeline_place(ctx, t->image);
+    return stage_place(t, ((struct pipeline *)ctx)->cache);
 }
 
 static bool has_work(void *ctx)
@@ -70,11 +71,6 @@ size_t engine_image_need(struct engine *g, int model)
     return need;
 }
 
-int64_t engine_image_due(const struct engine *g, const struct task *t)
-{
-    return turns_due(t->image, t->job->submit_us, g->models[t->model].pipeline.us_per_work);
-}
-
 /* --- from admission to the end --- */
 
 static void show_running(struct engine *g)
@@ -100,7 +96,7 @@ void engine_image_fail(struct engine *g, struct task *t, const struct err *e)
         sched_remove(&g->sched, t);
         engine_count_waiting(g, -1, 0);
     }
-    pipeline_leave(&g->models[t->model].pipeline, t->image);
+    stage_leave(t);
     show_running(g);
     emit_error(t, e);
     free_task(t);
@@ -111,8 +107,8 @@ void engine_image_begin(struct engine *g, struct task *t)
 {
     engine_count_waiting(g, -1, 0);
     t->admitted_us = clock_us();
-    if (t->image->refused.code) {
-        const struct err e = t->image->refused;
+    if (t->refused.code) {
+        const struct err e = t->refused;
         engine_image_fail(g, t, &e);
         return;
     }
@@ -121,15 +117,26 @@ void engine_image_begin(struct engine *g, struct task *t)
 
 static void finish(struct engine *g, struct task *t)
 {
-    pipeline_leave(&g->models[t->model].pipeline, t->image);
+    stage_leave(t);
     show_running(g);
     struct event *ev = job_event_new(EV_DONE, 0, "", 0, NULL, 0);
     ev->usage.queue_us = t->admitted_us - t->job->submit_us;
     ev->usage.decode_us = clock_us() - t->admitted_us;
-    ev->usage.prompt_tokens = t->image->prompts[0].n_tokens;
+    ev->usage.prompt_tokens = t->image ? t->image->prompts[0].n_tokens : 0;
     t->dead = true;
     job_emit(t->job, ev);
     free_task(t);
+}
+
+void engine_image_ended(struct engine *g, struct task *t, const struct err *why)
+{
+    g->dirty = true;
+    if (why->code) {
+        const struct err e = *why;
+        engine_image_fail(g, t, &e);
+    } else {
+        finish(g, t);
+    }
 }
 
 int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err *e)
@@ -147,15 +154,8 @@ int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err
     STAT_ADD(g, images_flagged, p->n_flagged - flagged);
     if (p->n_steps != steps || p->n_images != images)
         g->dirty = true;
-    if (!ended)
-        return 0;
-    g->dirty = true;
-    if (ended->refused.code) {
-        const struct err why = ended->refused;
-        engine_image_fail(g, ended->task, &why);
-    } else {
-        finish(g, ended->task);
-    }
+    if (ended)
+        engine_image_ended(g, ended->task, &ended->refused);
     return 0;
 }
 
@@ -165,6 +165,10 @@ struct task *engine_image_first(const struct engine *g, bool cancelled)
         if (!g->sched_models[i].other)
             continue;
         for (struct image_task *it = g->models[i].pipeline.tasks; it; it = it->next) {
+            if (!cancelled || job_cancelled(it->task->job))
+                return it->task;
+        }
+        for (struct upscale_task *it = g->models[i].upscale.tasks; it; it = it->next) {
             if (!cancelled || job_cancelled(it->task->job))
                 return it->task;
         }

@@ -1,5 +1,6 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_text.c, engine_caption.c, engine_beam.c and engine_image.c (jobs of that kind).
+ * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_text.c, engine_caption.c, engine_beam.c engine_image.c
+ * (jobs of that kind), engine_stages.c and engine_upscale.c (what image jobs do besides).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -11,6 +12,7 @@
 #include "engine/pipeline.h"
 #include "engine/sample.h"
 #include "engine/sched.h"
+#include "engine/upscale.h"
 
 enum {
     MODELS_MAX = 64,
@@ -42,7 +44,8 @@ struct loaded {
     struct task *looking;     /* caption models: whose picture is under way */
     struct pipeline pipeline; /* image models */
     struct embed embed;       /* embedding models */
-    struct sched_other other; /* of the two */
+    struct upscale upscale;   /* super-resolution networks */
+    struct sched_other other; /* of the three */
 };
 
 struct engine {
@@ -148,13 +151,28 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any 
 void engine_image_open(struct engine *g, int model); /* its pipeline, when it is loaded */
 /* Bytes that one picture of the model's own size needs; 0 when that cannot be said. */
 size_t engine_image_need(struct engine *g, int model);
-int64_t engine_image_due(const struct engine *g, const struct task *t); /* its place in the queue */
-void engine_image_begin(struct engine *g, struct task *t);              /* just out of the queue */
+void engine_image_begin(struct engine *g, struct task *t); /* just out of the queue */
 void engine_image_fail(struct engine *g, struct task *t, const struct err *e);
 /* A piece of the plan's model's work.  An error is the device's. */
 int engine_image_run(struct engine *g, const struct sched_plan *p, struct err *e);
 /* A running task, or one that was cancelled; NULL when there is none. */
 struct task *engine_image_first(const struct engine *g, bool cancelled);
+
+/* The task is over: with an error if why has one. */
+void engine_image_ended(struct engine *g, struct task *t, const struct err *why);
+
+/* engine_stages.c */
+/* What the job of t->image does besides its first stage. */
+int engine_stages_add(struct engine *g, struct task *t, struct err *e); /* any thread */
+/* The stage is run by this model. */
+void engine_stages_own(struct engine *g, struct stage *s, int model);
+
+/* engine_upscale.c */
+int engine_upscale_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+void engine_upscale_open(struct engine *g, int model);
+/* Bytes that a picture of medium size needs; 0 when that cannot be said. */
+size_t engine_upscale_need(const struct engine *g, int model);
+int engine_upscale_run(struct engine *g, const struct sched_plan *p, struct err *e);
 
 /* engine_embed.c */
 int engine_embed_submit(struct engine *g, struct job *j, struct err *e); /* any thread */

@@ -22,9 +22,11 @@ static size_t default_cache_bytes(struct engine *g)
             continue; /* nothing beyond its scratch */
         size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
                                   engine_caption_bytes(g, i)
-                            : engine_image_need(g, i) / 4 * 5;
+                       : model_card(m)->kind == MODEL_UPSCALER ? engine_upscale_need(g, i)
+                                                               : engine_image_need(g, i) / 4 * 5;
         one = bytes > one ? bytes : one;
-        all += bytes * (size_t)(text ? g->o.max_sequences : g->o.max_images);
+        /* pictures that are made again at twice their sides need four times as much */
+        all += bytes * (size_t)(text ? g->o.max_sequences : 4 * g->o.max_images);
     }
     size_t free_bytes = engine_free_bytes(g);
     if (weights > free_bytes / 8 * 5)

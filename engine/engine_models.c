@@ -75,6 +75,8 @@ static int open_work(struct engine *g, int model, struct err *e)
         return engine_embed_open(g, model, e);
     if (card->kind == MODEL_IMAGE)
         engine_image_open(g, model);
+    if (card->kind == MODEL_UPSCALER)
+        engine_upscale_open(g, model);
     return engine_has_pages(card) && !m->sample ? sample_open(&m->sample, card->n_vocab, e) : 0;
 }
 
@@ -83,9 +85,10 @@ static void close_work(struct engine *g, int model)
     struct loaded *m = &g->models[model];
     if (m->embed.bert)
         embed_fini(&m->embed);
-    else if (g->sched_models[model].other)
+    else if (g->sched_models[model].other && !m->upscale.m)
         pipeline_fini(&m->pipeline);
     m->pipeline = (struct pipeline){0};
+    m->upscale = (struct upscale){0};
     g->sched_models[model].other = NULL;
 }
 
@@ -207,17 +210,39 @@ static bool runs(const struct engine *g, int model)
         if (g->sched.order[i]->task->model == model)
             return true;
     }
-    return g->models[model].pipeline.tasks || g->models[model].embed.tasks;
+    return g->models[model].pipeline.tasks || g->models[model].embed.tasks ||
+           g->models[model].upscale.tasks;
 }
 
-/* Does a job of the model wait before t? */
+/* Does a job need the model, for itself or for one of its stages? */
+static bool needs(const struct task *t, int model)
+{
+    bool found = t->model == model;
+    for (const struct stage *s = t->stages; s; s = s->next)
+        found = found || s->model == model;
+    return found;
+}
+
+/* The model of the job that must be loaded next; -1: none. */
+static int missing_of(const struct engine *g, const struct task *t)
+{
+    if (engine_model_state(g, t->model) == ENGINE_MODEL_UNLOADED)
+        return t->model;
+    for (const struct stage *s = t->stages; s; s = s->next) {
+        if (engine_model_state(g, s->model) == ENGINE_MODEL_UNLOADED)
+            return s->model;
+    }
+    return -1;
+}
+
+/* Does a job that needs the model wait before t, or is it t? */
 static bool waits_before(const struct engine *g, int model, const struct task *t)
 {
     for (const struct task *o = g->sched.head; o && o != t; o = o->next) {
-        if (o->model == model)
+        if (needs(o, model))
             return true;
     }
-    return false;
+    return needs(t, model);
 }
 
 /* May it go for t?  idle: only if it runs nothing. */
@@ -229,10 +254,10 @@ static bool may_go(const struct engine *g, int model, const struct task *t, bool
 
 /* The loaded model that was not used for longest, of those that are large enough alone if there are any.  -1:
  * none may go. */
-static int to_go(const struct engine *g, const struct task *t, bool idle)
+static int to_go(const struct engine *g, const struct task *t, int wanted, bool idle)
 {
     const size_t missing =
-        g->weight_bytes + engine_facts(g, t->model)->weight_bytes - g->weight_budget;
+        g->weight_bytes + engine_facts(g, wanted)->weight_bytes - g->weight_budget;
     int found = -1;
     bool enough = false;
     for (int i = 0; i < g->o.n_models; i++) {
@@ -255,16 +280,16 @@ static void open_all(struct engine *g)
         g->sched_models[i].closed = engine_model_state(g, i) != ENGINE_MODEL_LOADED;
 }
 
-/* true: the model of t fits now. */
-static bool make_room(struct engine *g, const struct task *t)
+/* true: the model that t wants fits now. */
+static bool make_room(struct engine *g, const struct task *t, int wanted)
 {
     int model;
-    while (!fits(g, t->model) && (model = to_go(g, t, true)) >= 0)
+    while (!fits(g, wanted) && (model = to_go(g, t, wanted, true)) >= 0)
         unload(g, model);
-    if (fits(g, t->model))
+    if (fits(g, wanted))
         return true;
     bool long_enough = clock_us() - t->job->submit_us > CLOSE_AFTER_US;
-    if (long_enough && (model = to_go(g, t, false)) >= 0)
+    if (long_enough && (model = to_go(g, t, wanted, false)) >= 0)
         g->sched_models[model].closed = true;
     return false;
 }
@@ -273,7 +298,7 @@ static void fail_waiting(struct engine *g, int model, const struct err *e)
 {
     for (struct task *t = g->sched.head, *next; t; t = next) {
         next = t->next;
-        if (t->model == model)
+        if (needs(t, model))
             engine_fail_task(g, t, e);
     }
 }
@@ -292,17 +317,18 @@ static void cannot_load(struct engine *g, int model, const struct err *why)
 static void look_at_queue(struct engine *g)
 {
     struct task *t = g->sched.head;
-    while (t && engine_model_state(g, t->model) != ENGINE_MODEL_UNLOADED)
+    while (t && missing_of(g, t) < 0)
         t = t->next;
     open_all(g);
-    if (!t || !make_room(g, t))
+    int wanted = t ? missing_of(g, t) : -1;
+    if (!t || !make_room(g, t, wanted))
         return;
-    struct loaded *m = &g->models[t->model];
+    struct loaded *m = &g->models[wanted];
     struct model_options o = options_of(g);
     o.bare = o.no_warmup = true;
     o.progress = &m->progress;
     struct err e = {0};
-    begin_load(g, t->model);
+    begin_load(g, wanted);
     g->load_us = clock_us();
     if (loader_start(&g->loader, m->id, m->path, &o, &e) == 0)
         return;

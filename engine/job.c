@@ -32,6 +32,7 @@ const struct image_spec image_spec_default = {
     .strength = NAN,
     .rng = IMAGE_RNG_CPU,
     .clip_skip = -1,
+    .passes = {.hires = {.strength = NAN}},
 };
 
 struct job_private {

@@ -42,7 +42,7 @@ struct sample_params {
 };
 extern const struct sample_params sample_params_default; /* temperature 1, all else off */
 
-enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED };
+enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED, JOB_UPSCALE };
 
 struct text_spec {
     const char *model; /* card id */
@@ -95,6 +95,30 @@ struct safety_result {
     float special[SAFETY_SCORES_MAX], concepts[SAFETY_SCORES_MAX];
 };
 
+/* How a picture becomes larger before it is made again: its latent (as torch's interpolate does), its pixels
+ * (Lanczos), or by a super-resolution network and then its pixels. */
+enum image_enlarge {
+    IMAGE_LATENT_NEAREST,
+    IMAGE_LATENT_BILINEAR,
+    IMAGE_LATENT_BICUBIC,
+    IMAGE_PIXELS,
+    IMAGE_NETWORK
+};
+
+/* What is done to pictures after they were made, in this order. */
+struct image_passes {
+    struct {               /* made again at this size, from what they are, enlarged */
+        int width, height; /* 0: no */
+        int steps;         /* 0: as many */
+        float strength;    /* NaN: 0.7 */
+        enum image_enlarge how;
+        const char *model; /* IMAGE_NETWORK: card id */
+    } hires;
+    struct {               /* enlarged by a super-resolution network */
+        const char *model; /* card id; NULL: no */
+    } upscale;
+};
+
 /* Pictures of a latent diffusion model.  Image i of n has the noise of seed + i, and is the same
  * picture whatever n is.  A field that image_spec_default leaves says: as the model's card has it.
  * With init alone the picture is made from init (img2img), with mask too only what the mask says is
@@ -118,8 +142,16 @@ struct image_spec {
     const uint8_t *init; /* [height, width, 3] or NULL */
     const uint8_t *mask; /* [height, width], 255: make anew, 0: keep; or NULL */
     enum safety_action safety;
+    struct image_passes passes;
 };
 extern const struct image_spec image_spec_default;
+
+/* A picture to be enlarged by a super-resolution network, by the factor that it has. */
+struct upscale_spec {
+    const char *model;  /* card id */
+    const uint8_t *rgb; /* [height, width, 3] */
+    int width, height;
+};
 
 /* Logprobs are of the model's own distribution, before temperature and filters (as OpenAI's). */
 struct token_info {
@@ -181,11 +213,12 @@ struct job {
     enum job_kind kind;
     struct arena arena; /* loop side's: spec and what it points to */
     struct text_spec text;
-    struct image_spec image;  /* JOB_IMAGE */
-    struct embed_spec embed;  /* JOB_EMBED */
-    void *user;               /* the loop side's own */
-    int64_t submit_us;        /* set by engine_submit */
-    struct job_private *priv; /* engine/job.c */
+    struct image_spec image;     /* JOB_IMAGE */
+    struct embed_spec embed;     /* JOB_EMBED */
+    struct upscale_spec upscale; /* JOB_UPSCALE */
+    void *user;                  /* the loop side's own */
+    int64_t submit_us;           /* set by engine_submit */
+    struct job_private *priv;    /* engine/job.c */
 };
 
 /* One reference, the caller's. */

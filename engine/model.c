@@ -15,6 +15,7 @@
 #include "engine/models/bert.h"
 #include "engine/models/blip.h"
 #include "engine/models/llama.h"
+#include "engine/models/upscaler.h"
 #include "engine/text/wordpiece.h"
 #include "kernels/quant.h"
 
@@ -26,6 +27,7 @@ struct model {
     struct diffusion *diffusion;
     struct blip *blip; /* a caption model: text is its decoder */
     struct bert *bert;
+    struct upscaler *upscaler;
     struct caption_card caption;
 };
 
@@ -56,9 +58,10 @@ static int check_kind(const struct file *f, struct err *e)
     bool pickle = f->size >= 2 && f->data[0] == '\x80' && f->data[1] >= 1 && f->data[1] <= 5;
     if (zip || pickle)
         return err_set(e, ERR_UNSUPPORTED,
-                       "a PyTorch pickle checkpoint can run code when it is read and is refused: "
-                       "convert it to GGUF (llama.cpp's convert_hf_to_gguf.py), an image model to "
-                       "safetensors");
+                       "a PyTorch pickle checkpoint can run code and is refused: convert a text "
+                       "model to GGUF (convert_hf_to_gguf.py), others to safetensors: save_file("
+                       "torch.load(FILE, weights_only=True), NEW), of an upscaler (.pth) its "
+                       "[\"params_ema\"]");
     if (begins(f, "lmgg", 4) || begins(f, "fmgg", 4) || begins(f, "tjgg", 4))
         return err_set(e, ERR_UNSUPPORTED,
                        "a GGML file from before GGUF: get or convert the model as GGUF");
@@ -284,6 +287,41 @@ static int open_image(struct model **out, const char *id, const char *path, stru
     return 0;
 }
 
+/* ---- upscalers ---- */
+
+/* Pixels alone: as much of a pass's memory as a quarter of an image decoder's. */
+static int open_upscaler(struct model **out, const char *id, const char *path, struct backend *be,
+                         const struct model_options *o, struct err *e)
+{
+    struct checkpoint *c;
+    struct upscaler *u = NULL;
+    int rc = checkpoint_open(&c, path, NULL, e);
+    if (rc != 0)
+        return rc;
+    rc = upscaler_open(&u, c, be, o->vae_bytes / 4, o->progress, e);
+    checkpoint_close(c);
+    if (rc != 0)
+        return rc;
+    const struct upscaler_info *info = upscaler_info(u);
+    struct stat st = {0};
+    (void)stat(path, &st);
+    struct model *m = xcalloc(1, sizeof *m);
+    m->upscaler = u;
+    m->card = (struct model_card){.id = xstrdup(id),
+                                  .arch = info->family,
+                                  .source = "safetensors",
+                                  .kind = MODEL_UPSCALER,
+                                  .quant = xstrdup(dtype_name(info->type)),
+                                  .n_params = info->n_params,
+                                  .weight_bytes = info->weight_bytes,
+                                  .created = (int64_t)st.st_mtime,
+                                  .input = MODALITY_IMAGE,
+                                  .output = MODALITY_IMAGE,
+                                  .scale = info->scale};
+    *out = m;
+    return 0;
+}
+
 /* ---- caption models ---- */
 
 static int open_blip_tokenizer(struct model *m, const char *path, struct err *e)
@@ -442,6 +480,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     if (strlen(path) >= sizeof file)
         return err_set(e, ERR_INVALID, "the path of the model has more than %d bytes", MAX_PATH);
     memcpy(file, path, strlen(path) + 1);
+    if (checkpoint_is_upscaler(path))
+        return open_upscaler(out, id, path, be, o, e);
     if (diffusion_is(path))
         return open_image(out, id, path, be, o, e);
     if (transformers_family(path) != NULL)
@@ -478,6 +518,7 @@ void model_close(struct model *m)
         m->text->close(m->text);
     diffusion_close(m->diffusion);
     bert_close(m->bert);
+    upscaler_close(m->upscaler);
     if (m->card.tokenizer != NULL)
         tokenizer_close(m->card.tokenizer);
     free(m->card.chat_template);
@@ -499,6 +540,11 @@ const struct diffusion *model_diffusion(const struct model *m)
 struct bert *model_bert(const struct model *m)
 {
     return m->bert;
+}
+
+struct upscaler *model_upscaler(const struct model *m)
+{
+    return m->upscaler;
 }
 
 struct blip *model_blip(const struct model *m)

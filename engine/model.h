@@ -11,7 +11,7 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
 
-enum model_kind { MODEL_TEXT, MODEL_IMAGE, MODEL_EMBEDDING, MODEL_CAPTION };
+enum model_kind { MODEL_TEXT, MODEL_IMAGE, MODEL_EMBEDDING, MODEL_CAPTION, MODEL_UPSCALER };
 
 /* What goes in and comes out, for /v1/models: bits. */
 enum modality { MODALITY_TEXT = 1, MODALITY_IMAGE = 2, MODALITY_EMBEDDING = 4 };
@@ -65,6 +65,7 @@ struct model_card {
     unsigned input, output;             /* enum modality */
     const struct image_card *image;     /* MODEL_IMAGE, else NULL */
     const struct caption_card *caption; /* MODEL_CAPTION, else NULL */
+    int scale;                          /* MODEL_UPSCALER: sides of a result per side, else 0 */
 };
 
 /* What a sequence looks at besides its own tokens, for cross attention: layer l's keys are at
@@ -115,6 +116,9 @@ const struct diffusion *model_diffusion(const struct model *m);
 /* Of a caption model, else NULL: engine/models/blip.h. */
 struct blip;
 struct blip *model_blip(const struct model *m);
+/* Of a super-resolution network, else NULL: engine/models/upscaler.h. */
+struct upscaler;
+struct upscaler *model_upscaler(const struct model *m);
 /* Of an embedding model, else NULL: engine/models/bert.h. */
 struct bert;
 struct bert *model_bert(const struct model *m);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/image.h"
+#include "engine/enlarge.h"
 
 enum { MOMENTS_INIT, MOMENTS_MASKED };
 
@@ -23,9 +24,9 @@ static bool sees_mask(const struct image_task *it)
 }
 
 /* As diffusers has it: all is made anew, from noise alone. */
-static bool from_noise(const struct image_task *it)
+static enum picture_from from_of(const struct image_spec *s)
 {
-    return !it->spec.init || (it->spec.mask && it->spec.strength >= 1);
+    return !s->init || (s->mask && s->strength >= 1) ? FROM_NOISE : FROM_INIT;
 }
 
 /* ---- the task ---- */
@@ -43,6 +44,12 @@ static float *take(struct layout *l, size_t n)
     return at;
 }
 
+/* A picture of [h, w, 3] bytes. */
+static uint8_t *take_bytes(struct layout *l, int h, int w)
+{
+    return (uint8_t *)take(l, ((size_t)h * (size_t)w * 3 + sizeof(float) - 1) / sizeof(float));
+}
+
 static size_t lay_out(struct image_task *it, float *memory)
 {
     struct layout l = {.memory = memory};
@@ -50,13 +57,17 @@ static size_t lay_out(struct image_task *it, float *memory)
     for (int i = 0; i < picture_n_moments(it); i++)
         it->moments[i] = take(&l, 2 * n);
     it->mask = it->spec.mask ? take(&l, n / (size_t)it->shape.c) : NULL;
+    const bool pixels = it->stage.later && it->from == FROM_INIT;
     for (int i = 0; i < it->spec.n; i++) {
         struct picture *p = &it->pictures[i];
         p->latent = take(&l, n);
         p->out[0] = take(&l, n);
         p->out[1] = it->guided ? take(&l, n) : NULL;
         p->clean = it->spec.partial_images > 0 ? take(&l, n) : NULL;
-        p->image = it->spec.init ? take(&l, n) : NULL;
+        p->image = it->spec.init || it->stage.later ? take(&l, n) : NULL;
+        p->moments = pixels ? take(&l, 2 * n) : NULL;
+        p->pixels = pixels ? take_bytes(&l, it->given_h, it->given_w) : NULL;
+        p->init = pixels ? take_bytes(&l, it->spec.height, it->spec.width) : NULL;
         p->noise = it->spec.mask ? take(&l, n) : NULL;
         p->masked = it->spec.mask && sees_mask(it) ? take(&l, n) : NULL;
         float *buffers = take(&l, state + 1);
@@ -73,6 +84,8 @@ static int prepare(struct image_task *it, struct err *e)
     int rc = diffusion_resolve(d, s, e);
     if (rc)
         return rc;
+    if (!it->stage.later)
+        it->from = from_of(s);
     it->guided = diffusion_guided(d, s);
     rc = diffusion_prompts(d, s, &it->prompts[0], &it->prompts[1], &it->arena, e);
     if (rc)
@@ -85,7 +98,7 @@ static int prepare(struct image_task *it, struct err *e)
                    .sigmas = (enum noise_sigmas)s->sigmas,
                    .spacing = (enum noise_spacing)s->spacing},
         .steps = s->steps,
-        .strength = from_noise(it) ? 0 : (double)s->strength,
+        .strength = it->from == FROM_NOISE ? 0 : (double)s->strength,
         .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
         .eta = (double)s->eta,
     };
@@ -93,34 +106,13 @@ static int prepare(struct image_task *it, struct err *e)
     if (rc)
         return rc;
     it->state_bytes = lay_out(it, NULL);
+    it->stage.n_steps = noise_n_steps(it->noise);
     return 0;
 }
 
-int picture_task_new(struct task *t, const struct diffusion *d, struct err *e)
+void picture_stage_free(struct stage *s)
 {
-    struct image_task *it = mem_try(1, sizeof *it);
-    if (!it)
-        return err_set(e, ERR_NOMEM, "no memory for the request");
-    it->task = t;
-    it->d = d;
-    it->spec = t->job->image;
-    arena_init(&it->arena, (size_t)8 << 20);
-    t->image = it;
-    for (int i = 0; i < JOB_IMAGES_MAX; i++) {
-        it->pictures[i].task = it;
-        it->pictures[i].index = i;
-    }
-    int rc = prepare(it, e);
-    if (rc)
-        picture_task_free(t);
-    return rc;
-}
-
-void picture_task_free(struct task *t)
-{
-    struct image_task *it = t->image;
-    if (!it)
-        return;
+    struct image_task *it = (struct image_task *)s;
     for (int i = 0; i < JOB_IMAGES_MAX; i++)
         if (it->pictures[i].held)
             job_event_free(it->pictures[i].held);
@@ -128,6 +120,65 @@ void picture_task_free(struct task *t)
     noise_close(it->noise);
     arena_free(&it->arena);
     free(it);
+}
+
+/* Replaced by the pipeline's when one runs it: until then there is only something to free. */
+static const struct stage_ops unplaced = {.free = picture_stage_free};
+
+/* Appends a stage that is not prepared yet. */
+static struct image_task *append(struct task *t, const struct diffusion *d,
+                                 const struct image_spec *spec)
+{
+    struct image_task *it = mem_try(1, sizeof *it);
+    if (!it)
+        return NULL;
+    it->stage.ops = &unplaced;
+    it->stage.makes = true;
+    it->task = t;
+    it->d = d;
+    it->spec = *spec;
+    arena_init(&it->arena, (size_t)8 << 20);
+    for (int i = 0; i < JOB_IMAGES_MAX; i++) {
+        it->pictures[i].task = it;
+        it->pictures[i].index = i;
+    }
+    stage_add(t, &it->stage);
+    return it;
+}
+
+int picture_task_new(struct task *t, const struct diffusion *d, struct err *e)
+{
+    struct image_task *it = append(t, d, &t->job->image);
+    if (!it)
+        return err_set(e, ERR_NOMEM, "no memory for the request");
+    t->image = it;
+    int rc = prepare(it, e);
+    if (rc)
+        picture_task_free(t);
+    return rc;
+}
+
+int picture_stage_new(struct task *t, const struct diffusion *d, const struct image_spec *spec,
+                      const int given[2], struct err *e)
+{
+    struct image_task *it = append(t, d, spec);
+    if (!it)
+        return err_set(e, ERR_NOMEM, "no memory for the request");
+    it->from = given ? FROM_INIT : FROM_LATENT;
+    it->given_w = given ? given[0] : 0;
+    it->given_h = given ? given[1] : 0;
+    it->enlarge = spec->passes.hires.how;
+    it->stage.wants_latent = !given;
+    if (given && !d->info->has_encoder)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this model has no VAE encoder for a picture that was "
+                       "made larger: enlarge the latent instead");
+    return prepare(it, e);
+}
+
+void picture_task_free(struct task *t)
+{
+    stage_free(t);
     t->image = NULL;
 }
 
@@ -155,7 +206,7 @@ bool picture_task_alloc(struct image_task *it)
 
 int picture_n_moments(const struct image_task *it)
 {
-    return it->spec.mask ? 2 : it->spec.init ? 1 : 0;
+    return it->stage.later ? 0 : it->spec.mask ? 2 : it->spec.init ? 1 : 0;
 }
 
 void picture_encoder_input(const struct image_task *it, int which, float *rgb)
@@ -167,6 +218,14 @@ void picture_encoder_input(const struct image_task *it, int which, float *rgb)
         for (size_t k = 0; k < 3; k++)
             rgb[i * 3 + k] = hidden ? 0.0f : 2.0f * ((float)s->init[i * 3 + k] / 255.0f) - 1.0f;
     }
+}
+
+void picture_own_input(const struct picture *p, float *rgb)
+{
+    const struct image_spec *s = &p->task->spec;
+    size_t n = (size_t)s->width * (size_t)s->height * 3;
+    for (size_t i = 0; i < n; i++)
+        rgb[i] = 2.0f * ((float)p->init[i] / 255.0f) - 1.0f;
 }
 
 /* ---- from noise to a latent ---- */
@@ -194,9 +253,9 @@ void picture_begin(struct picture *p)
     rng_torch_seed(&p->rng, s->rng == IMAGE_RNG_CUDA ? RNG_CUDA : RNG_CPU,
                    s->seed + (uint64_t)p->index);
     /* A UNet that sees the mask does not need init itself unless it begins from it. */
-    if (s->init && !(sees_mask(it) && from_noise(it)))
-        sample_moments(p, it->moments[MOMENTS_INIT], p->image, p->out[0]);
-    noise_begin(it->noise, &p->state, from_noise(it) ? NULL : p->image, p->latent, p->noise,
+    if (p->moments || (s->init && !(sees_mask(it) && it->from == FROM_NOISE)))
+        sample_moments(p, p->moments ? p->moments : it->moments[MOMENTS_INIT], p->image, p->out[0]);
+    noise_begin(it->noise, &p->state, it->from == FROM_NOISE ? NULL : p->image, p->latent, p->noise,
                 &p->rng);
     if (s->mask) /* drawn even when it is not used, as diffusers does */
         sample_moments(p, it->moments[MOMENTS_MASKED], p->masked ? p->masked : p->out[0],
@@ -227,6 +286,21 @@ void picture_unet_input(const struct picture *p, float *x)
     }
 }
 
+/* ---- what comes from the stage before ---- */
+
+void picture_give(struct picture *p, const struct stage_gift *g)
+{
+    const struct image_task *it = p->task;
+    p->given = true;
+    if (it->stage.wants_latent) {
+        enlarge_latent(p->image, g, &it->shape, it->enlarge);
+    } else if (g->pixels) {
+        picture_bytes(p->pixels, g->pixels, (size_t)g->h * (size_t)g->w * 3);
+    } else {
+        memcpy(p->pixels, g->rgb, (size_t)g->h * (size_t)g->w * 3);
+    }
+}
+
 /* Previews come at even distances: the k-th of n after (k + 1) / (n + 1) of the steps. */
 static int partial_step(const struct image_task *it, int k)
 {
@@ -236,8 +310,8 @@ static int partial_step(const struct image_task *it, int k)
 static void emit_progress(struct picture *p, int step)
 {
     struct event *ev = job_event_new(EV_PROGRESS, p->index, "", 0, NULL, 0);
-    ev->step = step;
-    ev->n_steps = noise_n_steps(p->task->noise);
+    ev->step = p->task->stage.step_base + step;
+    ev->n_steps = p->task->stage.n_steps;
     ev->partial = -1;
     ev->seed = p->task->spec.seed + (uint64_t)p->index;
     job_emit(p->task->task->job, ev);
@@ -281,6 +355,12 @@ static uint8_t to_byte(float v)
     return (uint8_t)rintf(v * 255.0f);
 }
 
+void picture_bytes(uint8_t *to, const float *rgb, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = to_byte(rgb[i]);
+}
+
 static struct event *image_event(const struct picture *p, bool partial, uint8_t **rgb)
 {
     const struct image_spec *s = &p->task->spec;
@@ -290,9 +370,10 @@ static struct event *image_event(const struct picture *p, bool partial, uint8_t 
     ev->seed = s->seed + (uint64_t)p->index;
     ev->usage.prompt_tokens = p->task->prompts[0].n_tokens;
     ev->partial = partial ? p->n_partials - 1 : -1;
-    ev->n_steps = noise_n_steps(p->task->noise);
-    ev->step = p->call < noise_n_calls(p->task->noise) ? noise_step_of(p->task->noise, p->call)
-                                                       : ev->n_steps;
+    ev->n_steps = p->task->stage.n_steps;
+    ev->step = p->task->stage.step_base + (p->call < noise_n_calls(p->task->noise)
+                                               ? noise_step_of(p->task->noise, p->call)
+                                               : noise_n_steps(p->task->noise));
     return ev;
 }
 
@@ -300,9 +381,8 @@ static struct event *pixels_event(const struct picture *p, const float *rgb, boo
 {
     uint8_t *to;
     struct event *ev = image_event(p, partial, &to);
-    size_t n = ev ? (size_t)ev->width * (size_t)ev->height * 3 : 0;
-    for (size_t i = 0; i < n; i++)
-        to[i] = to_byte(rgb[i]);
+    if (ev)
+        picture_bytes(to, rgb, (size_t)ev->width * (size_t)ev->height * 3);
     return ev;
 }
 
@@ -342,7 +422,14 @@ void picture_release(struct picture *p, const struct safety_result *said)
         image_obscure(&im);
     else if (said->flagged && action != SAFETY_FLAG)
         memset(im.data, 0, image_bytes(&im));
-    job_emit(p->task->task->job, ev);
+    struct stage *next = p->task->stage.next;
+    if (!next) {
+        job_emit(p->task->task->job, ev);
+        return;
+    }
+    const struct stage_gift g = {.rgb = ev->rgb, .h = ev->height, .w = ev->width, .safety = said};
+    next->ops->give(next, p->index, &g);
+    job_event_free(ev);
 }
 
 /* Colours of the latent's channels, measured on what the VAEs decode: SD 1 and 2, SDXL. */

@@ -6,13 +6,13 @@
  * rows.  So it is the same alone, in a batch and after a restart. */
 #ifndef ENGINE_PICTURE_H
 #define ENGINE_PICTURE_H
+#include "base/image.h"
 #include "engine/prompts.h"
 #include "engine/task.h"
 
 struct picture {
     struct image_task *task;
     struct picture *next; /* in the pipeline's order of turns */
-    double charged;       /* engine/turns.h */
     int index;
     bool begun; /* noise was drawn */
     int call;   /* of noise_n_calls, the next one */
@@ -29,13 +29,31 @@ struct picture {
     float *noise;       /* the first noise, for inpainting; or NULL */
     float *masked;      /* latent of init without what the mask covers, for a UNet that sees it */
     struct event *held; /* the picture itself, until the safety checker has looked at it, or NULL */
+    /* Of a later stage: */
+    bool given;      /* the stage before is done with it */
+    bool resized;    /* init is there */
+    bool encoded;    /* moments are there */
+    uint8_t *pixels; /* [given_h, given_w, 3] from the stage before, or NULL */
+    uint8_t *init;   /* [height, width, 3] of them */
+    float *moments;  /* [h, w, 2 c] of init */
+};
+
+/* What its latent begins as. */
+enum picture_from {
+    FROM_NOISE,
+    FROM_INIT,   /* an encoded picture, and noise as strength says */
+    FROM_LATENT, /* the latent of the stage before, enlarged, and noise as strength says */
 };
 
 /* What a task of kind JOB_IMAGE has. */
 struct image_task {
+    struct stage stage; /* first */
     struct task *task;
     struct image_task *next; /* in the pipeline */
-    struct arena arena;      /* prompts */
+    enum picture_from from;
+    int given_h, given_w;       /* FROM_INIT of a later stage: size of the pixels that it gets */
+    enum image_enlarge enlarge; /* of a latent that it gets */
+    struct arena arena;         /* prompts */
     const struct diffusion *d;
     struct image_spec spec;             /* resolved; pointers are the job's */
     bool guided;                        /* two rows a call */
@@ -56,15 +74,24 @@ struct image_task {
     struct err refused; /* code != 0: it can never run, says why */
 };
 
-/* Checks and prepares all that does not need the engine: task->image is set. */
+/* Checks and prepares all that does not need the engine: a first stage of t, and task->image is set. */
 int picture_task_new(struct task *t, const struct diffusion *d, struct err *e);
-void picture_task_free(struct task *t);
+void picture_task_free(struct task *t); /* with all stages */
+/* Another stage of t with a spec of its own, whose pictures begin from what the stage before gives; given: width
+ * and height of pixels that come, NULL: latents. */
+int picture_stage_new(struct task *t, const struct diffusion *d, const struct image_spec *spec,
+                      const int given[2], struct err *e);
+void picture_stage_free(struct stage *s);
+/* stage_ops.give, but for the turn that it gets. */
+void picture_give(struct picture *p, const struct stage_gift *g);
 /* Takes the memory that state_bytes says.  false: there is none. */
 bool picture_task_alloc(struct image_task *it);
-/* Which encoder passes it needs: 0 ... 2 moments. */
+/* Which encoder passes the task itself needs: 0 ... 2 moments. */
 int picture_n_moments(const struct image_task *it);
 /* The input of encoder pass `which`: [height, width, 3], -1 ... 1. */
 void picture_encoder_input(const struct image_task *it, int which, float *rgb);
+/* The same of a picture of a later stage. */
+void picture_own_input(const struct picture *p, float *rgb);
 
 /* Draws its noise; when the task's moments are there. */
 void picture_begin(struct picture *p);
@@ -80,6 +107,8 @@ bool picture_emit(struct picture *p, const float *rgb, bool partial);
  * request's safety_action wants it. */
 bool picture_hold(struct picture *p, const float *rgb);
 void picture_release(struct picture *p, const struct safety_result *said);
+/* A decoder's pixels as bytes. */
+void picture_bytes(uint8_t *to, const float *rgb, size_t n);
 /* A preview straight from the latent. */
 bool picture_emit_rough(struct picture *p);
 #endif

@@ -1,157 +1,11 @@
 /* Turns, passes and memory of an image model; pipeline.h has the design. */
 #include "engine/pipeline.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/image.h"
-#include "engine/turns.h"
-
-/* ---- passes ---- */
-
-static bool same_key(const struct pass_key *x, const struct pass_key *y)
-{
-    return x->kind == y->kind && x->a == y->a && x->b == y->b && x->c == y->c;
-}
-
-static enum image_vae_kind vae_kind(enum pass_kind kind)
-{
-    return kind == PASS_ENCODE ? IMAGE_ENCODE : kind == PASS_DECODE ? IMAGE_DECODE : IMAGE_PREVIEW;
-}
-
-static size_t measure(struct image_model *m, const struct pass_key *k, struct err *e)
-{
-    switch (k->kind) {
-    case PASS_TEXT:
-        return image_text_bytes(m, k->a, e);
-    case PASS_KV:
-        return image_kv_bytes(m, k->a, e);
-    case PASS_UNET:
-        return image_unet_bytes(m, k->a, k->b, k->c, e);
-    case PASS_SAFETY:
-        return image_safety_bytes(m, e);
-    default:
-        return image_vae_bytes(m, vae_kind(k->kind), k->a, k->b, e);
-    }
-}
-
-/* Bytes of a pass; measured once, for it takes milliseconds.  0 with *e filled. */
-static size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
-{
-    int n = p->n_sizes < PIPELINE_SIZES_MAX ? p->n_sizes : PIPELINE_SIZES_MAX;
-    for (int i = 0; i < n; i++) {
-        if (same_key(&p->sizes[i].key, &key))
-            return p->sizes[i].bytes;
-    }
-    size_t bytes = measure(p->d->model, &key, e);
-    if (bytes > 0) {
-        int at = p->n_sizes++ % PIPELINE_SIZES_MAX;
-        p->sizes[at].key = key;
-        p->sizes[at].bytes = bytes;
-    }
-    return bytes;
-}
-
-static int open_unit(struct image_model *m, const struct pass_key *k, struct image_unit **out,
-                     struct err *e)
-{
-    union {
-        struct image_text *text;
-        struct image_kv *kv;
-        struct image_unet *unet;
-        struct image_vae *vae;
-        struct image_safety *safety;
-    } u;
-    int rc;
-    switch (k->kind) { /* the unit is each one's first member */
-    case PASS_TEXT:
-        if ((rc = image_text_open(&u.text, m, k->a, e)) == 0)
-            *out = &u.text->unit;
-        return rc;
-    case PASS_KV:
-        if ((rc = image_kv_open(&u.kv, m, k->a, e)) == 0)
-            *out = &u.kv->unit;
-        return rc;
-    case PASS_UNET:
-        if ((rc = image_unet_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
-            *out = &u.unet->unit;
-        return rc;
-    case PASS_SAFETY:
-        if ((rc = image_safety_open(&u.safety, m, e)) == 0)
-            *out = &u.safety->unit;
-        return rc;
-    default:
-        if ((rc = image_vae_open(&u.vae, m, vae_kind(k->kind), k->a, k->b, e)) == 0)
-            *out = &u.vae->unit;
-        return rc;
-    }
-}
-
-static void close_pass(struct pass *s)
-{
-    image_close(s->unit);
-    s->unit = NULL;
-}
-
-static void on_evict(struct cache_item *it)
-{
-    close_pass((struct pass *)it);
-}
-
-/* The current pass becomes one that is kept. */
-static void put_away(struct pipeline *p)
-{
-    struct pass *s = p->current;
-    p->current = NULL;
-    if (s)
-        cache_keep(p->cache, &s->item);
-}
-
-static struct pass *free_place(struct pipeline *p)
-{
-    for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
-        if (!p->passes[i].unit)
-            return &p->passes[i];
-    }
-    struct pass *oldest = &p->passes[0];
-    for (int i = 1; i < PIPELINE_PASSES_MAX; i++) {
-        if (p->passes[i].last_use < oldest->last_use)
-            oldest = &p->passes[i];
-    }
-    cache_unkeep(p->cache, &oldest->item);
-    close_pass(oldest);
-    return oldest;
-}
-
-/* Makes a pass the current one.  Its bytes are at most hold_bytes. */
-static int make_current(struct pipeline *p, struct pass_key key, struct err *e)
-{
-    p->n_uses++;
-    if (p->current && same_key(&p->current->key, &key))
-        return 0;
-    struct pass *s = NULL;
-    for (int i = 0; i < PIPELINE_PASSES_MAX && !s; i++) {
-        if (p->passes[i].unit && same_key(&p->passes[i].key, &key))
-            s = &p->passes[i];
-    }
-    if (s)
-        cache_unkeep(p->cache, &s->item); /* before the one that is put away needs its room */
-    put_away(p);
-    if (!s) {
-        s = free_place(p);
-        struct image_unit *unit = NULL;
-        int rc = open_unit(p->d->model, &key, &unit, e);
-        if (rc)
-            return rc;
-        *s = (struct pass){.key = key, .unit = unit};
-        s->item.bytes = unit->bytes;
-        s->item.evict = on_evict;
-    }
-    s->last_use = p->n_uses;
-    p->current = s;
-    return 0;
-}
+#include "engine/enlarge.h"
+#include "engine/pass.h"
 
 /* ---- memory ---- */
 
@@ -160,21 +14,47 @@ static size_t max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Pixels from the stage before to the task's own size. */
+static struct pass_key resize_key(const struct image_task *it)
+{
+    return (struct pass_key){PASS_RESIZE, it->given_h << 16 | it->given_w,
+                             it->spec.height << 16 | it->spec.width, 0};
+}
+
+/* Are its pictures decoded, or wanted as they are? */
+static bool decodes(const struct image_task *it)
+{
+    return !it->stage.next || !it->stage.next->wants_latent;
+}
+
+/* Is this the stage whose pictures the safety checker must see?  What is only enlarged afterwards shows the same. */
+static bool safety_checks(const struct image_task *it)
+{
+    for (const struct stage *s = it->stage.next; s; s = s->next) {
+        if (s->makes)
+            return false;
+    }
+    return it->d->info->has_safety;
+}
+
 /* The largest pass that the task needs with so many rows in the UNet; 0 with *e filled. */
 static size_t largest_pass(struct pipeline *p, const struct image_task *it, int rows, struct err *e)
 {
     int h = it->shape.h, w = it->shape.w, n_tokens = it->prompts[0].n_chunks * IMAGE_TOKENS;
-    struct pass_key keys[7];
+    struct pass_key keys[8];
     int n = 0;
     keys[n++] = (struct pass_key){PASS_TEXT, it->spec.clip_skip, 0, 0};
     keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
     keys[n++] = (struct pass_key){PASS_UNET, rows, h, w};
-    keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
-    if (it->spec.init)
+    if (decodes(it))
+        keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
+    if (it->spec.init || it->given_h > 0)
         keys[n++] = (struct pass_key){PASS_ENCODE, h, w, 0};
+    if (it->given_h > 0)
+        keys[n++] = resize_key(it);
     if (it->spec.partial_images > 0 && p->d->info->has_preview)
         keys[n++] = (struct pass_key){PASS_PREVIEW, h, w, 0};
-    if (p->d->info->has_safety)
+    if (safety_checks(it))
         keys[n++] = (struct pass_key){PASS_SAFETY, 0, 0, 0};
     size_t most = 0;
     for (int i = 0; i < n; i++) {
@@ -194,10 +74,23 @@ static size_t all_prompts_bytes(const struct pipeline *p, const struct image_tas
     return bytes;
 }
 
+int pipeline_need_parts(struct pipeline *p, const struct image_task *it, bool shared,
+                        struct stage_need *need, struct err *e)
+{
+    struct err why = {0};
+    need->pass = largest_pass(p, it, 1, &why);
+    need->own = it->state_bytes + (shared ? 0 : all_prompts_bytes(p, it));
+    if (need->pass > 0)
+        return 0;
+    if (e)
+        *e = why;
+    return why.code;
+}
+
 size_t pipeline_need(struct pipeline *p, const struct image_task *it, struct err *e)
 {
-    size_t pass = largest_pass(p, it, 1, e);
-    return pass == 0 ? 0 : it->state_bytes + all_prompts_bytes(p, it) + pass;
+    struct stage_need need;
+    return pipeline_need_parts(p, it, false, &need, e) ? 0 : need.own + need.pass;
 }
 
 /* What hold_bytes must be for the tasks that run. */
@@ -211,7 +104,7 @@ static void shrink_hold(struct pipeline *p)
     cache_unhold(p->cache, p->hold_bytes - need); /* first: what is put away needs room */
     p->hold_bytes = need;
     if (p->current && p->current->unit->bytes > need)
-        put_away(p);
+        pass_put_away(p);
 }
 
 static int want_rows(const struct pipeline *p, const struct image_task *it)
@@ -276,6 +169,24 @@ static void give_up(struct pipeline *p, struct image_task *it)
     shrink_hold(p);
 }
 
+static void add_picture(struct pipeline *p, struct picture *pic)
+{
+    struct picture **at = &p->head;
+    while (*at)
+        at = &(*at)->next;
+    *at = pic;
+    pic->next = NULL;
+}
+
+static void remove_picture(struct pipeline *p, const struct picture *pic)
+{
+    struct picture **at = &p->head;
+    while (*at && *at != pic)
+        at = &(*at)->next;
+    if (*at)
+        *at = pic->next;
+}
+
 /* 1: it never fits; 0: it may; *need says how much there must be. */
 static bool never_fits(struct pipeline *p, struct image_task *it)
 {
@@ -301,8 +212,7 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
     if (!it->checked && never_fits(p, it))
         return 1;
     it->checked = true;
-    int most = p->o.max_pictures * (turns_is_short(p->tasks, it) ? 2 : 1);
-    if (p->n_pictures > 0 && p->n_pictures + it->spec.n > most)
+    if (!it->stage.later && p->n_pictures > 0 && p->n_pictures + it->spec.n > p->o.max_pictures)
         return -1;
     int rows = want_rows(p, it);
     while (!hold_all(p, it, rows, &it->refused)) {
@@ -324,10 +234,17 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
         at = &(*at)->next;
     *at = it;
     it->next = NULL;
+    if (it->stage.later)
+        return 1; /* its pictures come when they are given */
     for (int i = 0; i < it->spec.n; i++)
-        turns_add(&p->head, &it->pictures[i]);
+        add_picture(p, &it->pictures[i]);
     p->n_pictures += it->spec.n;
     return 1;
+}
+
+void pipeline_join(struct pipeline *p, struct picture *pic)
+{
+    add_picture(p, pic);
 }
 
 /* ---- leaving ---- */
@@ -373,8 +290,8 @@ void pipeline_leave(struct pipeline *p, struct image_task *it)
         return; /* never placed */
     *at = it->next;
     for (int i = 0; i < it->spec.n; i++)
-        turns_remove(&p->head, &it->pictures[i]);
-    p->n_pictures -= it->spec.n;
+        remove_picture(p, &it->pictures[i]);
+    p->n_pictures -= it->stage.later ? 0 : it->spec.n;
     for (int i = 0; i < 2; i++) {
         if (it->entries[i])
             prompts_leave(it->entries[i]);
@@ -408,7 +325,7 @@ static int begin_prompt(struct pipeline *p, struct prompts_entry *en, struct err
     bool text = en->chunks_done < en->prompt.n_chunks;
     struct pass_key key = text ? (struct pass_key){PASS_TEXT, en->prompt.clip_skip, 0, 0}
                                : (struct pass_key){PASS_KV, en->n_tokens, 0, 0};
-    int rc = make_current(p, key, e);
+    int rc = pass_make_current(p, key, e);
     if (rc)
         return rc;
     if (text) {
@@ -429,7 +346,7 @@ static int begin_prompt(struct pipeline *p, struct prompts_entry *en, struct err
 
 static int begin_encode(struct pipeline *p, struct image_task *it, int which, struct err *e)
 {
-    int rc = make_current(p, (struct pass_key){PASS_ENCODE, it->shape.h, it->shape.w, 0}, e);
+    int rc = pass_make_current(p, (struct pass_key){PASS_ENCODE, it->shape.h, it->shape.w, 0}, e);
     if (rc)
         return rc;
     picture_encoder_input(it, which, ((struct image_vae *)p->current->unit)->picture);
@@ -438,11 +355,31 @@ static int begin_encode(struct pipeline *p, struct image_task *it, int which, st
     return 0;
 }
 
+/* A picture of a later stage: what it was given in its own size, then as moments. */
+static int begin_given(struct pipeline *p, struct picture *pic, struct err *e)
+{
+    struct image_task *it = pic->task;
+    int rc;
+    if (pic->resized) {
+        rc = pass_make_current(p, (struct pass_key){PASS_ENCODE, it->shape.h, it->shape.w, 0}, e);
+        if (rc == 0)
+            picture_own_input(pic, ((struct image_vae *)p->current->unit)->picture);
+    } else if ((rc = pass_make_current(p, resize_key(it), e)) == 0) {
+        struct enlarge_unit *u = (struct enlarge_unit *)p->current->unit;
+        u->in = pic->pixels;
+        u->out = pic->init;
+    }
+    p->run.task = it;
+    p->run.which = -1;
+    p->run.rows[0].picture = pic;
+    return rc;
+}
+
 /* Decoder, or preview. */
 static int begin_decode(struct pipeline *p, struct picture *pic, enum pass_kind kind, struct err *e)
 {
     const struct image_task *it = pic->task;
-    int rc = make_current(p, (struct pass_key){kind, it->shape.h, it->shape.w, 0}, e);
+    int rc = pass_make_current(p, (struct pass_key){kind, it->shape.h, it->shape.w, 0}, e);
     if (rc)
         return rc;
     memcpy(((struct image_vae *)p->current->unit)->latent,
@@ -457,7 +394,7 @@ static int begin_safety(struct pipeline *p, struct picture *pic, struct err *e)
 {
     const struct event *ev = pic->held;
     const struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
-    int rc = make_current(p, (struct pass_key){PASS_SAFETY, 0, 0, 0}, e);
+    int rc = pass_make_current(p, (struct pass_key){PASS_SAFETY, 0, 0, 0}, e);
     if (rc == 0)
         rc = image_safety_look((struct image_safety *)p->current->unit, &im, e);
     if (rc)
@@ -512,8 +449,6 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
         if (pic->task->shape.h == h && pic->task->shape.w == w && wants_unet(pic))
             n_wanted += pic->task->guided ? 2 : 1;
     }
-    if (turns_holds_up(p->head, first))
-        n_wanted = first->task->guided ? 2 : 1;
     int n_rows = rows_that_fit(p, h, w, n_wanted);
     for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
         if (pic->task->shape.h != h || pic->task->shape.w != w || !wants_unet(pic))
@@ -525,7 +460,7 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
             p->run.rows[n++].side = side;
         }
     }
-    int rc = make_current(p, (struct pass_key){PASS_UNET, n, h, w}, e);
+    int rc = pass_make_current(p, (struct pass_key){PASS_UNET, n, h, w}, e);
     if (rc)
         return rc;
     p->run.n_rows = n;
@@ -550,6 +485,8 @@ static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
         if (!it->encoded[i])
             return (rc = begin_encode(p, it, i, e)) ? rc : 1;
     }
+    if (pic->moments && !pic->encoded)
+        return (rc = begin_given(p, pic, e)) ? rc : 1;
     if (!pic->begun)
         picture_begin(pic);
     if (pic->held)
@@ -571,7 +508,6 @@ static int begin_next(struct pipeline *p, struct image_task **failed, struct err
     p->run.entry = NULL;
     p->run.task = NULL;
     p->run.n_rows = 0;
-    p->run.us = 0;
     *failed = p->head->task;
     int rc = begin_for(p, p->head, e);
     if (rc < 0)
@@ -583,17 +519,32 @@ static int begin_next(struct pipeline *p, struct image_task **failed, struct err
 
 /* ---- what a pass gives ---- */
 
-/* What a unit of work takes: of this pass, and of those before it. */
-static void measure_work(struct pipeline *p)
+/* To the end of the order of turns. */
+static void next_turn(struct pipeline *p, struct picture *pic)
 {
-    double us = (double)p->run.us / ((double)p->current->key.b * p->current->key.c * p->run.n_rows);
-    p->us_per_work = p->us_per_work > 0 ? 0.75 * p->us_per_work + 0.25 * us : us;
+    remove_picture(p, pic);
+    add_picture(p, pic);
+}
+
+/* To the stage after this one. */
+static void give(struct pipeline *p, struct picture *pic, const float *pixels)
+{
+    struct image_task *it = pic->task;
+    struct stage_gift g = {.pixels = pixels, .h = it->shape.h, .w = it->shape.w};
+    if (pixels) {
+        g.h = it->spec.height;
+        g.w = it->spec.width;
+    } else {
+        g.latent = pic->latent;
+    }
+    remove_picture(p, pic);
+    it->n_done++;
+    it->stage.next->ops->give(it->stage.next, pic->index, &g);
 }
 
 static void end_unet(struct pipeline *p)
 {
     struct image_unet *u = (struct image_unet *)p->current->unit;
-    measure_work(p);
     for (int i = 0; i < p->run.n_rows; i++) {
         struct picture *pic = p->run.rows[i].picture;
         if (!pic)
@@ -609,7 +560,10 @@ static void end_unet(struct pipeline *p)
             picture_emit_rough(pic); /* without memory the preview is left out */
             pic->preview_due = false;
         }
-        turns_charge(&p->head, pic);
+        if (picture_is_denoised(pic) && !decodes(pic->task))
+            give(p, pic, NULL);
+        else
+            next_turn(p, pic);
     }
 }
 
@@ -617,9 +571,9 @@ static void end_unet(struct pipeline *p)
 static struct image_task *end_picture(struct pipeline *p, struct picture *pic)
 {
     struct image_task *it = pic->task;
-    turns_remove(&p->head, pic);
+    remove_picture(p, pic);
     p->n_images++;
-    return ++it->n_done == it->spec.n ? it : NULL;
+    return ++it->n_done == it->spec.n && !it->stage.next ? it : NULL;
 }
 
 /* The decoder's picture.  The task, if that was its last one or there is no memory for it. */
@@ -635,9 +589,13 @@ static struct image_task *end_decode(struct pipeline *p)
         return NULL;
     }
     struct image_task *it = pic->task;
-    bool check = p->d->info->has_safety;
+    const bool check = safety_checks(it);
+    if (!check && it->stage.next) {
+        give(p, pic, rgb);
+        return NULL;
+    }
     if (!(check ? picture_hold(pic, rgb) : picture_emit(pic, rgb, false))) {
-        turns_remove(&p->head, pic);
+        remove_picture(p, pic);
         err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
                 it->spec.height);
         return it;
@@ -670,6 +628,14 @@ static void end_prompt(const struct pipeline *p, struct prompts_entry *en)
 static void end_encode(const struct pipeline *p, struct image_task *it)
 {
     const struct image_vae *u = (const struct image_vae *)p->current->unit;
+    if (p->run.which < 0) {
+        struct picture *pic = p->run.rows[0].picture;
+        if (pic->resized)
+            memcpy(pic->moments, u->moments, 2 * pic->state.n * sizeof(float));
+        pic->encoded = pic->resized;
+        pic->resized = true;
+        return;
+    }
     memcpy(it->moments[p->run.which], u->moments, 2 * it->pictures[0].state.n * sizeof(float));
     it->encoded[p->run.which] = true;
 }
@@ -705,9 +671,7 @@ int pipeline_run(struct pipeline *p, int64_t until_us, struct image_task **ended
         if (rc <= 0)
             return 0;
     }
-    int64_t start = clock_us();
     int rc = image_run(p->current->unit, until_us, e);
-    p->run.us += clock_us() - start;
     if (rc < 0)
         return rc;
     if (rc == 0)
@@ -726,12 +690,12 @@ void pipeline_init(struct pipeline *p, const struct diffusion *d, struct cache *
 
 void pipeline_fini(struct pipeline *p)
 {
-    put_away(p);
+    pass_put_away(p);
     for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
         if (!p->passes[i].unit)
             continue;
         cache_unkeep(p->cache, &p->passes[i].item);
-        close_pass(&p->passes[i]);
+        pass_close(&p->passes[i]);
     }
     prompts_fini(&p->prompts);
 }

@@ -4,7 +4,7 @@
  * A pass is what the network computes in one go: a chunk of a prompt through the text encoders, keys and values
  * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of the UNet for pictures of
  * one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
- * begun, for as long as it is told, or begins the next: pictures take turns (turns.h), and a UNet's pass takes
+ * begun, for as long as it is told, or begins the next: pictures take turns, and a UNet's pass takes
  * along those of the same size that are as far, so pictures join and leave between steps, each with
  * its own call, scheduler, guidance and prompt.
  *
@@ -26,11 +26,12 @@ enum pass_kind {
     PASS_ENCODE,
     PASS_DECODE,
     PASS_PREVIEW,
-    PASS_SAFETY
+    PASS_SAFETY,
+    PASS_RESIZE
 };
 struct pass_key {
     enum pass_kind kind;
-    int a, b, c; /* clip_skip; n_tokens; n, h, w; h, w */
+    int a, b, c; /* clip_skip; n_tokens; n, h, w; h, w; h << 16 | w of both sizes */
 };
 
 /* An open pass. */
@@ -66,17 +67,15 @@ struct pipeline {
     /* What the current pass is computing. */
     struct {
         bool active;
-        int64_t us;                  /* that it took so far */
         struct prompts_entry *entry; /* PASS_TEXT, PASS_KV: one user of it */
         struct image_task *task;     /* PASS_ENCODE, of moments `which` */
-        int which;
-        int n_rows; /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
+        int which;                   /* or -1: of the picture in rows[0]; PASS_RESIZE as well */
+        int n_rows;                  /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
         struct {
             struct picture *picture; /* NULL: it was cancelled */
             int side;                /* of out: the prompt's or the negative one */
         } rows[PIPELINE_ROWS_MAX];
     } run;
-    double us_per_work;                   /* of calls so far (turns.h); 0: none */
     int64_t n_steps, n_images, n_flagged; /* so far: calls of the UNet for a picture, pictures */
 };
 
@@ -87,6 +86,9 @@ void pipeline_fini(struct pipeline *p); /* all tasks have left */
 /* Bytes that a job needs at least, and how they come together: for messages and for the default
  * budget.  0 with *e set when it cannot be computed at all. */
 size_t pipeline_need(struct pipeline *p, const struct image_task *it, struct err *e);
+/* Its state and prompts, and its largest pass with one row; shared: its prompts are somebody's already. */
+int pipeline_need_parts(struct pipeline *p, const struct image_task *it, bool shared,
+                        struct stage_need *need, struct err *e);
 
 /* Takes the task in: 1.  0: its memory does not fit now.  -1: enough pictures are being made.  1 also
  * for one that can never fit or fails: then it->refused says why, and it has no memory. */
@@ -94,6 +96,11 @@ int pipeline_place(struct pipeline *p, struct image_task *it);
 /* Out, wherever it stands; its memory is given back at once. */
 void pipeline_leave(struct pipeline *p, struct image_task *it);
 bool pipeline_has_work(const struct pipeline *p);
+
+/* pipeline_stage.c: a task as a stage of its job, run by p. */
+void pipeline_stage(struct pipeline *p, struct image_task *it);
+/* The picture gets its turns. */
+void pipeline_join(struct pipeline *p, struct picture *pic);
 
 /* Computes until the time has come, at least one op.  The one error is the device's.  *ended: a task all of
  * whose pictures are out, or one that failed (its `refused` says how); it has not left yet.  Else

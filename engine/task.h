@@ -6,8 +6,11 @@
 #include "engine/cache.h"
 #include "engine/job.h"
 #include "engine/models/blip.h"
+#include "engine/stage.h"
 #include "engine/stop.h"
 #include "engine/text/detok.h"
+
+enum { STAGES_MAX = 8 }; /* of a job */
 
 struct image_task; /* engine/picture.h */
 struct embed_task; /* engine/embed.h */
@@ -30,8 +33,9 @@ struct task_look {
 };
 
 struct task {
-    struct job *job;          /* a reference */
-    struct image_task *image; /* JOB_IMAGE; else NULL */
+    struct job *job;      /* a reference */
+    struct stage *stages; /* JOB_IMAGE, JOB_UPSCALE: what is done one after the other; else NULL */
+    struct image_task *image; /* JOB_IMAGE: the first stage; else NULL */
     struct task_look *look;   /* of a caption model; else NULL */
     struct embed_task *embed; /* JOB_EMBED; else NULL */
     struct task *next;
@@ -39,10 +43,11 @@ struct task {
     int n_choices;   /* prompts * n */
     int next_choice; /* the first one that was not admitted yet */
     int n_running, n_finished;
-    int n_bypassed; /* sequences of later jobs that were admitted while this one did not fit */
-    bool queued;    /* some choice still waits */
-    int64_t due_us; /* its place in the queue among jobs of its model; 0: the last one */
-    bool dead;      /* EV_DONE or EV_ERROR is out */
+    int n_bypassed;     /* sequences of later jobs that were admitted while this one did not fit */
+    bool queued;        /* some choice still waits */
+    bool dead;          /* EV_DONE or EV_ERROR is out */
+    bool checked;       /* its stages can run at all */
+    struct err refused; /* code != 0: they cannot, says why */
     struct stop_set stops;
     struct job_usage total;              /* EV_DONE's: each prompt counts once */
     int64_t admitted_us, first_token_us; /* of the first choice; 0: not yet */

@@ -106,10 +106,11 @@ struct op_glu {
     enum act act;
 };
 
-/* out = act(x), same shapes (out may be x) */
+/* out = act(x), same shapes (out may be x).  With slope [dim of the last axis], whatever act is:
+ * out[r, c] = max(x, 0) + slope[c] * min(x, 0), the parametric ReLU of He et al. 2015. */
 struct op_act {
     struct tensor *out;
-    const struct tensor *x;
+    const struct tensor *x, *slope; /* slope may be NULL */
     enum act act;
 };
 

@@ -33,7 +33,7 @@ static const size_t fields_kv_store[] = {AT(kv_store, k), AT(kv_store, v)};
 static const size_t fields_attn_paged[] = {AT(attn_paged, out), AT(attn_paged, q)};
 static const size_t fields_glu[] = {AT(glu, out), AT(glu, gate), AT(glu, up)};
 static const size_t fields_add[] = {AT(add, out), AT(add, a), AT(add, b)};
-static const size_t fields_act[] = {AT(act, out), AT(act, x)};
+static const size_t fields_act[] = {AT(act, out), AT(act, x), AT(act, slope)};
 static const size_t fields_concat[] = {AT(concat, out), AT(concat, a), AT(concat, b)};
 static const size_t fields_layernorm[] = {AT(layernorm, out), AT(layernorm, x), AT(layernorm, w),
                                           AT(layernorm, bias)};

@@ -10,16 +10,12 @@
 
 #include "base/arena.h"
 #include "engine/models/image_model_int.h"
+#include "engine/models/tiles.h"
 
 #define LOGVAR_MIN (-30.0f)
 #define LOGVAR_MAX 20.0f
 
 enum { MAX_SIDE = 4096 }; /* of a latent */
-
-/* Tiles along one axis, in latents. */
-struct axis {
-    int size, tile, n; /* of all, of a tile; tiles */
-};
 
 struct vae_unit {
     struct image_vae pub; /* first */
@@ -27,7 +23,7 @@ struct vae_unit {
     enum image_vae_kind kind;
     const struct taesd *tiny; /* NULL: the model's vae */
     struct program *p;
-    struct axis y, x;
+    struct tiles_axis y, x;               /* in latents */
     int at;                               /* tile of this run, in rows */
     struct tensor in, out;                /* of the program: one tile */
     float *host_in, *host_out;            /* where the host fills and reads them */
@@ -35,42 +31,6 @@ struct vae_unit {
     float *from, *to;
     float *buffer; /* latent, picture, moments */
 };
-
-/* ---- where tiles lie ---- */
-
-static struct axis axis_of(int size, int tile)
-{
-    struct axis a = {.size = size, .tile = tile < size ? tile : size, .n = 1};
-    const int stride = a.tile * 3 / 4;
-    if (a.tile < size)
-        a.n = (size - a.tile + stride - 1) / stride + 1;
-    return a;
-}
-
-static int begin_of(const struct axis *a, int i)
-{
-    return a->n > 1 ? (int)((int64_t)i * (a->size - a->tile) / (a->n - 1)) : 0;
-}
-
-/* How much of cell `at` (of `scale` cells a latent) the tiles up to i have left for i + 1 ...: 0 before the
- * border between the two, 1 after it. */
-static float beyond(const struct axis *a, int i, int at, int scale)
-{
-    if (i < 0)
-        return 1;
-    if (i >= a->n - 1)
-        return 0;
-    const int overlap = begin_of(a, i) + a->tile - begin_of(a, i + 1);
-    const int wide = (overlap < a->tile / 4 ? overlap : a->tile / 4) * scale;
-    const float middle = (float)((begin_of(a, i) + a->tile + begin_of(a, i + 1)) * scale) / 2;
-    const float t = ((float)at + 0.5f - middle) / (float)(wide > 0 ? wide : 1) + 0.5f;
-    return t < 0 ? 0 : t > 1 ? 1 : t;
-}
-
-static float share(const struct axis *a, int i, int at, int scale)
-{
-    return beyond(a, i - 1, at, scale) * (1 - beyond(a, i, at, scale));
-}
 
 /* ---- before and after the network ---- */
 
@@ -104,7 +64,7 @@ static void finish(const struct vae_unit *u, float *to, const float *from)
 
 static void fill_tile(struct vae_unit *u)
 {
-    const int y0 = begin_of(&u->y, u->at / u->x.n), x0 = begin_of(&u->x, u->at % u->x.n);
+    const int y0 = tiles_begin(&u->y, u->at / u->x.n), x0 = tiles_begin(&u->x, u->at % u->x.n);
     const int s = u->scale_in, c = u->c_in;
     const int h = u->y.tile * s, w = u->x.tile * s;
     float *in = u->host_in;
@@ -120,16 +80,16 @@ static void fill_tile(struct vae_unit *u)
 static void take_tile(struct vae_unit *u)
 {
     const int iy = u->at / u->x.n, ix = u->at % u->x.n;
-    const int y0 = begin_of(&u->y, iy), x0 = begin_of(&u->x, ix), s = u->scale_out;
+    const int y0 = tiles_begin(&u->y, iy), x0 = tiles_begin(&u->x, ix), s = u->scale_out;
     const int h = u->y.tile * s, w = u->x.tile * s;
     const float *out = u->host_out;
     float cell[256];
     for (int y = 0; y < h; y++) {
-        const float share_y = share(&u->y, iy, y0 * s + y, s);
+        const float share_y = tiles_share(&u->y, iy, y0 * s + y, s);
         float *row = u->to + ((size_t)(y0 * s + y) * (size_t)(u->x.size * s) + (size_t)(x0 * s)) *
                                  (size_t)u->c_out;
         for (int x = 0; x < w; x++, row += u->c_out, out += u->out.dims[3]) {
-            const float part = share_y * share(&u->x, ix, x0 * s + x, s);
+            const float part = share_y * tiles_share(&u->x, ix, x0 * s + x, s);
             finish(u, cell, out);
             for (int i = 0; i < u->c_out && part > 0; i++)
                 row[i] += part * cell[i];
@@ -206,14 +166,14 @@ static size_t plan_vae(struct vae_unit *u, struct image_model *m, const int size
     u->scale_out = encode ? 1 : scale;
     u->c_in = encode ? 3 : latent;
     u->c_out = encode ? 2 * latent : 3;
-    u->y = axis_of(size[0], size[0]);
-    u->x = axis_of(size[1], size[1]);
+    u->y = tiles_axis(size[0], size[0], 1);
+    u->x = tiles_axis(size[1], size[1], 1);
     size_t bytes = program_bytes(m->be, record_vae, u, e);
     for (size_t i = 0; i < sizeof tiles / sizeof *tiles && bytes > m->vae_bytes; i++) {
         if (tiles[i] >= size[0] && tiles[i] >= size[1])
             continue;
-        u->y = axis_of(size[0], tiles[i]);
-        u->x = axis_of(size[1], tiles[i]);
+        u->y = tiles_axis(size[0], tiles[i], tiles[i] * 3 / 4);
+        u->x = tiles_axis(size[1], tiles[i], tiles[i] * 3 / 4);
         bytes = program_bytes(m->be, record_vae, u, e);
     }
     return bytes;

@@ -115,6 +115,10 @@ void nn_load_vector(struct nn_loader *l, struct tensor *to, const char *name, in
 void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name, int64_t *n_rows,
                        int64_t dim);
 
+/* What no file has: a vector of one value; the matrix that scales by a factor. */
+void nn_make_vector(struct nn_loader *l, struct tensor *to, int64_t dim, float value);
+void nn_make_scale(struct nn_loader *l, struct nn_linear *to, int64_t dim, float factor);
+
 /* Adds the numbers of a part's tensors to *n_params; *type: what most bytes have, if more than *type has. */
 void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_params,
               enum dtype *type);

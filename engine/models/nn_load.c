@@ -399,6 +399,30 @@ void nn_load_embedding(struct nn_loader *l, struct weight **to, const char *name
         loaded(l, t);
 }
 
+void nn_make_vector(struct nn_loader *l, struct tensor *to, int64_t dim, float value)
+{
+    float *values = l->rc == 0 && l->load ? mem_try((size_t)dim, sizeof *values) : NULL;
+    if (values == NULL)
+        return;
+    for (int64_t i = 0; i < dim; i++)
+        values[i] = value;
+    const struct checkpoint_tensor t = {.type = DTYPE_F32, .data = values};
+    open_vector(l, to, &t, 1, &dim);
+    free(values);
+}
+
+void nn_make_scale(struct nn_loader *l, struct nn_linear *to, int64_t dim, float factor)
+{
+    const int64_t dims[2] = {dim, dim};
+    float *values = l->rc == 0 && l->load ? mem_try((size_t)(dim * dim), sizeof *values) : NULL;
+    if (values == NULL)
+        return;
+    for (int64_t i = 0; i < dim; i++)
+        values[i * dim + i] = factor;
+    open_weight(l, &to->w, DTYPE_F32, dims, values);
+    free(values);
+}
+
 void nn_load_resnet(struct nn_loader *l, struct nn_resnet *to, int c_in, int c_out, int time_dim)
 {
     to->conv1 = (struct nn_conv){.kernel = 3, .c_in = c_in, .c_out = c_out};

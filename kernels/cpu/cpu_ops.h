@@ -49,6 +49,8 @@ struct cpu_attn_tile {
     X(void, add, (float *out, const float *a, const float *b, int64_t n)) \
     X(void, glu, (float *out, const float *gate, const float *up, int64_t n, enum act act)) \
     X(void, act, (float *out, const float *x, int64_t n, enum act act)) \
+    /* out = max(x, 0) + slope[i] * min(x, 0) */ \
+    X(void, prelu, (float *out, const float *x, const float *slope, int64_t n_rows, int c)) \
     X(void, layernorm_row, (float *out, const float *x, const float *w, const float *bias, int n, float eps)) \
     /* sums[i] += sum of x - shift[i], sums[c + i] of its square, over rows of c */ \
     X(void, group_sums, (float *sums, const float *x, const float *shift, int64_t n_rows, int c)) \

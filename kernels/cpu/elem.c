@@ -10,7 +10,7 @@ struct elem_job {
     float *out;
     const float *x, *y;
     enum act act;
-    int64_t cx, cy; /* concat: channels of x and y */
+    int64_t cx, cy; /* channels of x and y */
 };
 
 static int64_t elem_count(const struct tensor *t)
@@ -53,10 +53,28 @@ static void act_range(void *arg, int64_t begin, int64_t end)
     j->ops->act(j->out + begin, j->x + begin, end - begin, j->act);
 }
 
+static void prelu_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct elem_job *j = arg;
+    j->ops->prelu(j->out + begin * j->cx, j->x + begin * j->cx, j->y, end - begin, (int)j->cx);
+}
+
 void cpu_act(struct backend *be, const struct op_act *p)
 {
-    assert(elem_count(p->out) == elem_count(p->x));
+    int64_t n = elem_count(p->out);
+    assert(n == elem_count(p->x));
     assert(p->out->type == DTYPE_F32 && p->x->type == DTYPE_F32);
+    if (p->slope != NULL) {
+        int64_t c = p->x->dims[p->x->ndim - 1];
+        assert(elem_count(p->slope) == c && p->slope->type == DTYPE_F32);
+        struct elem_job rows = {.ops = &cpu_of(be)->ops,
+                                .out = p->out->data,
+                                .x = p->x->data,
+                                .y = p->slope->data,
+                                .cx = c};
+        cpu_split(cpu_of(be), n / c, n, prelu_range, &rows);
+        return;
+    }
     struct elem_job j = {.x = p->x->data, .act = p->act};
     elem_run(be, act_range, &j, p->out);
 }

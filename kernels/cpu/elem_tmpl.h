@@ -97,6 +97,22 @@ static void act_all(float *out, const float *x, int64_t n, enum act act)
     ELEM_ACT(act, ELEM_LOOP(x, x, ((void)b, elem_act(kind, a))));
 }
 
+static void prelu(float *out, const float *x, const float *slope, int64_t n_rows, int c)
+{
+    const vf zero = vf_set1(0.0f);
+    for (int64_t r = 0; r < n_rows; r++, out += c, x += c) {
+        int i = 0;
+        for (; i + VLEN <= c; i += VLEN) {
+            vf a = vf_load(x + i);
+            vf_store(out + i, vf_fma(vf_min(zero, a), vf_load(slope + i), vf_max(zero, a)));
+        }
+        if (i < c) {
+            vf a = vf_load_n(x + i, c - i), b = vf_load_n(slope + i, c - i);
+            vf_store_n(out + i, vf_fma(vf_min(zero, a), b, vf_max(zero, a)), c - i);
+        }
+    }
+}
+
 VEC_INLINE void group_scale_act(const enum act act, float *out, const float *x, const float *scale,
                                 const float *offset, int64_t n_rows, int c)
 {

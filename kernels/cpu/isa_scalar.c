@@ -28,6 +28,7 @@ const struct cpu_ops cpu_ops_scalar = {
     .add = add,
     .glu = glu,
     .act = act_all,
+    .prelu = prelu,
     .layernorm_row = layernorm_row,
     .group_sums = group_sums,
     .group_scale = group_scale,

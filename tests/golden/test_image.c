@@ -159,6 +159,16 @@ static void check_resize(const struct record *r, const uint8_t *data)
                                                        : IMAGE_LANCZOS;
     assert_int_equal(image_resize(&out, &in, r->d, r->e, f, &e), 0);
     same_pixels(r, out.data, data + r->n, image_bytes(&out), 0);
+    if (r->c == 3) { /* and in pieces */
+        struct image_resizer *z;
+        assert_int_equal(image_resizer_open(&z, (int[]){r->a, r->b}, (int[]){r->d, r->e}, f, &e),
+                         0);
+        memset(out.data, 0, image_bytes(&out));
+        while (image_resizer_run(z, in.data, out.data))
+            ;
+        same_pixels(r, out.data, data + r->n, image_bytes(&out), 0);
+        image_resizer_close(z);
+    }
     image_free(&out);
 }
 

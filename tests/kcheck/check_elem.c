@@ -202,8 +202,35 @@ static void check_add(struct kcheck *kc)
     kcheck_done(kc);
 }
 
+/* The loop against scalar, and the op against the formula at several thread counts. */
+static void check_prelu(struct kcheck *kc)
+{
+    for (int s = 0; s < KCHECK_SIZES; s++) {
+        int c = kcheck_sizes[s] < 300 ? kcheck_sizes[s] : 64, rows = 37, n = rows * c;
+        float *x = kcheck_in(kc, n), *slope = kcheck_in(kc, c);
+        float *a = kcheck_out(kc, n), *b = kcheck_out(kc, n), *want = kcheck_out(kc, n);
+        kcheck_fill(kc, x, n, 9.0f);
+        kcheck_fill(kc, slope, c, 1.0f);
+        for (int i = 0; i < n; i++)
+            want[i] = x[i] > 0 ? x[i] : slope[i % c] * x[i];
+        kc->ref->prelu(a, x, slope, rows, c);
+        kc->var->prelu(b, x, slope, rows, c);
+        kcheck_same(kc, a, b, sizeof(float) * (size_t)n, "every level");
+        kcheck_near(kc, want, b, n, 0.0f, 1, "formula");
+        struct backend *be = kcheck_backend(kc, 3);
+        struct tensor to = kcheck_tensor(b, rows, c), from = kcheck_tensor(x, rows, c);
+        struct tensor slopes = kcheck_tensor(slope, 1, c);
+        OP(be, act, .out = &to, .x = &from, .slope = &slopes);
+        kcheck_same(kc, a, b, sizeof(float) * (size_t)n, "op");
+        be->close(be);
+        kcheck_done(kc);
+    }
+}
+
 void kcheck_elem(struct kcheck *kc)
 {
+    if (KCHECK(kc, prelu))
+        check_prelu(kc);
     if (KCHECK(kc, add))
         check_loop(kc, ELEM_ADD, ACT_NONE, "add");
     if (KCHECK(kc, glu))

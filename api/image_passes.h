@@ -1,0 +1,16 @@
+/* Fields of the images routes that say what is done to pictures after they were made: hires, upscale.
+ * Thread: loop, or one worker during api_begin. */
+#ifndef API_IMAGE_PASSES_H
+#define API_IMAGE_PASSES_H
+#include "api/call.h"
+
+/* Reads them into the job's spec, whose width and height are set; size, of the first pictures, becomes that of
+ * the answer's. */
+int image_passes_parse(struct api_call *c, const struct cJSON *body, const struct image_card *card,
+                       int size[2], struct err *e);
+/* Those that are used, for a picture's parameters: ", Hires upscale: 2" ... */
+void image_passes_put(const struct image_spec *s, struct buf *out);
+/* The card of the super-resolution network of that name; NULL or "": the first one.  NULL with *e filled. */
+const struct model_card *image_passes_upscaler(const struct api *a, const char *id,
+                                               const char *param, struct err *e);
+#endif

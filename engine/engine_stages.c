@@ -1,0 +1,91 @@
+/* What an image job does besides its first pictures, as stages. */
+#include <math.h>
+
+#include "engine/engine_int.h"
+
+#define HIRES_STRENGTH 0.7f
+
+static struct stage *last_stage(const struct task *t)
+{
+    struct stage *s = t->stages;
+    while (s->next)
+        s = s->next;
+    return s;
+}
+
+void engine_stages_own(struct engine *g, struct stage *s, int model)
+{
+    s->model = model;
+    s->closed = &g->sched_models[model].closed;
+}
+
+/* Another model of the job; < 0: there is none of that name. */
+static int find_other(const struct engine *g, enum model_kind kind, const char *id,
+                      const char *param, struct err *e)
+{
+    int model = engine_find(g, kind, id, e);
+    if (model < 0)
+        err_param(e, "%s", param);
+    return model;
+}
+
+/* A network's stage for pictures of size, which becomes that of its results. */
+static int add_upscale(struct engine *g, struct task *t, const char *id, int size[2], struct err *e)
+{
+    struct upscale_task like = {
+        .n = t->job->image.n, .width = size[0], .height = size[1], .seed = t->job->image.seed};
+    struct upscale_task *it = NULL;
+    int model = find_other(g, MODEL_UPSCALER, id, "upscale", e);
+    if (model < 0)
+        return model;
+    const struct upscaler_info *info = upscaler_info(model_upscaler(g->models[model].facts));
+    int rc = upscale_task_new(&it, t, info, &like, NULL, e);
+    if (rc)
+        return rc;
+    engine_stages_own(g, &it->stage, model);
+    upscale_stage(&g->models[model].upscale, it);
+    size[0] *= info->scale;
+    size[1] *= info->scale;
+    return 0;
+}
+
+/* The pictures again, larger. */
+static int add_hires(struct engine *g, struct task *t, int size[2], struct err *e)
+{
+    struct image_spec s = t->image->spec;
+    const int how = (int)s.passes.hires.how;
+    int rc = how == IMAGE_NETWORK ? add_upscale(g, t, s.passes.hires.model, size, e) : 0;
+    if (rc)
+        return rc;
+    s.width = s.passes.hires.width;
+    s.height = s.passes.hires.height;
+    s.steps = s.passes.hires.steps > 0 ? s.passes.hires.steps : s.steps;
+    s.strength = isnan(s.passes.hires.strength) ? HIRES_STRENGTH : s.passes.hires.strength;
+    s.init = s.mask = NULL;
+    s.partial_images = 0;
+    const bool pixels = how == IMAGE_PIXELS || how == IMAGE_NETWORK;
+    rc = picture_stage_new(t, t->image->d, &s, pixels ? size : NULL, e);
+    if (rc) {
+        err_wrap(e, "hires");
+        return err_param(e, "hires");
+    }
+    struct image_task *it = (struct image_task *)last_stage(t);
+    engine_stages_own(g, &it->stage, t->model);
+    pipeline_stage(&g->models[t->model].pipeline, it);
+    size[0] = s.width;
+    size[1] = s.height;
+    return 0;
+}
+
+int engine_stages_add(struct engine *g, struct task *t, struct err *e)
+{
+    const struct image_spec *s = &t->image->spec;
+    int size[2] = {s->width, s->height};
+    engine_stages_own(g, &t->image->stage, t->model);
+    pipeline_stage(&g->models[t->model].pipeline, t->image);
+    int rc = s->passes.hires.width > 0 ? add_hires(g, t, size, e) : 0;
+    if (rc == 0 && s->passes.upscale.model)
+        rc = add_upscale(g, t, s->passes.upscale.model, size, e);
+    stage_number(t);
+    return rc;
+}

@@ -1,0 +1,157 @@
+/* Opening passes of an image model's pipeline, and keeping them (pipeline.h says why). */
+#include "engine/pass.h"
+
+#include "engine/enlarge.h"
+
+static bool same_key(const struct pass_key *x, const struct pass_key *y)
+{
+    return x->kind == y->kind && x->a == y->a && x->b == y->b && x->c == y->c;
+}
+
+static enum image_vae_kind vae_kind(enum pass_kind kind)
+{
+    return kind == PASS_ENCODE ? IMAGE_ENCODE : kind == PASS_DECODE ? IMAGE_DECODE : IMAGE_PREVIEW;
+}
+
+static size_t measure(struct image_model *m, const struct pass_key *k, struct err *e)
+{
+    switch (k->kind) {
+    case PASS_TEXT:
+        return image_text_bytes(m, k->a, e);
+    case PASS_KV:
+        return image_kv_bytes(m, k->a, e);
+    case PASS_UNET:
+        return image_unet_bytes(m, k->a, k->b, k->c, e);
+    case PASS_SAFETY:
+        return image_safety_bytes(m, e);
+    case PASS_RESIZE:
+        return enlarge_bytes((int[]){k->a & 0xffff, k->a >> 16},
+                             (int[]){k->b & 0xffff, k->b >> 16});
+    default:
+        return image_vae_bytes(m, vae_kind(k->kind), k->a, k->b, e);
+    }
+}
+
+/* Bytes of a pass; measured once, for it takes milliseconds.  0 with *e filled. */
+size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
+{
+    int n = p->n_sizes < PIPELINE_SIZES_MAX ? p->n_sizes : PIPELINE_SIZES_MAX;
+    for (int i = 0; i < n; i++) {
+        if (same_key(&p->sizes[i].key, &key))
+            return p->sizes[i].bytes;
+    }
+    size_t bytes = measure(p->d->model, &key, e);
+    if (bytes > 0) {
+        int at = p->n_sizes++ % PIPELINE_SIZES_MAX;
+        p->sizes[at].key = key;
+        p->sizes[at].bytes = bytes;
+    }
+    return bytes;
+}
+
+static int open_unit(struct image_model *m, const struct pass_key *k, struct image_unit **out,
+                     struct err *e)
+{
+    union {
+        struct image_text *text;
+        struct image_kv *kv;
+        struct image_unet *unet;
+        struct image_vae *vae;
+        struct image_safety *safety;
+        struct enlarge_unit *enlarge;
+    } u;
+    int rc;
+    switch (k->kind) { /* the unit is each one's first member */
+    case PASS_TEXT:
+        if ((rc = image_text_open(&u.text, m, k->a, e)) == 0)
+            *out = &u.text->unit;
+        return rc;
+    case PASS_KV:
+        if ((rc = image_kv_open(&u.kv, m, k->a, e)) == 0)
+            *out = &u.kv->unit;
+        return rc;
+    case PASS_UNET:
+        if ((rc = image_unet_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
+            *out = &u.unet->unit;
+        return rc;
+    case PASS_SAFETY:
+        if ((rc = image_safety_open(&u.safety, m, e)) == 0)
+            *out = &u.safety->unit;
+        return rc;
+    case PASS_RESIZE:
+        rc = enlarge_open(&u.enlarge, (int[]){k->a & 0xffff, k->a >> 16},
+                          (int[]){k->b & 0xffff, k->b >> 16}, e);
+        if (rc == 0)
+            *out = &u.enlarge->unit;
+        return rc;
+    default:
+        if ((rc = image_vae_open(&u.vae, m, vae_kind(k->kind), k->a, k->b, e)) == 0)
+            *out = &u.vae->unit;
+        return rc;
+    }
+}
+
+void pass_close(struct pass *s)
+{
+    image_close(s->unit);
+    s->unit = NULL;
+}
+
+static void on_evict(struct cache_item *it)
+{
+    pass_close((struct pass *)it);
+}
+
+/* The current pass becomes one that is kept. */
+void pass_put_away(struct pipeline *p)
+{
+    struct pass *s = p->current;
+    p->current = NULL;
+    if (s)
+        cache_keep(p->cache, &s->item);
+}
+
+static struct pass *free_place(struct pipeline *p)
+{
+    for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
+        if (!p->passes[i].unit)
+            return &p->passes[i];
+    }
+    struct pass *oldest = &p->passes[0];
+    for (int i = 1; i < PIPELINE_PASSES_MAX; i++) {
+        if (p->passes[i].last_use < oldest->last_use)
+            oldest = &p->passes[i];
+    }
+    cache_unkeep(p->cache, &oldest->item);
+    pass_close(oldest);
+    return oldest;
+}
+
+/* Makes a pass the current one.  Its bytes are at most hold_bytes. */
+int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e)
+{
+    p->n_uses++;
+    if (p->current && same_key(&p->current->key, &key))
+        return 0;
+    struct pass *s = NULL;
+    for (int i = 0; i < PIPELINE_PASSES_MAX && !s; i++) {
+        if (p->passes[i].unit && same_key(&p->passes[i].key, &key))
+            s = &p->passes[i];
+    }
+    if (s)
+        cache_unkeep(p->cache, &s->item); /* before the one that is put away needs its room */
+    pass_put_away(p);
+    if (!s) {
+        s = free_place(p);
+        struct image_unit *unit = NULL;
+        int rc = open_unit(p->d->model, &key, &unit, e);
+        if (rc)
+            return rc;
+        *s = (struct pass){.key = key, .unit = unit};
+        s->item.bytes = unit->bytes;
+        s->item.evict = on_evict;
+    }
+    s->last_use = p->n_uses;
+    p->current = s;
+    return 0;
+}
