@@ -252,4 +252,35 @@ __device__ static inline void cuda_step(float acc[panels][tiles][4], const uint8
         }
     }
 }
+/* Element k of a row of a panel. */
+template <int type> __device__ static inline float cuda_value(const uint8_t *panel, int row, int k)
+{
+    typedef cuda_format<type> F;
+    const uint8_t *head = panel + (size_t)(k / (F::step_k * F::steps)) * F::unit_bytes;
+    const uint8_t *step = head + F::head + k / F::step_k % F::steps * F::step_bytes;
+    const int at = k % F::step_k;
+    const uint32_t *low = reinterpret_cast<const uint32_t *>(step + F::scale);
+    int word, shift;
+    cuda_layout_at(F::low, F::step_k, row, at, &word, &shift);
+    const uint32_t bits = low[word] >> shift;
+    if (type == DTYPE_F16)
+        return __half2float(__ushort_as_half((unsigned short)bits));
+    if (type == DTYPE_BF16)
+        return __uint_as_float(bits << 16);
+    int q = (int)(bits & ((1u << F::low) - 1));
+    if (F::high) {
+        cuda_layout_at(F::high ? F::high : 1, F::step_k, row, at, &word, &shift);
+        q |= (int)(low[F::low_lane * CUDA_LANES / 4 + word] >> shift & ((1u << F::high) - 1))
+             << F::low;
+    }
+    float d[2], m[2];
+    cuda_scales<type>(d, m, head, step, row % 8, F::group ? at / (F::group ? F::group : 1) : 0);
+    const float D = row < 8 ? d[0] : d[1], M = row < 8 ? m[0] : m[1];
+    if (type == DTYPE_MXFP4) /* D is 2^15 times as large, for halves; a zero has no sign */
+        return 0.0f +
+               D * __half2float(__ushort_as_half((unsigned short)((q & 7) << 9 | (q & 8) << 12)));
+    if (type == DTYPE_IQ4_NL)
+        q = (int)(cuda_iq4_nl((uint32_t)q) & 255);
+    return F::affine ? D * (float)q + M : D * (float)(q - F::zero);
+}
 #endif

@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(FEW_THREADS, 4) linear_few_kernel(const struct
         panel -= j.n_panels[matrix++];
     uint8_t *ring = memory + warp * R::stages * stage_bytes;
     const uint8_t *w = j.w[matrix] + (size_t)panel * j.panel_bytes;
-    const int begin = linear_slice(j.n_steps, slice);
-    const int end = panel < j.n_panels[matrix] ? linear_slice(j.n_steps, slice + 1) : begin;
+    const int begin = tile_slice_begin(j.n_steps, slice);
+    const int end = panel < j.n_panels[matrix] ? tile_slice_begin(j.n_steps, slice + 1) : begin;
     for (int i = 0; i < R::stages - 1; i++) {
         if (begin + i < end)
             few_fetch<type, parts>(ring + i * stage_bytes, w, j, begin + i, lane);

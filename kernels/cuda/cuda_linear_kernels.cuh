@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "kernels/cuda/cuda_layout.h"
 #include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/cuda_tile.cuh"
 
 /* Records of a row: whole K blocks of 256 if there are any, which costs the others nothing that is read. */
 #define CUDA_RECORDS(n_in) (((n_in) + 255) / 256 * 4)
@@ -22,7 +23,7 @@ struct linear_job {
     float *slices;   /* [CUDA_SLICES, rows, n_out] of one matrix, if `split` */
     size_t panel_bytes;
     int rows, n_records, n_steps;
-    int split; /* slices that blocks divide among them: 1, 2 or 4 */
+    int split; /* blocks that share the slices of a tile: 1, 2 or 4 */
 };
 
 void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
@@ -32,12 +33,6 @@ void cuda_linear_few_launch(const struct linear_job &j, enum dtype type, int par
 void cuda_linear_many_launch(const struct linear_job &j, enum dtype type, int parts,
                              cudaStream_t stream);
 void cuda_linear_f32_launch(const struct cuda_linear_call *l, int matrix, cudaStream_t stream);
-
-/* First step of a slice. */
-__host__ __device__ static inline int linear_slice(int n_steps, int slice)
-{
-    return (int)((int64_t)n_steps * slice / CUDA_SLICES);
-}
 
 /* Sum of the four slices, as it stands in the records' scale, to the result. */
 __device__ static inline void linear_store(const struct linear_job &j, int matrix, int row, int o,

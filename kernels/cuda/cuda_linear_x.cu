@@ -1,40 +1,15 @@
 /* Rows of x to records of halves (cuda_fragment.cuh): a block a row. */
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear_kernels.cuh"
+#include "kernels/cuda/cuda_math.cuh"
 
 #define X_THREADS 128
 
-/* 2^-e and 2^e with the row's largest magnitude * 2^-e in [2^14, 2^15); 1 for a row of zeros, or one that
- * is not finite, which stays so. */
-__device__ static inline void x_scales(float top, float *down, float *up)
-{
-    *down = *up = 1.0f;
-    if (!(top > 0.0f) || top > 3.0e38f)
-        return;
-    int e = (int)(__float_as_uint(top) >> 23) - 127 - 14;
-    e = e < -126 ? -126 : e > 113 ? 113 : e;
-    *up = e < -126 + 0 ? 1.0f : __uint_as_float((uint32_t)(e + 127) << 23);
-    if (e == -126) { /* 2^126 is the largest power whose inverse is normal */
-        *up = __uint_as_float(1u << 23);
-    }
-    *down = __uint_as_float((uint32_t)(127 - e) << 23);
-}
-
+/* Two elements as a register, and what they lost. */
 __device__ static inline uint32_t x_pack(float a, float b, bool bf16, float *lost_a, float *lost_b)
 {
-    uint32_t bits;
-    if (bf16) {
-        const __nv_bfloat16 u = __float2bfloat16(a), v = __float2bfloat16(b);
-        *lost_a = a - __bfloat162float(u);
-        *lost_b = b - __bfloat162float(v);
-        bits = (uint32_t)__bfloat16_as_ushort(u) | (uint32_t)__bfloat16_as_ushort(v) << 16;
-    } else {
-        const __half u = __float2half_rn(a), v = __float2half_rn(b);
-        *lost_a = a - __half2float(u);
-        *lost_b = b - __half2float(v);
-        bits = (uint32_t)__half_as_ushort(u) | (uint32_t)__half_as_ushort(v) << 16;
-    }
-    return bits;
+    const uint32_t low = cuda_half_bits(a, bf16, lost_a), high = cuda_half_bits(b, bf16, lost_b);
+    return low | high << 16;
 }
 
 /* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
@@ -56,7 +31,7 @@ __global__ void __launch_bounds__(X_THREADS)
         __syncthreads();
         for (int i = 0; i < X_THREADS / CUDA_WARP; i++)
             top = fmaxf(top, partial[i]);
-        x_scales(top, &down, &scale);
+        cuda_scales_of(top, &down, &scale);
     }
     if (threadIdx.x == 0)
         up[blockIdx.x] = scale;

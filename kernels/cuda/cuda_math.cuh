@@ -56,4 +56,30 @@ __device__ static inline float cuda_act(enum act act, float x)
         return x;
     }
 }
+
+/* 2^-e and 2^e such that the largest magnitude times 2^-e is in [2^14, 2^15), so that halves neither
+ * overflow nor lose their small neighbours; 1 for zeros, and for what is not finite, which stays so. */
+__device__ static inline void cuda_scales_of(float top, float *down, float *up)
+{
+    *down = *up = 1.0f;
+    if (!(top > 0.0f) || top > 3.0e38f)
+        return;
+    int e = (int)(__float_as_uint(top) >> 23) - 127 - 14;
+    e = e < -126 ? -126 : e; /* the smallest power that is normal */
+    *up = __uint_as_float((uint32_t)(e + 127) << 23);
+    *down = __uint_as_float((uint32_t)(127 - e) << 23);
+}
+
+/* x as a half or a bf16, and what it lost. */
+__device__ static inline uint16_t cuda_half_bits(float x, bool bf16, float *lost)
+{
+    if (bf16) {
+        const __nv_bfloat16 h = __float2bfloat16(x);
+        *lost = x - __bfloat162float(h);
+        return __bfloat16_as_ushort(h);
+    }
+    const __half h = __float2half_rn(x);
+    *lost = x - __half2float(h);
+    return __half_as_ushort(h);
+}
 #endif

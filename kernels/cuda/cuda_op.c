@@ -322,13 +322,3 @@ void cuda_attn_paged(struct backend *be, const struct op_attn_paged *p)
     if (a.tasks && !cb->dead)
         cuda_attn_paged_launch(&a, cuda_stream(cb));
 }
-
-/* clang-format off */
-#define MISSING(op)                                                                       \
-    void cuda_##op(struct backend *be, const struct op_##op *p)                           \
-    {                                                                                     \
-        (void)p;                                                                          \
-        cuda_check(cuda_of(be), cudaErrorUnknown, "the op " #op " is not there yet");     \
-    }
-MISSING(conv2d) MISSING(lowrank) MISSING(attn)
-    /* clang-format on */

@@ -73,7 +73,8 @@ static double conv_sum(const struct conv_data *d, int image, int y, int x, int o
 static void check_exact(struct kcheck *kc, const struct conv_data *d, const float *got)
 {
     const struct conv_case *c = &d->c;
-    double worst = 0;
+    /* a device may take x as two bf16 */
+    double worst = 0, bound = kc->device && c->type == DTYPE_BF16 ? 6e-6 : 3e-6;
     for (int64_t i = 0; i < c->n * d->n_out; i++) {
         int o = (int)(i % c->c_out), image = (int)(i / d->n_out);
         int x = (int)(i / c->c_out % d->wo), y = (int)(i / c->c_out / d->wo % d->ho);
@@ -82,7 +83,7 @@ static void check_exact(struct kcheck *kc, const struct conv_data *d, const floa
         sum += c->image ? (double)d->image[image * c->c_out + o] : 0;
         sum += c->add ? (double)d->add[i] : 0;
         sum = c->act == ACT_SILU ? sum / (1 + exp(-sum)) : c->act == ACT_RELU ? fmax(sum, 0) : sum;
-        worst = fmax(worst, fabs(sum - (double)got[i]) / (3e-6 * size));
+        worst = fmax(worst, fabs(sum - (double)got[i]) / (bound * size));
     }
     kcheck_that(kc, worst <= 1.0, "against doubles");
 }
@@ -130,7 +131,7 @@ static void check_case(struct kcheck *kc, struct conv_case c)
     struct conv_data d = conv_new(kc, c);
     size_t one = sizeof(float) * (size_t)d.n_out, all = one * (size_t)c.n;
     float *want = kcheck_out(kc, c.n * d.n_out);
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int threads = 1; threads <= (kc->device ? 1 : 3); threads++) {
         struct backend *be = kcheck_backend(kc, threads);
         struct weight *w = NULL;
         kcheck_that(kc,
@@ -144,7 +145,8 @@ static void check_case(struct kcheck *kc, struct conv_case c)
             check_exact(kc, &d, out);
             memcpy(want, out, all);
             conv_law(kc, &d, out);
-            if (c.act != ACT_SILU) /* exp is not the same on all levels */
+            /* exp is not the same on all levels, and a device sums in an order of its own */
+            if (c.act != ACT_SILU && !kc->device)
                 kcheck_same(kc, want, out, all, "another level");
             memcpy(out, want, all);
         }

@@ -61,7 +61,7 @@ static void check_case(struct kcheck *kc, struct dense_case c)
     kcheck_fill(kc, q, 2 * n_q, 4.0f);
     kcheck_fill(kc, k, 2 * n_k, 2.0f);
     kcheck_fill(kc, v, 2 * n_k, 1.0f);
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int threads = 1; threads <= (kc->device ? 1 : 3); threads++) {
         struct backend *be = kcheck_backend(kc, threads);
         float *out = kcheck_out(kc, 2 * n_out), *one = kcheck_out(kc, n_out);
         struct attn_item items[2];
