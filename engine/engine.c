@@ -230,6 +230,8 @@ static void take_inbox(struct engine *g)
     pthread_mutex_unlock(&g->submit_mutex);
     while (t) {
         struct task *next = t->next;
+        if (t->image)
+            t->due_us = engine_image_due(g, t);
         sched_add(&g->sched, t);
         t = next;
     }

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/turns.h"
 
 int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 {
@@ -69,6 +70,11 @@ size_t engine_image_need(struct engine *g, int model)
     picture_task_free(&t);
     job_unref(j);
     return need;
+}
+
+int64_t engine_image_due(const struct engine *g, const struct task *t)
+{
+    return turns_due(t->image, t->job->submit_us, g->models[t->model].pipeline.us_per_work);
 }
 
 /* --- from admission to the end --- */

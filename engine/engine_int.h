@@ -151,7 +151,8 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any 
 void engine_image_open(struct engine *g, int model); /* its pipeline, when it is loaded */
 /* Bytes that one picture of the model's own size needs; 0 when that cannot be said. */
 size_t engine_image_need(struct engine *g, int model);
-void engine_image_begin(struct engine *g, struct task *t); /* just out of the queue */
+int64_t engine_image_due(const struct engine *g, const struct task *t); /* its place in the queue */
+void engine_image_begin(struct engine *g, struct task *t);              /* just out of the queue */
 void engine_image_fail(struct engine *g, struct task *t, const struct err *e);
 /* A piece of the plan's model's work.  An error is the device's. */
 int engine_image_run(struct engine *g, const struct sched_plan *p, struct err *e);

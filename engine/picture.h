@@ -13,6 +13,7 @@
 struct picture {
     struct image_task *task;
     struct picture *next; /* in the pipeline's order of turns */
+    double charged;       /* engine/turns.h */
     int index;
     bool begun; /* noise was drawn */
     int call;   /* of noise_n_calls, the next one */

@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/image.h"
 #include "engine/enlarge.h"
 #include "engine/pass.h"
+#include "engine/turns.h"
 
 /* ---- memory ---- */
 
@@ -169,24 +171,6 @@ static void give_up(struct pipeline *p, struct image_task *it)
     shrink_hold(p);
 }
 
-static void add_picture(struct pipeline *p, struct picture *pic)
-{
-    struct picture **at = &p->head;
-    while (*at)
-        at = &(*at)->next;
-    *at = pic;
-    pic->next = NULL;
-}
-
-static void remove_picture(struct pipeline *p, const struct picture *pic)
-{
-    struct picture **at = &p->head;
-    while (*at && *at != pic)
-        at = &(*at)->next;
-    if (*at)
-        *at = pic->next;
-}
-
 /* 1: it never fits; 0: it may; *need says how much there must be. */
 static bool never_fits(struct pipeline *p, struct image_task *it)
 {
@@ -212,7 +196,8 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
     if (!it->checked && never_fits(p, it))
         return 1;
     it->checked = true;
-    if (!it->stage.later && p->n_pictures > 0 && p->n_pictures + it->spec.n > p->o.max_pictures)
+    int most = p->o.max_pictures * (turns_is_short(p->tasks, it) ? 2 : 1);
+    if (!it->stage.later && p->n_pictures > 0 && p->n_pictures + it->spec.n > most)
         return -1;
     int rows = want_rows(p, it);
     while (!hold_all(p, it, rows, &it->refused)) {
@@ -237,14 +222,14 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
     if (it->stage.later)
         return 1; /* its pictures come when they are given */
     for (int i = 0; i < it->spec.n; i++)
-        add_picture(p, &it->pictures[i]);
+        turns_add(&p->head, &it->pictures[i]);
     p->n_pictures += it->spec.n;
     return 1;
 }
 
 void pipeline_join(struct pipeline *p, struct picture *pic)
 {
-    add_picture(p, pic);
+    turns_add(&p->head, pic);
 }
 
 /* ---- leaving ---- */
@@ -290,7 +275,7 @@ void pipeline_leave(struct pipeline *p, struct image_task *it)
         return; /* never placed */
     *at = it->next;
     for (int i = 0; i < it->spec.n; i++)
-        remove_picture(p, &it->pictures[i]);
+        turns_remove(&p->head, &it->pictures[i]);
     p->n_pictures -= it->stage.later ? 0 : it->spec.n;
     for (int i = 0; i < 2; i++) {
         if (it->entries[i])
@@ -449,6 +434,8 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
         if (pic->task->shape.h == h && pic->task->shape.w == w && wants_unet(pic))
             n_wanted += pic->task->guided ? 2 : 1;
     }
+    if (turns_holds_up(p->head, first))
+        n_wanted = first->task->guided ? 2 : 1;
     int n_rows = rows_that_fit(p, h, w, n_wanted);
     for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
         if (pic->task->shape.h != h || pic->task->shape.w != w || !wants_unet(pic))
@@ -508,6 +495,7 @@ static int begin_next(struct pipeline *p, struct image_task **failed, struct err
     p->run.entry = NULL;
     p->run.task = NULL;
     p->run.n_rows = 0;
+    p->run.us = 0;
     *failed = p->head->task;
     int rc = begin_for(p, p->head, e);
     if (rc < 0)
@@ -519,11 +507,11 @@ static int begin_next(struct pipeline *p, struct image_task **failed, struct err
 
 /* ---- what a pass gives ---- */
 
-/* To the end of the order of turns. */
-static void next_turn(struct pipeline *p, struct picture *pic)
+/* What a unit of work takes: of this pass, and of those before it. */
+static void measure_work(struct pipeline *p)
 {
-    remove_picture(p, pic);
-    add_picture(p, pic);
+    double us = (double)p->run.us / ((double)p->current->key.b * p->current->key.c * p->run.n_rows);
+    p->us_per_work = p->us_per_work > 0 ? 0.75 * p->us_per_work + 0.25 * us : us;
 }
 
 /* To the stage after this one. */
@@ -537,7 +525,7 @@ static void give(struct pipeline *p, struct picture *pic, const float *pixels)
     } else {
         g.latent = pic->latent;
     }
-    remove_picture(p, pic);
+    turns_remove(&p->head, pic);
     it->n_done++;
     it->stage.next->ops->give(it->stage.next, pic->index, &g);
 }
@@ -545,6 +533,7 @@ static void give(struct pipeline *p, struct picture *pic, const float *pixels)
 static void end_unet(struct pipeline *p)
 {
     struct image_unet *u = (struct image_unet *)p->current->unit;
+    measure_work(p);
     for (int i = 0; i < p->run.n_rows; i++) {
         struct picture *pic = p->run.rows[i].picture;
         if (!pic)
@@ -563,7 +552,7 @@ static void end_unet(struct pipeline *p)
         if (picture_is_denoised(pic) && !decodes(pic->task))
             give(p, pic, NULL);
         else
-            next_turn(p, pic);
+            turns_charge(&p->head, pic);
     }
 }
 
@@ -571,7 +560,7 @@ static void end_unet(struct pipeline *p)
 static struct image_task *end_picture(struct pipeline *p, struct picture *pic)
 {
     struct image_task *it = pic->task;
-    remove_picture(p, pic);
+    turns_remove(&p->head, pic);
     p->n_images++;
     return ++it->n_done == it->spec.n && !it->stage.next ? it : NULL;
 }
@@ -595,7 +584,7 @@ static struct image_task *end_decode(struct pipeline *p)
         return NULL;
     }
     if (!(check ? picture_hold(pic, rgb) : picture_emit(pic, rgb, false))) {
-        remove_picture(p, pic);
+        turns_remove(&p->head, pic);
         err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
                 it->spec.height);
         return it;
@@ -671,7 +660,9 @@ int pipeline_run(struct pipeline *p, int64_t until_us, struct image_task **ended
         if (rc <= 0)
             return 0;
     }
+    int64_t start = clock_us();
     int rc = image_run(p->current->unit, until_us, e);
+    p->run.us += clock_us() - start;
     if (rc < 0)
         return rc;
     if (rc == 0)

@@ -4,7 +4,7 @@
  * A pass is what the network computes in one go: a chunk of a prompt through the text encoders, keys and values
  * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of the UNet for pictures of
  * one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
- * begun, for as long as it is told, or begins the next: pictures take turns, and a UNet's pass takes
+ * begun, for as long as it is told, or begins the next: pictures take turns (turns.h), and a UNet's pass takes
  * along those of the same size that are as far, so pictures join and leave between steps, each with
  * its own call, scheduler, guidance and prompt.
  *
@@ -67,6 +67,7 @@ struct pipeline {
     /* What the current pass is computing. */
     struct {
         bool active;
+        int64_t us;                  /* that it took so far */
         struct prompts_entry *entry; /* PASS_TEXT, PASS_KV: one user of it */
         struct image_task *task;     /* PASS_ENCODE, of moments `which` */
         int which;                   /* or -1: of the picture in rows[0]; PASS_RESIZE as well */
@@ -76,6 +77,7 @@ struct pipeline {
             int side;                /* of out: the prompt's or the negative one */
         } rows[PIPELINE_ROWS_MAX];
     } run;
+    double us_per_work;                   /* of calls so far (turns.h); 0: none */
     int64_t n_steps, n_images, n_flagged; /* so far: calls of the UNet for a picture, pictures */
 };
 

@@ -91,10 +91,17 @@ void sched_fini(struct sched *s)
 
 void sched_add(struct sched *s, struct task *t)
 {
-    t->next = NULL;
+    struct task **at = s->tail;
+    if (t->due_us != 0) {
+        at = &s->head;
+        while (*at && ((*at)->model != t->model || (*at)->due_us <= t->due_us))
+            at = &(*at)->next;
+    }
+    t->next = *at;
     t->queued = true;
-    *s->tail = t;
-    s->tail = &t->next;
+    *at = t;
+    if (!t->next)
+        s->tail = &t->next;
 }
 
 void sched_remove(struct sched *s, struct task *t)

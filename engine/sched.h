@@ -6,7 +6,8 @@
  * waiting, and nobody is overtaken for ever.  When the first job does not fit into the cache
  * budget, jobs behind it that do fit may pass, but at most SCHED_BYPASS_MAX sequences: then all
  * wait until enough has ended for it.  Admission is exact (cache.h): what runs is never preempted.
- * Jobs of a model that is closed keep their place and hold up nobody.
+ * Jobs of a model that is closed keep their place and hold up nobody.  Those of an image model
+ * stand in the order of when they are due (turns.h).
  *
  * Units.  What the device does next is one unit: a step of a text model, or a piece of an image
  * model's work, which that model cuts itself (pipeline.h).  The model with the least device time so
@@ -107,7 +108,8 @@ int sched_max_logits(const struct sched_options *o);
 /* Positions that a choice of this prompt may come to; 0 when the prompt itself does not fit. */
 int sched_length(int n_ctx, int n_prompt, int max_tokens);
 
-void sched_add(struct sched *s, struct task *t);    /* to the end of the queue */
+/* To the end of the queue, or before those of its model that are due later. */
+void sched_add(struct sched *s, struct task *t);
 void sched_remove(struct sched *s, struct task *t); /* from the queue */
 /* Admits the next sequence that may start: its slot, with ids, limits and pages set; else NULL.  Its
  * task is no longer queued when this was the last choice.  *other: a job of another kind was taken in

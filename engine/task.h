@@ -45,6 +45,7 @@ struct task {
     int n_running, n_finished;
     int n_bypassed;     /* sequences of later jobs that were admitted while this one did not fit */
     bool queued;        /* some choice still waits */
+    int64_t due_us;     /* its place in the queue among jobs of its model; 0: the last one */
     bool dead;          /* EV_DONE or EV_ERROR is out */
     bool checked;       /* its stages can run at all */
     struct err refused; /* code != 0: they cannot, says why */

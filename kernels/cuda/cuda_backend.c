@@ -1,6 +1,7 @@
 /* Opening and closing a CUDA device, its streams, its errors, and the table of ops. */
 #include "kernels/cuda/cuda_backend.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 
 #define PARAM_BYTES ((size_t)4 << 20)
 #define PARAM_ALIGN 64
+#define PARAM_SLACK ((size_t)8 * PARAM_ALIGN) /* of up to 8 arrays */
 
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what)
 {
@@ -40,21 +42,26 @@ static void restart_params(struct cuda_backend *cb)
     cb->params.n_recent = 0;
 }
 
+bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
+{
+    struct cuda_params *p = &cb->params;
+    if (cb->dead || bytes + PARAM_SLACK <= p->bytes - p->used)
+        return !cb->dead;
+    if (bytes + PARAM_SLACK > p->bytes)
+        return cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
+    if (!cuda_check(cb, cudaStreamSynchronize(cuda_stream(cb)), "synchronizing"))
+        return false;
+    restart_params(cb);
+    return true;
+}
+
 void *cuda_param_new(struct cuda_backend *cb, size_t bytes)
 {
     struct cuda_params *p = &cb->params;
     size_t room = (bytes + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+    assert(cb->dead || room <= p->bytes - p->used);
     if (cb->dead)
         return NULL;
-    if (room > p->bytes) {
-        cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
-        return NULL;
-    }
-    if (p->used + room > p->bytes) {
-        if (!cuda_check(cb, cudaStreamSynchronize(cuda_stream(cb)), "synchronizing"))
-            return NULL;
-        restart_params(cb);
-    }
     void *at = p->host + p->used;
     p->used += room;
     return at;
@@ -203,6 +210,7 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .kv_bytes = cuda_op_kv_bytes,
         .weight_open = cuda_op_weight_open,
         .weight_close = cuda_op_weight_close,
+        .weight_bytes = cuda_op_weight_bytes,
         .weight_row = cuda_op_weight_row,
         .limits = cuda_op_limits,
     };

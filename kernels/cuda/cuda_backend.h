@@ -66,7 +66,9 @@ int cuda_backend_count(void); /* devices; 0 without a driver */
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
 /* Where an op queues its launches; called once before them. */
 cudaStream_t cuda_stream(struct cuda_backend *cb);
-/* The device's copy of a host array, good for the ops until the next sync; NULL when dead. */
+/* Before an op sends arrays of `bytes` in all: false when dead. */
+bool cuda_param_begin(struct cuda_backend *cb, size_t bytes);
+/* The device's copy of a host array, good for the op that runs now; NULL when dead. */
 const void *cuda_param(struct cuda_backend *cb, const void *host, size_t bytes);
 /* The same, to be filled by the caller before cuda_param_send. */
 void *cuda_param_new(struct cuda_backend *cb, size_t bytes);

@@ -15,11 +15,18 @@ static inline const struct cuda_matrix *cuda_matrix(const struct weight *w)
     return (const struct cuda_matrix *)w;
 }
 
+/* A tensor as a matrix; its numbers; its data, NULL for NULL. */
+int cuda_op_rows(const struct tensor *t);
+int cuda_op_cols(const struct tensor *t);
+int64_t cuda_op_count(const struct tensor *t);
+const float *cuda_op_data(const struct tensor *t);
+
 int cuda_op_open(struct cuda_backend *cb, struct err *e);
 void cuda_op_close(struct cuda_backend *cb);
 size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);
 int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                         int64_t n_in, const void *raw, struct err *e);
+size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);
 void cuda_op_weight_close(struct backend *be, struct weight *w);
 void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
 int cuda_op_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);

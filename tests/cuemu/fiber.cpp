@@ -15,17 +15,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <vector>
 
 #include "tests/cuemu/cuemu_int.h"
 
-#ifndef __x86_64__
-#include <ucontext.h>
-#endif
-
 extern "C" {
+extern char __executable_start[];
 void *__tsan_get_current_fiber(void) __attribute__((weak));
 void *__tsan_create_fiber(unsigned flags) __attribute__((weak));
 void __tsan_switch_to_fiber(void *fiber, unsigned flags) __attribute__((weak));
@@ -317,7 +315,18 @@ void run_block(unsigned index)
     }
 }
 
-void on_fault(int sig, siginfo_t *info, void *)
+/* Where the faulting instruction is in the program, for addr2line. */
+long instruction(void *context)
+{
+#ifdef __x86_64__
+    const ucontext_t *at = static_cast<const ucontext_t *>(context);
+    return reinterpret_cast<const char *>(at->uc_mcontext.gregs[REG_RIP]) - __executable_start;
+#else
+    return static_cast<void>(context), 0L;
+#endif
+}
+
+void on_fault(int sig, siginfo_t *info, void *context)
 {
     if (!in_kernel) {
         const char *what = cuemu_is_device(info->si_addr)
@@ -330,11 +339,12 @@ void on_fault(int sig, siginfo_t *info, void *)
     }
     const cuemu_thread *t = cuemu_self;
     char text[300];
-    snprintf(text, sizeof text, "%s: block (%u, %u, %u) thread (%u, %u, %u): %s at %p",
+    snprintf(text, sizeof text,
+             "%s: block (%u, %u, %u) thread (%u, %u, %u): %s at %p, instruction 0x%lx",
              grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
              t->thread.x, t->thread.y, t->thread.z,
              sig == SIGILL ? "a misaligned access" : "an access outside of any allocation",
-             info->si_addr);
+             info->si_addr, instruction(context));
     cuemu_set_report(text);
     failure = sig == SIGILL ? cudaErrorMisalignedAddress : cudaErrorIllegalAddress;
     siglongjmp(trap_jump, 1);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "engine/noise.h"
 #include "engine/pipeline.h"
+#include "engine/turns.h"
 
 enum { W = 48, H = 32, JOBS = 6 };
 
@@ -299,6 +300,37 @@ static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **
     run_close(&expected);
 }
 
+/* A large picture of many steps runs in all places; the small one comes in, and is ready long before. */
+static void pipeline_lets_small_pictures_through(void **state)
+{
+    (void)state;
+    struct image_spec large = plain_spec(), small = plain_spec();
+    large.width = large.height = 128;
+    large.steps = 12;
+    large.n = 3;
+    struct bench b;
+    struct run runs[3];
+    bench_open(&b, (size_t)1 << 28, 8);
+    b.p.o.max_pictures = 3;
+    run_open(&runs[0], &large);
+    run_open(&runs[1], &small);
+    run_open(&runs[2], &large);
+    assert_true(place(&b, &runs[0]));
+    work(&b, runs, 1, 200);
+    assert_false(place(&b, &runs[2])); /* no short job: it waits for a place */
+    assert_true(place(&b, &runs[1]));
+    while (!runs[1].ended)
+        work(&b, runs, 2, 1);
+    assert_in_range(runs[0].n_progress, 0, large.n * 4);
+    assert_true(turns_due(runs[1].task.image, 0, 1) < turns_due(runs[2].task.image, 0, 1));
+    while (!work(&b, runs, 2, 1000))
+        ;
+    assert_true(runs[0].ended);
+    for (int k = 0; k < 3; k++)
+        run_close(&runs[k]);
+    bench_close(&b);
+}
+
 static void pipeline_admits_exactly_what_fits(void **state)
 {
     (void)state;
@@ -411,6 +443,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipeline_gives_the_same_bytes_alone_and_together),
         cmocka_unit_test(pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled),
+        cmocka_unit_test(pipeline_lets_small_pictures_through),
         cmocka_unit_test(pipeline_admits_exactly_what_fits),
         cmocka_unit_test(pipeline_computes_a_prompt_once),
         cmocka_unit_test(pipeline_refuses_what_a_model_cannot_do),

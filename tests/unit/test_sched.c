@@ -104,6 +104,31 @@ static int step(struct bench *b)
     return rows;
 }
 
+/* Whoever is due earlier, and behind those that are due as early; jobs without a time keep their places. */
+static void sched_queues_jobs_of_a_model_by_when_they_are_due(void **state)
+{
+    (void)state;
+    static const struct {
+        int model;
+        int64_t due_us;
+    } jobs[] = {{0, 0}, {1, 50}, {0, 0}, {1, 20}, {1, 50}, {2, 10}, {1, 30}};
+    static const int order[] = {0, 3, 6, 1, 2, 4, 5};
+    struct sched s = {.tail = &s.head};
+    struct task t[7] = {{0}};
+    for (int i = 0; i < 7; i++) {
+        t[i].model = jobs[i].model;
+        t[i].due_us = jobs[i].due_us;
+        sched_add(&s, &t[i]);
+    }
+    struct task *at = s.head;
+    for (int i = 0; i < 7; i++, at = at->next)
+        assert_ptr_equal(at, &t[order[i]]);
+    assert_null(at);
+    struct task last = {0};
+    sched_add(&s, &last);
+    assert_ptr_equal(t[5].next, &last);
+}
+
 static void sched_length_is_bounded_by_the_context(void **state)
 {
     (void)state;
@@ -463,6 +488,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sched_length_is_bounded_by_the_context),
+        cmocka_unit_test(sched_queues_jobs_of_a_model_by_when_they_are_due),
         cmocka_unit_test(sched_admits_jobs_in_turns),
         cmocka_unit_test(sched_lets_small_jobs_pass_one_that_does_not_fit_but_not_for_ever),
         cmocka_unit_test(sched_decodes_at_every_step_beside_a_long_prompt),

@@ -1,0 +1,141 @@
+/* Weights of the device, and the ops that read them: linear, embed. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/cuda_linear.h"
+#include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cuda_weight.h"
+#include "kernels/quant.h"
+
+#define PACK_BYTES ((size_t)2 << 20) /* packed and sent at once, about */
+
+size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e)
+{
+    size_t all = 0;
+    if (type != DTYPE_F32 && !cuda_weight_layout(type)) {
+        err_set(e, ERR_UNSUPPORTED, "no weights of type %s on this device", dtype_name(type));
+        return 0;
+    }
+    if (n_out < 1 || n_in < 1 || n_in % dtype_block(type) != 0) {
+        err_set(e, ERR_INVALID, "a %s matrix cannot be %lld x %lld", dtype_name(type),
+                (long long)n_out, (long long)n_in);
+        return 0;
+    }
+    size_t panel = cuda_weight_panel_bytes(type, n_in);
+    if (!panel || n_out > INT32_MAX ||
+        __builtin_mul_overflow(panel, (size_t)cuda_weight_panels(type, n_out), &all) ||
+        all > PTRDIFF_MAX) {
+        err_set(e, ERR_NOMEM, "no memory for a matrix of %lld x %lld", (long long)n_out,
+                (long long)n_in);
+        return 0;
+    }
+    return all;
+}
+
+/* Panel after panel through a piece of host memory. */
+static int send_panels(struct backend *be, struct cuda_matrix *m, const void *raw, struct err *e)
+{
+    const struct weight *w = &m->w;
+    const size_t panel = cuda_weight_panel_bytes(w->type, w->n_in);
+    const int64_t n = cuda_weight_panels(w->type, w->n_out);
+    int64_t step = (int64_t)(PACK_BYTES / panel);
+    step = step < 1 ? 1 : step < n ? step : n;
+    char *packed = mem_try((size_t)step, panel);
+    if (!packed)
+        return err_set(e, ERR_NOMEM, "no memory to pack a matrix");
+    for (int64_t at = 0; at < n; at += step) {
+        int64_t end = at + step < n ? at + step : n;
+        memset(packed, 0, (size_t)(end - at) * panel);
+        cuda_weight_pack(packed, w->type, w->n_out, w->n_in, raw, at, end);
+        cuda_mem_upload(be, (char *)m->data + (size_t)at * panel, packed,
+                        (size_t)(end - at) * panel);
+        if (be->pause)
+            be->pause(be);
+    }
+    free(packed);
+    return 0;
+}
+
+int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                        int64_t n_in, const void *raw, struct err *e)
+{
+    struct err why = {0};
+    size_t bytes = cuda_op_weight_bytes(type, n_out, n_in, &why);
+    if (!bytes)
+        return err_set(e, why.code, "%s: %s", be->name, why.msg);
+    struct cuda_matrix *m = xcalloc(1, sizeof *m);
+    m->w = (struct weight){.type = type, .n_out = n_out, .n_in = n_in, .bytes = bytes};
+    m->data = cuda_mem_alloc(be, bytes, e);
+    int rc = m->data ? send_panels(be, m, raw, e) : ERR_NOMEM;
+    if (rc) {
+        cuda_op_weight_close(be, &m->w);
+        return rc;
+    }
+    *out = &m->w;
+    return 0;
+}
+
+void cuda_op_weight_close(struct backend *be, struct weight *w)
+{
+    if (!w)
+        return;
+    cuda_mem_free(be, cuda_matrix(w)->data);
+    free(w);
+}
+
+void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    const int32_t id = (int32_t)row;
+    const size_t bytes = (size_t)w->n_in * sizeof *dst;
+    float *out = cuda_scratch(cb, bytes);
+    const int32_t *ids = cuda_param_begin(cb, sizeof id) ? cuda_param(cb, &id, sizeof id) : NULL;
+    if (!cb->dead)
+        cuda_embed_launch(out, cuda_matrix(w)->data, w->type, (int)w->n_in, ids, 1,
+                          cuda_stream(cb));
+    cuda_mem_download(be, dst, out, bytes);
+    be->sync(be, NULL);
+}
+
+void cuda_embed(struct backend *be, const struct op_embed *p)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    const int rows = cuda_op_rows(p->out), dim = cuda_op_cols(p->out);
+    assert(dim == p->w->n_in);
+    const size_t bytes = (size_t)rows * sizeof *p->ids;
+    const int32_t *ids = cuda_param_begin(cb, bytes) ? cuda_param(cb, p->ids, bytes) : NULL;
+    if (!cb->dead)
+        cuda_embed_launch(p->out->data, cuda_matrix(p->w)->data, p->w->type, dim, ids, rows,
+                          cuda_stream(cb));
+    for (int r = 0; p->own && r < rows; r++)
+        if (p->own[r])
+            cuda_mem_copy(be, (float *)p->out->data + (int64_t)r * dim, p->own[r],
+                          (size_t)dim * sizeof(float));
+}
+
+void cuda_linear(struct backend *be, const struct op_linear *p)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    struct cuda_linear_call call = {.rows = cuda_op_rows(p->x),
+                                    .n_in = cuda_op_cols(p->x),
+                                    .x = p->x->data,
+                                    .add = cuda_op_data(p->add),
+                                    .parts = p->precise ? 2 : 1};
+    int widest = 0;
+    for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
+        const struct weight *w = p->w[i];
+        assert(w->n_in == call.n_in);
+        call.m[call.n_matrices++] = (struct cuda_linear_matrix){.w = cuda_matrix(w)->data,
+                                                                .bias = cuda_op_data(p->bias[i]),
+                                                                .out = p->out[i]->data,
+                                                                .type = w->type,
+                                                                .n_out = (int)w->n_out};
+        widest = w->n_out > widest ? (int)w->n_out : widest;
+    }
+    call.work = cuda_scratch(cb, cuda_linear_work_bytes(call.rows, call.n_in, widest));
+    if (!cb->dead)
+        cuda_linear_launch(&call, cuda_stream(cb));
+}
