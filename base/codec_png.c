@@ -63,7 +63,7 @@ static int read_all(struct reader *r)
 {
     if (setjmp(png_jmpbuf(r->png)))
         return -1;
-    png_set_user_limits(r->png, IMAGE_SIDE_MAX, IMAGE_SIDE_MAX);
+    png_set_user_limits(r->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* ours are checked below */
     png_set_chunk_malloc_max(r->png, CHUNK_BYTES_MAX);
     png_set_chunk_cache_max(r->png, CHUNKS_MAX);
     png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
