@@ -6,6 +6,30 @@
 #include "api/call.h"
 #include "base/utf8.h"
 
+/* The model that the request names, if it reads text by a tokenizer of tokens; else the first text model. */
+static int find_tokenizer(struct api_call *c, const struct cJSON *body, const struct api_model **m,
+                          struct err *e)
+{
+    const struct api *a = c->priv->api;
+    const char *id = json_str(json_get(body, "model"));
+    for (int i = 0; id != NULL && i < a->n_models; i++) {
+        const struct model_card *card = a->models[i].card;
+        if (strcmp(card->id, id) != 0)
+            continue;
+        if (card->tokenizer == NULL) {
+            err_set(e, ERR_UNSUPPORTED,
+                    "model '%.60s' makes images: its prompts cannot be tokenized here, only those "
+                    "of text, embedding and caption models",
+                    id);
+            return err_param(e, "model");
+        }
+        *m = &a->models[i];
+        c->model = card->id;
+        return 0;
+    }
+    return api_find_model(c, body, MODEL_TEXT, m, e);
+}
+
 /* A piece that is not text on its own is given as bytes, as llama.cpp does. */
 static void put_piece(struct json_writer *w, const char *key, const char *s, size_t n)
 {
@@ -99,7 +123,7 @@ int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     struct wishes v;
     int32_t *ids = NULL;
     size_t n = 0, max_ids = 2 * a->o.max_body_bytes + 16;
-    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
+    int err = find_tokenizer(c, body, &m, e);
     if (err != 0 || (err = json_get_str(body, "content", &content, e)) != 0 ||
         (err = json_get_str(body, "prompt", &prompt, e)) != 0 ||
         (err = parse_wishes(body, prompt != NULL, &v, e)) != 0)
@@ -109,7 +133,10 @@ int tokenize_begin(struct api_call *c, const struct cJSON *body, struct err *e)
         err_set(e, ERR_INVALID, "give exactly one of content, prompt (a string) and messages");
         return err_param(e, "content");
     }
-    if (messages)
+    if (messages && m->card->kind != MODEL_TEXT) {
+        err_set(e, ERR_INVALID, "model '%.60s' has no chat: give content or prompt", m->card->id);
+        err = err_param(e, "messages");
+    } else if (messages)
         err = tokenize_messages(a, m, body, max_ids, &ids, &n, e);
     else
         err = tokenize_text(m, content != NULL ? content : prompt, &v, max_ids, &ids, &n, e);
@@ -130,7 +157,7 @@ int tokenize_detokenize(struct api_call *c, const struct cJSON *body, struct err
 {
     const struct api_model *m = NULL;
     const struct cJSON *tokens = json_get(body, "tokens");
-    int err = api_find_model(c, body, MODEL_TEXT, &m, e);
+    int err = find_tokenizer(c, body, &m, e);
     if (err != 0)
         return err;
     if (json_type(tokens) != JSON_ARRAY)

@@ -1,6 +1,8 @@
 """/tokenize, /detokenize and /apply-template."""
 import pytest
 
+from harness import BERT, BLIP, PAINTER, Server
+
 pytestmark = pytest.mark.asan
 TEXTS = ["", "Hello there", "  two  spaces ", "a\nb\r\n\tc", "héllo wörld", "日本語のテキスト", "🙂🙃 ok",
          "<not a token>", "1234567890", "x" * 1000]
@@ -63,3 +65,18 @@ def test_a_large_answer_arrives_whole(server):
     assert status == 200 and len(r["content"]) > 50000 and r["content"] == r["prompt"]
     status, again = server.post("/detokenize", {"tokens": ids[:30000]})
     assert r["content"].startswith(again["content"][:20000])
+
+
+def test_models_without_chat_have_tokens_too():
+    with Server("--preload", "none", models={"blip": BLIP["caption"], "bert": BERT,
+                                             "painter": PAINTER}) as server:
+        for model in ("blip", "bert"):
+            status, r = server.post("/tokenize", {"model": model, "content": "a cat"})
+            assert status == 200 and r["count"] > 0
+            status, back = server.post("/detokenize", {"model": model, "tokens": r["tokens"]})
+            assert status == 200 and back["content"].startswith("a")
+            status, r = server.post("/tokenize", {"model": model, "messages": [
+                {"role": "user", "content": "a"}]})
+            assert status == 400 and "no chat" in r["error"]["message"]
+        status, r = server.post("/tokenize", {"model": "painter", "content": "a cat"})
+        assert status == 400 and "makes images" in r["error"]["message"]
