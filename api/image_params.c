@@ -16,6 +16,9 @@
 
 #define SIZE_SCHEMA       "{\"type\":[\"string\",\"null\"],\"pattern\":\"^(auto|[0-9]+x[0-9]+)$\"}"
 #define BACKGROUND_SCHEMA "{\"enum\":[\"transparent\",\"opaque\",\"auto\",true,false,null]}"
+#define TIMESTEPS_SCHEMA                                                               \
+    "{\"oneOf\":[{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1," \
+    "\"maxItems\":128},{\"type\":\"string\"},{\"type\":\"null\"}]}"
 #define PICTURE_SCHEMA                                                                         \
     "{\"oneOf\":[{\"type\":\"string\",\"format\":\"binary\"},{\"type\":\"object\"},{\"type\":" \
     "\"array\",\"maxItems\":1}]}"
@@ -73,12 +76,19 @@ const struct param image_params_table[] = {
      "against overexposed pictures at high guidance"},
     {"scheduler", PARAM_TEXT, PARAM_IMAGES, 0, 0, AT(scheduler), NULL,
      "how noise becomes a picture: euler, dpmpp_2m_karras ..."},
+    {"timesteps", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, TIMESTEPS_SCHEMA,
+     "the timesteps to make, falling, instead of steps (Turbo, Lightning, AYS)"},
+    {"timestep_spacing", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(spacing),
+     "auto leading linspace trailing", "where steps lie; auto: as the scheduler says"},
+    {"sigma_schedule", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(sigmas),
+     "auto plain karras exponential",
+     "how noise falls from step to step; auto: as the scheduler says"},
     {"seed", PARAM_INT, PARAM_IMAGES, -1, MAX_EXACT, AT(seed), NULL,
      "picture i has seed + i; -1: random"},
     {"rng", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(rng), "cpu cuda",
      "whose random numbers a seed stands for: torch's on the CPU, or on CUDA"},
     {"strength", PARAM_NUM, PARAM_FROM, 0, 1, AT(strength), NULL,
-     "of the change: 0 keeps the picture, 1 forgets it"},
+     "of the change, above 0; 1 forgets the picture"},
     {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
@@ -170,6 +180,82 @@ static int parse_background(const struct cJSON *body, struct image_params *p, st
     return err_param(e, "background");
 }
 
+static int bad_timesteps(struct err *e)
+{
+    err_set(e, ERR_INVALID,
+            "timesteps must be 1 to %d whole numbers that fall, as [999, 749, 499, 249] or "
+            "\"999,749,499,249\"",
+            JOB_TIMESTEPS_MAX);
+    return err_param(e, "timesteps");
+}
+
+static int add_timestep(struct image_params *p, double v, struct err *e)
+{
+    int n = p->n_timesteps;
+    if (n == JOB_TIMESTEPS_MAX || !(v >= 0 && v < 1e6) || (n > 0 && v >= p->timesteps[n - 1]))
+        return bad_timesteps(e);
+    p->timesteps[p->n_timesteps++] = (int)v;
+    return 0;
+}
+
+/* "999, 749": what a form can say. */
+static int read_timesteps(const char *s, struct image_params *p, struct err *e)
+{
+    int err = 0;
+    do {
+        char *end;
+        s += strspn(s, " ");
+        long v = *s >= '0' && *s <= '9' ? strtol(s, &end, 10) : -1;
+        err = add_timestep(p, (double)v, e);
+        if (err != 0)
+            return err;
+        s = end + strspn(end, " ");
+    } while (*s++ == ',');
+    return s[-1] == '\0' ? 0 : bad_timesteps(e);
+}
+
+static int parse_timesteps(const struct cJSON *body, struct image_params *p, struct err *e)
+{
+    const struct cJSON *list = json_get(body, "timesteps");
+    int err = 0;
+    if (json_type(list) == JSON_NULL)
+        return 0;
+    if (json_str(list) != NULL)
+        err = read_timesteps(json_str(list), p, e);
+    else if (json_type(list) != JSON_ARRAY || json_size(list) == 0)
+        err = bad_timesteps(e);
+    else
+        for (const struct cJSON *v = json_first(list); v != NULL && err == 0; v = json_next(v))
+            err = json_is_int(v) ? add_timestep(p, json_num(v), e) : bad_timesteps(e);
+    if (err == 0 && p->steps >= 0 && p->steps != p->n_timesteps) {
+        err_set(e, ERR_INVALID, "steps is %lld, but there are %d timesteps: leave it out",
+                (long long)p->steps, p->n_timesteps);
+        err = err_param(e, "steps");
+    }
+    return err;
+}
+
+/* Fields of the other routes that would change the picture. */
+static int check_route(const struct cJSON *body, unsigned where, struct err *e)
+{
+    for (int i = 0; i < image_params_n; i++) {
+        const char *name = image_params_table[i].name;
+        bool here = false, there = false;
+        for (int k = 0; k < image_params_n; k++) {
+            bool same = strcmp(image_params_table[k].name, name) == 0;
+            here = here || (same && image_params_table[k].where & where);
+            there = there || (same && image_params_table[k].where & PARAM_IMAGES);
+        }
+        if (here || !there || json_type(json_get(body, name)) == JSON_NULL)
+            continue;
+        err_set(e, ERR_INVALID, "%s does not apply here%s", name,
+                where == PARAM_GENERATE ? ": for a picture made from another use images/edits"
+                                        : "");
+        return err_param(e, "%s", name);
+    }
+    return 0;
+}
+
 static int check_scheduler(const struct image_params *p, struct err *e)
 {
     if (p->scheduler == NULL || noise_find(p->scheduler) != NULL)
@@ -205,6 +291,11 @@ static int check_together(const struct image_params *p, unsigned where,
         err_set(e, ERR_INVALID, "partial_images needs stream: true, or background: true");
         return err_param(e, "partial_images");
     }
+    if (p->strength <= 0) {
+        err_set(e, ERR_INVALID, "strength must be above 0 and at most 1, got %g",
+                (double)p->strength);
+        return err_param(e, "strength");
+    }
     if (p->stream && p->job) {
         err_set(e, ERR_INVALID, "stream and background: true do not go together");
         return err_param(e, "stream");
@@ -224,7 +315,8 @@ int image_params_parse(const struct cJSON *body, unsigned where, const struct im
         if ((image_params_table[i].where & where) &&
             (err = params_row(body, &image_params_table[i], p, e)) != 0)
             return err;
-    if ((err = parse_size(body, p, e)) != 0 || (err = parse_background(body, p, e)) != 0)
+    if ((err = parse_size(body, p, e)) != 0 || (err = parse_background(body, p, e)) != 0 ||
+        (err = parse_timesteps(body, p, e)) != 0 || (err = check_route(body, where, e)) != 0)
         return err;
     return check_together(p, where, lim, e);
 }
@@ -279,6 +371,12 @@ int image_params_form(struct buf *out, const struct multipart *m, struct err *e)
         const struct multipart_part *p = &m->parts[i];
         if (is_picture(p->name))
             continue;
+        for (int k = 0; k < i; k++) {
+            if (strcmp(m->parts[k].name, p->name) == 0) {
+                err_set(e, ERR_INVALID, "the form has the field %s more than once", p->name);
+                return err_param(e, "%s", p->name);
+            }
+        }
         if (p->is_file || !utf8_valid(p->data, p->len) || memchr(p->data, '\0', p->len) != NULL) {
             err_set(e, ERR_INVALID, "%s must be text, not a file", p->name);
             return err_param(e, "%s", p->name);

@@ -7,6 +7,7 @@
 #include "api/params.h"
 #include "base/buf.h"
 #include "base/codec.h"
+#include "engine/job.h"
 
 extern const struct param image_params_table[];
 extern const int image_params_n;
@@ -27,8 +28,11 @@ struct image_params {
     int quality;                                              /* enum image_quality */
     int rng;                                                  /* enum image_rng */
     int mask_mode;                                            /* enum image_mask_mode */
-    int moderation, style, fidelity;                          /* checked, without effect */
-    int width, height;                                        /* 0: auto */
+    int spacing, sigmas; /* enum noise_spacing, noise_sigmas; 0: auto */
+    int n_timesteps;
+    int timesteps[JOB_TIMESTEPS_MAX];
+    int moderation, style, fidelity; /* checked, without effect */
+    int width, height;               /* 0: auto */
 };
 
 struct image_limits {

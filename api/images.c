@@ -321,6 +321,14 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
         s->sigmas = name->choice.sigmas;
         s->spacing = name->choice.spacing;
     }
+    s->sigmas = p->sigmas ? p->sigmas : s->sigmas;
+    s->spacing = p->spacing ? p->spacing : s->spacing;
+    int *timesteps = arena_array(&c->job->arena, (size_t)p->n_timesteps + 1, sizeof *timesteps);
+    if (timesteps == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    memcpy(timesteps, p->timesteps, (size_t)p->n_timesteps * sizeof *timesteps);
+    s->timesteps = timesteps;
+    s->n_timesteps = p->n_timesteps;
     return 0;
 }
 
@@ -356,7 +364,10 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     buf_adds(out, s->prompt);
     if (s->negative_prompt != NULL && s->negative_prompt[0] != '\0')
         buf_printf(out, "\nNegative prompt: %s", s->negative_prompt);
-    buf_printf(out, "\nSteps: %d", s->steps > 0 ? s->steps : d->steps);
+    buf_printf(out, "\nSteps: %d",
+               s->n_timesteps > 0 ? s->n_timesteps
+               : s->steps > 0     ? s->steps
+                                  : d->steps);
     struct noise_choice choice = {(enum noise_scheduler)s->scheduler, (enum noise_sigmas)s->sigmas,
                                   (enum noise_spacing)s->spacing};
     if (choice.scheduler == NOISE_DEFAULT) {

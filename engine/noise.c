@@ -191,6 +191,17 @@ static void resolve(struct plan *p)
         c->lambda_min_clipped = 0; /* not its own */
 }
 
+static int check_timesteps(const struct plan *p, struct err *e)
+{
+    const int *t = p->args->timesteps;
+    if (!p->k->has_custom)
+        return err_set(e, ERR_INVALID, "%s does not take timesteps of the caller's", p->k->name);
+    for (int i = 0; i < p->n; i++)
+        if (t[i] < 0 || t[i] >= p->c.n_train || (i > 0 && t[i] >= t[i - 1]))
+            return err_set(e, ERR_INVALID, "timesteps must fall, from %d on", p->c.n_train - 1);
+    return 0;
+}
+
 static int check(const struct plan *p, struct err *e)
 {
     const struct noise_config *c = &p->c;
@@ -204,12 +215,8 @@ static int check(const struct plan *p, struct err *e)
     int n = p->n, limit = c->n_train < NOISE_MAX_STEPS ? c->n_train : NOISE_MAX_STEPS;
     if (n < 1 || n > limit)
         return err_set(e, ERR_INVALID, "%d steps; 1 to %d are possible", n, limit);
-    if (a->timesteps != NULL && !p->k->has_custom)
-        return err_set(e, ERR_INVALID, "%s does not take timesteps of the caller's", p->k->name);
-    for (int i = 0; a->timesteps != NULL && i < n; i++)
-        if (a->timesteps[i] < 0 || a->timesteps[i] >= c->n_train ||
-            (i > 0 && a->timesteps[i] >= a->timesteps[i - 1]))
-            return err_set(e, ERR_INVALID, "timesteps must fall, from %d on", c->n_train - 1);
+    if (a->timesteps != NULL && check_timesteps(p, e) != 0)
+        return err_param(e, "timesteps");
     if (c->prediction == NOISE_SAMPLE && !p->k->has_sample)
         return err_set(e, ERR_INVALID, "%s does not take models that predict the sample",
                        p->k->name);

@@ -101,6 +101,8 @@ static int prepare(struct image_task *it, struct err *e)
         .strength = it->from == FROM_NOISE ? 0 : (double)s->strength,
         .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
         .eta = (double)s->eta,
+        .timesteps = s->n_timesteps > 0 ? s->timesteps : NULL,
+        .n_timesteps = s->n_timesteps,
     };
     rc = noise_open(&it->noise, &d->noise, &args, e);
     if (rc)

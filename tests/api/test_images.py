@@ -5,7 +5,9 @@ import base64
 import io
 import json
 import random
+import struct
 import time
+import zlib
 
 import openai
 import PIL.Image
@@ -261,6 +263,69 @@ def test_errors_name_the_field(alice):
         alice.images.generate(prompt="x", model="nobody")
 
 
+@pytest.mark.parametrize("fields, param, says", [
+    ({"strength": 0.5}, "strength", "does not apply here"),
+    ({"image": "AAAA"}, "image", "use images/edits"),
+    ({"mask_mode": "white"}, "mask_mode", "does not apply here"),
+    ({"timesteps": [1, 2]}, "timesteps", "whole numbers that fall"),
+    ({"timesteps": []}, "timesteps", "whole numbers that fall"),
+    ({"timesteps": [5.5]}, "timesteps", "whole numbers that fall"),
+    ({"timesteps": "9,"}, "timesteps", "whole numbers that fall"),
+    ({"timesteps": "9;8"}, "timesteps", "whole numbers that fall"),
+    ({"timesteps": list(range(999, 800, -1))}, "timesteps", "1 to 128"),
+    ({"timesteps": [1000, 3], "scheduler": "euler"}, "timesteps", "from 999 on"),
+    ({"timesteps": [999, 3], "steps": 3}, "steps", "leave it out"),
+    ({"timesteps": [999, 3], "scheduler": "pndm"}, "timesteps", "does not take timesteps"),
+    ({"timestep_spacing": "wide"}, "timestep_spacing", ""),
+    ({"sigma_schedule": 3}, "sigma_schedule", ""),
+])
+def test_what_makes_no_sense_here_is_refused(painter, fields, param, says):
+    status, body, _ = call(painter, "POST", GENERATE, {"prompt": "x", "size": "32x32", **fields})
+    assert status == 400 and body["error"]["param"] == param
+    assert says in body["error"]["message"]
+
+
+def test_strength_zero_says_its_range(painter):
+    body, headers = form({"prompt": "x", "strength": 0}, [("image", png())])
+    status, answer, _ = call(painter, "POST", EDIT, body, headers)
+    assert status == 400 and "above 0 and at most 1" in answer["error"]["message"]
+
+
+def test_a_field_that_comes_twice_is_named(painter):
+    body, headers = form({"prompt": "x"}, [("image", png())])
+    twice = body.replace(b"--duettotest--", b"--duettotest\r\nContent-Disposition: form-data; "
+                         b'name="prompt"\r\n\r\ny\r\n--duettotest--')
+    status, answer, _ = call(painter, "POST", EDIT, twice, headers)
+    assert status == 400 and answer["error"]["param"] == "prompt"
+    assert "more than once" in answer["error"]["message"]
+
+
+def test_a_huge_picture_meets_this_servers_limit(painter):
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    bomb += struct.pack(">I", 64) + b"IDAT" + bytes(68)
+    body, headers = form({"prompt": "x"}, [("image", bomb)])
+    status, answer, _ = call(painter, "POST", EDIT, body, headers)
+    assert status == 413 and "60000 x 60000" in answer["error"]["message"]
+
+
+def test_timesteps_may_be_chosen(painter):
+    """Turbo's and Lightning's four are what trailing gives; a form has them as text."""
+    def made(**fields):
+        status, body, _ = call(painter, "POST", GENERATE, {
+            "prompt": "x", "size": "32x32", "seed": 3, "scheduler": "euler", **fields})
+        assert status == 200, body
+        return body["data"][0]["b64_json"]
+
+    pixels = [PIL.Image.open(io.BytesIO(base64.b64decode(made(**f)))).tobytes() for f in (
+        {"timesteps": [999, 749, 499, 249], "timestep_spacing": "trailing"},
+        {"timesteps": "999, 749,499,249", "scheduler": "euler_trailing"},
+        {"steps": 4, "timestep_spacing": "trailing"}, {"steps": 4, "scheduler": "euler_trailing"},
+        {"steps": 4}, {"steps": 4, "sigma_schedule": "karras"}, {"steps": 4, "scheduler": "euler_karras"})]
+    assert pixels[0] == pixels[1] == pixels[2] == pixels[3] != pixels[4]
+    assert pixels[4] != pixels[5] == pixels[6]
+
+
 def test_a_server_without_an_image_model_says_so(server):
     status, answer = server.post(GENERATE, {"prompt": "x"})
     assert status == 404 and answer["error"]["code"] == "model_not_found"
@@ -278,10 +343,10 @@ def test_bodies_are_bounded(start):
     body, headers = form({"prompt": "x"}, [("image", b"x" * 300000)])
     assert s.request("POST", EDIT, body, headers)[0] == 413
     held = []
-    for _ in range(12):
+    for _ in range(60):  # small ones, so that what they leave is less than the one below wants
         c = s.connect()
-        c.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n"
-                  b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + b"x" * 100000)
+        c.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nContent-Length: 20001\r\n"
+                  b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + b"x" * 20000)
         held.append(c)
     body, headers = form({"prompt": "x"}, [("image", b"x" * 50000)])
     assert eventually(lambda: s.request("POST", EDIT, body, headers)[0] == 429)
