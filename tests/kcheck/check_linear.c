@@ -16,6 +16,9 @@ static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_
                                    DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_IQ4_NL, DTYPE_MXFP4};
 #define N_TYPES ((int)(sizeof(types) / sizeof(types[0])))
 
+#define DEVICE_ROUGH   4e-4 /* of the sum of magnitudes: x has 11 bits */
+#define DEVICE_PRECISE 2e-5
+
 struct matrix {
     enum dtype type;
     int64_t n_out, n_in;
@@ -118,6 +121,61 @@ static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise,
     char what[48];
     snprintf(what, sizeof(what), "%s against doubles", dtype_name(m->type));
     kcheck_that(kc, worst <= 1.0, what);
+}
+
+/* A device has x as one or two halves and sums fragments in fp32: within that of doubles. */
+static void check_device(struct kcheck *kc, const struct matrix *m, bool precise, const float *x,
+                         int64_t rows, const float *bias, const float *add, const float *got)
+{
+    double worst = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t o = 0; o < m->n_out; o++) {
+            double sum = (double)bias[o] + (double)add[r * m->n_out + o], size = fabs(sum);
+            for (int64_t k = 0; k < m->n_in; k++) {
+                double one = (double)m->plain[o * m->n_in + k] * (double)x[r * m->n_in + k];
+                sum += one;
+                size += fabs(one);
+            }
+            double bound = (precise ? DEVICE_PRECISE : DEVICE_ROUGH) * size;
+            worst = fmax(worst, fabs(sum - (double)got[r * m->n_out + o]) / bound);
+        }
+    }
+    if (worst > 1)
+        printf("    %s: %.2f of the bound\n", dtype_name(m->type), worst);
+    kcheck_that(kc, worst <= 1.0, "against doubles");
+}
+
+/* On a device: fewer sizes, and rows alone as rows together. */
+static void check_matrix_device(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in,
+                                bool precise)
+{
+    enum { MAX_ROWS = 20 };
+    static const int rows_of[] = {1, 3, 8, 17};
+    struct matrix m = matrix_new(kc, type, n_out, n_in);
+    float *x = kcheck_in(kc, MAX_ROWS * n_in), *bias = kcheck_in(kc, n_out);
+    float *add = kcheck_in(kc, MAX_ROWS * n_out), *all = kcheck_out(kc, MAX_ROWS * n_out);
+    float *out = kcheck_out(kc, MAX_ROWS * n_out), *row = kcheck_out(kc, n_in);
+    struct weight *w = NULL;
+    struct backend *be = kcheck_backend(kc, 1);
+    kcheck_fill(kc, x, MAX_ROWS * n_in, 2.0f);
+    kcheck_fill(kc, bias, n_out, 1.0f);
+    kcheck_fill(kc, add, MAX_ROWS * n_out, 1.0f);
+    kcheck_that(kc, be->weight_open(be, &w, type, n_out, n_in, m.raw, NULL) == 0, "weight_open");
+    run(be, w, precise, x, MAX_ROWS, bias, add, all);
+    check_device(kc, &m, precise, x, MAX_ROWS, bias, add, all);
+    for (size_t i = 0; i < sizeof(rows_of) / sizeof(rows_of[0]); i++) {
+        run(be, w, precise, x + 2 * n_in, rows_of[i], bias, add + 2 * n_out, out);
+        kcheck_same(kc, all + 2 * n_out, out, (size_t)(rows_of[i] * n_out) * sizeof(float),
+                    "fewer rows");
+    }
+    for (int64_t o = 0; o < n_out; o += 13) {
+        be->weight_row(be, w, o, row);
+        kcheck_same(kc, m.plain + o * n_in, row, (size_t)n_in * sizeof(float), "weight_row");
+    }
+    be->weight_close(be, w);
+    be->close(be);
+    free(m.plain);
+    kcheck_done(kc);
 }
 
 static void check_matrix(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in,
@@ -331,6 +389,12 @@ void kcheck_linear(struct kcheck *kc)
         static const int64_t n_out[] = {1, 15, 16, 17, 48, 150};
         static const int64_t n_in[] = {1, 2, 18};
         int64_t block = dtype_block(types[t]);
+        if (kc->device) {
+            check_matrix_device(kc, types[t], 1, block == 1 ? 40 : block, true);
+            check_matrix_device(kc, types[t], 17, block == 1 ? 43 : block * 2, false);
+            check_matrix_device(kc, types[t], 70, block == 256 ? 768 : 576, true);
+            continue;
+        }
         for (int i = 0; i < 6; i++)
             check_matrix(kc, types[t], n_out[i], block == 1 ? 40 + i : block * n_in[i % 2],
                          i % 2 == 1);
