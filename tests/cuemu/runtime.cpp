@@ -98,10 +98,14 @@ void set_up()
         if (strncmp(fail, names[i], n) == 0 && fail[n] == ':')
             fail_at[i] = (int)strtol(fail + n + 1, nullptr, 10);
     }
-    range_bytes = (size_t)1 << 40;
-    range = static_cast<char *>(
-        mmap(nullptr, range_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (range == MAP_FAILED) {
+    void *all = MAP_FAILED; /* sanitizers leave less */
+    for (range_bytes = (size_t)1 << 41; all == MAP_FAILED && range_bytes > (size_t)1 << 34;) {
+        range_bytes /= 2;
+        all = mmap(nullptr, range_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                   0);
+    }
+    range = static_cast<char *>(all);
+    if (all == MAP_FAILED) {
         fprintf(stderr, "cuemu: no address range for device memory\n");
         exit(1);
     }

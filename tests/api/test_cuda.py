@@ -1,0 +1,78 @@
+"""The server on an emulated CUDA device (`make cuda-emu`): the CPU's answers, and what a failing device does."""
+import subprocess
+
+import pytest
+
+import harness
+from harness import CHAT, ROOT, Server, eventually
+
+EMULATED = ROOT / "build/cuda-emu/duetto"
+# Not q8_0: two of its tokens are as good as equal, and the CPU rounds activations more.
+LLAMAS = {name: ROOT / f"tests/fixtures/llama_{name}.gguf"
+          for name in ("f32", "f16", "bf16", "q4_0", "q5_1", "k_a", "k_b", "window", "yarn")}
+ASK = {"prompt": "the quick brown", "max_tokens": 12, "temperature": 0}
+FAILED = 70  # the exit code after a dead device
+
+pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason="`make cuda-emu` builds it")
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Starts servers of the emulated build; the test stops them."""
+    running = []
+
+    def make(*flags, device="cuda:0", **options):
+        monkeypatch.setattr(harness, "DUETTO", EMULATED)
+        running.append(Server("--device", device, "--n_ctx", 128, *flags, **options))
+        return running[-1]
+
+    yield make
+    for s in running:
+        if s.process.poll() is None:
+            s.stop()
+
+
+def texts(server):
+    answers = [server.post("/v1/completions", {**ASK, "model": name}) for name in LLAMAS]
+    assert [status for status, _ in answers] == [200] * len(LLAMAS)
+    return [answer["choices"][0]["text"] for _, answer in answers]
+
+
+def test_every_llama_says_what_it_says_on_the_cpu(emulated):
+    device = texts(emulated(models=LLAMAS))
+    assert device == texts(emulated(models=LLAMAS, device="cpu"))
+
+
+def test_chat_streams_from_the_device(emulated):
+    server = emulated()
+    ask = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "temperature": 0}
+    status, answer = server.post(CHAT, ask)
+    assert status == 200
+    parts = server.client().chat.completions.create(model="tiny", stream=True, **ask)
+    text = "".join(p.choices[0].delta.content or "" for p in parts if p.choices)
+    assert text == (answer["choices"][0]["message"]["content"] or "")
+
+
+@pytest.mark.parametrize("fault", ["launch:150", "sync:6", "copy:120"])
+def test_a_failing_device_fails_the_request_and_ends_the_process(emulated, fault):
+    server = emulated(env={"CUEMU_FAIL": fault, "CUEMU_QUIET": "1"})
+    status, answer = server.post("/v1/completions", {**ASK, "max_tokens": 60, "model": "tiny"})
+    assert status == 500 and "cuda:0" in answer["error"]["message"]
+    assert eventually(lambda: server.process.poll()) == FAILED
+    assert "engine.failed" in server.log
+
+
+@pytest.mark.parametrize("fault", ["malloc:1", "malloc:2", "host:1", "host:2", "copy:3", "sync:1"])
+def test_a_device_that_fails_at_the_start_never_hangs(fault):
+    """Either it comes up (what failed was not needed), or it ends with a sentence."""
+    command = [EMULATED, "serve", "--port", "0", "--device", "cuda:0", "-m", harness.TINY]
+    env = {"CUEMU_FAIL": fault, "CUEMU_QUIET": "1", "PATH": ""}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as process:
+        said = ""
+        for line in process.stdout:
+            said += line
+            if " ready " in line:
+                process.terminate()
+    assert process.returncode == (0 if " ready " in said else 1), said
+    assert " ready " in said or "duetto: " in said
