@@ -235,9 +235,10 @@ static struct diffusion_prompt gather(const struct diffusion *d, const struct pr
 {
     struct diffusion_prompt p = {
         .n_chunks = ps[0].n_chunks, .n_tokens = ps[0].n_tokens, .clip_skip = clip_skip};
-    for (int i = 0; i < d->info->n_encoders; i++)
+    for (int i = 0; i < d->info->n_encoders; i++) {
         p.ids[i] = ps[i].ids;
-    p.weights = ps[0].weighted ? ps[0].weights : NULL;
+        p.weights[i] = ps[i].weighted ? ps[i].weights : NULL;
+    }
     return p;
 }
 

@@ -39,10 +39,10 @@ int diffusion_resolve(const struct diffusion *d, struct image_spec *s, struct er
 
 /* A prompt as the text encoders take it. */
 struct diffusion_prompt {
-    int n_chunks;                     /* of IMAGE_TOKENS */
-    int n_tokens;                     /* of the text */
-    int32_t *ids[IMAGE_MAX_ENCODERS]; /* [n_chunks * IMAGE_TOKENS] */
-    float *weights;                   /* the same, or NULL: all are 1 */
+    int n_chunks;                       /* of IMAGE_TOKENS */
+    int n_tokens;                       /* of the text */
+    int32_t *ids[IMAGE_MAX_ENCODERS];   /* [n_chunks * IMAGE_TOKENS] */
+    float *weights[IMAGE_MAX_ENCODERS]; /* the same, or NULL: all are 1 */
     int clip_skip;
     bool zeros; /* no text at all: zeros instead of what an encoder says (SDXL's negative) */
 };

@@ -22,9 +22,10 @@ static void entry_free(struct prompts_entry *en)
         at = &(*at)->next;
     if (*at)
         *at = en->next;
-    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++)
+    for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
         free(en->prompt.ids[i]);
-    free(en->prompt.weights);
+        free(en->prompt.weights[i]);
+    }
     free(en->context);
     free(en->pooled);
     image_kv_free(en->owner->d->model, en->kv);
@@ -49,7 +50,7 @@ size_t prompts_bytes(const struct prompts *p, const struct diffusion_prompt *q)
     const struct image_info *info = p->d->info;
     size_t n = n_ids(q), floats = n * (size_t)info->context_dim + (size_t)info->pooled_dim;
     return sizeof(struct prompts_entry) + n * info->kv_row_bytes +
-           (floats + n * (1 + (size_t)info->n_encoders)) * sizeof(float);
+           (floats + n * 2 * (size_t)info->n_encoders) * sizeof(float);
 }
 
 bool prompts_equal(const struct prompts *p, const struct diffusion_prompt *a,
@@ -60,12 +61,11 @@ bool prompts_equal(const struct prompts *p, const struct diffusion_prompt *a,
         return false;
     if (a->zeros)
         return true;
-    if (a->clip_skip != b->clip_skip || !a->weights != !b->weights)
-        return false;
-    if (a->weights && memcmp(a->weights, b->weights, bytes) != 0)
+    if (a->clip_skip != b->clip_skip)
         return false;
     for (int i = 0; i < p->d->info->n_encoders; i++) {
-        if (memcmp(a->ids[i], b->ids[i], bytes) != 0)
+        const float *x = a->weights[i], *y = b->weights[i];
+        if (memcmp(a->ids[i], b->ids[i], bytes) != 0 || !x != !y || (x && memcmp(x, y, bytes) != 0))
             return false;
     }
     return true;
@@ -100,11 +100,12 @@ static struct prompts_entry *entry_new(struct prompts *p, const struct diffusion
     en->prompt = *q;
     en->n_tokens = (int)n_ids(q);
     size_t n = n_ids(q), bytes = n * sizeof(int32_t);
-    en->prompt.weights = copy(q->weights, bytes);
-    bool ok = !q->weights || en->prompt.weights;
+    bool ok = true;
     for (int i = 0; i < IMAGE_MAX_ENCODERS; i++) {
-        en->prompt.ids[i] = i < info->n_encoders ? copy(q->ids[i], bytes) : NULL;
-        ok = ok && (i >= info->n_encoders || en->prompt.ids[i]);
+        bool used = i < info->n_encoders;
+        en->prompt.ids[i] = used ? copy(q->ids[i], bytes) : NULL;
+        en->prompt.weights[i] = used ? copy(q->weights[i], bytes) : NULL;
+        ok = ok && (!used || (en->prompt.ids[i] && !q->weights[i] == !en->prompt.weights[i]));
     }
     en->context = mem_try(n * (size_t)info->context_dim, sizeof(float));
     en->pooled = info->pooled_dim > 0 ? mem_try((size_t)info->pooled_dim, sizeof(float)) : NULL;
@@ -144,23 +145,25 @@ void prompts_leave(struct prompts_entry *en)
         entry_free(en);
 }
 
-/* Weighted states: each times its weight, then all times what brings the chunk's mean back. */
-static void weigh(float *x, const float *weights, size_t dim)
+/* One encoder's states, `dim` columns of rows of `stride`: each times its weight, then all times what brings the
+ * chunk's mean back. */
+static void weigh(float *x, size_t stride, size_t dim, const float *weights)
 {
     double before = 0, after = 0;
-    for (size_t i = 0; i < IMAGE_TOKENS * dim; i++)
-        before += (double)x[i];
     for (size_t t = 0; t < IMAGE_TOKENS; t++) {
         for (size_t i = 0; i < dim; i++) {
-            x[t * dim + i] *= weights[t];
-            after += (double)x[t * dim + i];
+            before += (double)x[t * stride + i];
+            x[t * stride + i] *= weights[t];
+            after += (double)x[t * stride + i];
         }
     }
     if (after == 0)
         return;
     float scale = (float)(before / after);
-    for (size_t i = 0; i < IMAGE_TOKENS * dim; i++)
-        x[i] *= scale;
+    for (size_t t = 0; t < IMAGE_TOKENS; t++) {
+        for (size_t i = 0; i < dim; i++)
+            x[t * stride + i] *= scale;
+    }
 }
 
 void prompts_add(struct prompts_entry *en, const float *hidden, const float *pooled)
@@ -169,8 +172,10 @@ void prompts_add(struct prompts_entry *en, const float *hidden, const float *poo
     size_t dim = (size_t)info->context_dim, at = (size_t)en->chunks_done * IMAGE_TOKENS;
     float *x = en->context + at * dim;
     memcpy(x, hidden, IMAGE_TOKENS * dim * sizeof *x);
-    if (en->prompt.weights)
-        weigh(x, en->prompt.weights + at, dim);
+    for (int i = 0, from = 0; i < info->n_encoders; from += info->text_dim[i++]) {
+        if (en->prompt.weights[i])
+            weigh(x + from, dim, (size_t)info->text_dim[i], en->prompt.weights[i] + at);
+    }
     if (en->chunks_done == 0 && en->pooled)
         memcpy(en->pooled, pooled, (size_t)info->pooled_dim * sizeof *pooled);
     en->chunks_done++;

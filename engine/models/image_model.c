@@ -134,7 +134,8 @@ static int check_parts(struct image_model *m, struct err *e)
     struct image_info *info = &m->info;
     int context = 0, pooled = 0;
     for (int i = 0; i < info->n_encoders; i++) {
-        context += clip_dim(m->clip[i]);
+        info->text_dim[i] = clip_dim(m->clip[i]);
+        context += info->text_dim[i];
         info->n_vocab[i] = clip_n_vocab(m->clip[i]);
         if (i == info->n_encoders - 1)
             pooled = clip_pooled_dim(m->clip[i]);

@@ -30,16 +30,17 @@ struct image_info {
     const char *prediction;           /* "epsilon", "v_prediction" or "sample" */
     int default_width, default_height, default_steps;
     float default_guidance;
-    int n_encoders;                  /* of text */
-    int n_vocab[IMAGE_MAX_ENCODERS]; /* ids are below it */
-    int pad_id[IMAGE_MAX_ENCODERS];  /* after the end of a chunk */
-    int context_dim;                 /* of a token of the prompt as the UNet sees it */
-    int pooled_dim;                  /* 0: the UNet wants no pooled text and no time ids */
-    bool guidance_embedded;          /* LCM: the guidance scale is an input of the UNet */
-    bool zero_negative;              /* SDXL: an empty negative prompt is zeros, not "" encoded */
-    bool has_encoder;                /* VAE encoder, for image to image and inpainting */
-    bool has_preview;                /* a TAESD decoder */
-    bool has_safety;                 /* a safety checker */
+    int n_encoders;                   /* of text */
+    int n_vocab[IMAGE_MAX_ENCODERS];  /* ids are below it */
+    int text_dim[IMAGE_MAX_ENCODERS]; /* together context_dim */
+    int pad_id[IMAGE_MAX_ENCODERS];   /* after the end of a chunk */
+    int context_dim;                  /* of a token of the prompt as the UNet sees it */
+    int pooled_dim;                   /* 0: the UNet wants no pooled text and no time ids */
+    bool guidance_embedded;           /* LCM: the guidance scale is an input of the UNet */
+    bool zero_negative;               /* SDXL: an empty negative prompt is zeros, not "" encoded */
+    bool has_encoder;                 /* VAE encoder, for image to image and inpainting */
+    bool has_preview;                 /* a TAESD decoder */
+    bool has_safety;                  /* a safety checker */
     size_t weight_bytes;
     size_t kv_row_bytes; /* of image_kv's result, for one token of the prompt */
 };
