@@ -107,7 +107,9 @@ static int prepare(struct image_task *it, struct err *e)
     rc = noise_open(&it->noise, &d->noise, &args, e);
     if (rc)
         return rc;
-    it->state_bytes = lay_out(it, NULL);
+    it->memory_bytes = lay_out(it, NULL);
+    it->state_bytes = it->memory_bytes + (size_t)s->n * (size_t)(1 + s->partial_images) *
+                                             (size_t)s->width * (size_t)s->height * 3;
     it->stage.n_steps = noise_n_steps(it->noise);
     return 0;
 }
@@ -197,7 +199,7 @@ static void fill_mask(struct image_task *it)
 
 bool picture_task_alloc(struct image_task *it)
 {
-    it->memory = mem_try(it->state_bytes, 1);
+    it->memory = mem_try(it->memory_bytes, 1);
     if (!it->memory)
         return false;
     lay_out(it, it->memory);

@@ -62,7 +62,8 @@ struct image_task {
     struct prompts_entry *entries[2];   /* when admitted */
     struct noise *noise;
     struct noise_shape shape;
-    size_t state_bytes; /* of `memory`, known before it is taken */
+    size_t memory_bytes; /* of `memory`, known before it is taken */
+    size_t state_bytes;  /* with the pixels of all events that it may give out */
     size_t unit_bytes;  /* the largest pass that it asked the pipeline to make room for */
     int max_rows;       /* of a UNet's pass that this is enough for */
     float *memory;
@@ -85,7 +86,7 @@ int picture_stage_new(struct task *t, const struct diffusion *d, const struct im
 void picture_stage_free(struct stage *s);
 /* stage_ops.give, but for the turn that it gets. */
 void picture_give(struct picture *p, const struct stage_gift *g);
-/* Takes the memory that state_bytes says.  false: there is none. */
+/* Takes the memory that memory_bytes says.  false: there is none. */
 bool picture_task_alloc(struct image_task *it);
 /* Which encoder passes the task itself needs: 0 ... 2 moments. */
 int picture_n_moments(const struct image_task *it);
