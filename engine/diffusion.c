@@ -96,7 +96,9 @@ int diffusion_open(struct diffusion **out, const char *path, struct backend *be,
                    const struct diffusion_options *o, struct err *e)
 {
     struct checkpoint *c = NULL;
-    const struct checkpoint_options co = {.no_safety = o->safety == SAFETY_NEVER};
+    const struct checkpoint_options co = {.tokenizer = o->tokenizer,
+                                          .prediction = o->prediction,
+                                          .no_safety = o->safety == SAFETY_NEVER};
     int rc = checkpoint_open(&c, path, &co, e);
     if (rc)
         return rc;

@@ -25,7 +25,8 @@ struct diffusion_options {
     const char *preview;  /* TAESD file or NULL */
     size_t vae_bytes;     /* a VAE pass that needs more works in tiles; 0: image_model's default */
     atomic_int *progress; /* per mille, or NULL */
-    bool bare;            /* without tokenizers: for computing only */
+    const char *tokenizer, *prediction; /* engine/checkpoint.h; or NULL */
+    bool bare;                          /* without tokenizers: for computing only */
     enum safety_load safety;
 };
 /* Does the path mean an image model? */

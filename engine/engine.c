@@ -347,6 +347,8 @@ static void free_engine(struct engine *g)
     for (int i = 0; i < g->o.n_models; i++) {
         free(g->models[i].id);
         free(g->models[i].path);
+        free(g->models[i].tokenizer);
+        free(g->models[i].prediction);
     }
     free(g->device);
     free(g->preview);
@@ -370,6 +372,11 @@ static void set_defaults(struct engine_options *o)
         o->max_batch_rows = o->max_sequences + KV_PAGE_TOKENS;
 }
 
+static char *copy_of(const char *s)
+{
+    return s ? xstrdup(s) : NULL;
+}
+
 int engine_open(struct engine **out, const struct engine_options *o, struct err *e)
 {
     if (o->n_models < 1 || o->n_models > MODELS_MAX)
@@ -379,12 +386,14 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     set_defaults(&g->o);
     g->o.models = NULL;
     g->device = xstrdup(o->device ? o->device : "cpu");
-    g->preview = o->preview ? xstrdup(o->preview) : NULL;
+    g->preview = copy_of(o->preview);
     g->o.preview = g->preview;
     g->o.device = g->device;
     for (int i = 0; i < o->n_models; i++) {
         g->models[i].id = xstrdup(o->models[i].id);
         g->models[i].path = xstrdup(o->models[i].path);
+        g->models[i].tokenizer = copy_of(o->models[i].tokenizer);
+        g->models[i].prediction = copy_of(o->models[i].prediction);
     }
     g->inbox_tail = &g->inbox;
     STAT_SET(g, sequences_max, g->o.max_sequences);

@@ -16,6 +16,7 @@ struct engine_options {
     int n_models;
     const struct engine_model {
         const char *id, *path;
+        const char *tokenizer, *prediction; /* of image models (engine/checkpoint.h); or NULL */
     } * models;
     int n_ctx;           /* per sequence; 0: as trained */
     size_t cache_bytes;  /* of KV pages, latents ...; 0: a quarter of what the weights leave free */

@@ -32,7 +32,7 @@ enum {
 /* clang-format on */
 
 struct loaded {
-    char *id, *path;
+    char *id, *path, *tokenizer, *prediction; /* of struct engine_model */
     struct model *facts; /* card, tokenizer, shapes; any thread may read them.  Never computes */
     struct model *model; /* the same with weights; NULL: not loaded */
     atomic_int state;    /* enum engine_model_state */

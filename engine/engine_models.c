@@ -18,7 +18,7 @@
 
 enum { CLOSE_AFTER_US = 2000000 };
 
-static struct model_options options_of(struct engine *g)
+static struct model_options options_of(struct engine *g, int model)
 {
     return (struct model_options){
         .n_ctx = g->o.n_ctx,
@@ -28,19 +28,21 @@ static struct model_options options_of(struct engine *g)
         .vae_bytes = g->o.vae_bytes,
         .safety = g->o.safety,
         .preview = g->preview,
+        .tokenizer = g->models[model].tokenizer,
+        .prediction = g->models[model].prediction,
     };
 }
 
 int engine_models_describe(struct engine *g, struct err *e)
 {
-    struct model_options o = options_of(g);
-    o.no_warmup = true;
     g->dry = backend_dry(g->backend);
     size_t free_bytes = engine_free_bytes(g);
     g->weight_budget = g->o.weight_bytes ? g->o.weight_bytes : free_bytes / 8 * 7;
     STAT_SET(g, weight_budget_bytes, (int64_t)g->weight_budget);
     for (int i = 0; i < g->o.n_models; i++) {
         struct loaded *m = &g->models[i];
+        struct model_options o = options_of(g, i);
+        o.no_warmup = true;
         STAT_SET(g, heartbeat_us, clock_us());
         if (model_open(&m->facts, m->id, m->path, g->dry, &o, e)) {
             m->facts = NULL;
@@ -163,7 +165,7 @@ static int load_now(struct engine *g, int model, struct err *e)
 {
     struct loaded *m = &g->models[model];
     int64_t start = clock_us();
-    struct model_options o = options_of(g);
+    struct model_options o = options_of(g, model);
     o.bare = true;
     o.progress = &m->progress;
     begin_load(g, model);
@@ -324,7 +326,7 @@ static void look_at_queue(struct engine *g)
     if (!t || !make_room(g, t, wanted))
         return;
     struct loaded *m = &g->models[wanted];
-    struct model_options o = options_of(g);
+    struct model_options o = options_of(g, t->model);
     o.bare = o.no_warmup = true;
     o.progress = &m->progress;
     struct err e = {0};

@@ -261,6 +261,8 @@ static int open_image(struct model **out, const char *id, const char *path, stru
     const struct diffusion_options dopt = {.preview = o->preview,
                                            .vae_bytes = o->vae_bytes,
                                            .progress = o->progress,
+                                           .tokenizer = o->tokenizer,
+                                           .prediction = o->prediction,
                                            .bare = o->bare,
                                            .safety = o->safety};
     int rc = diffusion_open(&d, path, be, &dopt, e);

@@ -96,8 +96,9 @@ struct model_options {
     atomic_int *progress; /* per mille of loading done, or NULL */
     size_t vae_bytes;     /* image models: of a pass of the decoder; 0: 1 GiB */
     const char *preview;  /* TAESD checkpoint for an image model's previews, or NULL */
-    bool bare;            /* without tokenizer and template: another one of this file has them */
-    bool no_warmup;       /* a first step may be a little slower */
+    const char *tokenizer, *prediction; /* image models: engine/checkpoint.h; or NULL */
+    bool bare;      /* without tokenizer and template: another one of this file has them */
+    bool no_warmup; /* a first step may be a little slower */
     enum safety_load safety;
 };
 

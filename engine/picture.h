@@ -64,8 +64,8 @@ struct image_task {
     struct noise_shape shape;
     size_t memory_bytes; /* of `memory`, known before it is taken */
     size_t state_bytes;  /* with the pixels of all events that it may give out */
-    size_t unit_bytes;  /* the largest pass that it asked the pipeline to make room for */
-    int max_rows;       /* of a UNet's pass that this is enough for */
+    size_t unit_bytes;   /* the largest pass that it asked the pipeline to make room for */
+    int max_rows;        /* of a UNet's pass that this is enough for */
     float *memory;
     float *moments[2]; /* [h, w, 2 c] of init, and of init without what the mask covers */
     bool encoded[2];   /* they are there */

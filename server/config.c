@@ -105,6 +105,52 @@ static int set_text(struct config *c, const struct option *o, const char *s, con
     return 0;
 }
 
+/* What -m and the file may say of a model besides its path. */
+static const struct {
+    const char *name;
+    size_t offset;
+    const char *choices; /* NULL: any */
+} model_options[] = {
+    {"tokenizer", offsetof(struct config_model, tokenizer), NULL},
+    {"prediction_type", offsetof(struct config_model, prediction_type),
+     "epsilon v_prediction sample"},
+};
+enum { N_MODEL_OPTIONS = sizeof(model_options) / sizeof(model_options[0]) };
+
+static int set_model_option(struct config *c, struct config_model *m, const char *name, size_t len,
+                            const char *value, const char *from, struct err *e)
+{
+    for (size_t i = 0; i < N_MODEL_OPTIONS; i++) {
+        if (strlen(model_options[i].name) != len || memcmp(model_options[i].name, name, len) != 0)
+            continue;
+        const char *choices = model_options[i].choices;
+        if (choices && !is_choice(choices, value))
+            return err_set(e, ERR_INVALID, "%s: %s of model %s must be one of %s", from,
+                           model_options[i].name, m->id, choices);
+        *(const char **)((char *)m + model_options[i].offset) = arena_strdup(&c->arena, value);
+        return 0;
+    }
+    return err_set(e, ERR_INVALID, "%s: model %s: there is no option \"%.*s\"", from, m->id,
+                   (int)(len < 60 ? len : 60), name);
+}
+
+/* The last ",option=" of a path, where a name is one of ours; or NULL.  A path may have commas. */
+static char *last_option(char *path, size_t *name_len)
+{
+    for (char *at = path + strlen(path); at-- > path;) {
+        if (*at != ',')
+            continue;
+        for (size_t i = 0; i < N_MODEL_OPTIONS; i++) {
+            size_t n = strlen(model_options[i].name);
+            if (strncmp(at + 1, model_options[i].name, n) == 0 && at[1 + n] == '=') {
+                *name_len = n;
+                return at;
+            }
+        }
+    }
+    return NULL;
+}
+
 static int add_model(struct config *c, const char *id, size_t id_len, const char *path,
                      const char *from, struct err *e)
 {
@@ -113,7 +159,7 @@ static int add_model(struct config *c, const char *id, size_t id_len, const char
     if (!*path || !id_len)
         return err_set(e, ERR_INVALID, "%s: a model needs a name and a path", from);
     struct config_model *m = &c->models[c->n_models];
-    m->id = arena_strndup(&c->arena, id, id_len);
+    *m = (struct config_model){.id = arena_strndup(&c->arena, id, id_len)};
     m->path = arena_strdup(&c->arena, path);
     if (!m->id || !m->path)
         return err_set(e, ERR_TOOBIG, "%s: the model's path is too long", from);
@@ -125,7 +171,7 @@ static int add_model(struct config *c, const char *id, size_t id_len, const char
 }
 
 /* "[NAME=]PATH"; without a name the file's own, less its ending. */
-static int add_model_flag(struct config *c, const char *arg, struct err *e)
+static int add_named_model(struct config *c, const char *arg, struct err *e)
 {
     const char *eq = strchr(arg, '=');
     if (eq)
@@ -146,15 +192,60 @@ static int add_model_flag(struct config *c, const char *arg, struct err *e)
     return add_model(c, arg + start, id_len, arg, "-m", e);
 }
 
+/* "[NAME=]PATH[,option=value]..." */
+static int add_model_flag(struct config *c, const char *arg, struct err *e)
+{
+    struct {
+        const char *name, *value;
+        size_t len;
+    } found[N_MODEL_OPTIONS];
+    char *text = arena_strdup(&c->arena, arg), *at;
+    size_t len;
+    int n = 0;
+    if (!text)
+        return err_set(e, ERR_TOOBIG, "-m: the model's path is too long");
+    for (; n < N_MODEL_OPTIONS && (at = last_option(text, &len)) != NULL; n++) {
+        found[n].name = at + 1;
+        found[n].len = len;
+        found[n].value = at + len + 2;
+        *at = '\0';
+    }
+    int rc = add_named_model(c, text, e);
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = set_model_option(c, &c->models[c->n_models - 1], found[i].name, found[i].len,
+                              found[i].value, "-m", e);
+    return rc;
+}
+
+/* {"path": ..., option: ...} */
+static int file_model(struct config *c, const struct cJSON *obj, const char *from, struct err *e)
+{
+    const char *id = json_key(obj), *path = json_str(json_get(obj, "path"));
+    int rc = add_model(c, id, strlen(id), path ? path : "", from, e);
+    for (const struct cJSON *v = json_first(obj); v && rc == 0; v = json_next(v)) {
+        const char *key = json_key(v);
+        if (strcmp(key, "path") == 0)
+            continue;
+        if (!json_str(v))
+            return err_set(e, ERR_INVALID, "%s: %s of model %s must be a string", from, key, id);
+        rc = set_model_option(c, &c->models[c->n_models - 1], key, strlen(key), json_str(v), from,
+                              e);
+    }
+    return rc;
+}
+
 static int file_models(struct config *c, const struct cJSON *v, const char *from, struct err *e)
 {
     if (json_type(v) != JSON_OBJECT)
         return err_set(e, ERR_INVALID, "%s: models must be an object of name: path", from);
     for (const struct cJSON *m = json_first(v); m; m = json_next(m)) {
-        if (!json_str(m))
-            return err_set(e, ERR_INVALID, "%s: the path of model %s must be a string", from,
-                           json_key(m));
-        int rc = add_model(c, json_key(m), strlen(json_key(m)), json_str(m), from, e);
+        bool object = json_type(m) == JSON_OBJECT;
+        if (!json_str(m) && !object)
+            return err_set(e, ERR_INVALID,
+                           "%s: the path of model %s must be a string, or an object with a path",
+                           from, json_key(m));
+        int rc = object ? file_model(c, m, from, e)
+                        : add_model(c, json_key(m), strlen(json_key(m)), json_str(m), from, e);
         if (rc)
             return rc;
     }

@@ -78,6 +78,7 @@
 
 struct config_model {
     const char *id, *path;
+    const char *tokenizer, *prediction_type; /* of image models in one file; NULL: as the files say */
 };
 
 struct config {

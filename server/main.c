@@ -64,9 +64,13 @@ static void help(void)
     config_help(&text);
     printf(
         "%s\n"
-        "  -c, --config FILE                options as a JSON object; \"models\": {name: path}\n"
+        "  -c, --config FILE                options as a JSON object; \"models\": {name: path} or\n"
+        "                                   {name: {\"path\": ..., \"tokenizer\": ...}}\n"
         "  -m, --model [NAME=]PATH          a GGUF or safetensors file, a directory of diffusers;\n"
-        "                                   may be repeated, the first of a kind is its default\n"
+        "                                   may be repeated, the first of a kind is its default;\n"
+        "                                   ,tokenizer=DIR ,prediction_type=epsilon|v_prediction "
+        "behind\n"
+        "                                   the path: what an image model's file does not say\n"
         "%s\n"
         "Every option is also an environment variable (--n_ctx is DUETTO_N_CTX, and may be\n"
         "written --n-ctx); a flag wins over the environment, the environment over the file.\n",
@@ -274,7 +278,10 @@ static int open_engine(struct server *s, struct err *e)
     const struct config *c = &s->config;
     struct engine_model models[CONFIG_MODELS_MAX];
     for (int i = 0; i < c->n_models; i++)
-        models[i] = (struct engine_model){.id = c->models[i].id, .path = c->models[i].path};
+        models[i] = (struct engine_model){.id = c->models[i].id,
+                                          .path = c->models[i].path,
+                                          .tokenizer = c->models[i].tokenizer,
+                                          .prediction = c->models[i].prediction_type};
     struct engine_options o = {
         .device = c->device,
         .n_threads = (int)c->threads,

@@ -237,6 +237,15 @@ def test_a_client_that_leaves_ends_its_work(painter):
         assert time.monotonic() - start < PATIENCE_S / 4
 
 
+def test_options_of_a_model_file(start):
+    """The same file, read as it says and as one that predicts v."""
+    s = start("--preload", "none", models={"plain": PAINTER, "v": f"{PAINTER},prediction_type=v_prediction"})
+    a, b = (s.post(GENERATE, {"model": m, "prompt": "x", "size": "32x32", "steps": 2, "seed": 1})[1]
+            for m in ("plain", "v"))
+    pixels = [PIL.Image.open(io.BytesIO(base64.b64decode(r["data"][0]["b64_json"]))).tobytes() for r in (a, b)]
+    assert pixels[0] != pixels[1]
+
+
 # ---- Refusals ----
 
 def test_errors_name_the_field(alice):

@@ -206,6 +206,12 @@ static void config_file_is_strict(void **state)
         {"{\"models\": {\"a\": 1}}", "the path of model a must be a string"},
         {"{\"models\": {\"a\": \"\"}}", "a model needs a name and a path"},
         {"{\"models\": {\"\": \"x.gguf\"}}", "a model needs a name and a path"},
+        {"{\"models\": {\"a\": {}}}", "a model needs a name and a path"},
+        {"{\"models\": {\"a\": {\"path\": 1}}}", "a model needs a name and a path"},
+        {"{\"models\": {\"a\": {\"path\": \"x\", \"speed\": \"9\"}}}",
+         "model a: there is no option \"speed\""},
+        {"{\"models\": {\"a\": {\"path\": \"x\", \"tokenizer\": 1}}}",
+         "tokenizer of model a must be a string"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_file(bad[i].text);
@@ -251,6 +257,35 @@ static void config_model_names_are_checked(void **state)
     REFUSED("a model needs a name and a path", "-m", "x=");
     REFUSED("a model needs a name and a path", "-m", "");
     REFUSED("a model needs a name and a path", "-m", "/");
+}
+
+/* What an image model's file does not say; a path may have commas. */
+static void config_models_have_options(void **state)
+{
+    (void)state;
+    static const char *const flags[] = {
+        "a=x,y.safetensors,prediction_type=v_prediction,tokenizer=clip,b",
+        "a=x,y.safetensors,tokenizer=clip,b,prediction_type=v_prediction",
+    };
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(LOAD("-m", flags[i]), 0);
+        assert_string_equal(config.models[0].id, "a");
+        assert_string_equal(config.models[0].path, "x,y.safetensors");
+        assert_string_equal(config.models[0].tokenizer, "clip,b");
+        assert_string_equal(config.models[0].prediction_type, "v_prediction");
+    }
+    write_file("{\"models\": {\"a\": {\"tokenizer\": \"t\", \"path\": \"p\"}, \"b\": \"q\"}}");
+    assert_int_equal(LOAD("-c", path), 0);
+    assert_int_equal(config.n_models, 2);
+    assert_string_equal(config.models[0].path, "p");
+    assert_string_equal(config.models[0].tokenizer, "t");
+    assert_null(config.models[0].prediction_type);
+    assert_null(config.models[1].tokenizer);
+    assert_int_equal(LOAD("-m", "dir/sd.safetensors,tokenizer=a/clip"), 0);
+    assert_string_equal(config.models[0].id, "sd");
+    assert_string_equal(config.models[0].path, "dir/sd.safetensors");
+    REFUSED("must be one of epsilon", "-m", "a=x,prediction_type=magic");
+    REFUSED("a model needs a name and a path", "-m", "a=,tokenizer=clip");
 }
 
 static void config_takes_64_models_and_no_more(void **state)
@@ -401,6 +436,7 @@ int main(void)
         TEST(config_file_is_strict),
         TEST(config_models_are_named_after_their_files),
         TEST(config_model_names_are_checked),
+        TEST(config_models_have_options),
         TEST(config_takes_64_models_and_no_more),
         TEST(config_model_flags_replace_the_files_list),
         TEST(config_tls_files_come_together),
