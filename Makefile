@@ -126,7 +126,12 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample ## the same on an emulated GPU, for tests
+.PHONY: cuda-gate cuda-report
+cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and machine code of the kernels
+	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
+cuda-report:                          ## rooflines on paper, into docs/CUDA.md
+	$(Q)$(PYTHON) tools/cuda_report.py
 docker:                               ## build the CPU image
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine
@@ -167,7 +172,7 @@ $(B)/cuda/%.o: %.c
 $(B)/cuda/%.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(CUDA_CC) -MMD -MP -c -o $@ $<
+	$(Q)$(NVCC) $(CUDA_CC) -Xptxas -v -MMD -MP -c -o $@ $< 2>$@.log || { cat $@.log; false; }
 $(B)/cuda/duetto: $(B)/server/main.o $(CUDA_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CUDA_LD)
@@ -191,6 +196,9 @@ $(B)/cuda-emu/duetto: $(B)/server/main.o $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 $(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_RT)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
+$(B)/cuda-emu/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_RT)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
 $(B)/cuda-emu/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/libduetto.a

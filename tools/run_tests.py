@@ -11,6 +11,7 @@ import argparse
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -100,8 +101,11 @@ class Run:
     def cuda(self):
         emulated, thread = f"{self.args.build}/cuda-emu", "build/thread/cuda-emu/planted"
         self.program("cuda/planted", [f"{emulated}/planted"])
+        self.program("cuda/sample", [f"{emulated}/sample"])
         self.program("cuda/kcheck", [f"{emulated}/kcheck", "--device", "cuda:0"] +
                      ([self.args.match] if self.args.match else []))
+        if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():
+            self.program("cuda/gate", ["make", "--no-print-directory", "-s", "-j2", "cuda-gate"])
         self.make("SANITIZE=thread", thread)
         for missing, code in (("none", 0), ("barrier", 66), ("syncwarp", 66)):
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)

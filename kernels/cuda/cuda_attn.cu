@@ -4,8 +4,7 @@
  * part of the scores, which are added in shared memory in a fixed order. */
 #include "kernels/cuda/cuda_attn.h"
 
-#include "kernels/cuda/cuda_math.cuh"
-#include "kernels/cuda/cuda_ptx.cuh"
+#include "kernels/cuda/cuda_flash.cuh"
 
 #define DENSE_WARPS   4
 #define DENSE_THREADS (DENSE_WARPS * CUDA_WARP)
@@ -92,61 +91,6 @@ template <class S> __device__ static inline void dense_share(float s[S::keys / 8
     }
 }
 
-__device__ static inline uint32_t dense_pair(float a, float b, uint32_t *lost)
-{
-    float rest_a, rest_b, none;
-    const uint32_t pair =
-        cuda_half_bits(a, false, &rest_a) | (uint32_t)cuda_half_bits(b, false, &rest_b) << 16;
-    *lost = cuda_half_bits(rest_a, false, &none) | (uint32_t)cuda_half_bits(rest_b, false, &none)
-                                                       << 16;
-    return pair;
-}
-
-/* The running softmax of rows lane / 4 and lane / 4 + 8. */
-struct dense_rows {
-    float top[2], sum[2]; /* sum: of this lane's keys */
-};
-
-/* Scores to exp(score - top); acc is brought to the new top.  limit: keys that a row sees. */
-template <class S>
-__device__ static inline void dense_softmax(float s[S::keys / 8][4], struct dense_rows *r,
-                                            float acc[S::own / 8][4], const int limit[2], int lane)
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float top = r->top[h];
-#pragma unroll
-        for (int n = 0; n < S::keys / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float *at = &s[n][2 * h + i];
-                *at = n * 8 + lane % 4 * 2 + i < limit[h] ? *at : -INFINITY;
-                top = !(*at <= top) ? *at : top;
-            }
-        for (int o = 1; o < 4; o *= 2) {
-            const float other = __shfl_xor_sync(CUDA_ALL, top, o);
-            top = !(other <= top) ? other : top;
-        }
-        const float keep = r->top[h] == top ? 1.0f : cuda_exp(r->top[h] - top);
-        float sum = 0.0f;
-#pragma unroll
-        for (int n = 0; n < S::keys / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float *at = &s[n][2 * h + i];
-                *at = *at == -INFINITY ? 0.0f : cuda_exp(*at - top);
-                sum += *at;
-            }
-        r->top[h] = top;
-        r->sum[h] = fmaf(r->sum[h], keep, sum);
-#pragma unroll
-        for (int d = 0; d < S::own / 8; d++) {
-            acc[d][2 * h] *= keep;
-            acc[d][2 * h + 1] *= keep;
-        }
-    }
-}
-
 /* acc += p v over the warp's own dims. */
 template <class S>
 __device__ static inline void dense_values(float acc[S::own / 8][4], const float s[S::keys / 8][4],
@@ -155,9 +99,7 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
 #pragma unroll
     for (int n = 0; n < S::keys / 8; n += 2) {
         uint32_t a[4], lost_a[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            a[i] = dense_pair(s[n + i / 2][i % 2 * 2], s[n + i / 2][i % 2 * 2 + 1], &lost_a[i]);
+        cuda_flash_weights(s + n, a, lost_a);
 #pragma unroll
         for (int d = 0; d < S::own / 8; d += 2) {
             uint32_t b[4], lost_b[4];
@@ -171,7 +113,8 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
 }
 
 template <class S>
-__global__ void __launch_bounds__(DENSE_THREADS) dense_kernel(const struct cuda_attn_dense_call a)
+__global__ void __launch_bounds__(DENSE_THREADS, 2)
+    dense_kernel(const struct cuda_attn_dense_call a)
 {
     SHARED_DYN(__half, memory);
     const struct attn_item item = a.items[blockIdx.z];
@@ -189,7 +132,7 @@ __global__ void __launch_bounds__(DENSE_THREADS) dense_kernel(const struct cuda_
     dense_load<S>(q, q + S::q_halves, item.q + (int64_t)first * item.q_stride + head, item.q_stride,
                   S::queries, there, a.head_dim, a.scale);
     const int row0 = warp / S::wide * 16, own = warp % S::wide * S::own;
-    struct dense_rows rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    struct cuda_flash rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     float acc[S::own / 8][4] = {};
     for (int key = 0; key < n_k; key += S::keys) {
         const int64_t from = (int64_t)key * item.kv_stride + head;
@@ -206,12 +149,13 @@ __global__ void __launch_bounds__(DENSE_THREADS) dense_kernel(const struct cuda_
         if (S::wide > 1)
             dense_share<S>(s, share);
         int limit[2];
+        const int none[2] = {0, 0};
         for (int h = 0; h < 2; h++) {
             const int query = first + row0 + lane / 4 + 8 * h;
             const int seen = a.causal ? query + 1 + ahead : item.n_k;
             limit[h] = (seen < item.n_k ? seen : item.n_k) - key;
         }
-        dense_softmax<S>(s, &rows, acc, limit, lane);
+        cuda_flash_softmax<S::keys, S::own>(s, &rows, acc, none, limit, lane);
         dense_values<S>(acc, s, v + own, v + S::k_halves + own, lane);
     }
 #pragma unroll

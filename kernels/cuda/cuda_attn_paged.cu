@@ -6,8 +6,8 @@
  * each chunk has its block and a second kernel merges: the same arithmetic, so a row's bits depend
  * neither on the batch nor on that choice. */
 #include "kernels/cuda/cuda_dialect.cuh"
+#include "kernels/cuda/cuda_flash.cuh"
 #include "kernels/cuda/cuda_kernels.h"
-#include "kernels/cuda/cuda_math.cuh"
 
 #define KV_THREADS  128
 #define KV_BLOCK    32 /* dimensions of a key that share a scale */
@@ -64,7 +64,7 @@ __device__ static inline void kv_store_q8(uint8_t *kp, uint8_t *vp, int slot, co
 }
 
 /* A block a row, a warp a head. */
-__global__ void __launch_bounds__(KV_THREADS)
+__global__ void __launch_bounds__(KV_THREADS, 4)
     kv_store_kernel(const struct cuda_kv kv, const float *k, const float *v)
 {
     const struct kv_view &view = kv.view;
@@ -271,6 +271,139 @@ __device__ static inline void paged_chunk(const struct paged_job &j, const struc
     }
 }
 
+/* ---- the same chunk on tensor cores, for pages of f16 ---- */
+
+#define FLASH_WARPS 4
+#define FLASH_PAGES \
+    (PAGED_CHUNK / KV_PAGE_TOKENS / FLASH_WARPS) /* of a warp: its span of the chunk */
+#define FLASH_STAGES 2
+
+/* Shared memory: [ queries ] [ what they lost ] then a ring of pages for each warp, or, when the warps
+ * have done their spans, the spans' partials.  dims: head_dim rounded up; beyond it are zeros. */
+template <int dims> struct flash_shape {
+    static constexpr int stride = dims + 8;               /* halves */
+    static constexpr int page = KV_PAGE_TOKENS * stride;  /* halves of keys, and of values */
+    static constexpr int queries = PAGED_QUERY * stride;  /* halves */
+    static constexpr int ring = FLASH_STAGES * 2 * page;  /* halves of a warp */
+    static constexpr int span = PAGED_QUERY * (dims + 2); /* floats of a partial */
+    static constexpr int shared_bytes =
+        4 * queries + FLASH_WARPS * (2 * ring > 4 * span ? 2 * ring : 4 * span);
+};
+
+/* Keys and values of page `index` of the sequence to a stage; tokens outside of [lo, hi) as zeros. */
+template <int dims>
+__device__ static inline void flash_fetch(const struct paged_job &j, const struct paged_task &t,
+                                          __half *to, int index, int lo, int hi, int lane)
+{
+    typedef flash_shape<dims> S;
+    const struct kv_view &v = j.a.kv.view;
+    const int pieces = v.head_dim / 8, page = j.a.kv.pages[j.a.kv.rows[t.row0].first + index];
+    const uint8_t *from = reinterpret_cast<const uint8_t *>(v.base) + (size_t)page * v.page_bytes +
+                          (size_t)t.kv_head * cuda_kv_head_bytes(v.type, v.head_dim);
+    for (int i = lane; i < KV_PAGE_TOKENS * pieces; i += CUDA_WARP) {
+        const int token = i / pieces, at = token * S::stride + i % pieces * 8;
+        const int bytes = token >= lo && token < hi ? 16 : 0;
+        cuda_copy16(to + at, from + v.k_offset + (size_t)i * 16, bytes);
+        cuda_copy16(to + S::page + at, from + v.v_offset + (size_t)i * 16, bytes);
+    }
+}
+
+/* A page's scores, and its values weighted by them. */
+template <int dims>
+__device__ static inline void flash_page(const __half *q, const __half *page, struct cuda_flash *f,
+                                         float acc[dims / 8][4], const int lo[2], const int hi[2],
+                                         int lane)
+{
+    typedef flash_shape<dims> S;
+    float s[2][4] = {};
+    uint32_t a[4], lost[4], b[4];
+#pragma unroll
+    for (int d = 0; d < dims; d += 16) {
+        const int at = lane % 16 * S::stride + d + lane / 16 * 8;
+        cuda_ldmatrix4(a, q + at);
+        cuda_ldmatrix4(lost, q + S::queries + at);
+        cuda_ldmatrix4(b, page + (lane / 16 * 8 + lane % 8) * S::stride + d + lane / 8 % 2 * 8);
+        for (int n = 0; n < 2; n++) {
+            cuda_mma_f16(s[n], a, b + 2 * n);
+            cuda_mma_f16(s[n], lost, b + 2 * n);
+        }
+    }
+    cuda_flash_softmax<KV_PAGE_TOKENS, dims>(s, f, acc, lo, hi, lane);
+    cuda_flash_weights(s, a, lost);
+#pragma unroll
+    for (int d = 0; d < dims / 8; d += 2) {
+        cuda_ldmatrix4_trans(b, page + S::page + lane % 16 * S::stride + d * 8 + lane / 16 * 8);
+        for (int n = 0; n < 2; n++) {
+            cuda_mma_f16(acc[d + n], a, b + 2 * n);
+            cuda_mma_f16(acc[d + n], lost, b + 2 * n);
+        }
+    }
+}
+
+/* A warp's span of the chunk: its partial to shared memory, [16][top, sum, dims]. */
+template <int dims>
+__device__ static inline void flash_span(const struct paged_job &j, const struct paged_task &t,
+                                         const __half *q, __half *ring, float *partial, int chunk)
+{
+    typedef flash_shape<dims> S;
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    const int start = (chunk * FLASH_WARPS + warp) * FLASH_PAGES * KV_PAGE_TOKENS;
+    const int most = FLASH_PAGES * KV_PAGE_TOKENS;
+    const int last = j.a.kv.rows[t.row0 + (t.n_q - 1) / t.n_heads].pos + 1 - start;
+    const int begin = paged_first(j.a.window, j.a.kv.rows[t.row0].pos) - start;
+    const int all_lo = begin > 0 ? begin : 0, all_hi = last < most ? last : most;
+    int lo[2], hi[2];
+    for (int h = 0; h < 2; h++) {
+        const int query = lane / 4 + 8 * h;
+        const int pos = query < t.n_q ? j.a.kv.rows[t.row0 + query / t.n_heads].pos : start - 1;
+        lo[h] = paged_first(j.a.window, pos) - start;
+        hi[h] = pos + 1 - start;
+    }
+    for (int i = lane; i < S::ring; i += CUDA_WARP) /* beyond head_dim */
+        ring[i] = __float2half_rn(0.0f);
+    __syncwarp();
+    struct cuda_flash f = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    float acc[dims / 8][4] = {};
+    const int first = all_lo / KV_PAGE_TOKENS;
+    const int end = all_hi > all_lo ? (all_hi - 1) / KV_PAGE_TOKENS + 1 : first;
+    for (int p = first; p < end + FLASH_STAGES - 1;
+         p++) { /* page p is fetched, the one before used */
+        if (p < end)
+            flash_fetch<dims>(j, t, ring + p % FLASH_STAGES * 2 * S::page,
+                              start / KV_PAGE_TOKENS + p, all_lo - p * KV_PAGE_TOKENS,
+                              all_hi - p * KV_PAGE_TOKENS, lane);
+        cuda_copy_commit();
+        const int now = p - (FLASH_STAGES - 1);
+        if (now < first)
+            continue;
+        cuda_copy_wait<FLASH_STAGES - 1>();
+        __syncwarp();
+        const int low[2] = {lo[0] - now * KV_PAGE_TOKENS, lo[1] - now * KV_PAGE_TOKENS};
+        const int high[2] = {hi[0] - now * KV_PAGE_TOKENS, hi[1] - now * KV_PAGE_TOKENS};
+        flash_page<dims>(q, ring + now % FLASH_STAGES * 2 * S::page, &f, acc, low, high, lane);
+        __syncwarp();
+    }
+    cuda_copy_wait<0>();
+    __syncthreads(); /* the rings become partials */
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = f.sum[h];
+        for (int o = 1; o < 4; o *= 2)
+            sum += __shfl_xor_sync(CUDA_ALL, sum, o);
+        float *to = partial + warp * S::span + (lane / 4 + 8 * h) * (dims + 2);
+        if (lane % 4 == 0) {
+            to[0] = f.top[h];
+            to[1] = sum;
+        }
+#pragma unroll
+        for (int d = 0; d < dims / 8; d++) {
+            to[2 + d * 8 + lane % 4 * 2] = acc[d][2 * h];
+            to[2 + d * 8 + lane % 4 * 2 + 1] = acc[d][2 * h + 1];
+        }
+    }
+    __syncthreads();
+}
+
 /* A chunk's partial joins what came before it. */
 template <int dims>
 __device__ static inline void paged_merge(float *m, float *l, float acc[dims], float m1, float l1,
@@ -285,6 +418,33 @@ __device__ static inline void paged_merge(float *m, float *l, float acc[dims], f
 #pragma unroll
     for (int i = 0; i < dims; i++)
         acc[i] = fmaf(acc[i], w0, acc1[i] * w1);
+}
+
+/* The chunk's partial, in the same places as paged_chunk's: the spans' ones in ascending order. */
+template <int dims>
+__device__ static inline void flash_chunk(const struct paged_job &j, const struct paged_task &t,
+                                          __half *memory, int chunk, float *top, float *sum,
+                                          float acc[dims])
+{
+    typedef flash_shape<8 * dims> S;
+    const int query = threadIdx.x / 8, part = threadIdx.x % 8, warp = threadIdx.x / CUDA_WARP;
+    __half *rings = memory + 2 * S::queries;
+    float *partial = reinterpret_cast<float *>(rings);
+    __syncthreads(); /* partials of the chunk before were read */
+    flash_span<8 * dims>(j, t, memory, rings + warp * S::ring, partial, chunk);
+    *top = -INFINITY;
+    *sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < dims; i++)
+        acc[i] = 0.0f;
+    for (int w = 0; w < FLASH_WARPS; w++) {
+        const float *from = partial + w * S::span + query * (8 * dims + 2);
+        float one[dims];
+#pragma unroll
+        for (int i = 0; i < dims; i++)
+            one[i] = from[2 + part + 8 * i];
+        paged_merge<dims>(top, sum, acc, from[0], from[1], one);
+    }
 }
 
 template <int dims>
@@ -311,43 +471,67 @@ template <int dims> __device__ static inline float *paged_partial(const struct p
            threadIdx.x / 8 * (2 + dims * 8);
 }
 
-template <int dims>
-__global__ void __launch_bounds__(KV_THREADS) paged_kernel(const struct paged_job j)
+/* Scaled queries as floats, those that are not there as zeros. */
+__device__ static inline float paged_query(const struct paged_job &j, const struct paged_task &t,
+                                           int query, int d)
+{
+    const int hd = j.a.kv.view.head_dim;
+    if (query >= t.n_q || d >= hd)
+        return 0.0f;
+    const size_t row = t.row0 + query / t.n_heads, head = t.head0 + query % t.n_heads;
+    return j.a.q[(row * j.a.n_heads + head) * hd + d] * j.a.scale;
+}
+
+template <int dims, bool flash>
+__global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged_job j)
 {
     SHARED_DYN(float, memory);
     const struct paged_task t = paged_task_of(j);
     const int hd = j.a.kv.view.head_dim, part = threadIdx.x % 8;
-    if (j.max_chunks && t.chunk0 + (int)blockIdx.z >= t.chunk1)
+    const int first = j.max_chunks ? t.chunk0 + (int)blockIdx.z : t.chunk0;
+    const int end = j.max_chunks ? first + 1 : t.chunk1;
+    if (first >= t.chunk1)
         return;
+    __half *halves = reinterpret_cast<__half *>(memory);
     struct paged_memory m;
     m.q = memory;
     m.tile = m.q + PAGED_QUERY * hd;
     m.score = m.tile + PAGED_TILE * (hd + 1);
     m.lo = reinterpret_cast<int *>(m.score + PAGED_QUERY * (PAGED_CHUNK + 1));
     m.hi = m.lo + PAGED_QUERY;
-    for (int i = threadIdx.x; i < PAGED_QUERY * hd; i += KV_THREADS) {
-        const int query = i / hd;
-        const size_t row = t.row0 + query / t.n_heads, head = t.head0 + query % t.n_heads;
-        m.q[i] = query < t.n_q ? j.a.q[(row * j.a.n_heads + head) * hd + i % hd] * j.a.scale : 0.0f;
+    if (flash) {
+        typedef flash_shape<8 * dims> S;
+        for (int i = threadIdx.x; i < PAGED_QUERY * 8 * dims; i += KV_THREADS) {
+            const int query = i / (8 * dims), d = i % (8 * dims), at = query * S::stride + d;
+            const float x = paged_query(j, t, query, d);
+            halves[at] = __float2half_rn(x);
+            halves[S::queries + at] = __float2half_rn(x - __half2float(__float2half_rn(x)));
+        }
+    } else {
+        for (int i = threadIdx.x; i < PAGED_QUERY * hd; i += KV_THREADS)
+            m.q[i] = paged_query(j, t, i / hd, i % hd);
     }
     float top, sum, acc[dims], m0 = -INFINITY, l0 = 0.0f, acc0[dims] = {};
-    if (j.max_chunks) {
-        paged_chunk<dims>(j, t, m, t.chunk0 + blockIdx.z, &top, &sum, acc);
-        float *to = paged_partial<dims>(j, blockIdx.z);
-        if (part == 0) {
-            to[0] = top;
-            to[1] = sum;
-        }
-#pragma unroll
-        for (int i = 0; i < dims; i++)
-            to[2 + part + 8 * i] = acc[i];
+    for (int c = first; c < end; c++) {
+        if (flash)
+            flash_chunk<dims>(j, t, halves, c, &top, &sum, acc);
+        else
+            paged_chunk<dims>(j, t, m, c, &top, &sum, acc);
+        if (!j.max_chunks)
+            paged_merge<dims>(&m0, &l0, acc0, top, sum, acc);
+    }
+    if (!j.max_chunks) {
+        paged_out<dims>(j, t, l0, acc0);
         return;
     }
-    for (int c = t.chunk0; c < t.chunk1; c++) {
-        paged_chunk<dims>(j, t, m, c, &top, &sum, acc);
-        paged_merge<dims>(&m0, &l0, acc0, top, sum, acc);
+    float *to = paged_partial<dims>(j, blockIdx.z);
+    if (part == 0) {
+        to[0] = top;
+        to[1] = sum;
     }
-    paged_out<dims>(j, t, l0, acc0);
+#pragma unroll
+    for (int i = 0; i < dims; i++)
+        to[2 + part + 8 * i] = acc[i];
 }
 
 template <int dims>
@@ -391,7 +575,14 @@ template <int dims> static void paged_launch(const struct paged_job &j, cudaStre
     const struct kv_view &v = j.a.kv.view;
     const unsigned chunks = j.max_chunks ? (unsigned)j.max_chunks : 1;
     const dim3 grid(j.a.n_tasks, v.n_kv_heads * j.parts, chunks);
-    LAUNCH((paged_kernel<dims>), grid, KV_THREADS, paged_shared_bytes(v.head_dim), stream, j);
+    /* pages that do not stand at multiples of 16 bytes are read element by element */
+    const uintptr_t at = (uintptr_t)v.base | (uintptr_t)(v.page_bytes | v.k_offset | v.v_offset);
+    if (v.type == DTYPE_F16 && at % 16 == 0)
+        LAUNCH((paged_kernel<dims, true>), grid, KV_THREADS, flash_shape<8 * dims>::shared_bytes,
+               stream, j);
+    else
+        LAUNCH((paged_kernel<dims, false>), grid, KV_THREADS, paged_shared_bytes(v.head_dim),
+               stream, j);
     if (j.max_chunks)
         LAUNCH((paged_join_kernel<dims>), dim3(grid.x, grid.y), KV_THREADS, 0, stream, j);
 }

@@ -8,7 +8,7 @@
 #define F32_K       16
 #define F32_THREADS 256
 
-__global__ void __launch_bounds__(F32_THREADS)
+__global__ void __launch_bounds__(F32_THREADS, 2)
     conv_f32_kernel(const struct cuda_conv_call c, int n_k, int64_t pixels)
 {
     SHARED(float, tile_w, [F32_K][F32_TILE + 4]);

@@ -219,6 +219,8 @@ __device__ static inline void cuda_step(float acc[panels][tiles][4], const uint8
 #pragma unroll
         for (int g = 0; g < F::fragments / per_group; g++) {
             float part[tiles][4], d[2], m[2];
+            if (panels > 1 && F::step_k > 64)
+                __syncwarp(); /* loads do not move over it, which would cost registers */
 #pragma unroll
             for (int t = 0; t < tiles; t++)
                 part[t][0] = part[t][1] = part[t][2] = part[t][3] = 0.0f;

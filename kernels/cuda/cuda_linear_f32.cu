@@ -6,7 +6,7 @@
 #define F32_K       16
 #define F32_THREADS 256
 
-__global__ void __launch_bounds__(F32_THREADS)
+__global__ void __launch_bounds__(F32_THREADS, 2)
     linear_f32_kernel(float *out, const float *w, const float *x, const float *bias,
                       const float *add, int rows, int n_in, int n_out)
 {

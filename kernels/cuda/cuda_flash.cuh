@@ -1,0 +1,76 @@
+/* The softmax of flash attention (Dao 2023; Milakov & Gimelshein 2018) in the registers of a warp that has 16
+ * queries: shared by attention over pages and between matrices.
+ * Thread: all lanes of a warp call together. */
+#ifndef KERNELS_CUDA_CUDA_FLASH_CUH
+#define KERNELS_CUDA_CUDA_FLASH_CUH
+#include "kernels/cuda/cuda_math.cuh"
+#include "kernels/cuda/cuda_ptx.cuh"
+
+/* Of queries lane / 4 and lane / 4 + 8. */
+struct cuda_flash {
+    float top[2], sum[2]; /* sum: of this lane's keys */
+};
+
+/* Scores of `keys` keys (accumulators of mma) to exp(score - top); acc [own dims] and the sums before are
+ * brought to the new top.  Key k counts where lo <= k < hi, of either query. */
+template <int keys, int own>
+__device__ static inline void cuda_flash_softmax(float s[keys / 8][4], struct cuda_flash *f,
+                                                 float acc[own / 8][4], const int lo[2],
+                                                 const int hi[2], int lane)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float top = f->top[h];
+#pragma unroll
+        for (int n = 0; n < keys / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float *at = &s[n][2 * h + i];
+                const int k = n * 8 + lane % 4 * 2 + i;
+                *at = k >= lo[h] && k < hi[h] ? *at : -INFINITY;
+                top = !(*at <= top) ? *at : top; /* NaN stays */
+            }
+        for (int o = 1; o < 4; o *= 2) {
+            const float other = __shfl_xor_sync(CUDA_ALL, top, o);
+            top = !(other <= top) ? other : top;
+        }
+        const float keep = f->top[h] == top ? 1.0f : cuda_exp(f->top[h] - top);
+        float sum = 0.0f;
+#pragma unroll
+        for (int n = 0; n < keys / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float *at = &s[n][2 * h + i];
+                *at = *at == -INFINITY ? 0.0f : cuda_exp(*at - top);
+                sum += *at;
+            }
+        f->top[h] = top;
+        f->sum[h] = fmaf(f->sum[h], keep, sum);
+#pragma unroll
+        for (int d = 0; d < own / 8; d++) {
+            acc[d][2 * h] *= keep;
+            acc[d][2 * h + 1] *= keep;
+        }
+    }
+}
+
+/* Two floats as halves of a register, and as a second one what they lost. */
+__device__ static inline uint32_t cuda_flash_pair(float a, float b, uint32_t *lost)
+{
+    float rest_a, rest_b, none;
+    const uint32_t low = cuda_half_bits(a, false, &rest_a);
+    const uint32_t high = cuda_half_bits(b, false, &rest_b);
+    *lost = cuda_half_bits(rest_a, false, &none) | (uint32_t)cuda_half_bits(rest_b, false, &none)
+                                                       << 16;
+    return low | high << 16;
+}
+
+/* Weights of 16 keys, tiles n and n + 1 of s, as an A fragment and what it lost. */
+__device__ static inline void cuda_flash_weights(const float s[2][4], uint32_t a[4],
+                                                 uint32_t lost[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        a[i] = cuda_flash_pair(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1], &lost[i]);
+}
+#endif

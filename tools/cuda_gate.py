@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""The static gate of the CUDA kernels: what nvcc made of them, without a GPU.
+
+Reads what ptxas wrote beside each object (build/cuda/kernels/cuda/*.o.log).  No kernel may spill or use
+local memory; registers, shared memory and occupancy of each are compared with kernels/cuda/resources.txt.
+Where cuobjdump is found (in the toolkit, or by `pip install nvidia-cuda-cuobjdump`), the machine code is
+looked at too: wide loads and tensor core instructions where they are promised.
+usage: cuda_gate.py [--build build] [--write]
+"""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = ROOT / "kernels/cuda/resources.txt"
+ARCHS = ("80", "90", "100")
+# Of a multiprocessor: warps, blocks, registers, bytes of shared memory (1 KiB a block is reserved).
+LIMITS = {"80": (64, 32, 65536, 164 << 10), "90": (64, 32, 65536, 228 << 10),
+          "100": (64, 32, 65536, 228 << 10)}
+ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w?'")
+SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+STATIC = re.compile(r"(\d+) bytes smem")
+LAYOUT = re.compile(r"X\(DTYPE_(\w+),((?:\s*\w+,){7})\s*(\w+),\s*(\w+)\)")
+# Kernel: what its machine code must have.
+PROMISED = {
+    "linear_few_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
+    "linear_many_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
+    "conv_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
+    "dense_kernel": ("HMMA", "LDSM"),
+    "elem_kernel<0, true>": (r"LDG\.E\.128", r"STG\.E\.128"),
+}
+
+
+def types():
+    """Number of a type -> (name, step_k, head bytes, step bytes)."""
+    numbers = dict(re.findall(r"DTYPE_(\w+) = (\d+)", (ROOT / "kernels/tensor.h").read_text()))
+    found = {}
+    for m in LAYOUT.finditer((ROOT / "kernels/cuda/cuda_layout.h").read_text()):
+        low, high, _, step_k, _, head, scale = (int(v) for v in m[2].replace(" ", "").split(",")[:7])
+        found[int(numbers[m[1]])] = (m[1].lower(), step_k, head, scale + 2 * (low + high) * step_k)
+    return found
+
+
+def shared_few(step_k, head, step, parts):
+    w = head + step
+    most = w + step_k // 64 * 8 * (32 + 128 * parts)
+    return 8 * min(8, (160 << 10) // (8 * most)) * most
+
+
+def shared_tile(step_k, head, step, parts):
+    stages = 3 if step_k > 64 or step > 1500 else 4
+    return 32 * 256 * 4 + stages * (8 * (head + step) + step_k // 64 * 64 * (32 + 128 * parts))
+
+
+def shared_dense(dims, wide, keys):
+    stride, queries = dims + 8, 64 // wide
+    return 4 * stride * (queries + 2 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
+
+
+def launch(name):
+    """Threads of a block and dynamic shared memory at its largest, as the launchers ask for."""
+    base = name.split("<")[0]
+    numbers = [int(n) for n in re.findall(r"-?\d+", name[len(base):])]
+    if base in ("linear_few_kernel", "linear_many_kernel", "conv_kernel"):
+        _, step_k, head, step = types()[numbers[0]]
+        parts = numbers[1] if len(numbers) > 1 else 2
+        shared = shared_few if base == "linear_few_kernel" else shared_tile
+        return 256, shared(step_k, head, step, parts)
+    if base == "dense_kernel":
+        return 128, shared_dense(*numbers[:3])
+    if base == "paged_kernel":
+        dim = numbers[0] * 8
+        return 128, 4 * (16 * dim + 32 * (dim + 1) + 16 * 257) + 128
+    small = {"rope_kernel": 128, "kv_store_kernel": 128, "paged_join_kernel": 128,
+             "embed_kernel": 128, "embed_f32_kernel": 128, "linear_x_kernel": 128,
+             "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
+             "group_join_kernel": 32}
+    return small.get(base, 256), 0
+
+
+def occupancy(arch, registers, threads, shared):
+    """Blocks that fit a multiprocessor."""
+    warps, blocks, all_registers, all_shared = LIMITS[arch]
+    mine = (threads + 31) // 32
+    by_registers = all_registers // (-(-registers * 32 // 256) * 256) // 4 * 4 // mine
+    by_shared = all_shared // (shared + 1024)
+    return min(blocks, warps // mine, by_registers, by_shared)
+
+
+def demangle(names):
+    out = subprocess.run(["c++filt"], input="\n".join(names), text=True, capture_output=True,
+                         check=True).stdout.split("\n")
+    short = {}
+    for name, plain in zip(names, out):
+        plain = re.sub(r"^void ", "", plain)
+        plain = re.sub(r"\(int\)|\(bool\)", "", re.sub(r"\(elem_op\)", "", plain))
+        depth, end = 0, len(plain)
+        for i, c in enumerate(plain):
+            depth += (c == "<") - (c == ">")
+            if c == "(" and depth == 0:
+                end = i
+                break
+        plain = plain[:end].replace("> >", ">>")
+        short[name] = re.sub(r"dense_shape<([\d, ]+)>", r"\1", plain)
+    return short
+
+
+def read_logs(build):
+    """{(kernel, arch): (registers, static shared, stack + spills, object)}"""
+    raw = {}
+    for log in sorted(pathlib.Path(build, "cuda/kernels/cuda").glob("*.o.log")):
+        key = None
+        for line in log.read_text().splitlines():
+            if m := ENTRY.search(line):
+                key = (m[1], m[2])
+                raw[key] = [0, 0, 0, log.with_suffix("")]
+            elif key and (m := SPILL.search(line)):
+                raw[key][2] = sum(int(v) for v in m.groups())
+            elif key and (m := USED.search(line)):
+                raw[key][0] = int(m[1])
+                if s := STATIC.search(line):
+                    raw[key][1] = int(s[1])
+    names = demangle(sorted({k for k, _ in raw}))
+    return {(names[k], arch): tuple(v) for (k, arch), v in raw.items()}
+
+
+def table(kernels):
+    known = types()
+    lines = []
+    for (name, arch), (registers, static, _, _) in sorted(kernels.items(),
+                                                         key=lambda k: (k[0][0], int(k[0][1]))):
+        threads, dynamic = launch(name)
+        blocks = occupancy(arch, registers, threads, static + dynamic)
+        shown = name
+        if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel")):
+            shown = re.sub(r"<(\d+)", lambda m: f"<{known[int(m[1])][0]}", name)
+        lines.append(f"{shown:34} sm_{arch:4} {registers:4} {static + dynamic:7} {threads:5} "
+                     f"{blocks:4} {blocks * ((threads + 31) // 32):4}")
+    return lines
+
+
+def nvcc_version():
+    nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    out = subprocess.run([nvcc, "--version"], text=True, capture_output=True, check=True).stdout
+    return re.search(r"release ([\d.]+)", out)[1]
+
+
+def find_cuobjdump():
+    places = [pathlib.Path(p) for p in os.environ.get("PATH", "").split(":")]
+    places += [pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
+    for base in [*sys.path, *ROOT.glob("build/venv/lib/python*/site-packages")]:
+        places += pathlib.Path(base or ".").glob("nvidia/*/bin")
+    return next((p / "cuobjdump" for p in places if (p / "cuobjdump").exists()), None)
+
+
+def machine_code(tool, path, arch):
+    """{mangled kernel: its instructions}"""
+    out = subprocess.run([tool, "-sass", "-arch", f"sm_{arch}", path], text=True,
+                         capture_output=True, env={**os.environ, "PATH": f"{tool.parent}:"
+                                                   f"{os.environ.get('PATH', '')}"},
+                         check=True).stdout
+    kernels, name = {}, None
+    for line in out.splitlines():
+        if m := re.search(r"Function : (\S+)", line):
+            name = m[1]
+            kernels[name] = []
+        elif name and (m := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", line)):
+            kernels[name].append(m[1])
+    return kernels
+
+
+def check_machine_code(kernels, arch="90"):
+    """(how many were looked at, what is wrong)"""
+    tool, wrong, seen = find_cuobjdump(), [], 0
+    if not tool:
+        return 0, []
+    for path in sorted({v[3] for v in kernels.values()}):
+        code = machine_code(tool, path, arch)
+        names = demangle(sorted(code))
+        for mangled, instructions in code.items():
+            name, text = names[mangled], "\n".join(instructions)
+            seen += 1
+            if re.search(r"^(STL|LDL)", text, re.M):
+                wrong.append(f"{name}: local memory in the machine code")
+            for prefix, promised in PROMISED.items():
+                for pattern in promised if name.startswith(prefix) else ():
+                    plain = name.startswith(("linear", "conv")) and pattern == r"LDS\.128"
+                    if not re.search(pattern, text) and not (plain and "LDS.64" in text):
+                        wrong.append(f"{name}: no {pattern}")
+    return seen, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--write", action="store_true", help="renew the table")
+    args = parser.parse_args()
+    kernels = read_logs(args.build)
+    wrong = [f"{name} sm_{arch}: {v[2]} bytes of local memory"
+             for (name, arch), v in kernels.items() if v[2]]
+    wrong += [f"{name} sm_{arch}: no block fits a multiprocessor" for (name, arch), v in
+              kernels.items() if occupancy(arch, v[0], launch(name)[0], v[1] + launch(name)[1]) < 1]
+    version = nvcc_version()
+    head = [f"# nvcc {version}; written by tools/cuda_gate.py --write",
+            "# kernel, architecture, registers, shared bytes, threads, blocks and warps of an SM"]
+    lines = head + table(kernels)
+    if args.write:
+        TABLE.write_text("\n".join(lines) + "\n")
+    old = TABLE.read_text().splitlines() if TABLE.exists() else []
+    if old[:1] == lines[:1]:
+        wrong += [f"not as in {TABLE.relative_to(ROOT)}: {line}"
+                  for line in sorted(set(old) ^ set(lines))]
+    elif old:
+        print(f"another nvcc than the table's: registers are not compared ({version})")
+    seen, more = check_machine_code(kernels)
+    wrong += more
+    for line in wrong:
+        print(line)
+    print(f"{len(kernels)} kernels, machine code of {seen}")
+    failed = len(wrong)
+    print(f"{len(kernels) + seen - failed} passed, {failed} failed")
+    return 1 if failed or not kernels else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

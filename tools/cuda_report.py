@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Rooflines of the CUDA kernels on paper: writes the tables of docs/CUDA.md.
+
+A kernel's time is the longest of what it reads and writes, what it multiplies, and what is in flight; a
+launch costs 1.3 us even in a graph.  Registers and occupancy are those of kernels/cuda/resources.txt.
+usage: cuda_report.py [--check]
+"""
+import argparse
+import pathlib
+import sys
+
+import cuda_gate
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOC = ROOT / "docs/CUDA.md"
+BEGIN, END = "<!-- tables: make cuda-report -->", "<!-- end -->"
+LAUNCH_S = 1.3e-6
+LATENCY_S = 0.7e-6  # of a load, under load
+STREAM = 0.92       # of the memory's speed that streaming reaches at best
+
+# bytes/s, dense fp16 flop/s, of which mma.sync reaches, multiprocessors, architecture
+GPUS = {
+    "A100": (2.039e12, 312e12, 0.85, 108, "80"),
+    "H100": (3.35e12, 989e12, 0.62, 132, "90"),
+    "H200": (4.8e12, 989e12, 0.62, 132, "90"),
+    "B200": (8.0e12, 2250e12, 0.45, 148, "100"),
+}
+# The goals for H100 (fractions of the roofline).
+GOALS = {"batch-1 decode, f16": (0.80, 0.88), "batch-1 decode, q8_0": (0.72, 0.80),
+         "batch-1 decode, q4_k": (0.60, 0.70), "decode of 32 rows, q4_k": (0.75, 0.85),
+         "decode of 32 rows, f16": (0.75, 0.85), "prefill of 2048, q4_k": (0.55, 0.65),
+         "prefill of 2048, f16": (0.55, 0.65), "SD 1.5 step, 512 x 512": (0.35, 0.45),
+         "SDXL step, 1024 x 1024": (0.50, 0.58)}
+BITS = {"f16": 16.0, "q8_0": 8.5, "q4_k": 4.625}
+# LLaMA 3 8B: layers, dim, of keys and values, hidden, vocabulary, head dim
+LAYERS, DIM, KV, HIDDEN, VOCABULARY, HEAD = 32, 4096, 1024, 14336, 128256, 128
+PARAMETERS = LAYERS * (DIM * (2 * DIM + 2 * KV) + 3 * DIM * HIDDEN) + VOCABULARY * DIM
+
+
+def resources():
+    rows = {}
+    for line in cuda_gate.TABLE.read_text().splitlines():
+        if not line.startswith("#"):
+            name, rest = line[:34].strip(), line[34:].split()
+            rows[name, rest[0].removeprefix("sm_")] = [int(v) for v in rest[1:]]
+    return rows
+
+
+def in_flight(kernel, arch, table, stage_bytes, stages):
+    """Bytes of weights that a multiprocessor waits for at a time."""
+    blocks = table[kernel, arch][3]
+    return blocks * stage_bytes * (stages - 1)
+
+
+def matrix_s(gpu, bits, rows, n_out, n_in, parts, few_flight):
+    """One product: bytes of weights, x and results against multiplications."""
+    speed, flops, mma, sms, _ = GPUS[gpu]
+    bytes_ = n_out * n_in * bits / 8
+    extra = rows * (n_in * 2 * parts + n_out * 4)
+    reach = min(STREAM, few_flight * sms / (speed * LATENCY_S)) if rows <= 8 else STREAM * 0.95
+    columns = max(8, -(-rows // 8) * 8)
+    compute = 2 * columns * n_out * n_in * parts / (flops * mma * 0.8)
+    return max((bytes_ + extra) / (speed * reach), compute)
+
+
+def llama(gpu, kind, rows, table):
+    """(time, roofline) of a step of rows sequences (or of a prompt of `rows`), 1024 tokens of context."""
+    speed, flops, _, _, arch = GPUS[gpu]
+    bits, parts = BITS[kind], 2 if kind == "f16" else 1
+    types = {name: v for name, *v in cuda_gate.types().values()}
+    _, head, step = types[kind]
+    few = f"linear_few_kernel<{kind}, {parts}>"
+    flight = in_flight(few, arch, table, 8 * (head + step), 8 if step < 1500 else 4)
+    prompt = rows > 64
+    time = 0.0
+    for n_out, n_in in ((DIM + 2 * KV, DIM), (DIM, DIM), (2 * HIDDEN, DIM), (DIM, HIDDEN)):
+        time += LAYERS * matrix_s(gpu, bits, rows, n_out, n_in, parts, flight)
+    time += matrix_s(gpu, bits, 1 if prompt else rows, VOCABULARY, DIM, parts, flight)
+    context = rows / 2 if prompt else 1024
+    kv_bytes = LAYERS * 2 * KV * 2 * context * (rows / 16 if prompt else rows)
+    attention_flops = LAYERS * 4 * rows * context * DIM
+    fp32 = {"A100": 19.5e12, "H100": 67e12, "H200": 67e12, "B200": 80e12}[gpu]
+    time += max(kv_bytes / (speed * 0.6), attention_flops / (fp32 * 0.4))
+    activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
+    time += activations / (speed * 0.8)
+    launches = LAYERS * (15 if rows <= 8 else 19) + 4
+    time += launches * LAUNCH_S
+    ideal_bytes = PARAMETERS * bits / 8 + (0 if prompt else kv_bytes)
+    ideal = max(ideal_bytes / speed, (2 * PARAMETERS * rows + attention_flops) / flops)
+    return time, ideal
+
+
+def image(gpu, conv, linear, attention, weights, launches, parts):
+    """A guided step: GMAC of each kind."""
+    speed, flops, mma, _, _ = GPUS[gpu]
+    conv_s = 2e9 * conv * parts / (flops * mma * 0.7)
+    linear_s = 2e9 * linear * parts / (flops * mma * 0.7)
+    attention_s = 2e9 * attention * (3 if parts == 2 else 1) / (flops * mma * 0.5)
+    move_s = 6 * weights / speed  # feature maps in f32 go by several times
+    time = conv_s + linear_s + attention_s + weights / (speed * STREAM) + move_s
+    ideal = max(2e9 * (conv + linear + attention) / flops, weights / speed)
+    return time + launches * LAUNCH_S, ideal
+
+
+PHASES = {}
+for kind_ in ("f16", "q8_0", "q4_k"):
+    PHASES[f"batch-1 decode, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 1, t)
+for kind_ in ("f16", "q4_k"):
+    PHASES[f"decode of 32 rows, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 32, t)
+    PHASES[f"prefill of 2048, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 2048, t)
+PHASES["SD 1.5 step, 512 x 512"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 2)
+PHASES["SDXL step, 1024 x 1024"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 2)
+PHASES["SD 1.5 step, halves once"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 1)
+PHASES["SDXL step, halves once"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 1)
+
+# kernel, bytes that a call moves, multiplications, accesses to memory, conflicts in shared memory
+KERNELS = [
+    ("linear_few_kernel<q4_k, 1>", "weights + x", "2 rows n_out n_in, padded to 8 rows",
+     "cp.async of 16 B, all sectors used", "0: records are 32 B apart in the banks"),
+    ("linear_few_kernel<q8_0, 1>", "weights + x", "the same", "the same", "0"),
+    ("linear_few_kernel<f16, 2>", "weights + x", "twice that (two halves)", "the same", "0"),
+    ("linear_many_kernel<q4_k, 1>", "weights ceil(rows / 64) times from L2, x n_out / 128 times",
+     "2 rows n_out n_in", "the same", "0"),
+    ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same", "0"),
+    ("linear_x_kernel<1, false>", "6 B an element", "-", "4 B a lane, all sectors used", "-"),
+    ("conv_kernel<f16>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
+     "cp.async of 16 B where c_in % 8 = 0", "0"),
+    ("dense_kernel<64, 1, 32>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
+     "4 B a lane, all sectors used", "0: rows are 16 B apart"),
+    ("dense_kernel<512, 4, 16>", "k and v n_q / 16 times from L2", "the same", "the same", "0"),
+    ("paged_kernel<16>", "pages once a task of 16 queries", "4 queries tokens dims in f32",
+     "2 B a lane: half of the width, all sectors used", "0: rows are odd"),
+    ("kv_store_kernel", "8 B an element in, 4 out", "-", "all sectors used", "-"),
+    ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "all sectors used", "0"),
+    ("group_sums_kernel", "4 B an element", "-", "all sectors used", "-"),
+    ("group_scale_kernel", "8 B an element", "-", "all sectors used", "-"),
+    ("elem_kernel<0, true>", "12 B an element", "-", "16 B a lane", "-"),
+]
+
+
+def kernel_table(table):
+    lines = ["| kernel | bytes | flops | global memory | bank conflicts | registers | shared KiB | "
+             "warps an SM (sm_80 / 90 / 100) |", "|---|---|---|---|---|---|---|---|"]
+    for name, *words in KERNELS:
+        rows = [table[name, arch] for arch in cuda_gate.ARCHS]
+        lines.append(f"| `{name}` | " + " | ".join(words) + f" | {rows[1][0]} | "
+                     f"{rows[1][1] / 1024:.0f} | {' / '.join(str(r[4]) for r in rows)} |")
+    return lines
+
+
+def phase_table(table):
+    lines = ["| phase | " + " | ".join(f"{g}: roofline, paper" for g in GPUS) +
+             " | H100: fraction | goal |", "|---" * (len(GPUS) + 3) + "|"]
+    for name, fn in PHASES.items():
+        cells, fraction = [], 0.0
+        for gpu in GPUS:
+            time, ideal = fn(gpu, table)
+            cells.append(f"{ideal * 1e3:.2f}, {time * 1e3:.2f} ms")
+            fraction = ideal / time if gpu == "H100" else fraction
+        low, high = GOALS.get(name, (0, 0))
+        goal = f"{low:.0%} - {high:.0%}" if high else "-"
+        short = " (below)" if high and fraction < low else ""
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {fraction:.0%}{short} | {goal} |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if the tables are old")
+    args = parser.parse_args()
+    table, text = resources(), DOC.read_text()
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    new = before + BEGIN + "\n\n" + "\n".join(phase_table(table)) + "\n\n" + \
+        "\n".join(kernel_table(table)) + "\n\n" + END + after
+    if args.check:
+        print("1 passed, 0 failed" if new == text else f"{DOC.name} is old\n0 passed, 1 failed")
+        return int(new != text)
+    DOC.write_text(new)
+    print("\n".join(phase_table(table)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
