@@ -7,7 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/base64.h"
+#include "base/buf.h"
 #include "base/rng.h"
+
+enum { BASIC_MAX = 1024 };
 
 static bool name_is_token(const char *s)
 {
@@ -97,11 +101,30 @@ static bool equal_in_constant_time(const char *given, const char *key)
     return diff == 0;
 }
 
+/* Of "user:password" as base64, for clients that have no other way to send a key; "" where it is none. */
+static const char *basic_password(const char *text, char out[BASIC_MAX])
+{
+    struct buf plain;
+    buf_init(&plain, BASIC_MAX - 1);
+    out[0] = '\0';
+    const char *colon = base64_decode(&plain, text, strlen(text)) == 0 && plain.len > 0
+                            ? memchr(plain.data, ':', plain.len)
+                            : NULL;
+    if (colon)
+        snprintf(out, BASIC_MAX, "%.*s", (int)(plain.len - (size_t)(colon + 1 - plain.data)),
+                 colon + 1);
+    buf_free(&plain);
+    return out;
+}
+
 int guard_key(const struct guard_headers *g, const char *const *keys, int n_keys)
 {
     const char *given = g->api_key ? g->api_key : "";
+    char password[BASIC_MAX];
     if (g->authorization && !strncasecmp(g->authorization, "Bearer ", 7))
         given = g->authorization + 7;
+    else if (g->authorization && !strncasecmp(g->authorization, "Basic ", 6))
+        given = basic_password(g->authorization + 6, password);
     int found = -1;
     for (int i = 0; i < n_keys; i++)
         found = equal_in_constant_time(given, keys[i]) ? i : found;

@@ -25,7 +25,7 @@ int guard_framing(const struct guard_headers *g, struct err *e);
 /* Is the raw request target free of NUL, control bytes and encoded NUL? */
 bool guard_target(const char *uri);
 
-/* Which of keys "Bearer KEY" (or x-api-key) is, -1: none; the time does not tell how much of it was
+/* Which of keys "Bearer KEY" (or x-api-key, or the password of "Basic") is, -1: none; the time does not tell how much of it was
  * right. */
 int guard_key(const struct guard_headers *g, const char *const *keys, int n_keys);
 /* origin is in the comma-separated list, or the list is "*". */
