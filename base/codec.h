@@ -40,6 +40,8 @@ struct codec_options {
     int n_texts; /* PNG: tEXt, or iTXt where the value is not ASCII; others: ignored */
     const struct codec_text *texts;
 };
+/* The text of that key within a PNG file, as UTF-8, is appended to out; false: it has none that is not compressed. */
+bool codec_text_find(const void *data, size_t n, const char *key, struct buf *out);
 /* Appends the file to out.  JPEG drops alpha.  ERR_TOOBIG when out is full. */
 int codec_encode(struct buf *out, const struct image *im, const struct codec_options *o,
                  struct err *e);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/codec.h"
+#include "base/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -18,6 +19,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct codec_limits limits = {1 << 20, 1 << 18};
     struct image im, small;
     struct err e = {0};
+    struct buf text;
+    buf_init(&text, 1 << 16);
+    codec_text_find(data, size, "parameters", &text);
+    check(text.len == 0 || utf8_valid(buf_str(&text), text.len));
+    buf_free(&text);
     if (codec_decode(&im, data, size, &limits, &e) != 0) {
         check(im.data == NULL && e.code != 0 && e.msg[0] != '\0');
         return 0;
