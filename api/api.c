@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/sdapi.h"
 #include "api/template.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -205,6 +206,12 @@ void api_fail(struct api_call *c, const struct err *err)
     c->retry_after_s = status == 429 ? RETRY_BUSY_S : status == 503 ? RETRY_LATER_S : 0;
     buf_clear(&c->out);
     api_error_body(&c->out, status, &p->err);
+    if (p->sdapi) { /* where clients of FastAPI look */
+        struct json_writer w = {.out = &c->out, .comma = true};
+        c->out.len--;
+        json_put_str(&w, "detail", p->err.msg);
+        json_close(&w, '}');
+    }
 }
 
 /* ---- Begin ---- */
@@ -316,7 +323,8 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     struct api *a = c->priv->api;
     struct cJSON *body = NULL;
     struct json_limits limits = a->limits;
-    if (rq->route->flags & ROUTE_UPLOAD && multipart_is(rq->content_type))
+    if (rq->route->flags & ROUTE_UPLOAD && images_route(rq->route->id) != 0 &&
+        multipart_is(rq->content_type))
         return images_begin_form(c, rq, images_route(rq->route->id), e);
     limits.max_bytes = api_body_max(a, rq->route);
     int err = json_parse(&body, rq->body ? rq->body : "", rq->body_len, &limits, e);
@@ -344,6 +352,20 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_IMAGES_VARY:
     case API_UPSCALE:
         err = images_begin(c, body, images_route(rq->route->id), e);
+        break;
+    case API_SD_TXT2IMG:
+    case API_SD_IMG2IMG:
+        err =
+            sdapi_begin(c, body, rq->route->id == API_SD_TXT2IMG ? PARAM_GENERATE : PARAM_EDIT, e);
+        break;
+    case API_SD_PNG_INFO:
+        err = sdapi_info_png(c, body, e);
+        break;
+    case API_SD_EXTRA:
+        err = sdapi_extra(c, body, e);
+        break;
+    case API_SD_SET_OPTIONS:
+        err = sdapi_state_set(c, body, e);
         break;
     case API_EMBEDDINGS:
         err = embeddings_begin(c, body, e);
@@ -387,7 +409,7 @@ static int begin(struct api_call *c, const struct api_request *rq, struct err *e
     case API_JOB_DELETE:
         return jobs_delete(c, rq->path, e);
     default:
-        return begin_post(c, rq, e);
+        return sdapi_state_get(c, rq->route->id) ? 0 : begin_post(c, rq, e);
     }
 }
 
@@ -417,6 +439,7 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     struct err e = {0};
     c->priv->owner = rq->owner;
     c->priv->safety = rq->safety;
+    c->priv->sdapi = strncmp(rq->route->path, "/sdapi/", 7) == 0;
     c->priv->request_id = xstrdup(rq->request_id != NULL ? rq->request_id : "");
     int err = begin(c, rq, &e);
     if (err == 0 && c->out.failed) {
@@ -492,6 +515,11 @@ static bool take_event(struct api_call *c, struct event *ev)
 {
     struct api_call_private *p = c->priv;
     struct err e = {0};
+    if (ev->kind == EV_ERROR && p->sd != NULL && p->sd->interrupted) {
+        sdapi_info_answer(c, p->images, &c->out); /* what is complete */
+        finish(c, &ev->usage);
+        return false;
+    }
     if (ev->kind == EV_ERROR) {
         api_fail(c, &ev->err);
         return false;
@@ -541,6 +569,7 @@ bool api_pump(struct api_call *c, int64_t until_us)
         return false;
     size_t before = c->out.len;
     int status = c->status;
+    sdapi_state_running(c);
     if (c->priv->images != NULL)
         take_work(c);
     while (c->state == API_RUNNING && !c->more && !c->work) {
@@ -581,6 +610,7 @@ void api_end(struct api_call *c)
         job_unref(c->job);
     render_close(c->priv->render);
     images_out_close(c->priv->images);
+    sdapi_state_close(c);
     embeddings_close(c->priv->embeddings);
     buf_free(&c->out);
     free(c->priv->request_id);

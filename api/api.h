@@ -70,7 +70,25 @@ enum api_handler_id {
     API_UPSCALE,
     API_JOBS,
     API_JOB,
-    API_JOB_DELETE
+    API_JOB_DELETE,
+    /* /sdapi/v1, api/sdapi.h */
+    API_SD_TXT2IMG,
+    API_SD_IMG2IMG,
+    API_SD_PNG_INFO,
+    API_SD_EXTRA,
+    API_SD_SET_OPTIONS,
+    API_SD_OPTIONS,
+    API_SD_PROGRESS,
+    API_SD_INTERRUPT,
+    API_SD_REFRESH,
+    API_SD_SAMPLERS,
+    API_SD_SCHEDULERS,
+    API_SD_MODELS,
+    API_SD_UPSCALERS,
+    API_SD_MEMORY,
+    API_SD_SCRIPTS,
+    API_SD_FLAGS,
+    API_SD_NONE, /* a list of what there is none of */
 };
 
 enum {

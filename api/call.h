@@ -19,6 +19,8 @@ struct api_model {
     struct err tmpl_err;
 };
 
+enum { API_OWNERS_MAX = 1025 }; /* keys, and 0 for nobody in particular */
+
 struct api {
     struct api_options o;
     struct json_limits limits;
@@ -27,6 +29,9 @@ struct api {
     atomic_bool ready; /* models may be read */
     char fingerprint[40];
     struct jobs *jobs; /* loop's */
+    /* /sdapi/v1, for each key: the chosen model + 1 and clip skip, 0 for none; its running calls (the loop's) */
+    atomic_int sd_model[API_OWNERS_MAX], sd_clip[API_OWNERS_MAX];
+    struct api_call *sd_calls;
 };
 
 struct api_call_private {
@@ -37,6 +42,8 @@ struct api_call_private {
     size_t max_out;                /* of a stream's backlog */
     bool at_work, ended;           /* a worker has it; api_end was called meanwhile */
     int owner;
+    struct sdapi_call *sd; /* calls of /sdapi/v1, else NULL */
+    bool sdapi;            /* errors are told as there too */
     enum safety_action safety;
     char *request_id; /* for log lines */
     struct err err;   /* what error_reason points into */
@@ -90,6 +97,8 @@ int tokenize_apply_template(struct api_call *c, const struct cJSON *body, struct
 int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, struct err *e);
 int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned where,
                       struct err *e);
+/* The webui's name of the scheduler that the call's pictures are made with. */
+const char *images_sampler_label(const struct api_call *c);
 /* One log line for a picture that a safety checker has looked at. */
 void images_audit(const struct api_call *c, const struct event *ev);
 /* images/upscale, when its picture is read. */

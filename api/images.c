@@ -6,6 +6,7 @@
 
 #include "api/call.h"
 #include "api/image_passes.h"
+#include "api/sdapi.h"
 #include "base/clock.h"
 #include "base/image.h"
 #include "base/log.h"
@@ -315,6 +316,8 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->clip_skip = (int)p->clip_skip;
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
     s->safety = c->priv->safety;
+    if (c->priv->sd != NULL)
+        s->partial_images = SDAPI_PREVIEWS;
     const struct noise_name *name = p->scheduler != NULL ? noise_find(p->scheduler) : NULL;
     if (name != NULL) {
         s->scheduler = name->choice.scheduler;
@@ -354,6 +357,27 @@ static const char *label_of(const struct noise_choice *choice)
     return found != NULL ? found->label : "";
 }
 
+/* What the picture is made with, by that name. */
+static const char *sampler_label(const struct image_spec *s, const struct image_card *d)
+{
+    struct noise_choice choice = {(enum noise_scheduler)s->scheduler, (enum noise_sigmas)s->sigmas,
+                                  (enum noise_spacing)s->spacing};
+    if (choice.scheduler == NOISE_DEFAULT) {
+        choice.scheduler = (enum noise_scheduler)d->scheduler;
+        choice.sigmas = (enum noise_sigmas)d->sigmas;
+    }
+    return label_of(&choice);
+}
+
+const char *images_sampler_label(const struct api_call *c)
+{
+    const struct api *a = c->priv->api;
+    for (int i = 0; i < a->n_models; i++)
+        if (strcmp(a->models[i].card->id, c->model) == 0)
+            return sampler_label(&c->job->image, a->models[i].card->image);
+    return "";
+}
+
 /* What stable-diffusion-webui writes into its PNGs, so that its tools and many others read ours; returns
  * where a picture's seed belongs. */
 static size_t put_parameters(const struct api_call *c, const struct model_card *card,
@@ -368,13 +392,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
                s->n_timesteps > 0 ? s->n_timesteps
                : s->steps > 0     ? s->steps
                                   : d->steps);
-    struct noise_choice choice = {(enum noise_scheduler)s->scheduler, (enum noise_sigmas)s->sigmas,
-                                  (enum noise_spacing)s->spacing};
-    if (choice.scheduler == NOISE_DEFAULT) {
-        choice.scheduler = (enum noise_scheduler)d->scheduler;
-        choice.sigmas = (enum noise_sigmas)d->sigmas;
-    }
-    const char *label = label_of(&choice);
+    const char *label = sampler_label(s, d);
     if (label[0] != '\0')
         buf_printf(out, ", Sampler: %s", label);
     buf_printf(out, ", CFG scale: %g",
@@ -390,7 +408,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     if (!isnan(s->eta))
         buf_printf(out, ", Eta: %g", (double)s->eta);
     if (s->clip_skip >= 0)
-        buf_printf(out, ", Clip skip: %d", s->clip_skip);
+        buf_printf(out, ", Clip skip: %d", s->clip_skip + 1); /* 1 leaves out none there */
     buf_printf(out, ", RNG: %s, Version: Duetto %s", s->rng == IMAGE_RNG_CUDA ? "GPU" : "CPU",
                c->priv->api->o.version);
     return seed_at;
@@ -400,26 +418,29 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
 static void open_answer(struct api_call *c, const struct api_model *m, const struct image_params *p,
                         unsigned where, const int size[2])
 {
+    const struct sdapi_call *sd = c->priv->sd;
     struct buf parameters;
     buf_init(&parameters, 2 * FIELD_BYTES_MAX);
     size_t seed_at = put_parameters(c, m->card, &parameters);
-    const struct images_out_options o = {.stream = p->stream,
-                                         .edit = where != PARAM_GENERATE,
-                                         .n = (int)p->n,
-                                         .width = size[0],
-                                         .height = size[1],
-                                         .quality = p->quality,
-                                         .answer = (enum image_answer)p->answer,
-                                         .format = (enum codec_format)(p->format + 1),
-                                         .compression =
-                                             p->compression >= 0 ? (int)p->compression : 95,
-                                         .created = clock_unix_s(),
-                                         .model = m->card->id,
-                                         .init = c->job->image.init,
-                                         .mask = p->keep_unmasked ? c->job->image.mask : NULL,
-                                         .safety = c->job->image.safety,
-                                         .parameters = buf_str(&parameters),
-                                         .seed_at = seed_at};
+    const struct images_out_options o = {
+        .stream = p->stream,
+        .edit = where != PARAM_GENERATE,
+        .n = (int)p->n,
+        .width = size[0],
+        .height = size[1],
+        .quality = p->quality,
+        .answer = (enum image_answer)p->answer,
+        .format = (enum codec_format)(p->format + 1),
+        .compression = p->compression >= 0 ? (int)p->compression : 95,
+        .created = clock_unix_s(),
+        .model = m->card->id,
+        .init = c->job->image.init,
+        .mask = p->keep_unmasked ? c->job->image.mask : NULL,
+        .safety = c->job->image.safety,
+        .sd = sd != NULL ? c : NULL,
+        .pixels = sd != NULL ? (int64_t)sd->paste.base.width * sd->paste.base.height : 0,
+        .parameters = buf_str(&parameters),
+        .seed_at = seed_at};
     c->priv->images = images_out_open(&o);
     c->priv->max_out = images_out_max(&o, c->job->image.partial_images);
     c->out.max = 2 * c->priv->max_out;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/sdapi.h"
 #include "base/base64.h"
 #include "base/clock.h"
 #include "base/json.h"
@@ -39,7 +40,10 @@ struct images_out {
 /* Bytes of base64 of a picture's file at most: larger than its pixels only by a little. */
 static size_t text_max(const struct images_out_options *o)
 {
-    return ((size_t)o->width * (size_t)o->height * 4 + PICTURE_ROOM) / 3 * 4 + PICTURE_ROOM;
+    size_t pixels = (size_t)o->width * (size_t)o->height;
+    if (o->pixels > 0 && (size_t)o->pixels > pixels)
+        pixels = (size_t)o->pixels;
+    return (pixels * 4 + PICTURE_ROOM) / 3 * 4 + PICTURE_ROOM;
 }
 
 size_t images_out_max(const struct images_out_options *o, int n_partials)
@@ -76,7 +80,7 @@ void images_out_close(struct images_out *o)
 /* ---- On a worker ---- */
 
 /* The parameters with this picture's seed in them. */
-static void put_parameters(const struct images_out *o, uint64_t seed, struct buf *out)
+void images_out_parameters(const struct images_out *o, uint64_t seed, struct buf *out)
 {
     if (o->parameters[0] == '\0')
         return;
@@ -104,7 +108,8 @@ static void give_back(const struct images_out *o, const struct event *ev, struct
 void images_out_work(struct images_out *o)
 {
     const struct event *ev = o->pending; /* ours, so its pixels may be changed */
-    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb}, fit = {0};
+    struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb}, fit = {0},
+                 made = {0};
     if (ev->partial < 0 && (im.width != o->o.width || im.height != o->o.height)) {
         /* a super-resolution network has one factor, the request asked for another */
         if (image_resize(&fit, &im, o->o.width, o->o.height, IMAGE_LANCZOS, &o->err) != 0)
@@ -112,10 +117,17 @@ void images_out_work(struct images_out *o)
         im = fit;
     }
     give_back(o, ev, &im);
+    if (o->o.sd != NULL && !hidden(o, ev)) {
+        if (sdapi_mask_paste(o->o.sd, &im, &made, &o->err) != 0) {
+            image_free(&fit);
+            return;
+        }
+        im = made.data != NULL ? made : im;
+    }
     struct buf parameters, file;
     buf_init(&parameters, PARAMETERS_MAX);
     buf_init(&file, text_max(&o->o) / 4 * 3);
-    put_parameters(o, ev->seed, &parameters);
+    images_out_parameters(o, ev->seed, &parameters);
     const struct codec_text text = {"parameters", buf_str(&parameters)};
     const struct codec_options options = {.format = o->o.format,
                                           .quality = o->o.compression,
@@ -135,6 +147,7 @@ void images_out_work(struct images_out *o)
     buf_free(&file);
     buf_free(&parameters);
     image_free(&fit);
+    image_free(&made);
 }
 
 /* ---- On the loop ---- */
@@ -189,9 +202,10 @@ static void put_scores(struct json_writer *w, const char *key, const float *scor
     json_close(w, ']');
 }
 
-static void put_safety(struct json_writer *w, const struct images_out *o, const struct picture *p)
+static void put_safety(struct json_writer *w, const char *key, const struct images_out *o,
+                       const struct picture *p)
 {
-    json_open(w, "safety", '{');
+    json_open(w, key, '{');
     json_put_bool(w, "checked", p->checked);
     if (p->checked) {
         json_put_bool(w, "flagged", p->safety.flagged);
@@ -245,7 +259,7 @@ static void put_frame(const struct images_out *o, const struct event *ev, struct
     if (o->parameters[0] != '\0')
         json_put_int(&w, "seed", (int64_t)ev->seed);
     if (whole)
-        put_safety(&w, o, &o->pictures[ev->index]);
+        put_safety(&w, "safety", o, &o->pictures[ev->index]);
     if (whole)
         put_usage(&w, o, ev->usage.prompt_tokens, 1);
     json_close(&w, '}');
@@ -274,7 +288,7 @@ static void put_answer(struct images_out *o, const struct job_usage *u, struct b
                          p->text.len);
         if (o->parameters[0] != '\0')
             json_put_int(&w, "seed", (int64_t)p->seed);
-        put_safety(&w, o, p);
+        put_safety(&w, "safety", o, p);
         json_close(&w, '}');
         buf_free(&p->text);
     }
@@ -310,7 +324,9 @@ int images_out_event(struct images_out *o, struct event *ev, struct buf *out)
         o->pending = ev;
         return 1;
     case EV_DONE:
-        if (!o->o.stream && !all_blocked(o))
+        if (o->o.sd != NULL && !all_blocked(o))
+            sdapi_info_answer(o->o.sd, o, out);
+        else if (!o->o.stream && !all_blocked(o))
             put_answer(o, &ev->usage, out);
         return 0;
     default:
@@ -385,4 +401,34 @@ void images_out_put_preview(const struct images_out *o, struct json_writer *w, c
     json_put_str(w, "output_format", codec_name(o->o.format));
     json_put_raw(w, o->o.answer == IMAGE_URL ? "url" : "b64_json", o->preview.data, o->preview.len);
     json_close(w, '}');
+}
+
+/* ---- For other forms of the answer ---- */
+
+int images_out_complete(const struct images_out *o)
+{
+    int n = 0;
+    while (n < o->o.n && o->pictures[n].complete)
+        n++;
+    return n;
+}
+
+void images_out_put_texts(const struct images_out *o, struct json_writer *w)
+{
+    for (int i = 0, n = images_out_complete(o); i < n; i++)
+        json_put_raw(w, NULL, o->pictures[i].text.data, o->pictures[i].text.len);
+}
+
+void images_out_put_safety(const struct images_out *o, struct json_writer *w)
+{
+    for (int i = 0, n = images_out_complete(o); i < n; i++)
+        put_safety(w, NULL, o, &o->pictures[i]);
+}
+
+void images_out_put_preview_text(const struct images_out *o, struct json_writer *w, const char *key)
+{
+    if (o->preview.len > 0)
+        json_put_raw(w, key, o->preview.data, o->preview.len);
+    else
+        json_put_null(w, key);
 }

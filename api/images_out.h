@@ -8,6 +8,9 @@
 #include "base/buf.h"
 #include "engine/job.h"
 
+struct api_call;
+struct json_writer;
+
 struct images_out_options {
     bool stream, edit; /* edit: events are named image_edit.* */
     int n, width, height;
@@ -18,6 +21,9 @@ struct images_out_options {
     int64_t created;   /* unix seconds */
     const char *model; /* borrowed */
     enum safety_action safety;
+    const struct api_call
+        *sd;        /* a call of /sdapi/v1: it finishes pictures and writes the answer; or NULL */
+    int64_t pixels; /* of a picture that is given out at most; 0: width * height */
     const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
     const char *
         parameters; /* text for the PNG, copied; "": none, and no seed.  Each picture's seed comes into it ... */
@@ -42,6 +48,15 @@ int images_out_refused(const struct images_out *o, struct err *e);
 /* What became of a picture: "none", "flag", "blur" or "block". */
 const char *images_out_action(const struct safety_result *s, enum safety_action wanted);
 
+/* For other forms of the answer: how many of the first pictures are complete; their base64 as elements of a list, and
+ * what the checker said; the PNG's text for a seed; the newest preview as a string. */
+int images_out_complete(const struct images_out *o);
+void images_out_put_texts(const struct images_out *o, struct json_writer *w);
+void images_out_put_safety(const struct images_out *o, struct json_writer *w);
+void images_out_parameters(const struct images_out *o, uint64_t seed, struct buf *out);
+void images_out_put_preview_text(const struct images_out *o, struct json_writer *w,
+                                 const char *key);
+
 /* How far it is. */
 struct images_progress {
     int done, total; /* steps of all pictures; total 0: not begun */
@@ -50,6 +65,5 @@ struct images_progress {
 };
 void images_out_progress(const struct images_out *o, struct images_progress *p);
 /* The newest preview of any picture, as a JSON object; nothing when there is none. */
-struct json_writer;
 void images_out_put_preview(const struct images_out *o, struct json_writer *w, const char *key);
 #endif

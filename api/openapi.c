@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/sdapi.h"
 
 #define TOKENIZE_SCHEMA                                                                     \
     "{\"type\":\"object\",\"properties\":{\"model\":{\"type\":[\"string\",\"null\"]},"      \
@@ -20,6 +21,10 @@
     "{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}]}}]},"           \
     "\"encoding_format\":{\"enum\":[\"float\",\"base64\",null]},\"dimensions\":{\"type\":["        \
     "\"integer\",\"null\"],\"minimum\":1},\"user\":{\"type\":[\"string\",\"null\"]}}}"
+#define PNG_INFO_SCHEMA                                                                  \
+    "{\"type\":\"object\",\"required\":[\"image\"],\"properties\":{\"image\":{\"type\":" \
+    "\"string\"}}}"
+#define OPTIONS_SCHEMA "{\"type\":\"object\"}"
 #define DETOKENIZE_SCHEMA                                             \
     "{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{" \
     "\"model\":{\"type\":[\"string\",\"null\"]},"                     \
@@ -102,23 +107,39 @@ static void put_param(struct json_writer *w, const struct param *p, const struct
     json_close(w, '}');
 }
 
-static void put_schema(struct json_writer *w, const char *name, unsigned where,
-                       const char *required, const struct api *a)
+/* The rows of a table that a request may have there. */
+struct rows {
+    const struct param *table;
+    int n;
+    unsigned where;
+};
+
+static void put_rows(struct json_writer *w, const char *name, const struct rows *r,
+                     const char *required, const struct api *a)
 {
     json_open(w, name, '{');
     json_put_str(w, "type", "object");
     json_open(w, "required", '[');
-    json_put_str(w, NULL, required);
+    if (required != NULL)
+        json_put_str(w, NULL, required);
     json_close(w, ']');
     json_open(w, "properties", '{');
-    bool images = (where & PARAM_PICTURES) != 0;
-    const struct param *table = images ? image_params_table : params_table;
-    for (int i = 0, n = images ? image_params_n : params_n; i < n; i++)
-        if (table[i].where & where)
-            put_param(w, &table[i], a);
+    for (int i = 0; i < r->n; i++)
+        if (r->table[i].where & r->where)
+            put_param(w, &r->table[i], a);
     json_close(w, '}');
     json_put_bool(w, "additionalProperties", !a->o.strict);
     json_close(w, '}');
+}
+
+static void put_schema(struct json_writer *w, const char *name, unsigned where,
+                       const char *required, const struct api *a)
+{
+    const bool images = (where & PARAM_PICTURES) != 0;
+    put_rows(w, name,
+             &(struct rows){images ? image_params_table : params_table,
+                            images ? image_params_n : params_n, where},
+             required, a);
 }
 
 static const char *schema_of(enum api_handler_id id)
@@ -144,6 +165,18 @@ static const char *schema_of(enum api_handler_id id)
         return "ImageVariationRequest";
     case API_UPSCALE:
         return "UpscaleRequest";
+    case API_SD_TXT2IMG:
+        return "WebuiTxt2imgRequest";
+    case API_SD_IMG2IMG:
+        return "WebuiImg2imgRequest";
+    case API_SD_PNG_INFO:
+        return "WebuiPngInfoRequest";
+    case API_SD_EXTRA:
+        return "WebuiExtraRequest";
+    case API_SD_SET_OPTIONS:
+    case API_SD_INTERRUPT:
+    case API_SD_REFRESH:
+        return "WebuiOptions";
     default:
         return "DetokenizeRequest";
     }
@@ -223,7 +256,7 @@ static void put_operation(struct json_writer *w, const struct api_route *r)
     if (post) {
         json_open(w, "requestBody", '{');
         json_put_bool(w, "required", true);
-        put_ref(w, schema_of(r->id), (r->flags & ROUTE_UPLOAD) != 0);
+        put_ref(w, schema_of(r->id), (r->flags & ROUTE_UPLOAD) != 0 && r->id < API_SD_TXT2IMG);
         json_close(w, '}');
     }
     json_open(w, "responses", '{');
@@ -298,6 +331,14 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     put_schema(&w, "ImageEditRequest", PARAM_EDIT, "prompt", a);
     put_schema(&w, "ImageVariationRequest", PARAM_VARY, "image", a);
     put_schema(&w, "UpscaleRequest", PARAM_UPSCALE, "image", a);
+    put_rows(&w, "WebuiTxt2imgRequest", &(struct rows){sdapi_table, sdapi_n, PARAM_GENERATE}, NULL,
+             a);
+    put_rows(&w, "WebuiImg2imgRequest", &(struct rows){sdapi_table, sdapi_n, PARAM_EDIT},
+             "init_images", a);
+    put_rows(&w, "WebuiExtraRequest", &(struct rows){sdapi_extra_table, sdapi_extra_n, PARAM_EDIT},
+             "image", a);
+    json_put_raw(&w, "WebuiPngInfoRequest", PNG_INFO_SCHEMA, strlen(PNG_INFO_SCHEMA));
+    json_put_raw(&w, "WebuiOptions", OPTIONS_SCHEMA, strlen(OPTIONS_SCHEMA));
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
     json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));

@@ -93,7 +93,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size == 0)
         return 0;
     struct err e = {0};
-    const char *path = paths[data[0] % 3];
+    static const char *const webui[] = {"/sdapi/v1/txt2img", "/sdapi/v1/img2img",
+                                        "/sdapi/v1/png-info", "/sdapi/v1/extra-single-image",
+                                        "/sdapi/v1/options"};
+    const char *path = data[0] & 16 ? webui[data[0] % 5] : paths[data[0] % 3];
     const struct api_request rq = {
         .route = api_route("POST", path, NULL, &e),
         .path = path,

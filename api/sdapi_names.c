@@ -1,0 +1,251 @@
+/* Names of stable-diffusion-webui: samplers and schedulers, one table, and the lists of things that there are. */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api/sdapi.h"
+#include "engine/noise.h"
+
+/* A sampler is ours of the same label (engine/noise.h); "automatic" is the schedule that goes with it there. */
+static const struct sampler {
+    const char *name, *alias, *automatic;
+} samplers[] = {
+    {"DPM++ 2M", "k_dpmpp_2m", "Karras"},
+    {"DPM++ SDE", "k_dpmpp_sde", "Karras"},
+    {"DPM++ 2M SDE", "k_dpmpp_2m_sde", "Karras"},
+    {"DPM++ 2S", "k_dpmpp_2s", ""},
+    {"Euler a", "k_euler_a", ""},
+    {"Euler", "k_euler", ""},
+    {"LMS", "k_lms", ""},
+    {"Heun", "k_heun", ""},
+    {"DPM2", "k_dpm_2", "Karras"},
+    {"DPM2 a", "k_dpm_2_a", "Karras"},
+    {"DDIM", "ddim", ""},
+    {"DDPM", "ddpm", ""},
+    {"PLMS", "plms", ""},
+    {"UniPC", "unipc", ""},
+    {"LCM", "k_lcm", ""},
+    {"TCD", "tcd", ""},
+};
+/* And a schedule is the end of the label. */
+static const struct schedule {
+    const char *name, *label, *ending;
+} schedules[] = {
+    {"automatic", "Automatic", NULL},
+    {"uniform", "Uniform", ""},
+    {"karras", "Karras", "Karras"},
+    {"exponential", "Exponential", "Exponential"},
+    {"sgm_uniform", "SGM Uniform", "Trailing"},
+};
+enum {
+    N_SAMPLERS = sizeof samplers / sizeof *samplers,
+    N_SCHEDULES = sizeof schedules / sizeof *schedules
+};
+
+static const struct schedule *find_schedule(const char *name, size_t n)
+{
+    for (int i = 0; i < N_SCHEDULES; i++) {
+        const struct schedule *s = &schedules[i];
+        if ((strncasecmp(s->name, name, n) == 0 && s->name[n] == '\0') ||
+            (strncasecmp(s->label, name, n) == 0 && s->label[n] == '\0'))
+            return s;
+    }
+    return NULL;
+}
+
+static const struct sampler *find_sampler(const char *name, size_t n)
+{
+    for (int i = 0; i < N_SAMPLERS; i++) {
+        const struct sampler *s = &samplers[i];
+        if ((strncasecmp(s->name, name, n) == 0 && s->name[n] == '\0') ||
+            (strncasecmp(s->alias, name, n) == 0 && s->alias[n] == '\0'))
+            return s;
+    }
+    return NULL;
+}
+
+static const char *bad_sampler(const char *name, struct err *e)
+{
+    char names[160] = "";
+    size_t n = 0;
+    for (int i = 0; i < N_SAMPLERS && n + 24 < sizeof names; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? ", " : "",
+                              samplers[i].name);
+    err_set(e, ERR_INVALID, "there is no sampler '%.40s', but %s", name, names);
+    err_param(e, "sampler_name");
+    return NULL;
+}
+
+const char *sdapi_names_scheduler(const char *name, const char *scheduler, struct err *e)
+{
+    const struct schedule *schedule = &schedules[0];
+    if (scheduler != NULL && scheduler[0] != '\0')
+        schedule = find_schedule(scheduler, strlen(scheduler));
+    if (schedule == NULL) {
+        err_set(e, ERR_INVALID,
+                "there is no scheduler '%.40s', but automatic, uniform, karras, exponential and "
+                "sgm_uniform",
+                scheduler);
+        err_param(e, "scheduler");
+        return NULL;
+    }
+    const struct sampler *s = find_sampler(name, strlen(name));
+    const char *space = strrchr(name, ' ');
+    if (s == NULL && space != NULL) { /* "DPM++ 2M Karras", as it was called before */
+        const struct schedule *old = find_schedule(space + 1, strlen(space + 1));
+        s = old != NULL ? find_sampler(name, (size_t)(space - name)) : NULL;
+        schedule = schedule == &schedules[0] && old != NULL ? old : schedule;
+    }
+    if (s == NULL)
+        return bad_sampler(name, e);
+    const char *ending = schedule->ending != NULL ? schedule->ending : s->automatic;
+    char label[64];
+    snprintf(label, sizeof label, "%s%s%s", s->name, ending[0] != '\0' ? " " : "", ending);
+    const struct noise_name *found = noise_find(label);
+    if (found == NULL) {
+        err_set(e, ERR_INVALID, "the sampler '%s' has no schedule '%s' here", s->name,
+                schedule->label);
+        err_param(e, "scheduler");
+        return NULL;
+    }
+    return found->name;
+}
+
+/* ---- lists ---- */
+
+static void put_samplers(struct json_writer *w)
+{
+    for (int i = 0; i < N_SAMPLERS; i++) {
+        json_open(w, NULL, '{');
+        json_put_str(w, "name", samplers[i].name);
+        json_open(w, "aliases", '[');
+        json_put_str(w, NULL, samplers[i].alias);
+        json_close(w, ']');
+        json_open(w, "options", '{');
+        if (samplers[i].automatic[0] != '\0')
+            json_put_str(w, "scheduler", "karras");
+        json_close(w, '}');
+        json_close(w, '}');
+    }
+}
+
+static void put_schedulers(struct json_writer *w)
+{
+    for (int i = 0; i < N_SCHEDULES; i++) {
+        json_open(w, NULL, '{');
+        json_put_str(w, "name", schedules[i].name);
+        json_put_str(w, "label", schedules[i].label);
+        json_put_null(w, "aliases");
+        json_put_num(w, "default_rho", strcmp(schedules[i].name, "karras") == 0 ? 7 : -1);
+        json_put_bool(w, "need_inner_model", false);
+        json_close(w, '}');
+    }
+}
+
+static void put_models(struct json_writer *w, const struct api *a)
+{
+    for (int i = 0; i < a->n_models; i++) {
+        const struct model_card *m = a->models[i].card;
+        if (m->kind != MODEL_IMAGE)
+            continue;
+        json_open(w, NULL, '{');
+        json_put_str(w, "title", m->id);
+        json_put_str(w, "model_name", m->id);
+        json_put_null(w, "hash");
+        json_put_null(w, "sha256");
+        json_put_str(w, "filename", m->id);
+        json_put_null(w, "config");
+        json_close(w, '}');
+    }
+}
+
+static void put_upscalers(struct json_writer *w)
+{
+    static const char *const names[] = {"None", "Lanczos", "Bicubic", "Bilinear"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        json_open(w, NULL, '{');
+        json_put_str(w, "name", names[i]);
+        json_put_null(w, "model_name");
+        json_put_null(w, "model_path");
+        json_put_null(w, "model_url");
+        json_put_num(w, "scale", 4);
+        json_close(w, '}');
+    }
+}
+
+static void put_memory(struct json_writer *w, const struct api *a)
+{
+    struct engine_stats s = {0};
+    engine_stats(a->o.engine, &s);
+    json_open(w, NULL, '{');
+    json_open(w, "ram", '{');
+    json_put_int(w, "free", s.cache_bytes - s.held_bytes);
+    json_put_int(w, "used", s.held_bytes);
+    json_put_int(w, "total", s.cache_bytes);
+    json_close(w, '}');
+    json_open(w, "cuda", '{');
+    json_put_str(w, "error", "unavailable");
+    json_close(w, '}');
+    json_close(w, '}');
+}
+
+static void put_scripts(struct json_writer *w)
+{
+    json_open(w, NULL, '{');
+    for (int i = 0; i < 2; i++) {
+        json_open(w, i == 0 ? "txt2img" : "img2img", '[');
+        json_close(w, ']');
+    }
+    json_close(w, '}');
+}
+
+bool sdapi_names_list(struct api_call *c, enum api_handler_id id)
+{
+    const struct api *a = c->priv->api;
+    struct json_writer w;
+    json_begin(&w, &c->out);
+    if (id == API_SD_MEMORY || id == API_SD_SCRIPTS || id == API_SD_FLAGS) {
+        if (id == API_SD_MEMORY)
+            put_memory(&w, a);
+        else if (id == API_SD_SCRIPTS)
+            put_scripts(&w);
+        else
+            json_put_raw(&w, NULL, "{\"api\":true,\"nowebui\":true}", 27);
+        return true;
+    }
+    json_open(&w, NULL, '[');
+    switch (id) {
+    case API_SD_SAMPLERS:
+        put_samplers(&w);
+        break;
+    case API_SD_SCHEDULERS:
+        put_schedulers(&w);
+        break;
+    case API_SD_MODELS:
+        put_models(&w, a);
+        break;
+    case API_SD_UPSCALERS:
+        put_upscalers(&w);
+        break;
+    case API_SD_NONE: /* styles, hypernetworks ...: there are none */
+        break;
+    default:
+        return false;
+    }
+    json_close(&w, ']');
+    return true;
+}
+
+const struct model_card *sdapi_names_model(const struct api *a, const char *title)
+{
+    size_t n = strlen(title);
+    const char *hash = strstr(title, " [");
+    if (hash != NULL && title[n - 1] == ']')
+        n = (size_t)(hash - title);
+    for (int i = 0; i < a->n_models; i++) {
+        const struct model_card *m = a->models[i].card;
+        if (m->kind == MODEL_IMAGE && strlen(m->id) == n && memcmp(m->id, title, n) == 0)
+            return m;
+    }
+    return NULL;
+}

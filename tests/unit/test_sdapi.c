@@ -1,0 +1,130 @@
+/* The dialect of stable-diffusion-webui without a server: its text of parameters, and its names of samplers. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "api/sdapi.h"
+#include "base/json.h"
+
+static struct cJSON *read_info(const char *text)
+{
+    struct cJSON *doc = NULL;
+    struct err e = {0};
+    struct json_writer w;
+    struct buf out;
+    buf_init(&out, 1 << 16);
+    json_begin(&w, &out);
+    json_open(&w, NULL, '{');
+    sdapi_info_read(&w, text);
+    json_close(&w, '}');
+    if (json_parse(&doc, buf_str(&out), out.len, &json_limits_default, &e) != 0)
+        fail_msg("%s: %s", e.msg, buf_str(&out));
+    buf_free(&out);
+    return doc;
+}
+
+static void same(const struct cJSON *doc, const char *key, const char *want)
+{
+    const char *have = json_str(json_get(doc, key));
+    if (have == NULL || strcmp(have, want) != 0)
+        fail_msg("%s is '%s', not '%s'", key, have != NULL ? have : "(nothing)", want);
+}
+
+static void parameters_of_webui_are_read(void **state)
+{
+    (void)state;
+    struct cJSON *d =
+        read_info("a fox, (red:1.2)\nsecond line: yes\nNegative prompt: snow,\nice\n"
+                  "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 4294967295, "
+                  "Size: 512x768, Model: \"a, \\\"b\\\"\", Clip skip: 2, Version: v1.9.4");
+    same(d, "Prompt", "a fox, (red:1.2)\nsecond line: yes");
+    same(d, "Negative prompt", "snow,\nice");
+    same(d, "Steps", "20");
+    same(d, "Sampler", "DPM++ 2M Karras");
+    same(d, "Seed", "4294967295");
+    same(d, "Size-1", "512");
+    same(d, "Size-2", "768");
+    same(d, "Model", "a, \"b\"");
+    same(d, "Version", "v1.9.4");
+    json_free(d);
+}
+
+static void texts_without_parameters_are_prompts(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"", "a fox", "Steps: many", "a: b, c: d"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct cJSON *d = read_info(texts[i]);
+        same(d, "Prompt", texts[i]);
+        same(d, "Negative prompt", "");
+        json_free(d);
+    }
+    struct cJSON *d = read_info("Negative prompt: snow");
+    same(d, "Prompt", "");
+    same(d, "Negative prompt", "snow");
+    json_free(d);
+}
+
+static void broken_parameters_do_no_harm(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"x\nA: 1, B: 2, C: \"",
+                                        "x\nA: 1, A: 2, A: 3",
+                                        "x\nSize: x, B: , C: ,",
+                                        "x\n:,:,:,:",
+                                        "x\nA: \"\\",
+                                        "\n\n\n",
+                                        "Negative prompt:",
+                                        "x\nPrompt: y, B: 2, C: 3",
+                                        "x\nSize: 99999999999x1, B: 1, C: 2"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        json_free(read_info(texts[i]));
+}
+
+static void samplers_have_names_of_all_ages(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *sampler, *scheduler, *want; /* NULL: refused */
+    } cases[] = {
+        {"Euler a", NULL, "euler_a"},
+        {"euler A", "automatic", "euler_a"},
+        {"DPM++ 2M", "", "dpmpp_2m_karras"},
+        {"DPM++ 2M", "Uniform", "dpmpp_2m"},
+        {"DPM++ 2M", "exponential", "dpmpp_2m_exponential"},
+        {"DPM++ 2M Karras", "Automatic", "dpmpp_2m_karras"},
+        {"DPM++ 2M Exponential", NULL, "dpmpp_2m_exponential"},
+        {"k_euler", "karras", "euler_karras"},
+        {"Euler", "SGM Uniform", "euler_trailing"},
+        {"DDIM", NULL, "ddim"},
+        {"PLMS", NULL, "pndm"},
+        {"LCM", "karras", NULL},
+        {"DPM adaptive", NULL, NULL},
+        {"Karras", NULL, NULL},
+        {" Karras", NULL, NULL},
+        {"Euler", "polyexponential", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        const char *have = sdapi_names_scheduler(cases[i].sampler, cases[i].scheduler, &e);
+        if (cases[i].want == NULL)
+            assert_true(have == NULL && e.code == ERR_INVALID && e.param[0] != '\0');
+        else if (have == NULL || strcmp(have, cases[i].want) != 0)
+            fail_msg("%s is %s, not %s", cases[i].sampler, have ? have : e.msg, cases[i].want);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parameters_of_webui_are_read),
+        cmocka_unit_test(texts_without_parameters_are_prompts),
+        cmocka_unit_test(broken_parameters_do_no_harm),
+        cmocka_unit_test(samplers_have_names_of_all_ages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
