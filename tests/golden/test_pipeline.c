@@ -41,8 +41,9 @@ static int n_cases;
 static struct engine *open_engine(void)
 {
     const struct engine_model models[] = {
-        {"sd15", DIR "sd_sd15"},       {"sd21", DIR "sd_sd21"}, {"sdxl", DIR "sd_sdxl"},
-        {"inpaint", DIR "sd_inpaint"}, {"lcm", DIR "sd_lcm"},
+        {.id = "sd15", .path = DIR "sd_sd15"}, {.id = "sd21", .path = DIR "sd_sd21"},
+        {.id = "sdxl", .path = DIR "sd_sdxl"}, {.id = "inpaint", .path = DIR "sd_inpaint"},
+        {.id = "lcm", .path = DIR "sd_lcm"},
     };
     const struct engine_options o = {.device = "cpu",
                                      .n_threads = 2,

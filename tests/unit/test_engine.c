@@ -63,7 +63,7 @@ static uint64_t wakes(void)
 static struct engine *open_model(const char *path, int max_sequences, size_t cache_bytes,
                                  bool sharing)
 {
-    const struct engine_model model = {"tiny", path};
+    const struct engine_model model = {.id = "tiny", .path = path};
     const struct engine_options o = {
         .device = "cpu",
         .n_threads = 2,
@@ -698,7 +698,7 @@ static void engine_close_ends_every_job(void **state)
 static void engine_tells_why_it_could_not_load(void **state)
 {
     (void)state;
-    static const struct engine_model model = {"none", "tests/fixtures/there-is-none.gguf"};
+    static const struct engine_model model = {.id = "none", .path = "tests/there-is-none.gguf"};
     const struct engine_options o = {
         .device = "cpu", .n_models = 1, .models = &model, .max_sequences = 1};
     struct engine *g;

@@ -16,9 +16,9 @@
 
 enum { W = 48, H = 32, BYTES = W * H * 3 };
 
-static const struct engine_model both[] = {{"tiny", "tests/fixtures/tiny-llama.gguf"},
-                                           {"sd15", "tests/fixtures/sd_sd15"},
-                                           {"sdxl", "tests/fixtures/sd_sdxl"}};
+static const struct engine_model both[] = {{.id = "tiny", .path = "tests/fixtures/tiny-llama.gguf"},
+                                           {.id = "sd15", .path = "tests/fixtures/sd_sd15"},
+                                           {.id = "sdxl", .path = "tests/fixtures/sd_sdxl"}};
 
 static void pause_ms(int ms)
 {
