@@ -145,15 +145,37 @@ void engine_image_ended(struct engine *g, struct task *t, const struct err *why)
     }
 }
 
+/* Now that it is known what work takes: those that wait again, by when they are due. */
+static void queue_again(struct engine *g, int model)
+{
+    struct task *list = NULL, **end = &list;
+    for (struct task *t = g->sched.head, *next; t; t = next) {
+        next = t->next;
+        if (t->model != model)
+            continue;
+        sched_remove(&g->sched, t);
+        *end = t;
+        end = &t->next;
+    }
+    for (struct task *t = list, *next; t; t = next) {
+        next = t->next;
+        t->due_us = engine_image_due(g, t);
+        sched_add(&g->sched, t);
+    }
+}
+
 int engine_image_run(struct engine *g, const struct sched_plan *plan, struct err *e)
 {
     struct pipeline *p = &g->models[plan->model].pipeline;
     int64_t start = clock_us(), steps = p->n_steps, images = p->n_images, flagged = p->n_flagged;
+    const bool measured = p->us_per_work > 0;
     struct image_task *ended = NULL;
     int ms = plan->alone ? UNIT_ALONE_MS : UNIT_SHARED_MS;
     int rc = pipeline_run(p, start + (int64_t)ms * 1000, &ended, e);
     if (rc < 0)
         return rc;
+    if (!measured && p->us_per_work > 0)
+        queue_again(g, plan->model);
     sched_done(&g->sched, plan, (double)(clock_us() - start));
     STAT_ADD(g, image_steps, p->n_steps - steps);
     STAT_ADD(g, images, p->n_images - images);

@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "engine/engine_int.h"
 
+enum { ENOUGH_BYTES = 256 << 20 }; /* the cache may have this, however small the models are */
+
 static int pages_of(int n_ctx)
 {
     return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -34,6 +36,8 @@ static size_t default_cache_bytes(struct engine *g)
     size_t quarter = (free_bytes - weights) / 4, bytes = quarter;
     if (bytes < one) /* one full context or picture, but never nearly all of the memory */
         bytes = one < 3 * quarter ? one : 3 * quarter;
+    if (all < ENOUGH_BYTES)
+        all = ENOUGH_BYTES;
     return bytes < all ? bytes : all;
 }
 

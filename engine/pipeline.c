@@ -196,8 +196,8 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
     if (!it->checked && never_fits(p, it))
         return 1;
     it->checked = true;
-    int most = p->o.max_pictures * (turns_is_short(p->tasks, it) ? 2 : 1);
-    if (!it->stage.later && p->n_pictures > 0 && p->n_pictures + it->spec.n > most)
+    const int n = it->spec.n, max = p->o.max_pictures;
+    if (p->n_pictures > 0 && (turns_places(p->tasks, it) + n > max || p->n_pictures + n > 2 * max))
         return -1;
     int rows = want_rows(p, it);
     while (!hold_all(p, it, rows, &it->refused)) {

@@ -2,7 +2,7 @@
 #include "engine/turns.h"
 
 enum {
-    SHORT = 4,   /* times its work is less than what any other has left */
+    MUCH = 4,    /* times as long, or as large */
     PATIENCE = 4 /* times its own work a job may be passed by others */
 };
 
@@ -28,7 +28,8 @@ static void insert(struct picture **head, struct picture *p)
 void turns_add(struct picture **head, struct picture *p)
 {
     p->charged = *head ? (*head)->charged : 0;
-    insert(head, p);
+    p->next = *head; /* it need not wait until all others had a call */
+    *head = p;
 }
 
 void turns_remove(struct picture **head, const struct picture *p)
@@ -48,7 +49,7 @@ void turns_charge(struct picture **head, struct picture *p)
 
 bool turns_holds_up(const struct picture *head, const struct picture *p)
 {
-    double limit = turns_cost(p->task) / SHORT;
+    double limit = turns_cost(p->task) / MUCH;
     for (; head; head = head->next) {
         if (turns_cost(head->task) <= limit)
             return true;
@@ -56,22 +57,14 @@ bool turns_holds_up(const struct picture *head, const struct picture *p)
     return false;
 }
 
-static double work_left(const struct image_task *it)
+int turns_places(const struct image_task *tasks, const struct image_task *it)
 {
-    double sum = 0;
-    for (int i = 0; i < it->spec.n; i++)
-        sum += turns_cost(it) * (noise_n_calls(it->noise) - it->pictures[i].call);
-    return sum;
-}
-
-bool turns_is_short(const struct image_task *tasks, const struct image_task *it)
-{
-    double work = SHORT * turns_work(it);
+    int n = 0;
     for (; tasks; tasks = tasks->next) {
-        if (work_left(tasks) < work)
-            return false;
+        if (turns_work(tasks) < MUCH * turns_work(it))
+            n += tasks->spec.n;
     }
-    return true;
+    return n;
 }
 
 int64_t turns_due(const struct image_task *it, int64_t submit_us, double us_per_work)

@@ -8,8 +8,8 @@
  *
  * Who comes in: jobs wait in the order of when they are due, which is their arrival plus a few times their own
  * work.  A short job passes long ones that have come shortly before it, and a long one is passed only by those that
- * come while it is not due.  Where all places are taken a job comes in all the same, up to as many again,
- * whose work is a small part of what any that runs has left. */
+ * come while it is not due.  A job counts the places of those that run and are not much longer than itself, so
+ * short ones come in beside long ones that have taken all places, up to as many again. */
 #ifndef ENGINE_TURNS_H
 #define ENGINE_TURNS_H
 #include "engine/picture.h"
@@ -25,8 +25,8 @@ void turns_charge(struct picture **head, struct picture *p); /* it had a call */
 
 /* Does one of another size wait that is much cheaper?  Then a pass of p should be short. */
 bool turns_holds_up(const struct picture *head, const struct picture *p);
-/* May the job come in beside tasks though all places are taken? */
-bool turns_is_short(const struct image_task *tasks, const struct image_task *it);
+/* Pictures of tasks that are not much longer than the job. */
+int turns_places(const struct image_task *tasks, const struct image_task *it);
 /* When it is due (clock_us), for a job that came at submit_us. */
 int64_t turns_due(const struct image_task *it, int64_t submit_us, double us_per_work);
 #endif
