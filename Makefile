@@ -82,7 +82,7 @@ models: build/venv/.done               ## put the default models into models/cac
 	$(Q)build/venv/bin/python tools/get_models.py
 
 .PHONY: tests-built
-tests-built: $(UNIT) $(GOLDEN) $(B)/kcheck $(B)/kcheck_simde cuda-emu
+tests-built: $(UNIT) $(GOLDEN) $(B)/kcheck $(B)/kcheck_simde cuda-emu ptxvm-built
 test-unit: $(UNIT)                    ## unit tests; T=name runs the files that match
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite unit $(if $(T),--match $(T))
 test-kernels: $(B)/kcheck $(B)/kcheck_simde ## every kernel against the scalar one; T=name
@@ -205,6 +205,33 @@ $(B)/cuda-emu/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 
+# The kernels as nvcc compiles them, executed on the CPU (tests/ptxvm): the emulation's launches go to the
+# PTX of the same .cu file.
+PTXVMC  := $(filter-out tests/ptxvm/test_%,$(wildcard tests/ptxvm/*.c))
+PTXVM   := $(PTXVMC:%.c=$(B)/%.o)
+PTXVMT  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/ptxvm/test_*.c))
+PTX     := $(patsubst %.cu,$(B)/ptxvm/%.ptx,$(CUDA_CU) $(wildcard tests/ptxvm/*.cu))
+PTXFLAGS = -std=c++17 -O3 -I. -fmad=false -lineinfo -ptx -arch=compute_80
+HAVE_NVCC := $(wildcard $(NVCC))
+.PHONY: ptxvm ptxvm-built
+ptxvm: ptxvm-built                    ## the kernels' PTX against the scalar law, on a virtual machine
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm
+ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/ptxvm/kcheck)
+$(PTXVMT): $(B)/tests/ptxvm/%: tests/ptxvm/%.c $(PTXVM) $(B)/libduetto.a
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(PTXVM) $(B)/libduetto.a -lcmocka $(LDLIBS)
+$(B)/ptxvm/%.ptx: %.cu
+	@mkdir -p $(@D)
+	$(call say,PTX,$<)
+	$(Q)$(NVCC) $(PTXFLAGS) -MD -MT $@ -MF $@.d -o $@ $<
+$(B)/ptxvm/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(call say,EMU,$<)
+	$(Q)$(EMU_CXX) -c -o $@ $<
+$(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 # The AVX-512 levels on any machine: the same sources over Debian's SIMD Everywhere headers.
 SIMDE = $(patsubst %.c,$(B)/simde/%.o,$(wildcard base/*.c kernels/*.c kernels/cpu/*.c tests/kcheck/*.c))
 $(B)/kcheck_simde: $(SIMDE)
@@ -218,7 +245,7 @@ $(B)/simde/%.o: %.c
 	$(Q)$(CC) $(CFLAGS) -O2 -DDUETTO_SIMDE -c -o $@ $<
 
 # Fuzzers: what they reach is built by clang with coverage, once for all of them.
-FUZZOBJ = $(patsubst %.c,$(B)/fuzz/%.o,$(filter-out server/%,$(SRC)))
+FUZZOBJ = $(patsubst %.c,$(B)/fuzz/%.o,$(filter-out server/%,$(SRC)) $(PTXVMC))
 $(B)/fuzz/% $(B)/tests/fuzz/%: OPT = -O1
 $(B)/fuzz/% $(B)/tests/fuzz/%: SAN = -fsanitize=fuzzer-no-link,address,undefined \
     -fno-sanitize-recover=undefined

@@ -38,6 +38,7 @@ PARSERS = {
     "api/api.c": "fuzz_api.c",
     "api/multipart.c": "fuzz_multipart.c",
     "api/images.c": "fuzz_images.c",
+    "tests/ptxvm/parse.c": "fuzz_ptx.c",
 }
 TABLE_BEGIN, TABLE_END = "<!-- made by duetto config --markdown -->", "<!-- end -->"
 

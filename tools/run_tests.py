@@ -2,7 +2,8 @@
 """Runs the test suites, prints one line a program and ends with `N passed, N failed`.
 
 Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
-planted for it, and kcheck on it), golden (cmocka), api (pytest);
+planted for it, and kcheck on it), ptxvm
+(the virtual machine for PTX, and the CUDA kernels on it), golden (cmocka), api (pytest);
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
@@ -18,7 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM_TIMEOUT_S = 900
-DEFAULT = ["lint", "unit", "kcheck", "cuda", "golden", "api", "asan", "tsan"]
+DEFAULT = ["lint", "unit", "kcheck", "cuda", "ptxvm", "golden", "api", "asan", "tsan"]
 
 
 def counts(text):
@@ -109,6 +110,16 @@ class Run:
         self.make("SANITIZE=thread", thread)
         for missing, code in (("none", 0), ("barrier", 66), ("syncwarp", 66)):
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
+
+    def ptxvm(self):
+        self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")
+        kcheck = ROOT / self.args.build / "ptxvm/kcheck"
+        if kcheck.exists():
+            self.program("kcheck of the PTX", [kcheck, "--device", "cuda:0"] +
+                         ([self.args.match] if self.args.match else []),
+                         {"PTXVM_PTX": f"{self.args.build}/ptxvm/kernels/cuda"})
+        else:
+            print("skip kcheck of the PTX: nvcc is not here to make it")
 
     def golden(self):
         self.programs(f"{self.args.build}/tests/golden", "golden")

@@ -346,6 +346,9 @@ static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c)
 /* A kernel and its arguments, to be run when its stream gets there. */
 struct cuemu_kernel {
     virtual void run() = 0;
+    /* For whoever runs it otherwise: the function, and one pointer to each argument (at most 32). */
+    virtual const void *function() = 0;
+    virtual void arguments(void **list) = 0;
     virtual ~cuemu_kernel() {}
 };
 template <class... P> struct cuemu_kernel_of : cuemu_kernel {
@@ -353,6 +356,12 @@ template <class... P> struct cuemu_kernel_of : cuemu_kernel {
     std::tuple<P...> args;
     cuemu_kernel_of(void (*f)(P...), P... a) : fn(f), args(a...) {}
     void run() override { std::apply(fn, args); }
+    const void *function() override { return reinterpret_cast<const void *>(fn); }
+    void arguments(void **list) override
+    {
+        static_assert(sizeof...(P) <= 32, "too many arguments");
+        std::apply([&](P &...p) { ((*list++ = (void *)&p), ...); }, args);
+    }
 };
 void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                   std::shared_ptr<cuemu_kernel> kernel);

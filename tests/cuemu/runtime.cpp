@@ -170,7 +170,7 @@ void run_head(CUstream_st *s)
     if (w.kind == work::RECORD)
         event_states[w.event].done++;
     else if (sticky == cudaSuccess && w.kind == work::KERNEL)
-        rc = cuemu_fiber_run(&w.grid);
+        rc = cuemu_ptx_run ? cuemu_ptx_run(&w.grid) : cuemu_fiber_run(&w.grid);
     else if (sticky == cudaSuccess && w.kind == work::CALL)
         rc = w.call();
     if (rc != cudaSuccess)
@@ -243,6 +243,12 @@ cudaError_t check_device(const void *p, size_t bytes)
 bool cuemu_is_device(const void *p)
 {
     return range && (const char *)p >= range && (const char *)p < range + range_bytes;
+}
+
+void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes), void *context)
+{
+    for (auto &a : allocations)
+        f(context, a.first, a.second.bytes);
 }
 
 uint64_t cuemu_random(void)
