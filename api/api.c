@@ -370,6 +370,12 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_EMBEDDINGS:
         err = embeddings_begin(c, body, e);
         break;
+    case API_ADAPTER_LOAD:
+        err = adapters_load_begin(c, body, e);
+        break;
+    case API_ADAPTER_UNLOAD:
+        err = adapters_unload_begin(c, body, e);
+        break;
     case API_TOKENIZE:
         err = tokenize_begin(c, body, e);
         break;
@@ -402,6 +408,12 @@ static int begin(struct api_call *c, const struct api_request *rq, struct err *e
         return models_props(c, e);
     case API_OPENAPI:
         return openapi_write(a, &c->out, e);
+    case API_ADAPTERS:
+        return adapters_get_list(c, e);
+    case API_ADAPTER:
+        return adapters_get(c, rq->path, e);
+    case API_ADAPTER_DELETE:
+        return adapters_delete(c, rq->path, e);
     case API_JOBS:
         return jobs_list(c, e);
     case API_JOB:
@@ -486,6 +498,10 @@ static void give_up(struct api_call *c, size_t keep, const struct err *e)
 static bool render(struct api_call *c, struct event *ev, int *err, struct err *e)
 {
     struct api_call_private *p = c->priv;
+    if (p->adapter != NULL) {
+        *err = adapters_event(c, ev, e);
+        return false;
+    }
     if (p->embeddings != NULL) {
         *err = embeddings_event(p->embeddings, ev, &c->out, e);
         return false;
@@ -612,6 +628,7 @@ void api_end(struct api_call *c)
     images_out_close(c->priv->images);
     sdapi_state_close(c);
     embeddings_close(c->priv->embeddings);
+    adapters_close(c->priv->adapter);
     buf_free(&c->out);
     free(c->priv->request_id);
     free(c->priv);

@@ -36,11 +36,12 @@ struct api {
 
 struct api_call_private {
     struct api *api;
-    struct render *render;         /* text jobs, else NULL */
-    struct images_out *images;     /* image jobs, else NULL */
-    struct embeddings *embeddings; /* embedding jobs, else NULL */
-    size_t max_out;                /* of a stream's backlog */
-    bool at_work, ended;           /* a worker has it; api_end was called meanwhile */
+    struct render *render;          /* text jobs, else NULL */
+    struct images_out *images;      /* image jobs, else NULL */
+    struct embeddings *embeddings;  /* embedding jobs, else NULL */
+    struct adapter_answer *adapter; /* an adapter that is being loaded, else NULL */
+    size_t max_out;                 /* of a stream's backlog */
+    bool at_work, ended;            /* a worker has it; api_end was called meanwhile */
     int owner;
     struct sdapi_call *sd; /* calls of /sdapi/v1, else NULL */
     bool sdapi;            /* errors are told as there too */
@@ -79,6 +80,14 @@ int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e
 /* Takes a vector; the last event writes the answer. */
 int embeddings_event(struct embeddings *em, const struct event *ev, struct buf *out, struct err *e);
 void embeddings_close(struct embeddings *em); /* NULL is allowed */
+int adapters_get_list(struct api_call *c, struct err *e);
+int adapters_get(struct api_call *c, const char *path, struct err *e);
+int adapters_delete(struct api_call *c, const char *path, struct err *e);
+int adapters_load_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int adapters_unload_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+/* The last event writes the answer. */
+int adapters_event(struct api_call *c, const struct event *ev, struct err *e);
+void adapters_close(struct adapter_answer *a); /* NULL is allowed */
 int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 /* A chat with a picture, or with a caption model. */
 int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);

@@ -30,6 +30,10 @@
 #define UPSCALE_SCHEMA                                                                            \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"scale\":{" \
     "\"type\":\"number\"}}}"
+#define LORAS_SCHEMA                                                                               \
+    "{\"type\":[\"array\",\"null\"],\"maxItems\":8,\"items\":{\"type\":\"object\",\"properties\":" \
+    "{\"name\":{"                                                                                  \
+    "\"type\":\"string\"},\"scale\":{\"type\":\"number\"},\"text_scale\":{\"type\":\"number\"}}}}"
 
 const struct param image_params_table[] = {
     {"model", PARAM_OTHER, PARAM_PICTURES, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
@@ -99,6 +103,8 @@ const struct param image_params_table[] = {
      "how many times as large; the network's factor when absent"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
+    {"loras", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, LORAS_SCHEMA,
+     "LoRAs of /v1/adapters, with their scales"},
     {"keep_unmasked", PARAM_BOOL, PARAM_EDIT, 0, 0, AT(keep_unmasked), NULL,
      "give the picture's own pixels back where the mask does not say edit"},
 };

@@ -6,6 +6,7 @@
 
 #include "api/call.h"
 #include "api/image_passes.h"
+#include "api/loras.h"
 #include "api/sdapi.h"
 #include "base/clock.h"
 #include "base/image.h"
@@ -409,6 +410,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
         buf_printf(out, ", Eta: %g", (double)s->eta);
     if (s->clip_skip >= 0)
         buf_printf(out, ", Clip skip: %d", s->clip_skip + 1); /* 1 leaves out none there */
+    loras_describe(s, out);
     buf_printf(out, ", RNG: %s, Version: Duetto %s", s->rng == IMAGE_RNG_CUDA ? "GPU" : "CPU",
                c->priv->api->o.version);
     return seed_at;
@@ -506,7 +508,8 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
         buf_free(&image.decoded);
         buf_free(&mask.decoded);
     }
-    if (err != 0 || (err = fill_spec(c, m, &p, where, e)) != 0)
+    if (err != 0 || (err = fill_spec(c, m, &p, where, e)) != 0 ||
+        (err = loras_parse(body, &c->job->arena, &c->job->image, e)) != 0)
         return err;
     int size[2] = {p.width, p.height};
     if ((err = image_passes_parse(c, body, m->card->image, size, e)) != 0)

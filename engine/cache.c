@@ -30,7 +30,7 @@ struct cache {
     struct backend *device; /* NULL: pools are of the host's memory */
     int n_device_pools;
     size_t promised_bytes; /* promised, not taken */
-    size_t held_bytes, kept_bytes;
+    size_t held_bytes, kept_bytes, aside_bytes;
     struct cache_item *first, *last; /* kept, the longest unused first */
     size_t resident_bytes;
     uint64_t version;
@@ -404,8 +404,14 @@ void cache_stats(const struct cache *c, struct cache_stats *s)
     s->used_bytes = page_bytes_used(c);
     s->cold_bytes = page_bytes_cold(c);
     s->held_bytes = c->held_bytes;
+    s->aside_bytes = c->aside_bytes;
     s->kept_bytes = c->kept_bytes;
     s->resident_bytes = c->resident_bytes;
+}
+
+void cache_aside(struct cache *c, size_t bytes)
+{
+    c->aside_bytes = bytes;
 }
 
 /* The number in the first line of a file that starts with key ("" for a bare number); -1 if there is

@@ -91,9 +91,12 @@ struct cache_stats {
     size_t budget_bytes, promised_bytes; /* promised: not taken yet */
     size_t used_bytes, cold_bytes;       /* pages of sequences; pages of the tree that none uses */
     size_t held_bytes, kept_bytes;       /* cache_hold, cache_keep */
+    size_t aside_bytes;                  /* of the held ones: cache_aside */
     size_t resident_bytes; /* of pages: used, cold, and free pages that keep their memory */
 };
 void cache_stats(const struct cache *c, struct cache_stats *s);
+/* So many of the held bytes are not given back when jobs end, so that no job may wait for them. */
+void cache_aside(struct cache *c, size_t bytes);
 
 /* Memory that is free now, cgroup limits considered. */
 size_t cache_free_bytes(void);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "engine/models/image_adapter.h"
 #include "engine/models/nn.h"
 #include "engine/text/clip_bpe.h"
 #include "engine/text/prompt.h"
@@ -67,8 +68,10 @@ static void fill_card(struct diffusion *d)
 static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend *be,
                       const struct diffusion_options *o, struct err *e)
 {
-    const struct image_model_options mo = {
-        .vae_bytes = o->vae_bytes, .preview = o->preview, .progress = o->progress};
+    const struct image_model_options mo = {.vae_bytes = o->vae_bytes,
+                                           .preview = o->preview,
+                                           .progress = o->progress,
+                                           .adapters = o->adapters};
     const struct cJSON *scheduler = checkpoint_scheduler(c);
     int rc = scheduler ? noise_config_read(&d->noise, scheduler, e) : 0;
     if (rc)
@@ -209,12 +212,13 @@ bool diffusion_guided(const struct diffusion *d, const struct image_spec *s)
 }
 
 /* The text in every tokenizer's ids. */
-static int encode(const struct diffusion *d, const char *text, struct prompt out[], struct arena *a,
-                  struct err *e)
+static int encode(const struct diffusion *d, const char *text, const struct prompt_words *words,
+                  struct prompt out[], struct arena *a, struct err *e)
 {
     text = text ? text : "";
     for (int i = 0; i < d->info->n_encoders; i++) {
-        int rc = prompt_parse(&out[i], d->bpe[i], text, strlen(text), 0, a, e);
+        const struct prompt_source src = {.bpe = d->bpe[i], .words = words};
+        int rc = prompt_parse_with(&out[i], &src, text, strlen(text), a, e);
         if (rc)
             return rc;
     }
@@ -250,10 +254,10 @@ int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
 {
     struct prompt pos[IMAGE_MAX_ENCODERS] = {{0}}, neg[IMAGE_MAX_ENCODERS] = {{0}};
     bool guided = diffusion_guided(d, s);
-    int rc = encode(d, s->prompt, pos, a, e);
+    int rc = encode(d, s->prompt, s->words, pos, a, e);
     if (rc)
         return err_param(e, "prompt");
-    if (guided && encode(d, s->negative_prompt, neg, a, e) != 0)
+    if (guided && encode(d, s->negative_prompt, s->words, neg, a, e) != 0)
         return err_param(e, "negative_prompt");
     int n_chunks = 1;
     for (int i = 0; i < d->info->n_encoders; i++) {
@@ -272,4 +276,13 @@ int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
         negative->zeros = d->info->zero_negative && !s->negative_prompt;
     }
     return 0;
+}
+
+const float *diffusion_vector(const struct diffusion *d, int encoder, int32_t id)
+{
+    for (const struct diffusion_learned *l = d->learned; l; l = l->next) {
+        if (id >= l->first_id && id - l->first_id < image_adapter_info(l->adapter)->n_vectors)
+            return image_adapter_vector(l->adapter, encoder, id - l->first_id);
+    }
+    return NULL;
 }

@@ -11,6 +11,15 @@
 
 struct clip_bpe;
 
+/* Vectors that are loaded for tokens which the vocabulary lacks (textual inversion): their ids are first_id,
+ * first_id + 1 ..., from DIFFUSION_OWN_IDS on. */
+#define DIFFUSION_OWN_IDS (1 << 24)
+struct diffusion_learned {
+    struct diffusion_learned *next;
+    int32_t first_id;
+    const struct image_adapter *adapter;
+};
+
 struct diffusion {
     struct image_model *model;
     const struct image_info *info;
@@ -18,7 +27,8 @@ struct diffusion {
     struct noise_config noise;
     struct image_card card;
     int64_t n_params;
-    enum dtype type; /* of most weights' bytes */
+    enum dtype type;                   /* of most weights' bytes */
+    struct diffusion_learned *learned; /* the engine thread's */
 };
 
 struct diffusion_options {
@@ -28,6 +38,7 @@ struct diffusion_options {
     const char *tokenizer, *prediction; /* engine/checkpoint.h; or NULL */
     bool bare;                          /* without tokenizers: for computing only */
     enum safety_load safety;
+    bool adapters; /* LoRAs and embeddings may be added */
 };
 /* Does the path mean an image model? */
 bool diffusion_is(const char *path);
@@ -46,11 +57,14 @@ struct diffusion_prompt {
     float *weights[IMAGE_MAX_ENCODERS]; /* the same, or NULL: all are 1 */
     int clip_skip;
     bool zeros; /* no text at all: zeros instead of what an encoder says (SDXL's negative) */
+    struct image_adapters adapters;
 };
 /* The request's prompt and, when guided, its negative one, equally long.  s is resolved. */
 int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
                       struct diffusion_prompt *prompt, struct diffusion_prompt *negative,
                       struct arena *a, struct err *e);
+/* The vector of a token from DIFFUSION_OWN_IDS on; engine thread.  NULL: it is gone. */
+const float *diffusion_vector(const struct diffusion *d, int encoder, int32_t id);
 /* Does the request need the negative side too? */
 bool diffusion_guided(const struct diffusion *d, const struct image_spec *s);
 #endif

@@ -141,6 +141,8 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
         return engine_embed_submit(g, j, e);
     case JOB_UPSCALE:
         return engine_upscale_submit(g, j, e);
+    case JOB_ADAPTER:
+        return engine_adapter_submit(g, j, e);
     }
     return err_set(e, ERR_INVALID, "a job of no kind");
 }
@@ -161,6 +163,7 @@ static void fail_all(struct engine *g, const struct err *e)
 {
     while (g->sched.n_running > 0)
         engine_fail_task(g, g->sched.order[0]->task, e); /* NOLINT(clang-analyzer-unix.Malloc) */
+    engine_adapter_fail(g, e);
     struct task *t;
     while ((t = engine_image_first(g, false)) != NULL || (t = engine_embed_first(g, false)) != NULL)
         engine_fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
@@ -262,7 +265,7 @@ static int run_unit(struct engine *g, struct err *e)
 static bool rest(struct engine *g, bool idle)
 {
     pthread_mutex_lock(&g->submit_mutex);
-    if (idle && !g->inbox && !g->closing && !loader_calls(&g->loader)) {
+    if (idle && !g->inbox && !g->closing && !g->adapters_due && !loader_calls(&g->loader)) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec++;
@@ -293,6 +296,7 @@ static void serve(struct engine *g)
             STAT_SET(g, heartbeat_us, clock_us());
         } else {
             sweep_cancelled(g);
+            engine_adapter_turn(g);
             admit(g);
             show_stats(g);
             if (g->dirty)
@@ -352,6 +356,7 @@ static void free_engine(struct engine *g)
     }
     free(g->device);
     free(g->preview);
+    engine_adapter_fini(g);
     pthread_cond_destroy(&g->submit_cond);
     pthread_mutex_destroy(&g->submit_mutex);
     free(g);
@@ -364,6 +369,7 @@ static void set_defaults(struct engine_options *o)
     o->max_queued_tokens = o->max_queued_tokens > 0 ? o->max_queued_tokens : 1 << 20;
     o->max_images = o->max_images > 0 ? o->max_images : 4;
     o->image_rows = o->image_rows > 0 ? o->image_rows : 8;
+    o->max_loras = o->max_loras > 0 ? o->max_loras : 64;
     o->image_weight = o->image_weight > 0 ? o->image_weight : 1;
     o->prefill_chunk = o->prefill_chunk > 0 ? o->prefill_chunk : 128;
     o->max_batch_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 512;
@@ -389,11 +395,14 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     g->preview = copy_of(o->preview);
     g->o.preview = g->preview;
     g->o.device = g->device;
+    g->o.lora_dir = NULL; /* engine_adapter.c has a copy */
+    engine_adapter_init(g, o->lora_dir);
     for (int i = 0; i < o->n_models; i++) {
         g->models[i].id = xstrdup(o->models[i].id);
         g->models[i].path = xstrdup(o->models[i].path);
         g->models[i].tokenizer = copy_of(o->models[i].tokenizer);
         g->models[i].prediction = copy_of(o->models[i].prediction);
+        g->models[i].engine = g;
     }
     g->inbox_tail = &g->inbox;
     STAT_SET(g, sequences_max, g->o.max_sequences);

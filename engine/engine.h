@@ -35,6 +35,9 @@ struct engine_options {
     size_t vae_bytes;    /* of a pass of the image decoder; more goes in tiles.  0: 1 GiB */
     const char *preview; /* TAESD checkpoint for previews, or NULL */
     enum safety_load safety;
+    const char *lora_dir; /* adapters (engine/adapters.h), or NULL */
+    int max_loras;        /* loaded at once; 0: 64 */
+    size_t lora_bytes;    /* of the cache's budget for them; 0: half of it */
     /* Called from the engine thread when a job got an event or the state changed; must only
      * wake the other side (uv_async_send). */
     void (*wake)(void *ctx);

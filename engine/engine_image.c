@@ -17,13 +17,18 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
     t->job = j;
     t->model = model;
     t->n_choices = 1;
-    int rc = picture_task_new(t, model_diffusion(g->models[model].facts), e);
+    int rc = engine_adapter_use(g, t, e);
+    if (rc == 0)
+        rc = picture_task_new(t, model_diffusion(g->models[model].facts), e);
     if (rc == 0)
         rc = engine_stages_add(g, t, e);
-    if (rc == 0)
+    if (rc == 0) {
+        engine_adapter_trim(g, t);
         rc = engine_enqueue(g, t, 0, e);
+    }
     if (rc) {
         picture_task_free(t);
+        engine_adapter_leave(g, t);
         free(t);
         return rc;
     }
@@ -34,12 +39,14 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 
 static int place(void *ctx, struct task *t)
 {
-    return stage_place(t, ((struct pipeline *)ctx)->cache);
+    struct loaded *m = ctx;
+    engine_adapter_ready(m->engine, t);
+    return t->refused.code ? 1 : stage_place(t, m->pipeline.cache);
 }
 
 static bool has_work(void *ctx)
 {
-    return pipeline_has_work(ctx);
+    return pipeline_has_work(&((struct loaded *)ctx)->pipeline);
 }
 
 void engine_image_open(struct engine *g, int model)
@@ -48,7 +55,7 @@ void engine_image_open(struct engine *g, int model)
     const struct pipeline_options o = {.max_rows = g->o.image_rows,
                                        .max_pictures = g->o.max_images};
     pipeline_init(&m->pipeline, model_diffusion(m->model), g->cache, &o);
-    m->other = (struct sched_other){.ctx = &m->pipeline, .place = place, .has_work = has_work};
+    m->other = (struct sched_other){.ctx = m, .place = place, .has_work = has_work};
     g->sched_models[model].other = &m->other;
     g->sched_models[model].weight = g->o.image_weight;
 }
@@ -89,9 +96,10 @@ static void show_running(struct engine *g)
     STAT_SET(g, images_running, n);
 }
 
-static void free_task(struct task *t)
+static void free_task(struct engine *g, struct task *t)
 {
     picture_task_free(t);
+    engine_adapter_leave(g, t);
     job_unref(t->job);
     free(t);
 }
@@ -105,7 +113,7 @@ void engine_image_fail(struct engine *g, struct task *t, const struct err *e)
     stage_leave(t);
     show_running(g);
     emit_error(t, e);
-    free_task(t);
+    free_task(g, t);
     g->dirty = true;
 }
 
@@ -131,7 +139,7 @@ static void finish(struct engine *g, struct task *t)
     ev->usage.prompt_tokens = t->image ? t->image->prompts[0].n_tokens : 0;
     t->dead = true;
     job_emit(t->job, ev);
-    free_task(t);
+    free_task(g, t);
 }
 
 void engine_image_ended(struct engine *g, struct task *t, const struct err *why)

@@ -1,5 +1,5 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_text.c, engine_caption.c, engine_beam.c engine_image.c
+ * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_adapter.c, engine_text.c, engine_caption.c, engine_beam.c engine_image.c
  * (jobs of that kind), engine_stages.c and engine_upscale.c (what image jobs do besides).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
@@ -31,6 +31,18 @@ enum {
     X(images_flagged) X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
 /* clang-format on */
 
+struct adapter;      /* engine_adapter.c */
+struct adapter_wait; /* a job that waits for one */
+struct adapters {
+    char *dir;             /* NULL: there are none */
+    pthread_mutex_t mutex; /* of all that follows */
+    struct adapter *first;
+    struct adapter_wait *waits;
+    uint64_t next_id;
+    int32_t next_own_id; /* of learned tokens */
+    size_t bytes;        /* held; the engine thread's */
+};
+
 struct loaded {
     char *id, *path, *tokenizer, *prediction; /* of struct engine_model */
     struct model *facts; /* card, tokenizer, shapes; any thread may read them.  Never computes */
@@ -46,6 +58,7 @@ struct loaded {
     struct embed embed;       /* embedding models */
     struct upscale upscale;   /* super-resolution networks */
     struct sched_other other; /* of the three */
+    struct engine *engine;
 };
 
 struct engine {
@@ -57,9 +70,11 @@ struct engine {
     pthread_cond_t submit_cond;
     struct task *inbox, **inbox_tail;
     bool closing;             /* nothing is accepted any more */
+    bool adapters_due;        /* engine_adapter_turn has something to do */
     int n_waiting;            /* jobs of which no choice was admitted */
     int64_t n_waiting_tokens; /* of prompts of which no choice was admitted */
 
+    struct adapters adapters;
     atomic_int state;
     atomic_int preloading; /* the model that is loaded before the state is ENGINE_READY, or -1 */
     struct err failure;    /* written before state becomes ENGINE_FAILED */
@@ -174,6 +189,25 @@ void engine_upscale_open(struct engine *g, int model);
 /* Bytes that a picture of medium size needs; 0 when that cannot be said. */
 size_t engine_upscale_need(const struct engine *g, int model);
 int engine_upscale_run(struct engine *g, const struct sched_plan *p, struct err *e);
+
+/* engine_adapter.c */
+void engine_adapter_init(struct engine *g, const char *dir);
+void engine_adapter_fini(struct engine *g);
+int engine_adapter_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
+/* Any thread: the adapters that the task's request names, those of its model that prompts may name, and
+ * job->image.words.  engine_adapter_leave gives them back. */
+int engine_adapter_use(struct engine *g, struct task *t, struct err *e);
+void engine_adapter_leave(struct engine *g, struct task *t);
+/* Any thread, once its prompts are known: learned tokens that they do not have are given back. */
+void engine_adapter_trim(struct engine *g, struct task *t);
+/* Before the task is placed, its model is loaded: so are its adapters now, or t->refused says why not. */
+void engine_adapter_ready(struct engine *g, struct task *t);
+/* Checks what is new, frees what nobody uses. */
+void engine_adapter_turn(struct engine *g);
+void engine_adapter_fail(struct engine *g, const struct err *e); /* all that wait */
+void engine_adapter_away(struct engine *g,
+                         int model);         /* the model goes: so do they, till it is back */
+void engine_adapter_close(struct engine *g); /* frees all; no task is left */
 
 /* engine_embed.c */
 int engine_embed_submit(struct engine *g, struct job *j, struct err *e); /* any thread */

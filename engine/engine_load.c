@@ -133,6 +133,7 @@ int engine_load(struct engine *g, struct err *e)
 void engine_load_undo(struct engine *g)
 {
     sched_fini(&g->sched);
+    engine_adapter_close(g);
     engine_models_close(g);
     cache_close(g->cache);
     free(g->logits);

@@ -30,6 +30,7 @@ static struct model_options options_of(struct engine *g, int model)
         .preview = g->preview,
         .tokenizer = g->models[model].tokenizer,
         .prediction = g->models[model].prediction,
+        .adapters = g->adapters.dir != NULL,
     };
 }
 
@@ -143,6 +144,7 @@ static int end_load(struct engine *g, int rc, int64_t start_us, struct err *e)
 static void unload(struct engine *g, int model)
 {
     struct loaded *m = &g->models[model];
+    engine_adapter_away(g, model);
     close_work(g, model);
     model_close(m->model);
     m->model = NULL;

@@ -25,6 +25,7 @@
 #define JOB_TIMESTEPS_MAX 128 /* of a picture, chosen by hand */
 #define JOB_PARTIALS_MAX  8   /* previews of a picture */
 #define JOB_BEAMS_MAX     8   /* beams of a beam search */
+#define JOB_LORAS_MAX     8   /* LoRAs of a request */
 
 struct logit_bias {
     int32_t id;
@@ -43,7 +44,7 @@ struct sample_params {
 };
 extern const struct sample_params sample_params_default; /* temperature 1, all else off */
 
-enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED, JOB_UPSCALE };
+enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED, JOB_UPSCALE, JOB_ADAPTER };
 
 struct text_spec {
     const char *model; /* card id */
@@ -80,6 +81,18 @@ struct embed_spec {
     const int32_t *const *ids; /* [n_texts] tokens, those of the model's frame ([CLS], [SEP]) too */
     const int32_t *n_ids;      /* [n_texts] each at least 1 */
 };
+
+/* An adapter that is to be loaded (engine/adapters.h). */
+struct adapter_spec {
+    const char *model, *name;
+};
+
+/* A LoRA of a request, by its name. */
+struct lora_ref {
+    const char *name;
+    float scale, text_scale; /* of what it does to the UNet, and to the text encoders */
+};
+struct prompt_words; /* engine/text/prompt.h */
 
 /* Which random numbers a seed stands for: torch.Generator("cpu")'s or torch.Generator("cuda")'s. */
 enum image_rng { IMAGE_RNG_CPU, IMAGE_RNG_CUDA };
@@ -146,6 +159,9 @@ struct image_spec {
     const uint8_t *mask; /* [height, width], 255: make anew, 0: keep; or NULL */
     enum safety_action safety;
     struct image_passes passes;
+    int n_loras; /* at most JOB_LORAS_MAX */
+    const struct lora_ref *loras;
+    const struct prompt_words *words; /* the engine's own, of a task */
 };
 extern const struct image_spec image_spec_default;
 
@@ -219,6 +235,7 @@ struct job {
     struct image_spec image;     /* JOB_IMAGE */
     struct embed_spec embed;     /* JOB_EMBED */
     struct upscale_spec upscale; /* JOB_UPSCALE */
+    struct adapter_spec adapter; /* JOB_ADAPTER */
     void *user;                  /* the loop side's own */
     int64_t submit_us;           /* set by engine_submit */
     struct job_private *priv;    /* engine/job.c */

@@ -156,6 +156,10 @@ static void modernise(struct lora_name *n)
         change_tail(n->layer, sizeof n->layer, "_to_out", "_to_out_0");
         return;
     }
+    if (strncmp(n->layer, "encoder_", 8) == 0 && strlen(n->layer) + 12 <= sizeof n->layer) {
+        memmove(n->layer + 11, n->layer, strlen(n->layer) + 1); /* transformers 5 leaves it out */
+        memcpy(n->layer, "text_model_", 11);
+    }
     change_tail(n->layer, sizeof n->layer, "_to_q", "_q_proj");
     change_tail(n->layer, sizeof n->layer, "_to_k", "_k_proj");
     change_tail(n->layer, sizeof n->layer, "_to_v", "_v_proj");

@@ -264,7 +264,8 @@ static int open_image(struct model **out, const char *id, const char *path, stru
                                            .tokenizer = o->tokenizer,
                                            .prediction = o->prediction,
                                            .bare = o->bare,
-                                           .safety = o->safety};
+                                           .safety = o->safety,
+                                           .adapters = o->adapters};
     int rc = diffusion_open(&d, path, be, &dopt, e);
     if (rc != 0)
         return rc;
@@ -534,7 +535,7 @@ const struct model_card *model_card(const struct model *m)
     return &m->card;
 }
 
-const struct diffusion *model_diffusion(const struct model *m)
+struct diffusion *model_diffusion(const struct model *m)
 {
     return m->diffusion;
 }

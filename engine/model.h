@@ -100,6 +100,7 @@ struct model_options {
     bool bare;      /* without tokenizer and template: another one of this file has them */
     bool no_warmup; /* a first step may be a little slower */
     enum safety_load safety;
+    bool adapters; /* image models: LoRAs and embeddings may be added */
 };
 
 /* Whether a directory holds one model in several files: a pipeline of diffusers, a BLIP. */
@@ -112,7 +113,7 @@ const struct model_card *model_card(const struct model *m);
 
 /* Of an image model, else NULL: engine/diffusion.h. */
 struct diffusion;
-const struct diffusion *model_diffusion(const struct model *m);
+struct diffusion *model_diffusion(const struct model *m);
 
 /* Of a caption model, else NULL: engine/models/blip.h. */
 struct blip;

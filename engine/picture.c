@@ -141,6 +141,7 @@ static struct image_task *append(struct task *t, const struct diffusion *d,
     it->task = t;
     it->d = d;
     it->spec = *spec;
+    it->spec.words = t->words;
     arena_init(&it->arena, (size_t)8 << 20);
     for (int i = 0; i < JOB_IMAGES_MAX; i++) {
         it->pictures[i].task = it;

@@ -58,6 +58,7 @@ struct image_task {
     const struct diffusion *d;
     struct image_spec spec;             /* resolved; pointers are the job's */
     bool guided;                        /* two rows a call */
+    struct image_adapters adapters;     /* when admitted */
     struct diffusion_prompt prompts[2]; /* the prompt, the negative one */
     struct prompts_entry *entries[2];   /* when admitted */
     struct noise *noise;

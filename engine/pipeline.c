@@ -179,14 +179,14 @@ static bool never_fits(struct pipeline *p, struct image_task *it)
     size_t need = pipeline_need(p, it, &it->refused);
     if (need == 0)
         return true;
-    if (need <= s.budget_bytes)
+    if (need <= s.budget_bytes - s.aside_bytes)
         return false;
     const char unit[] = "MiB";
     err_set(
         &it->refused, ERR_TOOBIG,
         "%d pictures of %dx%d need %.1f %s beside the weights, and the memory budget is %.1f %s",
         it->spec.n, it->spec.width, it->spec.height, (double)need / 1048576, unit,
-        (double)s.budget_bytes / 1048576, unit);
+        (double)(s.budget_bytes - s.aside_bytes) / 1048576, unit);
     err_reason(&it->refused, "memory_exceeded");
     return true;
 }
@@ -304,6 +304,19 @@ static struct prompts_entry *missing_prompt(const struct image_task *it)
     return NULL;
 }
 
+/* Tokens that have a vector of their own keep a place with the id 0. */
+static void fill_ids(const struct diffusion *d, struct image_text *u, int encoder,
+                     const int32_t *ids)
+{
+    for (int i = 0; i < IMAGE_TOKENS; i++) {
+        const bool own = ids[i] >= DIFFUSION_OWN_IDS;
+        u->ids[encoder][i] = own ? 0 : ids[i];
+        if (u->own[encoder])
+            u->own[encoder][i] = own ? diffusion_vector(d, encoder, ids[i]) : NULL;
+        u->own_ids[encoder][i] = own ? ids[i] : 0;
+    }
+}
+
 static int begin_prompt(struct pipeline *p, struct prompts_entry *en, struct err *e)
 {
     const struct image_info *info = p->d->info;
@@ -317,12 +330,14 @@ static int begin_prompt(struct pipeline *p, struct prompts_entry *en, struct err
         struct image_text *u = (struct image_text *)p->current->unit;
         size_t at = (size_t)en->chunks_done * IMAGE_TOKENS;
         for (int i = 0; i < info->n_encoders; i++)
-            memcpy(u->ids[i], en->prompt.ids[i] + at, IMAGE_TOKENS * sizeof(int32_t));
+            fill_ids(p->d, u, i, en->prompt.ids[i] + at);
+        u->adapters = &en->prompt.adapters;
     } else {
         struct image_kv *u = (struct image_kv *)p->current->unit;
         memcpy(u->context, en->context,
                (size_t)en->n_tokens * (size_t)info->context_dim * sizeof(float));
         u->kv = en->kv;
+        u->adapters = &en->prompt.adapters;
     }
     en->n_users++;
     p->run.entry = en;
@@ -420,6 +435,7 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
         .timestep = noise_timestep(it->noise, pic->call),
         .guidance = it->spec.guidance_scale,
         .pooled = en->pooled,
+        .adapters = &it->adapters,
     };
     float h = (float)it->spec.height, w = (float)it->spec.width;
     const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */

@@ -53,6 +53,18 @@ size_t prompts_bytes(const struct prompts *p, const struct diffusion_prompt *q)
            (floats + n * 2 * (size_t)info->n_encoders) * sizeof(float);
 }
 
+static bool same_adapters(const struct image_adapters *a, const struct image_adapters *b)
+{
+    if (a->n != b->n)
+        return false;
+    for (int i = 0; i < a->n; i++) {
+        if (a->of[i].id != b->of[i].id || a->of[i].unet != b->of[i].unet ||
+            a->of[i].text != b->of[i].text)
+            return false;
+    }
+    return true;
+}
+
 bool prompts_equal(const struct prompts *p, const struct diffusion_prompt *a,
                    const struct diffusion_prompt *b)
 {
@@ -61,7 +73,7 @@ bool prompts_equal(const struct prompts *p, const struct diffusion_prompt *a,
         return false;
     if (a->zeros)
         return true;
-    if (a->clip_skip != b->clip_skip)
+    if (a->clip_skip != b->clip_skip || !same_adapters(&a->adapters, &b->adapters))
         return false;
     for (int i = 0; i < p->d->info->n_encoders; i++) {
         const float *x = a->weights[i], *y = b->weights[i];

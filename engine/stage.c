@@ -62,11 +62,11 @@ static bool never_fits(struct task *t, struct cache *c)
     cache_stats(c, &s);
     if (need_all(t, &need, &t->refused))
         return true;
-    if (need <= s.budget_bytes)
+    if (need <= s.budget_bytes - s.aside_bytes)
         return false;
     err_set(&t->refused, ERR_TOOBIG,
             "the request needs %.1f MiB beside the weights, and the memory budget is %.1f MiB",
-            (double)need / 1048576, (double)s.budget_bytes / 1048576);
+            (double)need / 1048576, (double)(s.budget_bytes - s.aside_bytes) / 1048576);
     err_reason(&t->refused, "memory_exceeded");
     return true;
 }

@@ -12,8 +12,10 @@
 
 enum { STAGES_MAX = 8 }; /* of a job */
 
-struct image_task; /* engine/picture.h */
-struct embed_task; /* engine/embed.h */
+struct image_task;   /* engine/picture.h */
+struct embed_task;   /* engine/embed.h */
+struct adapter_uses; /* engine/engine_adapter.c */
+struct prompt_words; /* engine/text/prompt.h */
 
 /* A beam search: a set of pages for each beam. */
 struct task_beams {
@@ -35,9 +37,11 @@ struct task_look {
 struct task {
     struct job *job;      /* a reference */
     struct stage *stages; /* JOB_IMAGE, JOB_UPSCALE: what is done one after the other; else NULL */
-    struct image_task *image; /* JOB_IMAGE: the first stage; else NULL */
-    struct task_look *look;   /* of a caption model; else NULL */
-    struct embed_task *embed; /* JOB_EMBED; else NULL */
+    struct image_task *image;         /* JOB_IMAGE: the first stage; else NULL */
+    struct task_look *look;           /* of a caption model; else NULL */
+    struct embed_task *embed;         /* JOB_EMBED; else NULL */
+    struct adapter_uses *adapters;    /* of JOB_IMAGE: that it has; or NULL */
+    const struct prompt_words *words; /* learned tokens that its prompts may name; or NULL */
     struct task *next;
     int model;       /* index in the engine's list */
     int n_choices;   /* prompts * n */

@@ -37,6 +37,9 @@
     S(safety, "block", "block blur flag off", "what becomes of pictures that a model's safety checker flags; off: no checker is loaded") \
     B(safety_required, false, "refuse image models that have no safety checker") \
     S(preview_model, "", NULL, "a TAESD checkpoint, for partial images; empty: rough ones without it") \
+    S(lora_dir, "", NULL, "a directory with adapters of image models (LoRA, textual inversion); empty: none") \
+    I(max_loras, 64, 1, 4096, "adapters that are loaded at once") \
+    I(lora_mib, 0, 0, 1 << 22, "how much of cache_mib adapters may take, in MiB; 0: half of it") \
     I(default_max_tokens, 0, 0, 1 << 20, "max_tokens of requests that name none; 0: what the context leaves") \
     I(max_body_kib, 1024, 1, 1 << 20, "size of a JSON request in KiB") \
     I(max_json_depth, 64, 4, 500, "nesting of a JSON request") \

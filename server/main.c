@@ -307,6 +307,9 @@ static int open_engine(struct server *s, struct err *e)
         .safety = !strcmp(c->safety, "off") ? SAFETY_NEVER
                   : c->safety_required      ? SAFETY_REQUIRED
                                             : SAFETY_IF_THERE,
+        .lora_dir = c->lora_dir[0] ? c->lora_dir : NULL,
+        .max_loras = (int)c->max_loras,
+        .lora_bytes = (size_t)c->lora_mib << 20,
         .wake = wake,
         .wake_ctx = s,
     };

@@ -25,7 +25,7 @@ PUBLIC = {
     "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
                 "kernels/program.h"},
     "engine": {"engine/engine.h", "engine/job.h", "engine/model.h", "engine/bench.h",
-               "engine/noise.h", "engine/text/tokenizer.h"},
+               "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h"},
     "api": {"api/api.h"},
 }
 # Third-party header (or how its name begins): the only files that may see it.

@@ -345,7 +345,10 @@ static int run_text(struct image_unit *unit, int64_t until_us, struct err *e)
     int rc = program_run(u->p, until_us, e);
     if (rc == 0 && info->pooled_dim > 0) {
         const int last = info->n_encoders - 1;
-        const int row = clip_pooled_row(u->m->clip[last], u->pub.ids[last], IMAGE_TOKENS);
+        int32_t ids[IMAGE_TOKENS]; /* as transformers sees them, which may go by the highest one */
+        for (int k = 0; k < IMAGE_TOKENS; k++)
+            ids[k] = u->pub.own_ids[last][k] ? u->pub.own_ids[last][k] : u->pub.ids[last][k];
+        const int row = clip_pooled_row(u->m->clip[last], ids, IMAGE_TOKENS);
         u->pub.pooled = u->pooled + (size_t)row * (size_t)info->pooled_dim;
     }
     return rc;

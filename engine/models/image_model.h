@@ -91,6 +91,8 @@ struct image_text {
     /* [IMAGE_TOKENS] in: vectors of tokens that the vocabulary lacks, NULL for the others; NULL itself where
      * the model takes no adapters */
     const float **own[IMAGE_MAX_ENCODERS];
+    int32_t own_ids[IMAGE_MAX_ENCODERS]
+                   [IMAGE_TOKENS];         /* in: their ids, beyond the vocabulary; else 0 */
     const struct image_adapters *adapters; /* in */
     float *hidden;                         /* [IMAGE_TOKENS, context_dim] out */
     float *pooled;                         /* [pooled_dim] out, NULL where there is none */

@@ -4,6 +4,7 @@
 #define TESTS_UNIT_FAKE_ENGINE_H
 #include <string.h>
 
+#include "engine/adapters.h"
 #include "engine/engine.h"
 #include "engine/noise.h"
 
@@ -70,6 +71,30 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
     fake_job = j;
     job_ref(j);
     return 0;
+}
+
+int engine_adapter_list(struct engine *g, struct engine_adapter **list, int *n, struct err *e)
+{
+    (void)g;
+    (void)e;
+    *list = NULL;
+    *n = 0;
+    return 0;
+}
+
+bool engine_adapter_name_ok(const char *name)
+{
+    return *name != 0;
+}
+
+int engine_adapter_unload(struct engine *g, const char *model, const char *name, int *n_users,
+                          struct err *e)
+{
+    (void)g;
+    (void)model;
+    (void)name;
+    (void)n_users;
+    return err_set(e, ERR_NOTFOUND, "the fake engine has no adapters");
 }
 
 static void fake_emit(enum event_kind kind)

@@ -1,0 +1,210 @@
+"""Adapters of image models: LoRAs and embeddings, loaded, listed, used by requests and unloaded while the server
+runs.  What they do to a picture the golden tests say; here it is that each request gets its own."""
+import concurrent.futures
+import json
+import pathlib
+import shutil
+import struct
+import time
+
+import pytest
+
+from harness import PAINTER, PATIENCE_S, ROOT, TINY, eventually, form, png
+
+FILES = ROOT / "tests" / "fixtures" / "lora"
+GENERATE = "/v1/images/generations"
+SMALL = {"prompt": "a red fox", "size": "32x32", "steps": 3, "seed": 5}
+
+
+def tensors(path, entries):
+    """A safetensors file of F32 zeros; entries: name to shape."""
+    header, at = {}, 0
+    for name, shape in entries.items():
+        n = 4
+        for d in shape:
+            n *= d
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    to = tmp_path_factory.mktemp("adapters")
+    for name in ("kohya", "peft", "dotted", "processors", "redglow", "learned", "kohya_xl"):
+        shutil.copy(FILES / f"{name}.safetensors", to)
+    (to / "inner").mkdir()
+    shutil.copy(FILES / "peft.safetensors", to / "inner" / "pytorch_lora_weights.safetensors")
+    (to / "evil.pt").write_bytes(b"\x80\x02")
+    (to / "cut.safetensors").write_bytes(b"\xff\xff\xff\x7f\0\0\0\0{")
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors(to / "wide.safetensors",
+            {f"{layer}.lora_A.weight": [4, 640], f"{layer}.lora_B.weight": [640, 4]})
+    tensors(to / "loha.safetensors", {f"{layer}.hada_w1_a": [4, 12]})
+    tensors(to / "dora.safetensors", {f"{layer}.lora_A.weight": [4, 12],
+                                      f"{layer}.lora_B.weight": [12, 4],
+                                      f"{layer}.dora_scale": [12, 1]})
+    return to
+
+
+@pytest.fixture(scope="module")
+def server(start, folder):
+    return start("--threads", 1, "--cache_mib", 512, "--lora_dir", folder, "--max_image_rows", 16,
+                 "--images_at_once", 16, models={"painter": PAINTER, "tiny": TINY})
+
+
+def call(server, method, path, body=None):
+    status, _, text = server.request(method, path, body)
+    return status, json.loads(text)
+
+
+def paint(server, **more):
+    status, r = call(server, "POST", GENERATE, SMALL | more)
+    assert status == 200, r
+    return r["data"][0]["b64_json"]
+
+
+def pixels(server, **more):
+    """Without the parameters that a PNG carries."""
+    import base64
+    import io
+
+    import PIL.Image
+    return PIL.Image.open(io.BytesIO(base64.b64decode(paint(server, **more)))).tobytes()
+
+
+def lora(name, scale=1.0):
+    return {"name": name, "scale": scale}
+
+
+def test_list_load_describe_unload(server):
+    listed = {a["id"]: a for a in call(server, "GET", "/v1/adapters")[1]["data"]}
+    assert {"kohya", "peft", "inner", "redglow"} <= set(listed) and "evil" not in listed
+    assert listed["kohya"]["loaded"] is False
+    status, r = call(server, "POST", "/v1/adapters", {"name": "kohya"})
+    assert status == 200 and r["loaded"] and r["pinned"] and r["kind"] == "lora"
+    assert r["model"] == "painter" and r["rank"] == 3 and r["bytes"] > 0 and r["in_use"] == 0
+    assert call(server, "GET", "/v1/adapters/kohya")[1] == r
+    status, r = call(server, "DELETE", "/v1/adapters/kohya")
+    assert status == 200 and r == {"id": "kohya", "object": "adapter.deleted", "deleted": True,
+                                   "in_use": 0}
+    assert call(server, "GET", "/v1/adapters/kohya")[1]["loaded"] is False
+    assert call(server, "DELETE", "/v1/adapters/kohya")[0] == 404
+    assert call(server, "GET", "/v1/adapters/none")[0] == 404
+
+
+def test_routes_of_vllm(server):
+    body = {"lora_name": "peft", "lora_path": "/anywhere/peft.safetensors"}
+    assert call(server, "POST", "/v1/load_lora_adapter", body)[0] == 200
+    assert call(server, "POST", "/v1/unload_lora_adapter", {"lora_name": "peft"})[0] == 200
+    body["lora_path"] = "/etc/passwd"
+    assert call(server, "POST", "/v1/load_lora_adapter", body)[0] == 400
+
+
+def test_a_request_loads_what_it_names(server):
+    plain = pixels(server)
+    assert pixels(server, loras=[lora("kohya", 0.5)]) != plain
+    assert call(server, "GET", "/v1/adapters/kohya")[1]["pinned"] is False
+    assert pixels(server, loras=[lora("kohya", 0)]) == plain
+    assert pixels(server, loras=[]) == plain
+    assert pixels(server, loras=["inner"]) == pixels(server, loras=[lora("peft")])
+
+
+@pytest.mark.parametrize("name, status, word", [
+    ("nothing", 404, "nothing"), ("../peft", 400, "name"), (".peft", 400, "name"),
+    ("evil", 400, "pickle"), ("cut", 400, "cut"), ("wide", 400, "another model"),
+    ("kohya_xl", 400, "another"), ("loha", 400, "LoHa"), ("dora", 400, "DoRA")])
+def test_refused_with_a_reason(server, name, status, word):
+    for path, body in (("/v1/adapters", {"name": name}),
+                       (GENERATE, SMALL | {"loras": [lora(name)]})):
+        got, r = call(server, "POST", path, body)
+        assert got == status, r
+        assert word in r["error"]["message"]
+    assert r["error"]["param"] == "loras"
+
+
+@pytest.mark.parametrize("value", ["x", {}, [3], [{"scale": 1}], [{"name": "peft", "scale": "1"}],
+                                   [{"name": "peft", "scale": 1000}], [lora("peft")] * 9])
+def test_bad_lists(server, value):
+    status, r = call(server, "POST", GENERATE, SMALL | {"loras": value})
+    assert status == 400 and r["error"]["param"].startswith("loras"), r
+
+
+def test_embeddings_are_words_of_prompts_once_loaded(server):
+    text = "a photo of redglow fox"
+    before = pixels(server, prompt=text)
+    assert call(server, "POST", "/v1/adapters", {"name": "redglow"})[1]["kind"] == "embedding"
+    after = pixels(server, prompt=text)
+    assert after != before
+    assert pixels(server, prompt="a photo of REDGLOW fox") == after
+    assert pixels(server, prompt="a photo of redglows fox") != after
+    status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("redglow")]})
+    assert status == 400 and "embedding" in r["error"]["message"]
+    assert call(server, "DELETE", "/v1/adapters/redglow")[0] == 200
+    assert pixels(server, prompt=text) == before
+
+
+def test_eight_mixes_in_one_batch_are_what_they_are_alone(server):
+    mixes = [[], [lora("kohya", 0.7)], [lora("peft")], [lora("dotted", -0.5)],
+             [lora("processors", 1.5)], [lora("kohya", 0.3), lora("peft", 0.4)],
+             [lora("dotted", 0.6), lora("processors", 0.2), lora("kohya", 0.1)],
+             [lora("peft", 0.4), lora("kohya", 0.3)]]
+    bodies = [{"loras": m, "steps": 12, "seed": 40 + i} for i, m in enumerate(mixes)]
+    alone = [paint(server, **b) for b in bodies]
+    assert len(set(alone)) == len(alone)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(2):
+            assert list(pool.map(lambda b: paint(server, **b), bodies)) == alone
+
+
+def test_unloaded_while_it_is_used(server):
+    body = {"loras": [lora("kohya", 0.7)], "steps": 150, "seed": 9}
+    want = paint(server, **body)
+    call(server, "POST", "/v1/adapters", {"name": "kohya"})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(paint, server, **body)
+        eventually(lambda: call(server, "GET", "/v1/adapters/kohya")[1].get("in_use") == 1)
+        status, r = call(server, "DELETE", "/v1/adapters/kohya")
+        assert status == 200 and r["in_use"] == 1
+        assert call(server, "GET", "/v1/adapters/kohya")[1]["loaded"] is False
+        assert running.result(PATIENCE_S) == want
+
+
+def test_memory_comes_back(server):
+    def held():
+        return server.metric("duetto:images_held_bytes")
+    for a in call(server, "GET", "/v1/adapters")[1]["data"]:
+        if a["loaded"]:
+            call(server, "DELETE", f"/v1/adapters/{a['id']}")
+    eventually(lambda: held() == 0)
+    bytes_ = call(server, "POST", "/v1/adapters", {"name": "kohya"})[1]["bytes"]
+    eventually(lambda: held() == bytes_)
+    call(server, "DELETE", "/v1/adapters/kohya")
+    eventually(lambda: held() == 0)
+
+
+def test_forms_take_them_too(server):
+    body, headers = form({"prompt": "a red fox", "size": "32x32", "seed": "5", "steps": "4",
+                          "loras": json.dumps([lora("peft", 0.5)])}, [("image", png(32, 32))])
+    status, _, text = server.request("POST", "/v1/images/edits", body, headers)
+    assert status == 200, text
+    status, _, text = server.request("POST", "/v1/images/edits", *form(
+        {"prompt": "x", "loras": "[{"}, [("image", png(32, 32))]))
+    assert status == 400 and json.loads(text)["error"]["param"] == "loras"
+
+
+def test_without_a_directory(start):
+    server = start("--threads", 1, models={"painter": PAINTER})
+    assert call(server, "GET", "/v1/adapters")[0] == 400
+    status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("peft")]})
+    assert status == 400 and "lora_dir" in r["error"]["message"]
+
+
+def test_few_at_once(start, folder):
+    server = start("--threads", 1, "--lora_dir", folder, "--max_loras", 1, models={"painter": PAINTER})
+    a, b = pixels(server, loras=[lora("kohya")]), pixels(server, loras=[lora("peft")])
+    assert a != b and pixels(server, loras=[lora("kohya")]) == a
+    assert call(server, "POST", "/v1/adapters", {"name": "kohya"})[0] == 200
+    status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("peft")]})
+    assert status == 429 and "1 adapters" in r["error"]["message"]
