@@ -90,6 +90,7 @@ enum api_handler_id {
     API_SD_SCHEDULERS,
     API_SD_MODELS,
     API_SD_UPSCALERS,
+    API_SD_LATENT_MODES,
     API_SD_MEMORY,
     API_SD_SCRIPTS,
     API_SD_FLAGS,

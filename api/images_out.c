@@ -419,6 +419,11 @@ void images_out_put_texts(const struct images_out *o, struct json_writer *w)
         json_put_raw(w, NULL, o->pictures[i].text.data, o->pictures[i].text.len);
 }
 
+void images_out_put_text(const struct images_out *o, struct json_writer *w, const char *key)
+{
+    json_put_raw(w, key, o->pictures[0].text.data, o->pictures[0].text.len);
+}
+
 void images_out_put_safety(const struct images_out *o, struct json_writer *w)
 {
     for (int i = 0, n = images_out_complete(o); i < n; i++)

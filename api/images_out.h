@@ -52,6 +52,8 @@ const char *images_out_action(const struct safety_result *s, enum safety_action 
  * what the checker said; the PNG's text for a seed; the newest preview as a string. */
 int images_out_complete(const struct images_out *o);
 void images_out_put_texts(const struct images_out *o, struct json_writer *w);
+void images_out_put_text(const struct images_out *o, struct json_writer *w,
+                         const char *key); /* the first one */
 void images_out_put_safety(const struct images_out *o, struct json_writer *w);
 void images_out_parameters(const struct images_out *o, uint64_t seed, struct buf *out);
 void images_out_put_preview_text(const struct images_out *o, struct json_writer *w,

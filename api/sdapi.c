@@ -68,7 +68,21 @@ const struct param sdapi_table[] = {
     {"styles", PARAM_REFUSED, BOTH, 0, 0, 0, NULL, "this server keeps no styles"},
     {"restore_faces", PARAM_REFUSED, BOTH, 0, 0, 0, NULL, "there is no model for it"},
     {"tiling", PARAM_REFUSED, BOTH, 0, 0, 0, NULL, "pictures do not repeat at their borders"},
-    {"enable_hr", PARAM_REFUSED, TXT2IMG, 0, 0, 0, NULL, "use /v1/images/generations"},
+    {"enable_hr", PARAM_OTHER, TXT2IMG, 0, 0, 0, "{\"type\":[\"boolean\",\"integer\",\"null\"]}",
+     "a second pass at a larger size, with denoising_strength"},
+    {"hr_scale", PARAM_NUM, TXT2IMG, 1, 8, AT(hr_scale), NULL, "how much larger; 2"},
+    {"hr_resize_x", PARAM_INT, TXT2IMG, 0, IMAGE_SIDE_MAX, AT(hr_width), NULL, "or to which size"},
+    {"hr_resize_y", PARAM_INT, TXT2IMG, 0, IMAGE_SIDE_MAX, AT(hr_height), NULL, "or to which size"},
+    {"hr_upscaler", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_upscaler), NULL,
+     "Latent, Latent (nearest), Latent (bicubic), Lanczos, or a model of /sdapi/v1/upscalers"},
+    {"hr_second_pass_steps", PARAM_INT, TXT2IMG, 0, NOISE_MAX_STEPS, AT(hr_steps), NULL,
+     "0: as many as the first"},
+    {"hr_sampler_name", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_sampler), NULL, "only sampler_name's"},
+    {"hr_scheduler", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_scheduler), NULL, "only scheduler's"},
+    {"hr_prompt", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_prompt), NULL, "only prompt's"},
+    {"hr_negative_prompt", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_negative), NULL,
+     "only negative_prompt's"},
+    {"hr_checkpoint_name", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_model), NULL, "none"},
     {"refiner_checkpoint", PARAM_REFUSED, BOTH, 0, 0, 0, NULL, "use /v1/images/generations"},
 };
 const int sdapi_n = (int)(sizeof sdapi_table / sizeof *sdapi_table);
@@ -87,6 +101,7 @@ static const struct sdapi_params defaults = {
     .denoising_strength = NAN,
     .eta = NAN,
     .noise_multiplier = 1,
+    .hr_scale = 2,
     .full_res = true,
     .send_images = true,
 };
@@ -222,6 +237,8 @@ static int parse(struct api_call *c, const struct cJSON *body, unsigned where, s
             err = params_row(body, &sdapi_table[i], p, e);
     if (err == 0)
         err = read_flag(body, "inpaint_full_res", &p->full_res, e);
+    if (err == 0 && where == TXT2IMG)
+        err = read_flag(body, "enable_hr", &p->hires, e);
     if (err == 0)
         err = read_settings(body, p, e);
     if (err == 0)
@@ -310,6 +327,54 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     return 0;
 }
 
+/* Is it given, and not what the first pass has? */
+static bool differs(const char *second, const char *first, const char *none)
+{
+    return second != NULL && second[0] != '\0' && strcmp(second, none) != 0 &&
+           (first == NULL || strcmp(second, first) != 0);
+}
+
+static int put_hires(const struct api_call *c, struct json_writer *w, struct err *e)
+{
+    const struct sdapi_params *p = &c->priv->sd->p;
+    static const char *const ways[][2] = {{"Latent", "latent"},
+                                          {"Latent (nearest)", "latent_nearest"},
+                                          {"Latent (nearest-exact)", "latent_nearest"},
+                                          {"Latent (bicubic)", "latent_bicubic"},
+                                          {"Lanczos", "image"},
+                                          {"None", "image"}};
+    if (differs(p->hr_sampler, p->sampler, "Use same sampler"))
+        return refuse("hr_sampler_name", "both passes have one sampler", e);
+    if (differs(p->hr_scheduler, p->scheduler, "Use same scheduler"))
+        return refuse("hr_scheduler", "both passes have one schedule", e);
+    if (differs(p->hr_prompt, p->prompt, ""))
+        return refuse("hr_prompt", "both passes have one prompt", e);
+    if (differs(p->hr_negative, p->negative_prompt, ""))
+        return refuse("hr_negative_prompt", "both passes have one prompt", e);
+    if (differs(p->hr_model, NULL, "Use same checkpoint"))
+        return refuse("hr_checkpoint_name", "both passes have one model", e);
+    if ((p->hr_width > 0) != (p->hr_height > 0))
+        return refuse("hr_resize_x", "hr_resize_x and hr_resize_y come together", e);
+    const char *how =
+        p->hr_upscaler != NULL && p->hr_upscaler[0] != '\0' ? p->hr_upscaler : "Latent";
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        how = strcmp(how, ways[i][0]) == 0 ? ways[i][1] : how;
+    json_open(w, "hires", '{');
+    json_put_str(w, "upscaler", how);
+    json_put_num(w, "strength", (double)p->denoising_strength);
+    if (p->hr_steps > 0)
+        json_put_int(w, "steps", p->hr_steps);
+    if (p->hr_width > 0) {
+        char size[48];
+        snprintf(size, sizeof size, "%lldx%lld", (long long)p->hr_width, (long long)p->hr_height);
+        json_put_str(w, "size", size);
+    } else {
+        json_put_num(w, "scale", (double)p->hr_scale);
+    }
+    json_close(w, '}');
+    return 0;
+}
+
 static int put_pictures(struct api_call *c, const struct cJSON *body, struct json_writer *w,
                         struct err *e)
 {
@@ -340,6 +405,12 @@ static int their_field(struct err *e)
                                            {"size", "width"},
                                            {"image", "init_images"},
                                            {"clip_skip", "override_settings"},
+                                           {"hires", "enable_hr"},
+                                           {"hires.upscaler", "hr_upscaler"},
+                                           {"hires.strength", "denoising_strength"},
+                                           {"hires.steps", "hr_second_pass_steps"},
+                                           {"hires.size", "hr_resize_x"},
+                                           {"hires.scale", "hr_scale"},
                                            {"output_format", "override_settings.samples_format"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (strcmp(e->param, pairs[i][0]) == 0)
@@ -362,6 +433,8 @@ int sdapi_begin(struct api_call *c, const struct cJSON *body, unsigned where, st
     json_begin(&w, &text);
     json_open(&w, NULL, '{');
     err = put_request(c, &w, e);
+    if (err == 0 && p->hires)
+        err = put_hires(c, &w, e);
     if (err == 0 && where == PARAM_EDIT)
         err = put_pictures(c, body, &w, e);
     if (err == 0 && p->width > 0 && p->height > 0) {
@@ -385,6 +458,7 @@ int sdapi_begin(struct api_call *c, const struct cJSON *body, unsigned where, st
     json_free(ours);
     /* What was borrowed from the body ends with it. */
     p->prompt = p->negative_prompt = p->sampler = p->sampler_index = p->scheduler = NULL;
-    p->script = p->mask = p->model = p->format = NULL;
+    p->script = p->mask = p->model = p->format = p->hr_upscaler = NULL;
+    p->hr_sampler = p->hr_scheduler = p->hr_prompt = p->hr_negative = p->hr_model = NULL;
     return err;
 }

@@ -26,6 +26,10 @@ struct sdapi_params {
     float cfg_scale, denoising_strength, eta, subseed_strength; /* NaN: not given */
     float s_churn, noise_multiplier;
     bool full_res, send_images, include_init;
+    bool hires; /* enable_hr, with: */
+    const char *hr_upscaler, *hr_sampler, *hr_scheduler, *hr_prompt, *hr_negative, *hr_model;
+    int64_t hr_steps, hr_width, hr_height;
+    float hr_scale;
     const char *model;                               /* of override_settings */
     int64_t clip_skip, seed_resize_w, seed_resize_h; /* clip_skip as there: 1 leaves out none; -1 */
     const char *format;                              /* samples_format, as ours; or NULL */
@@ -44,6 +48,8 @@ struct sdapi_call {
     struct sdapi_params p;
     char *parameters; /* JSON: what the request said */
     struct sdapi_paste paste;
+    bool extra;                /* extra-single-image */
+    int cut_width, cut_height; /* its result is cut to this; 0: not */
     bool interrupted;
     bool listed; /* is in the list of running ones, by: */
     struct api_call *next;

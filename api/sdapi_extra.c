@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "api/sdapi.h"
+#include "base/arena.h"
 
 struct extra {
     int64_t mode, width, height;
@@ -95,6 +96,49 @@ static int enlarge(const struct extra *x, struct image *im, int64_t max_pixels, 
     return err;
 }
 
+static bool is_network(const struct api *a, const char *name)
+{
+    for (int i = 0; i < a->n_models; i++)
+        if (a->models[i].card->kind == MODEL_UPSCALER && strcmp(a->models[i].card->id, name) == 0)
+            return true;
+    return false;
+}
+
+/* A super-resolution network is a job, as /v1/images/upscale makes it. */
+static int begin_network(struct api_call *c, const struct extra *x, const struct image *im,
+                         struct err *e)
+{
+    int size[2] = {0, 0};
+    int err = choose_size(x, im, c->priv->api->o.max_image_pixels, size, e);
+    if (err != 0)
+        return err;
+    struct sdapi_call *sd = c->priv->sd = xcalloc(1, sizeof *sd);
+    sd->extra = true;
+    if (x->mode == 1 && x->crop) {
+        sd->cut_width = (int)x->width < size[0] ? (int)x->width : size[0];
+        sd->cut_height = (int)x->height < size[1] ? (int)x->height : size[1];
+    }
+    struct json_limits limits = c->priv->api->limits;
+    struct json_writer w;
+    struct buf text;
+    struct cJSON *ours = NULL;
+    limits.max_bytes = strlen(x->image) + (1 << 16);
+    buf_init(&text, limits.max_bytes);
+    json_begin(&w, &text);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "model", x->upscaler);
+    json_put_num(&w, "scale", (double)size[0] / im->width);
+    json_put_str(&w, "image", x->image);
+    json_close(&w, '}');
+    err = json_parse(&ours, buf_str(&text), text.len, &limits, e);
+    if (err == 0 && (err = images_begin(c, ours, PARAM_UPSCALE, e)) != 0 &&
+        strcmp(e->param, "scale") == 0)
+        err_param(e, "upscaling_resize");
+    json_free(ours);
+    buf_free(&text);
+    return err;
+}
+
 int sdapi_extra(struct api_call *c, const struct cJSON *body, struct err *e)
 {
     const struct api *a = c->priv->api;
@@ -116,6 +160,11 @@ int sdapi_extra(struct api_call *c, const struct cJSON *body, struct err *e)
     }
     if (err != 0 || (err = sdapi_decode(a, x.image, "image", &im, e)) != 0)
         return err;
+    if (is_network(a, x.upscaler)) {
+        err = begin_network(c, &x, &im, e);
+        image_free(&im);
+        return err;
+    }
     err = enlarge(&x, &im, a->o.max_image_pixels, e);
     buf_init(&text, ((size_t)im.width * (size_t)im.height * 4 + (1 << 16)) * 2);
     if (err == 0)

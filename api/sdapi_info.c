@@ -236,6 +236,17 @@ void sdapi_info_answer(const struct api_call *c, const struct images_out *o, str
     const struct sdapi_call *sd = c->priv->sd;
     struct json_writer w;
     struct buf info;
+    if (sd->extra) {
+        json_begin(&w, out);
+        json_open(&w, NULL, '{');
+        json_put_str(&w, "html_info", "");
+        if (images_out_complete(o) == 0)
+            json_put_null(&w, "image");
+        else
+            images_out_put_text(o, &w, "image");
+        json_close(&w, '}');
+        return;
+    }
     buf_init(&info, INFO_BYTES_MAX);
     put_info(c, o, &info);
     out->max += 2 * info.len + strlen(sd->parameters);

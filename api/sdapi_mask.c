@@ -261,6 +261,9 @@ int sdapi_mask_paste(const struct api_call *c, const struct image *im, struct im
 {
     const struct sdapi_paste *t = &c->priv->sd->paste;
     struct image fit;
+    const int w = c->priv->sd->cut_width, h = c->priv->sd->cut_height;
+    if (w > 0 && (w < im->width || h < im->height))
+        return image_crop(out, im, (im->width - w) / 2, (im->height - h) / 2, w, h, 0, e);
     if (t->base.data == NULL)
         return 0;
     int err = image_resize(&fit, im, t->width, t->height, IMAGE_LANCZOS, e);

@@ -159,18 +159,25 @@ static void put_models(struct json_writer *w, const struct api *a)
     }
 }
 
-static void put_upscalers(struct json_writer *w)
+static void put_upscaler(struct json_writer *w, const char *name, double scale)
+{
+    json_open(w, NULL, '{');
+    json_put_str(w, "name", name);
+    json_put_null(w, "model_name");
+    json_put_null(w, "model_path");
+    json_put_null(w, "model_url");
+    json_put_num(w, "scale", scale);
+    json_close(w, '}');
+}
+
+static void put_upscalers(struct json_writer *w, const struct api *a)
 {
     static const char *const names[] = {"None", "Lanczos", "Bicubic", "Bilinear"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        json_open(w, NULL, '{');
-        json_put_str(w, "name", names[i]);
-        json_put_null(w, "model_name");
-        json_put_null(w, "model_path");
-        json_put_null(w, "model_url");
-        json_put_num(w, "scale", 4);
-        json_close(w, '}');
-    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        put_upscaler(w, names[i], 4);
+    for (int i = 0; i < a->n_models; i++)
+        if (a->models[i].card->kind == MODEL_UPSCALER)
+            put_upscaler(w, a->models[i].card->id, a->models[i].card->scale);
 }
 
 static void put_memory(struct json_writer *w, const struct api *a)
@@ -225,7 +232,18 @@ bool sdapi_names_list(struct api_call *c, enum api_handler_id id)
         put_models(&w, a);
         break;
     case API_SD_UPSCALERS:
-        put_upscalers(&w);
+        put_upscalers(&w, a);
+        break;
+    case API_SD_LATENT_MODES:
+        json_open(&w, NULL, '{');
+        json_put_str(&w, "name", "Latent");
+        json_close(&w, '}');
+        json_open(&w, NULL, '{');
+        json_put_str(&w, "name", "Latent (nearest)");
+        json_close(&w, '}');
+        json_open(&w, NULL, '{');
+        json_put_str(&w, "name", "Latent (bicubic)");
+        json_close(&w, '}');
         break;
     case API_SD_NONE: /* styles, hypernetworks ...: there are none */
         break;

@@ -155,7 +155,7 @@ static void put_progress(struct api_call *c)
     struct json_writer w;
     if (o != NULL)
         images_out_progress(o->priv->images, &p);
-    const int steps = o != NULL && p.total > 0 ? p.total / o->n_choices : 0;
+    const int steps = o != NULL && o->n_choices > 0 ? p.total / o->n_choices : 0;
     c->out.max += o != NULL ? o->priv->max_out : 0;
     json_begin(&w, &c->out);
     json_open(&w, NULL, '{');

@@ -31,6 +31,7 @@ static void open_answer(struct api_call *c, const struct image_params *p, const 
                                          .format = (enum codec_format)(p->format + 1),
                                          .compression =
                                              p->compression >= 0 ? (int)p->compression : 95,
+                                         .sd = c->priv->sd != NULL ? c : NULL,
                                          .created = clock_unix_s(),
                                          .model = c->model,
                                          .parameters = ""};

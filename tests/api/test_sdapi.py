@@ -10,7 +10,7 @@ import PIL.ImageChops
 import pytest
 import webuiapi
 
-from harness import PAINTER, TINY, eventually, picture, png
+from harness import PAINTER, ROOT, TINY, eventually, picture, png
 
 SMALL = {"prompt": "a red fox", "width": 32, "height": 32, "steps": 2, "seed": 7}
 
@@ -18,7 +18,8 @@ SMALL = {"prompt": "a red fox", "width": 32, "height": 32, "steps": 2, "seed": 7
 @pytest.fixture(scope="module")
 def painter(start):
     return start("--threads", 1, "--cache_mib", 1024, "--preload", "all",
-                 models={"tiny": TINY, "painter": PAINTER, "other": PAINTER}, keys=["alice", "bob"])
+                 models={"tiny": TINY, "painter": PAINTER, "other": PAINTER,
+                         "four": ROOT / "tests/fixtures/upscale_first.safetensors"}, keys=["alice", "bob"])
 
 
 def call(server, path, body=None, key="alice", method=None):
@@ -144,6 +145,23 @@ def test_webuiapi_enlarges_a_picture(painter):
     assert api.extra_single_image(image()).image.tobytes() == image().tobytes()
 
 
+def test_webuiapi_enlarges_by_a_network(painter):
+    api = client(painter)
+    assert "four" in [u["name"] for u in api.get_upscalers()]
+    assert api.extra_single_image(image((16, 12)), upscaler_1="four", upscaling_resize=4).image.size == (64, 48)
+    assert api.extra_single_image(image((16, 12)), upscaler_1="four", upscaling_resize=3).image.size == (48, 36)
+    assert api.extra_single_image(image((16, 12)), upscaler_1="four", resize_mode=1, upscaling_resize_w=40,
+                                  upscaling_resize_h=40).image.size == (40, 40)
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Latent (nearest)", "Latent (bicubic)", "Lanczos", "four"])
+def test_webuiapi_makes_a_second_pass(painter, upscaler):
+    r = client(painter).txt2img(prompt="a fox", seed=1, width=48, height=32, enable_hr=True, hr_scale=2,
+                                hr_upscaler=upscaler, denoising_strength=0.6, hr_second_pass_steps=3)
+    assert r.image.size == (96, 64)
+    assert "Hires" in r.info["infotexts"][0]
+
+
 def test_progress_and_interrupt(painter):
     api, got = client(painter), []
     t = threading.Thread(target=lambda: got.append(api.txt2img(
@@ -185,10 +203,22 @@ def test_old_names_of_samplers(painter):
         assert json.loads(r["info"])["sampler_name"] == label
 
 
+HIRES = {"hr_prompt": "another", "hr_sampler_name": "DDIM", "hr_checkpoint_name": "other", "hr_upscaler": "Magic",
+         "hr_resize_x": 96, "hr_scale": 7.9, "denoising_strength": 0}
+
+
+@pytest.mark.parametrize("field", HIRES)
+def test_what_a_second_pass_cannot_do(painter, field):
+    status, r = call(painter, "/sdapi/v1/txt2img",
+                     {**SMALL, "width": 4096, "enable_hr": True, field: HIRES[field]})
+    assert status in (400, 404), r
+    assert r["error"]["param"] in (field, "enable_hr", "width"), r
+
+
 BAD = {
     "sampler_name": "Magic", "scheduler": "none such", "steps": 0, "cfg_scale": "much", "width": 33,
     "batch_size": 100, "seed": 1.5, "subseed_strength": 0.5, "restore_faces": True, "tiling": True,
-    "styles": ["x"], "script_name": "x/y plot", "s_churn": 1, "override_settings": {"other": 1},
+    "styles": ["x"], "hr_scale": 100, "script_name": "x/y plot", "s_churn": 1, "override_settings": {"other": 1},
     "alwayson_scripts": {"ADetailer": {"args": [True]}}, "prompt": 5, "denoising_strength": 2,
 }
 
