@@ -75,6 +75,8 @@ def launch(name):
         return 128, shared_dense(*numbers[:3])
     if base == "paged_kernel":
         dim = numbers[0] * 8
+        if "true" in name:
+            return 128, 64 * (dim + 8) + 4 * max(128 * (dim + 8), 64 * (dim + 2))
         return 128, 4 * (16 * dim + 32 * (dim + 1) + 16 * 257) + 128
     small = {"rope_kernel": 128, "kv_store_kernel": 128, "paged_join_kernel": 128,
              "embed_kernel": 128, "embed_f32_kernel": 128, "linear_x_kernel": 128,

@@ -65,7 +65,7 @@ def matrix_s(gpu, bits, rows, n_out, n_in, parts, few_flight):
 
 def llama(gpu, kind, rows, table):
     """(time, roofline) of a step of rows sequences (or of a prompt of `rows`), 1024 tokens of context."""
-    speed, flops, _, _, arch = GPUS[gpu]
+    speed, flops, mma, _, arch = GPUS[gpu]
     bits, parts = BITS[kind], 2 if kind == "f16" else 1
     types = {name: v for name, *v in cuda_gate.types().values()}
     _, head, step = types[kind]
@@ -79,8 +79,7 @@ def llama(gpu, kind, rows, table):
     context = rows / 2 if prompt else 1024
     kv_bytes = LAYERS * 2 * KV * 2 * context * (rows / 16 if prompt else rows)
     attention_flops = LAYERS * 4 * rows * context * DIM
-    fp32 = {"A100": 19.5e12, "H100": 67e12, "H200": 67e12, "B200": 80e12}[gpu]
-    time += max(kv_bytes / (speed * 0.6), attention_flops / (fp32 * 0.4))
+    time += max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
     time += activations / (speed * 0.8)
     launches = LAYERS * (15 if rows <= 8 else 19) + 4
@@ -128,8 +127,10 @@ KERNELS = [
     ("dense_kernel<64, 1, 32>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
      "4 B a lane, all sectors used", "0: rows are 16 B apart"),
     ("dense_kernel<512, 4, 16>", "k and v n_q / 16 times from L2", "the same", "the same", "0"),
-    ("paged_kernel<16>", "pages once a task of 16 queries", "4 queries tokens dims in f32",
-     "2 B a lane: half of the width, all sectors used", "0: rows are odd"),
+    ("paged_kernel<16, true>", "pages once a task of 16 queries",
+     "8 queries tokens dims (2 products)", "cp.async of 16 B", "0: rows are 16 B apart"),
+    ("paged_kernel<16, false>", "the same, q8_0 and f32 pages", "4 queries tokens dims in f32",
+     "1 or 4 B a lane, all sectors used", "0: rows are odd"),
     ("kv_store_kernel", "8 B an element in, 4 out", "-", "all sectors used", "-"),
     ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "all sectors used", "0"),
     ("group_sums_kernel", "4 B an element", "-", "all sectors used", "-"),

@@ -65,6 +65,7 @@ __device__ static inline void conv_gather(const struct conv_job &j, uint8_t *to,
 {
     const struct cuda_window &x = j.c.x;
     constexpr int pieces = 8 * CONV_PARTS; /* of 8 halves */
+#pragma unroll 1
     for (int i = threadIdx.x; i < TILE_COLUMNS * pieces; i += TILE_THREADS) {
         const int piece = i % 8, part = i / 8 % CONV_PARTS, column = i / pieces;
         uint8_t *at = to + column * CUDA_RECORD(CONV_PARTS) + part * 128 + piece * 16;
@@ -86,7 +87,7 @@ __device__ static inline void conv_gather(const struct conv_job &j, uint8_t *to,
 }
 
 template <int type>
-__global__ void __launch_bounds__(TILE_THREADS, 1) conv_kernel(const struct conv_job j)
+__global__ void __launch_bounds__(TILE_THREADS, 2) conv_kernel(const struct conv_job j)
 {
     typedef tile_ring<type, CONV_PARTS> R;
     SHARED_DYN(float, shared);

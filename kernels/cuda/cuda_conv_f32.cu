@@ -37,10 +37,15 @@ __global__ void __launch_bounds__(F32_THREADS, 2)
                     acc[p][o] = fmaf(tile_w[k][to + o], tile_x[k][tp + p], acc[p][o]);
         __syncthreads();
     }
-    for (int p = 0; p < 4 && p0 + tp + p < pixels; p++) {
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+        if (p0 + tp + p >= pixels)
+            continue;
         const struct conv_at at = conv_at(c.x, p0 + tp + p, c.y_begin, c.n_y);
-        for (int o = 0; o < 4 && o0 + to + o < c.c_out; o++)
-            conv_store(c, at, o0 + to + o, acc[p][o]);
+#pragma unroll
+        for (int o = 0; o < 4; o++)
+            if (o0 + to + o < c.c_out)
+                conv_store(c, at, o0 + to + o, acc[p][o]);
     }
 }
 

@@ -33,8 +33,12 @@ __global__ void __launch_bounds__(F32_THREADS, 2)
                     acc[r][o] = fmaf(tile_w[k][to + o], tile_x[k][tr + r], acc[r][o]);
         __syncthreads();
     }
-    for (int r = 0; r < 4 && r0 + tr + r < rows; r++)
-        for (int o = 0; o < 4 && o0 + to + o < n_out; o++) {
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+#pragma unroll
+        for (int o = 0; o < 4; o++) {
+            if (r0 + tr + r >= rows || o0 + to + o >= n_out)
+                continue;
             const size_t at = (size_t)(r0 + tr + r) * n_out + o0 + to + o;
             float v = acc[r][o];
             v = bias ? v + bias[o0 + to + o] : v;

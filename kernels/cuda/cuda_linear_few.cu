@@ -32,64 +32,86 @@ __device__ static inline void few_fetch(uint8_t *stage, const uint8_t *panel,
     const uint8_t *step = unit + F::head + s % F::steps * F::step_bytes;
     for (int i = lane; i < F::head / 16; i += CUDA_WARP)
         cuda_copy16(stage + i * 16, unit + i * 16, 16);
+#pragma unroll 1
     for (int i = lane; i < F::step_bytes / 16; i += CUDA_WARP)
         cuda_copy16(stage + F::head + i * 16, step + i * 16, 16);
     const int pieces = CUDA_RECORD(parts) / 16,
               all = few_ring<type, parts>::records * j.rows * pieces;
     uint8_t *to = stage + few_ring<type, parts>::w_bytes;
+#pragma unroll 1
     for (int i = lane; i < all; i += CUDA_WARP) {
-        const int piece = i % pieces, row = i / pieces % j.rows, record = i / pieces / j.rows;
+        const int piece = i % pieces, record = i / pieces >= j.rows; /* there are at most two */
+        const int row = i / pieces - record * j.rows;
         const size_t from = (size_t)row * j.n_records + s * few_ring<type, parts>::records + record;
         cuda_copy16(to + i * 16, j.records + from * CUDA_RECORD(parts) + piece * 16, 16);
     }
 }
 
+/* A warp's slice of a panel. */
 template <int type, int parts>
-__global__ void __launch_bounds__(FEW_THREADS, 4) linear_few_kernel(const struct linear_job j)
+__device__ static inline void few_sum(float acc[1][1][4], uint8_t *ring, const uint8_t *w,
+                                      const struct linear_job &j)
 {
     typedef few_ring<type, parts> R;
-    SHARED_DYN(uint8_t, memory);
-    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
-    const int slice = warp % CUDA_SLICES, stage_bytes = R::stage_bytes(j.rows);
-    int matrix = 0, panel = blockIdx.x * FEW_PANELS + warp / CUDA_SLICES;
-    while (matrix < LINEAR_MAX - 1 && panel >= j.n_panels[matrix])
-        panel -= j.n_panels[matrix++];
-    uint8_t *ring = memory + warp * R::stages * stage_bytes;
-    const uint8_t *w = j.w[matrix] + (size_t)panel * j.panel_bytes;
-    const int begin = tile_slice_begin(j.n_steps, slice);
-    const int end = panel < j.n_panels[matrix] ? tile_slice_begin(j.n_steps, slice + 1) : begin;
+    const int slice = threadIdx.x / CUDA_WARP % CUDA_SLICES, lane = threadIdx.x % CUDA_WARP;
+    const int stage_bytes = R::stage_bytes(j.rows);
+    const int end = tile_slice_begin(j.n_steps, slice + 1);
+    int s = tile_slice_begin(j.n_steps, slice);
+#pragma unroll 1 /* registers are few */
     for (int i = 0; i < R::stages - 1; i++) {
-        if (begin + i < end)
-            few_fetch<type, parts>(ring + i * stage_bytes, w, j, begin + i, lane);
+        if (s + i < end)
+            few_fetch<type, parts>(ring + i * stage_bytes, w, j, s + i, lane);
         cuda_copy_commit();
     }
-    float acc[1][1][4] = {};
-    int at = 0, next = R::stages - 1;
-    for (int s = begin; s < end; s++) {
+    for (int at = 0; s < end; s++) {
         cuda_copy_wait<R::stages - 2>();
         __syncwarp();
         if (s + R::stages - 1 < end)
-            few_fetch<type, parts>(ring + next * stage_bytes, w, j, s + R::stages - 1, lane);
+            few_fetch<type, parts>(ring + (at ? at - 1 : R::stages - 1) * stage_bytes, w, j,
+                                   s + R::stages - 1, lane);
         cuda_copy_commit();
         const uint8_t *stage = ring + at * stage_bytes;
         const struct cuda_columns x = {stage + R::w_bytes, j.rows, j.rows * CUDA_RECORD(parts)};
         cuda_step<type, 1, 1, parts>(acc, stage, 0, x, lane);
         __syncwarp();
         at = at + 1 < R::stages ? at + 1 : 0;
-        next = next + 1 < R::stages ? next + 1 : 0;
     }
     cuda_copy_wait<0>();
+}
+
+template <int type, int parts>
+__global__ void __launch_bounds__(FEW_THREADS, parts == 2 && type == DTYPE_Q3_K ? 5 : 6)
+    linear_few_kernel(const struct linear_job j)
+{
+    typedef few_ring<type, parts> R;
+    SHARED_DYN(uint8_t, memory);
+    SHARED(int, places, [FEW_THREADS / CUDA_WARP][2]); /* matrix and panel: registers are few */
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    float acc[1][1][4] = {};
+    {
+        int matrix = 0, panel = blockIdx.x * FEW_PANELS + warp / CUDA_SLICES;
+        while (matrix < LINEAR_MAX - 1 && panel >= j.n_panels[matrix])
+            panel -= j.n_panels[matrix++];
+        const bool there = panel < j.n_panels[matrix];
+        if (lane == 0) {
+            places[warp][0] = matrix;
+            places[warp][1] = there ? panel : -1;
+        }
+        if (there)
+            few_sum<type, parts>(acc, memory + warp * R::stages * R::stage_bytes(j.rows),
+                                 j.w[matrix] + (size_t)panel * j.panel_bytes, j);
+    }
     __syncthreads();
     float *sums = reinterpret_cast<float *>(memory); /* [panels][slices][16][8] */
     for (int i = 0; i < 4; i++)
         sums[warp * 128 + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[0][0][i];
     __syncthreads();
     /* 128 results a panel, 128 threads: neighbours write neighbouring outputs */
-    const int o = threadIdx.x % CUDA_PANEL, row = threadIdx.x / CUDA_PANEL % 8;
-    const float *sum = sums + warp / CUDA_SLICES * CUDA_SLICES * 128 + o * 8 + row;
-    if (row < j.rows && panel < j.n_panels[matrix] && panel * CUDA_PANEL + o < j.n_out[matrix])
-        linear_store(j, matrix, row, panel * CUDA_PANEL + o,
-                     ((sum[0] + sum[128]) + sum[256]) + sum[384]);
+    const int row = threadIdx.x / CUDA_PANEL % 8, matrix = places[warp][0];
+    const int at = threadIdx.x % CUDA_PANEL, o = places[warp][1] * CUDA_PANEL + at;
+    const float *sum = sums + warp / CUDA_SLICES * CUDA_SLICES * 128 + at * 8 + row;
+    if (row < j.rows && o >= 0 && o < j.n_out[matrix])
+        linear_store(j, matrix, row, o, ((sum[0] + sum[128]) + sum[256]) + sum[384]);
 }
 
 template <int type, int parts>

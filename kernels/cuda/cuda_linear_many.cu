@@ -3,7 +3,7 @@
 #include "kernels/cuda/cuda_tile.cuh"
 
 template <int type, int parts>
-__global__ void __launch_bounds__(TILE_THREADS, 1)
+__global__ void __launch_bounds__(TILE_THREADS, parts == 2 ? 1 : 2)
     linear_many_kernel(const struct linear_job j, int matrix)
 {
     typedef tile_ring<type, parts> R;
@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 1)
         tile_fetch_weights<type>(stage, j.w[matrix], j.panel_bytes, panel0, j.n_panels[matrix], s);
         uint8_t *to = stage + TILE_PANELS * R::w_bytes;
         constexpr int pieces = CUDA_RECORD(parts) / 16;
+#pragma unroll 1
         for (int i = threadIdx.x; i < R::records * TILE_COLUMNS * pieces; i += TILE_THREADS) {
             const int piece = i % pieces, c = i / pieces % TILE_COLUMNS;
             const int record = s * R::records + i / pieces / TILE_COLUMNS;

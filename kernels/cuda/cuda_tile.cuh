@@ -52,6 +52,7 @@ __device__ static inline void tile_fetch_weights(uint8_t *stage, const uint8_t *
     constexpr int pieces = (F::head + F::step_bytes) / 16;
     const size_t unit = (size_t)(s / F::steps) * F::unit_bytes;
     const int step = s % F::steps * F::step_bytes; /* behind the head */
+#pragma unroll 1                                   /* registers are few */
     for (int i = threadIdx.x; i < TILE_PANELS * pieces; i += TILE_THREADS) {
         const int p = i / pieces, at = i % pieces * 16;
         const bool there = panel0 + p < n_panels;
@@ -96,6 +97,7 @@ __device__ static inline void tile_run(float *shared, int n_steps, int split, in
     const int per = CUDA_SLICES / split, first = blockIdx.z * per;
     const int begin = tile_slice_begin(n_steps, first),
               end = tile_slice_begin(n_steps, first + per);
+#pragma unroll 1
     for (int i = 0; i < R::stages - 1; i++) {
         if (begin + i < end)
             fetch(ring + i * R::stage_bytes, begin + i);
