@@ -1,0 +1,128 @@
+/* BERT's vectors against transformers (tools/make_bert_golden.py): a tiny random model, and all-MiniLM-L6-v2 where
+ * it was fetched; and the same bits for a text alone and among others. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "engine/model.h"
+#include "engine/models/bert.h"
+
+#define TINY   "tests/fixtures/bert_tiny"
+#define MINILM "models/cache/all-MiniLM-L6-v2"
+#define BOUND  1e-3 /* relative */
+
+enum { MAX_TEXTS = 16, MAX_IDS = 512, MAX_DIM = 1024, MAX_ROWS = 1024 };
+
+static struct backend *be;
+static struct cJSON *golden;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct buf text;
+    struct err e;
+    buf_init(&text, 1 << 20);
+    int rc = backend_open(&be, getenv("BACKEND") ? getenv("BACKEND") : "cpu", 2, &e);
+    if (rc == 0)
+        rc = file_read(&text, TINY "/golden.json", &e);
+    if (rc == 0)
+        rc = json_parse(&golden, buf_str(&text), text.len, &json_limits_default, &e);
+    buf_free(&text);
+    return rc;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    json_free(golden);
+    be->close(be);
+    return 0;
+}
+
+/* The text's ids in the model's frame; how many. */
+static int encode(const struct model_card *card, const char *text, int32_t *ids)
+{
+    struct err e;
+    int32_t *found;
+    size_t n;
+    if (tokenizer_encode(card->tokenizer, text, strlen(text), 0, &found, &n, MAX_IDS - 2, &e) != 0)
+        fail_msg("%s", e.msg);
+    ids[0] = tokenizer_info(card->tokenizer)->bos;
+    memcpy(ids + 1, found, n * sizeof *ids);
+    ids[n + 1] = tokenizer_info(card->tokenizer)->eos;
+    free(found);
+    return (int)n + 2;
+}
+
+static void expect_vector(const float *got, const struct cJSON *want, int dim)
+{
+    double error = 0, norm = 0;
+    assert_int_equal(json_size(want), dim);
+    int i = 0;
+    for (const struct cJSON *v = json_first(want); v != NULL; v = json_next(v), i++) {
+        error += pow((double)got[i] - json_num(v), 2);
+        norm += pow(json_num(v), 2);
+    }
+    assert_true(sqrt(error) <= BOUND * sqrt(norm));
+}
+
+static void check(const char *path, const char *name)
+{
+    const struct model_options o = {.max_rows = MAX_ROWS};
+    struct model *m;
+    struct err e;
+    if (model_open(&m, name, path, be, &o, &e) != 0)
+        fail_msg("%s: %s", path, e.msg);
+    struct bert *bert = model_bert(m);
+    const int dim = bert_info(bert)->dim;
+    static int32_t ids[MAX_TEXTS * MAX_IDS], n_ids[MAX_TEXTS];
+    static float alone[MAX_TEXTS * MAX_DIM], together[MAX_TEXTS * MAX_DIM];
+    const struct cJSON *text = json_first(json_get(golden, "texts"));
+    const struct cJSON *want = json_first(json_get(golden, name));
+    int n = 0, at = 0;
+    for (; text != NULL && n < MAX_TEXTS; text = json_next(text), want = json_next(want), n++) {
+        n_ids[n] = encode(model_card(m), json_str(text), ids + at);
+        const struct bert_batch b = {
+            .n_texts = 1, .n_ids = &n_ids[n], .ids = ids + at, .vectors = alone + n * dim};
+        assert_int_equal(bert_run(bert, &b, &e), 0);
+        expect_vector(alone + n * dim, want, dim);
+        at += n_ids[n];
+    }
+    assert_true(n > 3);
+    const struct bert_batch all = {.n_texts = n, .n_ids = n_ids, .ids = ids, .vectors = together};
+    assert_int_equal(bert_run(bert, &all, &e), 0);
+    assert_memory_equal(together, alone, (size_t)n * (size_t)dim * sizeof *alone);
+    model_close(m);
+}
+
+static void bert_gives_the_vectors_of_transformers(void **state)
+{
+    (void)state;
+    check(TINY, "tiny");
+}
+
+static void minilm_gives_the_vectors_of_transformers(void **state)
+{
+    (void)state;
+    if (access(MINILM, F_OK) != 0)
+        skip();
+    check(MINILM, "minilm");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bert_gives_the_vectors_of_transformers),
+        cmocka_unit_test(minilm_gives_the_vectors_of_transformers),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
