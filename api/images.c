@@ -387,6 +387,8 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     const struct image_spec *s = &c->job->image;
     const struct image_card *d = card->image;
     buf_adds(out, s->prompt);
+    if (c->priv->sd != NULL)
+        sdapi_lora_put(s, out);
     if (s->negative_prompt != NULL && s->negative_prompt[0] != '\0')
         buf_printf(out, "\nNegative prompt: %s", s->negative_prompt);
     buf_printf(out, "\nSteps: %d",

@@ -292,6 +292,26 @@ static char *echo(const struct cJSON *body, unsigned where, const struct sdapi_p
 
 /* ---- the request of /v1/images ---- */
 
+/* The prompt, and the LoRAs that stand in it. */
+static int put_prompt(struct json_writer *w, const char *prompt, struct err *e)
+{
+    struct json_writer l;
+    struct buf text, loras;
+    buf_init(&text, strlen(prompt) + 1);
+    buf_init(&loras, 4 * strlen(prompt) + 64);
+    json_begin(&l, &loras);
+    json_open(&l, NULL, '[');
+    int n = sdapi_lora_take(prompt, &text, &l, e);
+    json_close(&l, ']');
+    if (n >= 0)
+        json_put_str(w, "prompt", buf_str(&text));
+    if (n > 0)
+        json_put_raw(w, "loras", buf_str(&loras), loras.len);
+    buf_free(&text);
+    buf_free(&loras);
+    return n < 0 ? n : 0;
+}
+
 static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
 {
     const struct sdapi_params *p = &c->priv->sd->p;
@@ -308,7 +328,8 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     const int64_t clip = p->clip_skip > 0 ? p->clip_skip : sdapi_state_clip(a, c->priv->owner);
     if (m != NULL)
         json_put_str(w, "model", m->id);
-    json_put_str(w, "prompt", p->prompt != NULL ? p->prompt : "");
+    if (put_prompt(w, p->prompt != NULL ? p->prompt : "", e) != 0)
+        return e->code;
     if (p->negative_prompt != NULL && p->negative_prompt[0] != '\0')
         json_put_str(w, "negative_prompt", p->negative_prompt);
     json_put_int(w, "n", p->batch_size * p->n_iter);
@@ -405,6 +426,7 @@ static int their_field(struct err *e)
                                            {"size", "width"},
                                            {"image", "init_images"},
                                            {"clip_skip", "override_settings"},
+                                           {"loras", "prompt"},
                                            {"hires", "enable_hr"},
                                            {"hires.upscaler", "hr_upscaler"},
                                            {"hires.strength", "denoising_strength"},

@@ -2,6 +2,7 @@
  * then goes the way of all of them, and the answer gets its shape.
  *
  *   sdapi.c        txt2img and img2img: fields, and the request that they become
+ *   sdapi_lora.c   LoRAs within prompts
  *   sdapi_mask.c   inpainting: where, what is put there first, and how the result is pasted back
  *   sdapi_names.c  samplers and schedulers by their names there; what else can be listed
  *   sdapi_state.c  options of a key, progress, interrupt
@@ -84,6 +85,11 @@ int sdapi_encode(const struct image *im, struct buf *base64, struct err *e);
 
 /* The text of a PNG, taken apart: members of the object that is open. */
 void sdapi_info_read(struct json_writer *w, const char *text);
+
+/* The prompt without its LoRAs, which become elements of the list that is open: how many, or an error. */
+int sdapi_lora_take(const char *prompt, struct buf *text, struct json_writer *list, struct err *e);
+void sdapi_lora_put(const struct image_spec *s, struct buf *out); /* the other way round */
+void sdapi_lora_list(struct api_call *c, bool embeddings);
 
 /* ---- routes ---- */
 

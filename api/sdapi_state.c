@@ -204,6 +204,10 @@ bool sdapi_state_get(struct api_call *c, enum api_handler_id id)
     case API_SD_INTERRUPT:
         interrupt(c);
         return true;
+    case API_SD_LORAS:
+    case API_SD_EMBEDDINGS:
+        sdapi_lora_list(c, id == API_SD_EMBEDDINGS);
+        return true;
     case API_SD_REFRESH:
         buf_adds(&c->out, "null");
         return true;

@@ -12,12 +12,13 @@ import webuiapi
 
 from harness import PAINTER, ROOT, TINY, eventually, picture, png
 
+LORAS = ROOT / "tests/fixtures/lora"
 SMALL = {"prompt": "a red fox", "width": 32, "height": 32, "steps": 2, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def painter(start):
-    return start("--threads", 1, "--cache_mib", 1024, "--preload", "all",
+    return start("--threads", 1, "--cache_mib", 1024, "--preload", "all", "--lora_dir", LORAS,
                  models={"tiny": TINY, "painter": PAINTER, "other": PAINTER,
                          "four": ROOT / "tests/fixtures/upscale_first.safetensors"}, keys=["alice", "bob"])
 
@@ -127,7 +128,7 @@ def test_webuiapi_asks_for_everything(painter):
         assert isinstance(what(), (list, dict)), what
     api.refresh_checkpoints()
     for path in ("/sdapi/v1/samplers", "/sdapi/v1/schedulers", "/sdapi/v1/sd-models", "/sdapi/v1/upscalers",
-                 "/sdapi/v1/loras", "/sdapi/v1/sd-vae", "/sdapi/v1/hypernetworks",
+                 "/sdapi/v1/loras", "/sdapi/v1/embeddings", "/sdapi/v1/sd-vae", "/sdapi/v1/hypernetworks",
                  "/sdapi/v1/face-restorers", "/sdapi/v1/realesrgan-models", "/sdapi/v1/prompt-styles",
                  "/sdapi/v1/cmd-flags", "/sdapi/v1/memory", "/sdapi/v1/scripts",
                  "/sdapi/v1/latent-upscale-modes"):
@@ -160,6 +161,39 @@ def test_webuiapi_makes_a_second_pass(painter, upscaler):
                                 hr_upscaler=upscaler, denoising_strength=0.6, hr_second_pass_steps=3)
     assert r.image.size == (96, 64)
     assert "Hires" in r.info["infotexts"][0]
+
+
+def test_webuiapi_uses_loras_of_the_prompt(painter):
+    api, size = client(painter), {"width": 32, "height": 32, "seed": 3}
+    assert "kohya" in [lora["name"] for lora in api.get_loras()]
+    plain = api.txt2img(prompt="a fox", **size)
+    none = api.txt2img(prompt="a fox <lora:kohya:0>", **size)
+    full = api.txt2img(prompt="a fox <lora:kohya:1>", **size)
+    both = api.txt2img(prompt="a <lora:kohya:te=0.5:unet=1>fox <lora:peft:0.3:0.2>", **size)
+    assert plain.image.tobytes() == none.image.tobytes()
+    assert len({im.image.tobytes() for im in (plain, full, both)}) == 3
+    assert full.info["prompt"] == "a fox"
+    assert full.info["infotexts"][0].startswith("a fox <lora:kohya:1>\n")
+    _, _, text = painter.request(
+        "POST", "/v1/images/generations",
+        json.dumps({"prompt": "a fox", "model": "painter", "size": "32x32", "steps": 2, "seed": 3,
+                    "scheduler": "euler_a", "guidance_scale": 7, "loras": [{"name": "kohya"}]}),
+        {"Authorization": "Bearer alice"})
+    assert of(json.loads(text)["data"][0]["b64_json"]).tobytes() == full.image.tobytes()
+
+
+@pytest.mark.parametrize("tag", ["<lora:none such:1>", "<lora:>", "<lora:kohya:much>", "<lora:a:1:2:3>",
+                                 "<lora:../kohya:1>", "<hypernet:x:1>", "<lora:" + "x" * 500 + ":1>"])
+def test_loras_that_cannot_be(painter, tag):
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "prompt": f"a fox {tag}"})
+    assert status in (400, 404), r
+    assert r["error"]["param"].startswith(("prompt", "loras")), r
+
+
+def test_other_brackets_stay_in_the_prompt(painter):
+    for prompt in ("a < b > c", "<", "<lora", "<lora:kohya", "1 <2\n> 3"):
+        status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "prompt": prompt})
+        assert status == 200 and json.loads(r["info"])["prompt"] == prompt
 
 
 def test_progress_and_interrupt(painter):
