@@ -48,9 +48,12 @@ int image_safety_open(struct image_safety **out, struct image_model *m, struct e
                                       .run = run_safety,
                                       .restart = restart_safety,
                                       .close = close_safety};
-    u->pub.seen = u->pass.seen.data;
+    u->pub.seen = program_host(u->p, &u->pass.seen, PROGRAM_OUT);
     *out = &u->pub;
-    return 0;
+    if (u->pub.seen != NULL && program_host(u->p, &u->pass.pixels, PROGRAM_IN) != NULL)
+        return 0;
+    close_safety(&u->pub.unit);
+    return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
 }
 
 size_t image_safety_bytes(struct image_model *m, struct err *e)
@@ -66,7 +69,7 @@ size_t image_safety_bytes(struct image_model *m, struct err *e)
 int image_safety_look(struct image_safety *pub, const struct image *rgb, struct err *e)
 {
     struct safety_unit *u = (struct safety_unit *)pub;
-    return safety_look(u->m->safety, rgb, u->pass.pixels.data, e);
+    return safety_look(u->m->safety, rgb, program_host(u->p, &u->pass.pixels, PROGRAM_IN), e);
 }
 
 void image_safety_judge(const struct image_safety *pub, struct safety_result *out)

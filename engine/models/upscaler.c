@@ -284,6 +284,7 @@ struct pass {
     struct tiles_axis y, x; /* in blocks of unshuffle x unshuffle pixels */
     int at;                 /* tile of this run, in rows */
     struct tensor in, out;
+    float *host_in, *host_out; /* where the host fills and reads them */
 };
 
 static void record(struct program *p, void *arg)
@@ -322,7 +323,7 @@ static void fill_tile(struct pass *u)
 {
     const int f = u->m->unshuffle;
     const int y0 = tiles_begin(&u->y, u->at / u->x.n), x0 = tiles_begin(&u->x, u->at % u->x.n);
-    float *in = u->in.data;
+    float *in = u->host_in;
     for (int y = 0; y < u->y.tile; y++)
         for (int x = 0; x < u->x.tile; x++)
             for (int k = 0; k < 3; k++)
@@ -345,7 +346,7 @@ static void take_pixel(const struct pass *u, int y, int x)
     const int y0 = tiles_begin(&u->y, u->at / u->x.n) * f * s;
     const int x0 = tiles_begin(&u->x, u->at % u->x.n) * f * s;
     const float *from =
-        (const float *)u->out.data +
+        u->host_out +
         (size_t)((y - y0) / step * (int)u->out.dims[2] + (x - x0) / step) * (size_t)u->out.dims[3];
     uint8_t *to = u->pub.out + ((size_t)y * (size_t)(u->pub.width * s) + (size_t)x) * 3;
     for (int k = 0; k < 3; k++) {
@@ -451,8 +452,14 @@ int upscaler_pass_open(struct upscaler_pass **out, struct upscaler *m, int width
         err_set(e, rc, "%s", why.msg);
     else
         rc = program_open(&u->p, m->store.be, record, u, e);
+    if (rc == 0) {
+        u->host_in = program_host(u->p, &u->in, PROGRAM_IN);
+        u->host_out = program_host(u->p, &u->out, PROGRAM_OUT);
+        if (u->host_in == NULL || u->host_out == NULL)
+            rc = err_set(e, ERR_NOMEM, "no memory for what goes to the device");
+    }
     if (rc != 0) {
-        free(u);
+        close_pass(&u->pub.unit);
         return rc;
     }
     u->pub.unit = (struct image_unit){.bytes = program_memory(u->p),

@@ -96,6 +96,26 @@ void cuda_act_launch(float *out, const float *x, int64_t n, enum act act, cudaSt
     elem_launch<ELEM_ACT>(e, stream);
 }
 
+/* out, x [rows, c]   slope [c] */
+__global__ void __launch_bounds__(ELEM_THREADS)
+    prelu_kernel(float *out, const float *x, const float *slope, int64_t rows, int c)
+{
+    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+        for (int i = threadIdx.x; i < c; i += ELEM_THREADS) {
+            const float v = x[r * c + i];
+            out[r * c + i] = fmaxf(v, 0.0f) + slope[i] * fminf(v, 0.0f);
+        }
+    }
+}
+
+void cuda_prelu_launch(float *out, const float *x, const float *slope, int64_t rows, int c,
+                       cudaStream_t stream)
+{
+    if (rows > 0)
+        LAUNCH(prelu_kernel, (unsigned)(rows < ELEM_BLOCKS ? rows : ELEM_BLOCKS), ELEM_THREADS, 0,
+               stream, out, x, slope, rows, c);
+}
+
 /* out [rows, ca + cb] */
 __global__ void __launch_bounds__(ELEM_THREADS)
     concat_kernel(float *out, const float *a, const float *b, int64_t rows, int ca, int cb)

@@ -46,6 +46,9 @@ void cuda_mix_launch(float *out, const float *a, float ca, const float *b, float
 void cuda_glu_launch(float *out, const float *gate, const float *up, int64_t n, enum act act,
                      cudaStream_t stream);
 void cuda_act_launch(float *out, const float *x, int64_t n, enum act act, cudaStream_t stream);
+/* out, x [rows, c]   slope [c] */
+void cuda_prelu_launch(float *out, const float *x, const float *slope, int64_t rows, int c,
+                       cudaStream_t stream);
 /* out [rows, ca + cb]   a [rows, ca]   b [rows, cb] */
 void cuda_concat_launch(float *out, const float *a, const float *b, int64_t rows, int ca, int cb,
                         cudaStream_t stream);

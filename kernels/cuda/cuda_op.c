@@ -103,7 +103,10 @@ void cuda_glu(struct backend *be, const struct op_glu *p)
 void cuda_act(struct backend *be, const struct op_act *p)
 {
     struct cuda_backend *cb = cuda_of(be);
-    if (!cb->dead)
+    if (p->slope && !cb->dead)
+        cuda_prelu_launch(p->out->data, p->x->data, p->slope->data, cuda_op_rows(p->x),
+                          cuda_op_cols(p->x), cuda_stream(cb));
+    else if (!cb->dead)
         cuda_act_launch(p->out->data, p->x->data, cuda_op_count(p->out), p->act, cuda_stream(cb));
 }
 

@@ -280,9 +280,10 @@ static void proxy_act(struct backend *be, const struct op_act *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     want_tensor(x, p->x, false);
+    want_tensor(x, p->slope, false);
     want_tensor(x, p->out, true);
     send(x);
-    struct op_act q = {move(x, &m, p->out), move(x, &m, p->x), p->act};
+    struct op_act q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->slope), p->act};
     RUN(act, q);
 }
 
