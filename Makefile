@@ -124,7 +124,7 @@ format:                               ## rewrite the sources with clang-format
 	$(Q)clang-format -i $$(git ls-files $(FORMATTED))
 format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
-.PHONY: cuda cuda-emu
+.PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
 cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample ## the same on an emulated GPU, for tests
 .PHONY: cuda-gate cuda-report
@@ -132,6 +132,8 @@ cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and ma
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
 cuda-report:                          ## rooflines on paper, into docs/CUDA.md
 	$(Q)$(PYTHON) tools/cuda_report.py
+gpu-check: cuda $(patsubst %,$(B)/cuda/tests/golden/test_%,llama diffusion blip) build/venv/.done ## all that a machine with a GPU should run
+	$(Q)$(PYTHON) tools/gpu_check.py --build $(B)
 docker:                               ## build the CPU image
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine
@@ -195,6 +197,14 @@ $(B)/cuda-emu/%.o: %.cpp
 $(B)/cuda-emu/duetto: $(B)/server/main.o $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
+$(B)/cuda/tests/golden/%: tests/golden/%.c $(CUDA_OBJ) $(B)/libduetto.a
+	@mkdir -p $(@D)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(CUDA_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) $(CUDA_LD)
+$(B)/cuda-emu/tests/golden/%: tests/golden/%.c $(EMU_OBJ) $(B)/libduetto.a
+	@mkdir -p $(@D)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
 $(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_RT)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread

@@ -1,6 +1,6 @@
 """Starts the built server for a test and talks to it: plain requests, raw sockets, the openai client.
 
-DUETTO names the binary (default build/duetto).  Nothing here depends on how fast the machine is: what a
+DUETTO names the binary (default build/duetto), TEST_DEVICE the device if not the CPU.  Nothing here depends on how fast the machine is: what a
 test waits for gets PATIENCE_S, and a job that must still run when the test looks at it is `endless`.
 """
 import base64
@@ -54,6 +54,8 @@ class Server:
         command = [DUETTO, "serve", "--port", 0, "--drain_settle_s", 0, "--drain_grace_s", 0]
         for name, path in (models or {"tiny": TINY}).items():
             command += ["-m", f"{name}={path}"]
+        if "TEST_DEVICE" in os.environ and "--device" not in flags:
+            command += ["--device", os.environ["TEST_DEVICE"]]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("DUETTO_")}
         if keys:
             environ["DUETTO_API_KEYS"] = ",".join(keys)

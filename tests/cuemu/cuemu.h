@@ -1,7 +1,7 @@
 /* What tests ask of the emulated device besides CUDA's own API: faults to inject, what went wrong, and
  * what was counted.  Environment, read once: CUEMU_SEED (order of blocks and threads), CUEMU_FAIL
  * ("launch:3": the third launch fails; malloc, host, copy, launch, sync, graph, blas), CUEMU_DEVICES,
- * CUEMU_MEMORY_MB. */
+ * CUEMU_MEMORY_MB, CUEMU_COUNTS (prints them at the end). */
 #ifndef TESTS_CUEMU_CUEMU_H
 #define TESTS_CUEMU_CUEMU_H
 #include <stdbool.h>
@@ -32,11 +32,11 @@ void cuemu_seed(uint64_t seed);
 const char *cuemu_report(void);
 
 struct cuemu_counts {
-    uint64_t launches, blocks, threads, barriers, warp_ops, mma, cp_async_bytes;
+    uint64_t launches, blocks, threads, barriers, warp_ops, mma, cp_async_bytes, host_us;
 };
 /* Of all kernels whose name contains the text (NULL: all). */
 struct cuemu_counts cuemu_counted(const char *kernel);
-void cuemu_counts_print(void); /* a line a kernel */
+void cuemu_counts_print(void); /* a line a kernel, to stderr */
 
 #ifdef __cplusplus
 }

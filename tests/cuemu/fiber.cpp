@@ -34,7 +34,14 @@ void __tsan_release(void *p) __attribute__((weak));
 namespace
 {
 
-enum { MAX_THREADS = 1024, LANES = 32, STACK = 64 * 1024, SHARED_MAX = 227 * 1024, GAP = 64 };
+enum {
+    MAX_THREADS = 1024,
+    LANES = 32,
+    STACK = 64 * 1024,
+    SHARED_MAX = 227 * 1024,
+    GAP = 64,
+    CANARY = 0x5a
+};
 enum class state { fresh, ready, warp, barrier, done };
 
 struct async_copy {
@@ -96,7 +103,7 @@ std::vector<site> sites;
 int n_sites;
 alignas(64) char shared_static[SHARED_MAX + 64 * GAP];
 size_t shared_used;
-char *dynamic_map, *dynamic_now;
+char *dynamic_map, *dynamic_now, *stacks;
 long page;
 
 void release(void *p)
@@ -179,7 +186,9 @@ void trampoline();
 void start(fiber *f)
 {
 #ifdef __x86_64__
-    void **sp = reinterpret_cast<void **>(f->stack + STACK - 16);
+    /* tops at different places of a page: else all would meet in the same lines of the cache */
+    const unsigned at = (f->self.lane * 5 + f->self.warp * 3) % 32 * 128;
+    void **sp = reinterpret_cast<void **>(f->stack + STACK - 16 - at);
     *--sp = nullptr; /* the return address of trampoline, which never returns */
     *--sp = reinterpret_cast<void *>(trampoline);
     for (int i = 0; i < 6; i++)
@@ -247,16 +256,8 @@ void prepare(fiber *f, int t, dim3 block)
 {
     unsigned u = (unsigned)t;
     f->self = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES};
-    if (!f->stack) {
-        f->stack = static_cast<char *>(mmap(nullptr, STACK + (size_t)page, PROT_READ | PROT_WRITE,
-                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        if (f->stack == MAP_FAILED) {
-            fprintf(stderr, "cuemu: no memory for stacks\n");
-            exit(1);
-        }
-        mprotect(f->stack, (size_t)page, PROT_NONE); /* an overflow traps */
-        f->stack += page;
-    }
+    f->stack = stacks + (size_t)t * STACK;
+    memset(f->stack, CANARY, 16);
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);
     f->copies.clear();
@@ -309,7 +310,14 @@ void run_block(unsigned index)
     switch_to(&scheduler, &first->at);
     if (failure)
         return;
-    if (n_done < n_threads) {
+    bool overflow = false;
+    for (int t = 0; t < n_threads; t++)
+        for (int i = 0; i < 16; i++)
+            overflow |= fibers[t].stack[i] != CANARY;
+    if (overflow) {
+        cuemu_set_report("the stack of a thread overflowed");
+        failure = cudaErrorLaunchFailure;
+    } else if (n_done < n_threads) {
         report_deadlock();
     } else if (!gaps_whole()) {
         cuemu_set_report("a write behind the end of a SHARED array");
@@ -376,6 +384,15 @@ void watch_faults()
                                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     mprotect(dynamic_map + bytes, (size_t)page, PROT_NONE);
     memset(shared_static, 0xff, sizeof shared_static);
+    const size_t huge = (size_t)2 << 20, all = (size_t)MAX_THREADS * STACK + huge;
+    stacks = static_cast<char *>(mmap(nullptr, all, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (stacks == MAP_FAILED) {
+        fprintf(stderr, "cuemu: no memory for stacks\n");
+        exit(1);
+    }
+    stacks += -reinterpret_cast<uintptr_t>(stacks) & (huge - 1);
+    madvise(stacks, all - huge, MADV_HUGEPAGE);
 }
 
 } // namespace

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <deque>
@@ -84,6 +85,8 @@ void set_up()
     if (n_devices >= 0)
         return;
     const char *devices = getenv("CUEMU_DEVICES"), *mb = getenv("CUEMU_MEMORY_MB");
+    if (getenv("CUEMU_COUNTS"))
+        atexit(cuemu_counts_print);
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");
     static const char *const names[] = {"malloc", "host",  "copy", "launch",
                                         "sync",   "graph", "blas"};
@@ -162,6 +165,17 @@ bool head_ready(CUstream_st *s)
     return w.kind != work::WAIT || event_states[w.event].done >= w.ticket;
 }
 
+cudaError_t timed_run(const cuemu_grid *g)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+    cudaError_t rc = cuemu_fiber_run(g);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+    counters[g->name].host_us +=
+        (uint64_t)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
+    return rc;
+}
+
 void run_head(CUstream_st *s)
 {
     work w = std::move(s->queue.front());
@@ -170,7 +184,11 @@ void run_head(CUstream_st *s)
     if (w.kind == work::RECORD)
         event_states[w.event].done++;
     else if (sticky == cudaSuccess && w.kind == work::KERNEL)
+<<<<<<< HEAD
         rc = cuemu_ptx_run ? cuemu_ptx_run(&w.grid) : cuemu_fiber_run(&w.grid);
+=======
+        rc = timed_run(&w.grid);
+>>>>>>> 7429074 (gpu-check: what a machine with a GPU should run; an image for it)
     else if (sticky == cudaSuccess && w.kind == work::CALL)
         rc = w.call();
     if (rc != cudaSuccess)
@@ -352,14 +370,15 @@ struct cuemu_counts cuemu_counted(const char *kernel)
 
 void cuemu_counts_print(void)
 {
-    printf("%-40s %9s %10s %12s %10s %12s %10s %12s\n", "kernel", "launches", "blocks", "threads",
-           "barriers", "warp ops", "mma", "async bytes");
+    fprintf(stderr, "%-48s %9s %10s %12s %10s %12s %10s %12s %10s\n", "kernel", "launches",
+            "blocks", "threads", "barriers", "warp ops", "mma", "async bytes", "host us");
     for (auto &c : counters)
-        printf("%-40s %9llu %10llu %12llu %10llu %12llu %10llu %12llu\n", c.first.c_str(),
-               (unsigned long long)c.second.launches, (unsigned long long)c.second.blocks,
-               (unsigned long long)c.second.threads, (unsigned long long)c.second.barriers,
-               (unsigned long long)c.second.warp_ops, (unsigned long long)c.second.mma,
-               (unsigned long long)c.second.cp_async_bytes);
+        fprintf(stderr, "%-48s %9llu %10llu %12llu %10llu %12llu %10llu %12llu %10llu\n",
+                c.first.c_str(), (unsigned long long)c.second.launches,
+                (unsigned long long)c.second.blocks, (unsigned long long)c.second.threads,
+                (unsigned long long)c.second.barriers, (unsigned long long)c.second.warp_ops,
+                (unsigned long long)c.second.mma, (unsigned long long)c.second.cp_async_bytes,
+                (unsigned long long)c.second.host_us);
 }
 
 const char *cudaGetErrorName(cudaError_t error)
