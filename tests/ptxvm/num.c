@@ -10,7 +10,7 @@ float num_f16_table[65536];
 
 void num_init(void)
 {
-    for (uint32_t n = 0; n < 65536; n++)
+    for (uint32_t n = num_f16_table[0x3c00] == 1 ? 65536 : 0; n < 65536; n++)
         num_f16_table[n] = f16_to_f32((uint16_t)n);
 }
 
