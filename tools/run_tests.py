@@ -2,8 +2,8 @@
 """Runs the test suites, prints one line a program and ends with `N passed, N failed`.
 
 Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
-planted for it, and kcheck on it), ptxvm
-(the virtual machine for PTX, and the CUDA kernels on it), golden (cmocka), api (pytest);
+planted for it, and kcheck on it), ptxvm (the virtual machine for PTX, and the CUDA kernels on it), golden
+(cmocka), api (pytest);
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
