@@ -412,7 +412,6 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
         buf_printf(out, ", Eta: %g", (double)s->eta);
     if (s->clip_skip >= 0)
         buf_printf(out, ", Clip skip: %d", s->clip_skip + 1); /* 1 leaves out none there */
-    loras_describe(s, out);
     buf_printf(out, ", RNG: %s, Version: Duetto %s", s->rng == IMAGE_RNG_CUDA ? "GPU" : "CPU",
                c->priv->api->o.version);
     return seed_at;

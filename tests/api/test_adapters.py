@@ -1,12 +1,14 @@
 """Adapters of image models: LoRAs and embeddings, loaded, listed, used by requests and unloaded while the server
 runs.  What they do to a picture the golden tests say; here it is that each request gets its own."""
+import base64
 import concurrent.futures
+import io
 import json
-import pathlib
 import shutil
 import struct
-import time
 
+import numpy
+import PIL.Image
 import pytest
 
 from harness import PAINTER, PATIENCE_S, ROOT, TINY, eventually, form, png
@@ -65,13 +67,13 @@ def paint(server, **more):
     return r["data"][0]["b64_json"]
 
 
-def pixels(server, **more):
-    """Without the parameters that a PNG carries."""
-    import base64
-    import io
+def raw(b64):
+    """The picture, without the parameters that a PNG carries."""
+    return PIL.Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")
 
-    import PIL.Image
-    return PIL.Image.open(io.BytesIO(base64.b64decode(paint(server, **more)))).tobytes()
+
+def pixels(server, **more):
+    return raw(paint(server, **more)).tobytes()
 
 
 def lora(name, scale=1.0):
@@ -208,3 +210,72 @@ def test_few_at_once(start, folder):
     assert call(server, "POST", "/v1/adapters", {"name": "kohya"})[0] == 200
     status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("peft")]})
     assert status == 429 and "1 adapters" in r["error"]["message"]
+
+
+def test_tags_of_the_web_ui(server):
+    names = [a["name"] for a in call(server, "GET", "/sdapi/v1/loras")[1]]
+    assert {"kohya", "peft"} <= set(names)
+    body = {"prompt": "a red <lora:peft:0.5>fox", "width": 32, "height": 32, "steps": 3, "seed": 5,
+            "sampler_name": "Euler", "cfg_scale": 7}
+    status, r = call(server, "POST", "/sdapi/v1/txt2img", body)
+    assert status == 200, r
+    ours = paint(server, prompt="a red fox", scheduler="euler", guidance_scale=7.0,
+                 loras=[lora("peft", 0.5)])
+    assert raw(r["images"][0]).tobytes() == raw(ours).tobytes()
+    status, r = call(server, "POST", "/sdapi/v1/txt2img", body | {"prompt": "<lora:peft:x> fox"})
+    assert status == 400
+
+
+def read_tensors(path):
+    data = path.read_bytes()
+    n = struct.unpack("<Q", data[:8])[0]
+    out = {}
+    for name, t in json.loads(data[8:8 + n]).items():
+        if name != "__metadata__":
+            a, b = t["data_offsets"]
+            out[name] = numpy.frombuffer(
+                data[8 + n + a:8 + n + b],
+                {"F16": "<f2", "F32": "<f4"}[t["dtype"]]).reshape(t["shape"]).astype("<f4")
+    return out
+
+
+def write_tensors(path, all_):
+    header, at = {}, 0
+    for name, t in all_.items():
+        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text +
+                     b"".join(t.astype("<f4").tobytes() for t in all_.values()))
+
+
+def merged(to, scale):
+    """The painter with the LoRA peft within its weights, as a fine-tuned checkpoint has it (DreamBooth)."""
+    shutil.copytree(PAINTER, to)
+    lora_ = read_tensors(FILES / "peft.safetensors")
+    for part in ("unet", "text_encoder"):
+        path = next((to / part).glob("*.safetensors"))
+        weights = read_tensors(path)
+        for name, down in lora_.items():
+            if not name.startswith(part + ".") or not name.endswith(".lora_A.weight"):
+                continue
+            layer = name[len(part) + 1:-len(".lora_A.weight")]
+            key = layer + ".weight"
+            key = key if key in weights else key.removeprefix("text_model.")
+            up = lora_[name.replace("lora_A", "lora_B")]
+            delta = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+            weights[key] = weights[key] + scale * delta.reshape(weights[key].shape)
+        write_tensors(path, weights)
+    return to
+
+
+def test_a_fine_tuned_checkpoint_is_a_model_and_the_same_as_its_lora(start, folder, tmp_path):
+    tuned = merged(tmp_path / "tuned", 0.6)
+    server = start("--threads", 1, "--lora_dir", folder,
+                   models={"painter": PAINTER, "tuned": tuned})
+    body = {"steps": 8, "seed": 3, "size": "48x32"}
+    a = numpy.asarray(raw(paint(server, model="tuned", **body))).astype(float)
+    b = numpy.asarray(raw(paint(server, model="painter", loras=[lora("peft", 0.6)], **body)))
+    plain = numpy.asarray(raw(paint(server, model="painter", **body)))
+    psnr = [10 * numpy.log10(65025 / max(((a - x) ** 2).mean(), 1e-9)) for x in (b, plain)]
+    assert psnr[0] >= 45 > 30 > psnr[1], psnr

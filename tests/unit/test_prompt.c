@@ -268,6 +268,38 @@ static void prompt_has_limits(void **state)
     arena_free(&tiny);
 }
 
+/* Ids of the text of the first chunk, with learned words. */
+static void with_words(const char *text, const char *same, int at, int n)
+{
+    static const struct prompt_word list[] = {{"glow", 1 << 24, 2}, {"<thing>", (1 << 24) + 2, 1}};
+    const struct prompt_words words = {list, 2};
+    const struct prompt_source src = {.bpe = bpe, .words = &words};
+    struct prompt p, plain = parsed(same, 0);
+    struct err e;
+    if (prompt_parse_with(&p, &src, text, strlen(text), &arena, &e) != 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(p.n_tokens, plain.n_tokens + n);
+    for (int i = 0, k = 0; i < p.n_tokens; i++) {
+        if (i >= at && i < at + n)
+            assert_true(p.ids[1 + i] >= 1 << 24);
+        else
+            assert_int_equal(p.ids[1 + i], plain.ids[1 + k++]);
+    }
+}
+
+static void prompt_learned_words_are_tokens_of_their_own(void **state)
+{
+    (void)state;
+    with_words("glow cat", "cat", 0, 2);
+    with_words("GLOW cat", "cat", 0, 2);
+    with_words("glows cat", "glows cat", 0, 0);
+    with_words("aglow", "aglow", 0, 0);
+    with_words("(glow:1.5)", "", 0, 2);
+    with_words("<thing>", "", 0, 1);
+    with_words("<Thing>cat", "cat", 0, 1);
+    with_words("<thing", "<thing", 0, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +311,7 @@ int main(void)
         cmocka_unit_test(prompt_prefers_to_part_at_a_comma),
         cmocka_unit_test(prompt_can_be_extended_to_another),
         cmocka_unit_test(prompt_has_limits),
+        cmocka_unit_test(prompt_learned_words_are_tokens_of_their_own),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
