@@ -96,6 +96,8 @@ const struct param image_params_table[] = {
     {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
+    {"tiled", PARAM_BOOL, PARAM_IMAGES, 0, 0, AT(tiled), NULL,
+     "beyond the model's own size in overlapping windows, even where memory is enough"},
     {"hires", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, HIRES_SCHEMA, "made again at a larger size"},
     {"upscale", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, UPSCALE_SCHEMA,
      "enlarged at last, by a super-resolution network"},

@@ -19,7 +19,7 @@ enum image_quality { IMAGE_AUTO, IMAGE_LOW, IMAGE_MEDIUM, IMAGE_HIGH, IMAGE_STAN
 struct image_params {
     const char *prompt, *negative_prompt, *scheduler; /* borrowed from the body; or NULL */
     bool stream, job;                                 /* job: answer 202 and work on */
-    bool keep_unmasked;
+    bool keep_unmasked, tiled;
     int64_t n, compression, partials, steps, clip_skip, seed; /* -1: not given */
     float guidance_scale, guidance_rescale, strength, eta;    /* NaN: not given */
     float scale;                                              /* NaN: not given */

@@ -314,6 +314,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->rng = p->rng == 1 ? IMAGE_RNG_CUDA : IMAGE_RNG_CPU;
     /* 32 bits of chance: a number that people can read out to each other. */
     s->seed = p->seed >= 0 ? (uint64_t)p->seed : rng_seed_random() & 0xffffffff;
+    s->tiled = p->tiled;
     s->clip_skip = (int)p->clip_skip;
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
     s->safety = c->priv->safety;

@@ -162,6 +162,8 @@ struct image_spec {
     int n_loras; /* at most JOB_LORAS_MAX */
     const struct lora_ref *loras;
     const struct prompt_words *words; /* the engine's own, of a task */
+    bool
+        tiled; /* beyond the model's own size in overlapping windows, even where memory is enough */
 };
 extern const struct image_spec image_spec_default;
 

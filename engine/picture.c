@@ -93,6 +93,9 @@ static int prepare(struct image_task *it, struct err *e)
     it->shape = (struct noise_shape){.h = s->height / d->info->scale,
                                      .w = s->width / d->info->scale,
                                      .c = d->info->latent_channels};
+    const int window = image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
+    it->win_y = tiles_axis(it->shape.h, window ? window : it->shape.h, window * 3 / 4 + 1);
+    it->win_x = tiles_axis(it->shape.w, window ? window : it->shape.w, window * 3 / 4 + 1);
     const struct noise_args args = {
         .choice = {.scheduler = (enum noise_scheduler)s->scheduler,
                    .sigmas = (enum noise_sigmas)s->sigmas,
@@ -273,21 +276,70 @@ bool picture_is_denoised(const struct picture *p)
     return p->begun && p->call >= noise_n_calls(p->task->noise);
 }
 
-void picture_unet_input(const struct picture *p, float *x)
+int picture_n_rows(const struct image_task *it)
+{
+    return it->win_y.n * it->win_x.n * (it->guided ? 2 : 1);
+}
+
+int picture_row_side(const struct image_task *it, int row)
+{
+    return it->guided ? row % 2 : 0;
+}
+
+/* Where the window of a row begins. */
+static void window_of(const struct image_task *it, int row, int *y, int *x)
+{
+    const int window = it->guided ? row / 2 : row;
+    *y = window / it->win_x.n;
+    *x = window % it->win_x.n;
+}
+
+void picture_unet_input(const struct picture *p, int row, float *x)
 {
     const struct image_task *it = p->task;
-    float scale = noise_input_scale(it->noise, p->call);
-    size_t c = (size_t)it->shape.c, n = latent_floats(it) / c;
-    if (!sees_mask(it)) {
-        for (size_t i = 0; i < n * c; i++)
-            x[i] = p->latent[i] * scale;
+    const float scale = noise_input_scale(it->noise, p->call);
+    const size_t c = (size_t)it->shape.c, width = (size_t)it->shape.w;
+    const bool sees = sees_mask(it);
+    int iy, ix;
+    window_of(it, row, &iy, &ix);
+    const int y0 = tiles_begin(&it->win_y, iy), x0 = tiles_begin(&it->win_x, ix);
+    for (int y = y0; y < y0 + it->win_y.tile; y++) {
+        size_t at = (size_t)y * width + (size_t)x0;
+        for (int k = 0; k < it->win_x.tile; k++, at++) {
+            for (size_t j = 0; j < c; j++)
+                *x++ = p->latent[at * c + j] * scale;
+            if (!sees)
+                continue;
+            *x++ = it->mask[at];
+            memcpy(x, p->masked + at * c, c * sizeof *x);
+            x += c;
+        }
+    }
+}
+
+void picture_unet_output(struct picture *p, const float *out)
+{
+    const struct image_task *it = p->task;
+    const size_t c = (size_t)it->shape.c, width = (size_t)it->shape.w;
+    const int side = picture_row_side(it, p->rows_out), n_sides = it->guided ? 2 : 1;
+    float *to = p->out[side];
+    if (p->rows_out < n_sides)
+        memset(to, 0, latent_floats(it) * sizeof *to);
+    int iy, ix;
+    window_of(it, p->rows_out++, &iy, &ix);
+    if (it->win_y.n * it->win_x.n == 1) {
+        memcpy(to, out, latent_floats(it) * sizeof *to);
         return;
     }
-    for (size_t i = 0; i < n; i++, x += 2 * c + 1) {
-        for (size_t k = 0; k < c; k++)
-            x[k] = p->latent[i * c + k] * scale;
-        x[c] = it->mask[i];
-        memcpy(x + c + 1, p->masked + i * c, c * sizeof *x);
+    const int y0 = tiles_begin(&it->win_y, iy), x0 = tiles_begin(&it->win_x, ix);
+    for (int y = y0; y < y0 + it->win_y.tile; y++) {
+        const float share_y = tiles_share(&it->win_y, iy, y, 1);
+        for (int x = x0; x < x0 + it->win_x.tile; x++, out += c) {
+            const float share = share_y * tiles_share(&it->win_x, ix, x, 1);
+            float *cell = to + ((size_t)y * width + (size_t)x) * c;
+            for (size_t j = 0; j < c && share > 0; j++)
+                cell[j] += share * out[j];
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 #ifndef ENGINE_PICTURE_H
 #define ENGINE_PICTURE_H
 #include "base/image.h"
+#include "engine/models/tiles.h"
 #include "engine/prompts.h"
 #include "engine/task.h"
 
@@ -15,10 +16,9 @@ struct picture {
     struct picture *next; /* in the pipeline's order of turns */
     double charged;       /* engine/turns.h */
     int index;
-    bool begun; /* noise was drawn */
-    int call;   /* of noise_n_calls, the next one */
-    unsigned
-        rows_out;   /* bit 0: the prompt's row of this call was computed, bit 1: the negative's */
+    bool begun;     /* noise was drawn */
+    int call;       /* of noise_n_calls, the next one */
+    int rows_out;   /* of this call, in order: of each window the prompt's, the negative one's */
     int n_partials; /* previews given out */
     bool preview_due;
     struct rng_torch rng;
@@ -63,6 +63,7 @@ struct image_task {
     struct prompts_entry *entries[2];   /* when admitted */
     struct noise *noise;
     struct noise_shape shape;
+    struct tiles_axis win_y, win_x; /* windows that the UNet sees, one by one */
     size_t memory_bytes; /* of `memory`, known before it is taken */
     size_t state_bytes;  /* with the pixels of all events that it may give out */
     size_t unit_bytes;   /* the largest pass that it asked the pipeline to make room for */
@@ -99,8 +100,14 @@ void picture_own_input(const struct picture *p, float *rgb);
 /* Draws its noise; when the task's moments are there. */
 void picture_begin(struct picture *p);
 bool picture_is_denoised(const struct picture *p);
-/* The UNet's input of this call, [h, w, in_channels]. */
-void picture_unet_input(const struct picture *p, float *x);
+/* Rows of a call of the UNet for one picture: windows times sides. */
+int picture_n_rows(const struct image_task *it);
+int picture_row_side(const struct image_task *it,
+                     int row); /* 0: the prompt's, 1: the negative one's */
+/* The UNet's input for row `row` of this call, [win_y.tile, win_x.tile, in_channels]. */
+void picture_unet_input(const struct picture *p, int row, float *x);
+/* Its answer, [win_y.tile, win_x.tile, c]; rows come in order. */
+void picture_unet_output(struct picture *p, const float *out);
 /* All answers of this call are in out: one step on.  Events are told. */
 void picture_step(struct picture *p);
 

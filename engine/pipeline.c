@@ -47,7 +47,7 @@ static size_t largest_pass(struct pipeline *p, const struct image_task *it, int 
     int n = 0;
     keys[n++] = (struct pass_key){PASS_TEXT, it->spec.clip_skip, 0, 0};
     keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
-    keys[n++] = (struct pass_key){PASS_UNET, rows, h, w};
+    keys[n++] = (struct pass_key){PASS_UNET, rows, it->win_y.tile, it->win_x.tile};
     if (decodes(it))
         keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
     if (it->spec.init || it->given_h > 0)
@@ -109,12 +109,18 @@ static void shrink_hold(struct pipeline *p)
         pass_put_away(p);
 }
 
+/* Can rows of the two be in one pass? */
+static bool same_rows(const struct image_task *a, const struct image_task *b)
+{
+    return a->win_y.tile == b->win_y.tile && a->win_x.tile == b->win_x.tile;
+}
+
 static int want_rows(const struct pipeline *p, const struct image_task *it)
 {
-    int rows = it->spec.n * (it->guided ? 2 : 1);
+    int rows = it->spec.n * picture_n_rows(it);
     for (const struct image_task *o = p->tasks; o; o = o->next) {
-        if (o->shape.h == it->shape.h && o->shape.w == it->shape.w)
-            rows += (o->spec.n - o->n_done) * (o->guided ? 2 : 1);
+        if (same_rows(o, it))
+            rows += (o->spec.n - o->n_done) * picture_n_rows(o);
     }
     int max = p->o.max_rows < PIPELINE_ROWS_MAX ? p->o.max_rows : PIPELINE_ROWS_MAX;
     return rows < max ? rows : max;
@@ -437,7 +443,8 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
         .pooled = en->pooled,
         .adapters = &it->adapters,
     };
-    float h = (float)it->spec.height, w = (float)it->spec.width;
+    const int scale = it->d->info->scale;
+    float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
     const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
     memcpy(row->time_ids, ids, sizeof ids);
 }
@@ -445,22 +452,22 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
 /* The picture's rows and, while there is room, those of others of its size behind it. */
 static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
 {
-    int h = first->task->shape.h, w = first->task->shape.w, n = 0, n_wanted = 0;
+    const struct image_task *it = first->task;
+    int h = it->win_y.tile, w = it->win_x.tile, n = 0, n_wanted = 0;
     for (const struct picture *pic = first; pic; pic = pic->next) {
-        if (pic->task->shape.h == h && pic->task->shape.w == w && wants_unet(pic))
-            n_wanted += pic->task->guided ? 2 : 1;
+        if (same_rows(pic->task, it) && wants_unet(pic))
+            n_wanted += picture_n_rows(pic->task) - pic->rows_out;
     }
     if (turns_holds_up(p->head, first))
-        n_wanted = first->task->guided ? 2 : 1;
+        n_wanted = it->guided ? 2 : 1;
     int n_rows = rows_that_fit(p, h, w, n_wanted);
     for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
-        if (pic->task->shape.h != h || pic->task->shape.w != w || !wants_unet(pic))
+        if (!same_rows(pic->task, it) || !wants_unet(pic))
             continue;
-        for (int side = 0; side < (pic->task->guided ? 2 : 1) && n < n_rows; side++) {
-            if (pic->rows_out & (1U << side))
-                continue; /* of a pass before, that had no more room */
+        /* those before were in passes that had no more room */
+        for (int row = pic->rows_out; row < picture_n_rows(pic->task) && n < n_rows; row++) {
             p->run.rows[n].picture = pic;
-            p->run.rows[n++].side = side;
+            p->run.rows[n++].row = row;
         }
     }
     int rc = pass_make_current(p, (struct pass_key){PASS_UNET, n, h, w}, e);
@@ -470,8 +477,9 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
     struct image_unet *u = (struct image_unet *)p->current->unit;
     size_t n_in = (size_t)h * (size_t)w * (size_t)p->d->info->in_channels;
     for (int i = 0; i < n; i++) {
-        fill_row(&u->rows[i], p->run.rows[i].picture, p->run.rows[i].side);
-        picture_unet_input(p->run.rows[i].picture, u->x + (size_t)i * n_in);
+        const struct picture *pic = p->run.rows[i].picture;
+        fill_row(&u->rows[i], pic, picture_row_side(pic->task, p->run.rows[i].row));
+        picture_unet_input(pic, p->run.rows[i].row, u->x + (size_t)i * n_in);
     }
     return 0;
 }
@@ -554,10 +562,10 @@ static void end_unet(struct pipeline *p)
         struct picture *pic = p->run.rows[i].picture;
         if (!pic)
             continue;
-        memcpy(pic->out[p->run.rows[i].side], u->out + (size_t)i * pic->state.n,
-               pic->state.n * sizeof(float));
-        pic->rows_out |= 1U << p->run.rows[i].side;
-        if (pic->rows_out != (pic->task->guided ? 3U : 1U))
+        const struct image_task *it = pic->task;
+        picture_unet_output(pic, u->out + (size_t)i * (size_t)(it->win_y.tile * it->win_x.tile) *
+                                              (size_t)it->shape.c);
+        if (pic->rows_out < picture_n_rows(it))
             continue;
         picture_step(pic);
         p->n_steps++;

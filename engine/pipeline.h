@@ -74,7 +74,7 @@ struct pipeline {
         int n_rows;                  /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
         struct {
             struct picture *picture; /* NULL: it was cancelled */
-            int side;                /* of out: the prompt's or the negative one */
+            int row;                 /* of its call */
         } rows[PIPELINE_ROWS_MAX];
     } run;
     double us_per_work;                   /* of calls so far (turns.h); 0: none */

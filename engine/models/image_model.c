@@ -625,3 +625,17 @@ size_t image_residual_floats(const struct image_model *m, int h, int w)
     unet_places(&m->unet->c, &places);
     return unet_places_floats(&places, places.n, h, w);
 }
+
+int image_unet_window(struct image_model *m, int h, int w, bool wanted)
+{
+    const int own = m->info.default_width / m->info.scale, step = m->info.multiple / m->info.scale;
+    int side = own / step * step;
+    if (h <= own && w <= own)
+        return 0;
+    size_t bytes = image_unet_bytes(m, 1, h, w, NULL);
+    if (bytes == 0 || (!wanted && bytes <= m->vae_bytes))
+        return 0;
+    while (side > step && (bytes = image_unet_bytes(m, 1, side, side, NULL)) > m->vae_bytes)
+        side = side / 2 / step * step;
+    return side < step ? step : side;
+}

@@ -141,6 +141,10 @@ struct image_unet {
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
                     struct err *e);
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e);
+/* The side of the windows that a latent of this size is denoised in, overlapping, each as if it were a picture of
+ * its own (Bar-Tal et al. 2023, MultiDiffusion): the model's own size or less.  0: it is done whole, for a
+ * row's pass needs no more than vae_bytes.  wanted: windows even so, where it is larger than the model's own. */
+int image_unet_window(struct image_model *m, int h, int w, bool wanted);
 /* The same with residuals added: a steered pass.  `residuals` of the rows are read in the first pieces of a
  * run; a row without any has the bits that it has in a pass that is not steered. */
 int image_steered_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
