@@ -27,6 +27,12 @@
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"scale\":{\"type\":\"number\"},\"size\":{" \
     "\"type\":\"string\"},\"steps\":{\"type\":\"integer\"},\"strength\":{\"type\":\"number\"},"  \
     "\"upscaler\":{\"type\":\"string\"}}}"
+#define REFINER_SCHEMA                                                                             \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"switch_"    \
+    "at\":{"                                                                                       \
+    "\"type\":\"number\"},\"aesthetic_score\":{\"type\":\"number\"},\"negative_aesthetic_score\":" \
+    "{"                                                                                            \
+    "\"type\":\"number\"}}}"
 #define UPSCALE_SCHEMA                                                                            \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"scale\":{" \
     "\"type\":\"number\"}}}"
@@ -96,6 +102,16 @@ const struct param image_params_table[] = {
     {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
     {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
+    {"refiner", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, REFINER_SCHEMA,
+     "another model for the last steps"},
+    {"denoising_start", PARAM_NUM, PARAM_FROM, 0, 0.999, AT(denoising_start), NULL,
+     "go on with a picture that still has the noise of this part of the steps"},
+    {"denoising_end", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(denoising_end), NULL,
+     "leave the steps after this part of them out"},
+    {"aesthetic_score", PARAM_NUM, PARAM_IMAGES, 0, 10, AT(aesthetic_score), NULL,
+     "what a refiner is told of the prompt's picture"},
+    {"negative_aesthetic_score", PARAM_NUM, PARAM_IMAGES, 0, 10, AT(negative_aesthetic_score), NULL,
+     "and of the negative prompt's"},
     {"tiled", PARAM_BOOL, PARAM_IMAGES, 0, 0, AT(tiled), NULL,
      "beyond the model's own size in overlapping windows, even where memory is enough"},
     {"hires", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, HIRES_SCHEMA, "made again at a larger size"},
@@ -124,6 +140,8 @@ static const struct image_params defaults = {
     .strength = NAN,
     .eta = NAN,
     .scale = NAN,
+    .aesthetic_score = 6,
+    .negative_aesthetic_score = 2.5f,
 };
 
 const char *image_params_quality(int quality)

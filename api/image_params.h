@@ -22,12 +22,14 @@ struct image_params {
     bool keep_unmasked, tiled;
     int64_t n, compression, partials, steps, clip_skip, seed; /* -1: not given */
     float guidance_scale, guidance_rescale, strength, eta;    /* NaN: not given */
-    float scale;                                              /* NaN: not given */
-    int answer;                                               /* enum image_answer */
-    int format;                                               /* enum codec_format - 1 */
-    int quality;                                              /* enum image_quality */
-    int rng;                                                  /* enum image_rng */
-    int mask_mode;                                            /* enum image_mask_mode */
+    float denoising_start, denoising_end;                     /* 0: all steps */
+    float aesthetic_score, negative_aesthetic_score;
+    float scale;         /* NaN: not given */
+    int answer;          /* enum image_answer */
+    int format;          /* enum codec_format - 1 */
+    int quality;         /* enum image_quality */
+    int rng;             /* enum image_rng */
+    int mask_mode;       /* enum image_mask_mode */
     int spacing, sigmas; /* enum noise_spacing, noise_sigmas; 0: auto */
     int n_timesteps;
     int timesteps[JOB_TIMESTEPS_MAX];

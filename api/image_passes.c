@@ -1,4 +1,4 @@
-/* hires and upscale: objects of the request to the passes of the job's spec. */
+/* refiner, hires and upscale: objects of the request to the passes of the job's spec. */
 #include "api/image_passes.h"
 
 #include <math.h>
@@ -68,6 +68,54 @@ const struct model_card *image_passes_upscaler(const struct api *a, const char *
     }
     err_param(e, "%s", param);
     return NULL;
+}
+
+/* ---- refiner ---- */
+
+/* The card of that name among image models that make pictures of any kind; NULL with *e filled. */
+static const struct model_card *find_refiner(const struct api *a, const char *id, struct err *e)
+{
+    int i = 0;
+    while (id != NULL && i < a->n_models && strcmp(a->models[i].card->id, id) != 0)
+        i++;
+    if (id == NULL)
+        err_set(e, ERR_INVALID, "refiner.model is missing");
+    else if (i == a->n_models)
+        api_unknown_model(a, id, e);
+    else if (a->models[i].card->kind == MODEL_IMAGE && !a->models[i].card->image->inpaint)
+        return a->models[i].card;
+    else
+        err_set(e, ERR_INVALID, "model '%.60s' is no refiner", id);
+    err_param(e, "refiner.model");
+    return NULL;
+}
+
+static int parse_refiner(struct api_call *c, const struct cJSON *body, struct err *e)
+{
+    static const char *const names[] = {"model", "switch_at", "aesthetic_score",
+                                        "negative_aesthetic_score", NULL};
+    struct image_spec *s = &c->job->image;
+    const char *id = NULL;
+    float at = 0.8f;
+    int rc;
+    const struct cJSON *v = object_of(body, "refiner", names, &rc, e);
+    if (v == NULL)
+        return rc;
+    if ((rc = json_get_str(v, "model", &id, e)) != 0 ||
+        (rc = json_get_float(v, "switch_at", &at, 0.01, 0.99, e)) != 0 ||
+        (rc = json_get_float(v, "aesthetic_score", &s->aesthetic[0], 0, 10, e)) != 0 ||
+        (rc = json_get_float(v, "negative_aesthetic_score", &s->aesthetic[1], 0, 10, e)) != 0)
+        return of("refiner", e);
+    const struct model_card *card = find_refiner(c->priv->api, id, e);
+    if (card == NULL)
+        return e->code;
+    if (s->denoising_end > 0 || s->mask != NULL) {
+        err_set(e, ERR_INVALID, "refiner goes neither with denoising_end nor with a mask");
+        return err_param(e, "refiner");
+    }
+    s->passes.refiner.model = card->id;
+    s->passes.refiner.switch_at = s->denoising_end = at;
+    return 0;
 }
 
 /* ---- hires ---- */
@@ -214,7 +262,9 @@ static int parse_upscale(struct api_call *c, const struct cJSON *body, int size[
 int image_passes_parse(struct api_call *c, const struct cJSON *body, const struct image_card *card,
                        int size[2], struct err *e)
 {
-    int rc = parse_hires(c, body, card, size, e);
+    int rc = parse_refiner(c, body, e);
+    if (rc == 0)
+        rc = parse_hires(c, body, card, size, e);
     if (rc == 0)
         rc = parse_upscale(c, body, size, e);
     if (rc != 0)
@@ -237,6 +287,9 @@ void image_passes_put(const struct image_spec *s, struct buf *out)
         [IMAGE_LATENT_BICUBIC] = "Latent (bicubic)",
         [IMAGE_PIXELS] = "Lanczos",
     };
+    if (s->passes.refiner.model != NULL)
+        buf_printf(out, ", Refiner: %s, Refiner switch at: %g", s->passes.refiner.model,
+                   (double)s->passes.refiner.switch_at);
     if (s->passes.hires.width > 0) {
         const int how = (int)s->passes.hires.how;
         buf_printf(out, ", Hires resize: %dx%d, Hires upscaler: %s", s->passes.hires.width,

@@ -1,4 +1,4 @@
-/* Fields of the images routes that say what is done to pictures after they were made: hires, upscale.
+/* Fields of the images routes that say what is done to pictures after they were made: refiner, hires, upscale.
  * Thread: loop, or one worker during api_begin. */
 #ifndef API_IMAGE_PASSES_H
 #define API_IMAGE_PASSES_H

@@ -315,6 +315,10 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     /* 32 bits of chance: a number that people can read out to each other. */
     s->seed = p->seed >= 0 ? (uint64_t)p->seed : rng_seed_random() & 0xffffffff;
     s->tiled = p->tiled;
+    s->denoising_start = p->denoising_start;
+    s->denoising_end = p->denoising_end;
+    s->aesthetic[0] = p->aesthetic_score;
+    s->aesthetic[1] = p->negative_aesthetic_score;
     s->clip_skip = (int)p->clip_skip;
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
     s->safety = c->priv->safety;

@@ -413,8 +413,8 @@ int checkpoint_config_make(struct checkpoint *c, struct err *e)
     bool xl = c->family == CHECKPOINT_SDXL;
     if (xl && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER_2) == 0)
         return err_set(e, ERR_UNSUPPORTED,
-                       "an SDXL refiner, or a file without the second text "
-                       "encoder: neither is served");
+                       "an SDXL refiner in one file, or a file without the second text "
+                       "encoder: give the refiner's diffusers directory");
     if (!xl && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER_2) > 0)
         return err_set(e, ERR_UNSUPPORTED, "a second text encoder, but not the UNet of SDXL");
     c->pad[0] = c->family == CHECKPOINT_SD2 ? zero : eos;

@@ -237,6 +237,9 @@ static int open_parts(struct checkpoint *c, struct err *e)
         const char *name = checkpoint_part_name(part), *class = component(c->index, name);
         if (class == NULL && part == CHECKPOINT_TEXT_ENCODER_2)
             continue;
+        if (class == NULL && part == CHECKPOINT_TEXT_ENCODER &&
+            component(c->index, checkpoint_part_name(CHECKPOINT_TEXT_ENCODER_2)) != NULL)
+            continue; /* SDXL's refiner */
         const char *pipeline = json_str(json_get(c->index, "_class_name"));
         if (class == NULL)
             return err_set(e, ERR_UNSUPPORTED, "%s without %s is not served",

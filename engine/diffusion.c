@@ -179,6 +179,12 @@ static int check_numbers(struct image_spec *s, const struct image_card *c, struc
         bad = "clip_skip";
     else if (!(s->eta >= 0 && s->eta <= 1))
         bad = "eta";
+    else if (!(s->denoising_start >= 0 && s->denoising_start < 1) ||
+             (s->denoising_start > 0 && s->mask))
+        bad = "denoising_start";
+    else if (!(s->denoising_end >= 0 && s->denoising_end <= 1) ||
+             (s->denoising_end > 0 && s->denoising_end <= s->denoising_start))
+        bad = "denoising_end";
     if (!bad)
         return 0;
     err_set(e, ERR_INVALID, "%s is out of its range", bad);

@@ -49,6 +49,37 @@ static int add_upscale(struct engine *g, struct task *t, const char *id, int siz
     return 0;
 }
 
+/* The rest of the steps by another model. */
+static int add_refiner(struct engine *g, struct task *t, struct err *e)
+{
+    struct image_spec s = t->image->spec;
+    int model = find_other(g, MODEL_IMAGE, s.passes.refiner.model, "refiner", e);
+    if (model < 0)
+        return model;
+    const struct diffusion *d = model_diffusion(g->models[model].facts), *first = t->image->d;
+    if (d->info->latent_channels != first->info->latent_channels ||
+        d->info->scale != first->info->scale ||
+        d->info->latent_scale != first->info->latent_scale) {
+        err_set(e, ERR_INVALID, "the latents of \"%.60s\" are not those of this model",
+                s.passes.refiner.model);
+        return err_param(e, "refiner");
+    }
+    s.denoising_start = s.passes.refiner.switch_at;
+    s.denoising_end = 0;
+    s.init = s.mask = NULL;
+    s.partial_images = 0;
+    s.passes.hires.how = IMAGE_LATENT_NEAREST; /* the size stays */
+    int rc = picture_stage_new(t, d, &s, NULL, e);
+    if (rc) {
+        err_wrap(e, "refiner");
+        return err_param(e, "refiner");
+    }
+    struct image_task *it = (struct image_task *)last_stage(t);
+    engine_stages_own(g, &it->stage, model);
+    pipeline_stage(&g->models[model].pipeline, it);
+    return 0;
+}
+
 /* The pictures again, larger. */
 static int add_hires(struct engine *g, struct task *t, int size[2], struct err *e)
 {
@@ -61,6 +92,7 @@ static int add_hires(struct engine *g, struct task *t, int size[2], struct err *
     s.height = s.passes.hires.height;
     s.steps = s.passes.hires.steps > 0 ? s.passes.hires.steps : s.steps;
     s.strength = isnan(s.passes.hires.strength) ? HIRES_STRENGTH : s.passes.hires.strength;
+    s.denoising_start = s.denoising_end = 0;
     s.init = s.mask = NULL;
     s.partial_images = 0;
     const bool pixels = how == IMAGE_PIXELS || how == IMAGE_NETWORK;
@@ -83,7 +115,9 @@ int engine_stages_add(struct engine *g, struct task *t, struct err *e)
     int size[2] = {s->width, s->height};
     engine_stages_own(g, &t->image->stage, t->model);
     pipeline_stage(&g->models[t->model].pipeline, t->image);
-    int rc = s->passes.hires.width > 0 ? add_hires(g, t, size, e) : 0;
+    int rc = s->passes.refiner.model ? add_refiner(g, t, e) : 0;
+    if (rc == 0 && s->passes.hires.width > 0)
+        rc = add_hires(g, t, size, e);
     if (rc == 0 && s->passes.upscale.model)
         rc = add_upscale(g, t, s->passes.upscale.model, size, e);
     stage_number(t);

@@ -32,6 +32,7 @@ const struct image_spec image_spec_default = {
     .strength = NAN,
     .rng = IMAGE_RNG_CPU,
     .clip_skip = -1,
+    .aesthetic = {6, 2.5f},
     .passes = {.hires = {.strength = NAN}},
 };
 

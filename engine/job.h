@@ -121,6 +121,10 @@ enum image_enlarge {
 
 /* What is done to pictures after they were made, in this order. */
 struct image_passes {
+    struct { /* denoised to the end by another model of the same latents (SDXL's refiner) */
+        const char *model; /* card id; NULL: no */
+        float switch_at; /* share of the steps that come before: denoising_end of the first model */
+    } refiner;
     struct {               /* made again at this size, from what they are, enlarged */
         int width, height; /* 0: no */
         int steps;         /* 0: as many */
@@ -161,9 +165,10 @@ struct image_spec {
     struct image_passes passes;
     int n_loras; /* at most JOB_LORAS_MAX */
     const struct lora_ref *loras;
-    const struct prompt_words *words; /* the engine's own, of a task */
-    bool
-        tiled; /* beyond the model's own size in overlapping windows, even where memory is enough */
+    const struct prompt_words *words;     /* the engine's own, of a task */
+    float denoising_start, denoising_end; /* only a part of the steps; 0: all of them */
+    float aesthetic[2]; /* scores that a refiner is told, of the prompt and the negative one */
+    bool tiled;         /* beyond the model's own size in windows, even where memory is enough */
 };
 extern const struct image_spec image_spec_default;
 

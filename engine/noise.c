@@ -222,6 +222,9 @@ static int check(const struct plan *p, struct err *e)
                        p->k->name);
     if (!(a->eta >= 0 && a->eta <= 1))
         return err_set(e, ERR_INVALID, "eta is %g; 0 to 1 are possible", a->eta);
+    if (!(a->start >= 0 && a->start < 1) || !(a->end >= 0 && a->end <= 1))
+        return err_set(e, ERR_INVALID, "denoising from %g to %g; 0 to 1 are possible", a->start,
+                       a->end);
     if (!(a->strength >= 0 && a->strength <= 1))
         return err_set(e, ERR_INVALID, "strength is %g; 0 to 1 are possible", a->strength);
     return 0;
@@ -253,6 +256,42 @@ static void set_begin(struct plan *p)
     p->begin = (p->n - (left < p->n ? left : p->n)) * (p->k->two_calls ? 2 : 1);
 }
 
+/* The timestep at a share of the run; below it lies what is left. */
+static double cutoff(const struct plan *p, double share)
+{
+    return rint((double)p->n_train - share * (double)p->n_train);
+}
+
+/* The call at which a run begins that is entered in its middle: found in the whole one. */
+static int find_start(struct plan *p, const struct noise_config *config, struct err *e)
+{
+    struct noise_args args = *p->args;
+    struct noise *whole;
+    args.start = args.end = args.strength = 0;
+    int rc = noise_open(&whole, config, &args, e), left = 0;
+    if (rc != 0)
+        return rc;
+    for (int i = 0; i < whole->n_calls; i++)
+        left += (double)whole->calls[i].timestep < cutoff(p, p->args->start);
+    if (p->k->two_calls && left % 2 == 0) /* a step is not entered in its middle */
+        left++;
+    p->begin = whole->n_calls > left ? whole->n_calls - left : 0;
+    noise_close(whole);
+    return 0;
+}
+
+static int cut_end(const struct plan *p, struct err *e)
+{
+    int n = 0;
+    for (int i = 0; i < p->out->n_calls; i++)
+        n += (double)p->out->calls[i].timestep >= cutoff(p, p->args->end);
+    if (n == 0)
+        return err_set(e, ERR_INVALID, "denoising that starts at %g and ends at %g has no steps",
+                       p->args->start, p->args->end);
+    p->out->n_calls = n;
+    return 0;
+}
+
 int noise_open(struct noise **out, const struct noise_config *config, const struct noise_args *args,
                struct err *e)
 {
@@ -275,14 +314,18 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
     p.n_train = p.c.n_train;
     p.n = args->timesteps != NULL ? args->n_timesteps : args->steps;
     int rc = check(&p, e);
-    if (rc == 0) {
+    if (rc == 0 && args->start > 0)
+        rc = find_start(&p, config, e);
+    else if (rc == 0)
         set_begin(&p);
+    if (rc == 0)
         rc = noise_table_alphas(&p, e);
-    }
     if (rc == 0)
         rc = p.k->compile(&p, e);
     if (rc == 0)
         rc = check_finite(&p, e);
+    if (rc == 0 && args->end > 0)
+        rc = cut_end(&p, e);
     free(p.abar);
     free(p.t);
     free(p.sigma);

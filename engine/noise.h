@@ -114,6 +114,9 @@ struct noise_args {
     /* LCM and TCD only: all steps are made, over the part of the range that strength leaves, as
      * diffusers' LatentConsistencyModelImg2ImgPipeline does; else the first steps are left out. */
     bool strength_in_range;
+    /* Parts of a run by the share of training's timesteps, as diffusers' denoising_start and denoising_end: from
+     * start on (then nothing is left out for strength), and up to end.  0: from the first, to the last one. */
+    double start, end;
     double eta; /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;

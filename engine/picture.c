@@ -77,6 +77,12 @@ static size_t lay_out(struct image_task *it, float *memory)
     return l.n * sizeof(float);
 }
 
+/* 0.8 that went through a float is 0.80000001. */
+static double share_of(float v)
+{
+    return rint((double)v * 1e6) / 1e6;
+}
+
 static int prepare(struct image_task *it, struct err *e)
 {
     const struct diffusion *d = it->d;
@@ -102,6 +108,8 @@ static int prepare(struct image_task *it, struct err *e)
                    .spacing = (enum noise_spacing)s->spacing},
         .steps = s->steps,
         .strength = it->from == FROM_NOISE ? 0 : (double)s->strength,
+        .start = share_of(s->denoising_start),
+        .end = share_of(s->denoising_end),
         .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
         .eta = (double)s->eta,
         .timesteps = s->n_timesteps > 0 ? s->timesteps : NULL,
@@ -144,7 +152,8 @@ static struct image_task *append(struct task *t, const struct diffusion *d,
     it->task = t;
     it->d = d;
     it->spec = *spec;
-    it->spec.words = t->words;
+    /* embeddings are of the first stage's model */
+    it->spec.words = !t->image || t->image->d == d ? t->words : NULL;
     arena_init(&it->arena, (size_t)8 << 20);
     for (int i = 0; i < JOB_IMAGES_MAX; i++) {
         it->pictures[i].task = it;
@@ -263,8 +272,12 @@ void picture_begin(struct picture *p)
     /* A UNet that sees the mask does not need init itself unless it begins from it. */
     if (p->moments || (s->init && !(sees_mask(it) && it->from == FROM_NOISE)))
         sample_moments(p, p->moments ? p->moments : it->moments[MOMENTS_INIT], p->image, p->out[0]);
-    noise_begin(it->noise, &p->state, it->from == FROM_NOISE ? NULL : p->image, p->latent, p->noise,
-                &p->rng);
+    if (s->denoising_start > 0 &&
+        it->from != FROM_NOISE) /* it has the noise of that step already */
+        memcpy(p->latent, p->image, latent_floats(it) * sizeof *p->latent);
+    else
+        noise_begin(it->noise, &p->state, it->from == FROM_NOISE ? NULL : p->image, p->latent,
+                    p->noise, &p->rng);
     if (s->mask) /* drawn even when it is not used, as diffusers does */
         sample_moments(p, it->moments[MOMENTS_MASKED], p->masked ? p->masked : p->out[0],
                        p->out[0]);

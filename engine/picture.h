@@ -39,7 +39,7 @@ struct picture {
     float *moments;  /* [h, w, 2 c] of init */
 };
 
-/* What its latent begins as. */
+/* What its latent begins as; with denoising_start no noise comes to it. */
 enum picture_from {
     FROM_NOISE,
     FROM_INIT,   /* an encoded picture, and noise as strength says */
@@ -64,10 +64,10 @@ struct image_task {
     struct noise *noise;
     struct noise_shape shape;
     struct tiles_axis win_y, win_x; /* windows that the UNet sees, one by one */
-    size_t memory_bytes; /* of `memory`, known before it is taken */
-    size_t state_bytes;  /* with the pixels of all events that it may give out */
-    size_t unit_bytes;   /* the largest pass that it asked the pipeline to make room for */
-    int max_rows;        /* of a UNet's pass that this is enough for */
+    size_t memory_bytes;            /* of `memory`, known before it is taken */
+    size_t state_bytes;             /* with the pixels of all events that it may give out */
+    size_t unit_bytes; /* the largest pass that it asked the pipeline to make room for */
+    int max_rows;      /* of a UNet's pass that this is enough for */
     float *memory;
     float *moments[2]; /* [h, w, 2 c] of init, and of init without what the mask covers */
     bool encoded[2];   /* they are there */

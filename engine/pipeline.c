@@ -445,7 +445,9 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
     };
     const int scale = it->d->info->scale;
     float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
-    const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
+    float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
+    if (it->d->info->aesthetic)
+        ids[4] = it->spec.aesthetic[side];
     memcpy(row->time_ids, ids, sizeof ids);
 }
 

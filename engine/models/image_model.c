@@ -197,6 +197,7 @@ static void fill_info(struct image_model *m, struct checkpoint *c)
     info->default_width = info->default_height = u->sample_size * v->scale;
     info->guidance_embedded = u->guidance_dim > 0;
     info->has_encoder = v->has_encoder;
+    info->aesthetic = u->pooled_dim > 0 && u->n_time_ids < UNET_TIME_IDS;
     info->has_preview = m->preview != NULL;
     info->has_safety = m->safety != NULL;
     info->weight_bytes = m->store.bytes;

@@ -37,6 +37,7 @@ struct image_info {
     int context_dim;                  /* of a token of the prompt as the UNet sees it */
     int pooled_dim;                   /* 0: the UNet wants no pooled text and no time ids */
     bool guidance_embedded;           /* LCM: the guidance scale is an input of the UNet */
+    bool aesthetic;                   /* SDXL's refiner: the last time id is an aesthetic score */
     bool zero_negative;               /* SDXL: an empty negative prompt is zeros, not "" encoded */
     bool has_encoder;                 /* VAE encoder, for image to image and inpainting */
     bool has_preview;                 /* a TAESD decoder */

@@ -214,7 +214,7 @@ static int read_added(struct unet_config *c, const struct cJSON *config, struct 
         rc = read_int(config, "projection_class_embeddings_input_dim", &wide, 1, NN_MAX_DIM, e);
     if (rc != 0)
         return rc;
-    c->pooled_dim = wide - UNET_TIME_IDS * c->added_dim;
+    c->pooled_dim = wide - c->n_time_ids * c->added_dim;
     if (c->added_dim < 2 || c->added_dim % 2 != 0 || c->pooled_dim < 1)
         return err_set(e, ERR_CORRUPT, "unet: an added embedding of %d with time ids of %d", wide,
                        c->added_dim);
@@ -241,6 +241,7 @@ static int check_sizes(const struct unet_config *c, struct err *e)
 static int read_config(struct unet_config *c, const struct cJSON *config, bool half, struct err *e)
 {
     *c = (struct unet_config){.half = half,
+                              .n_time_ids = c->n_time_ids,
                               .in_channels = 4,
                               .out_channels = 4,
                               .context_dim = 1280,
@@ -449,7 +450,7 @@ void unet_half_walk(struct nn_loader *l, struct unet *m)
         nn_load_linear(l, &m->guidance, "time_embedding.cond_proj", ch, c->guidance_dim,
                        NN_NO_BIAS);
     if (c->pooled_dim > 0) {
-        const int wide = c->pooled_dim + UNET_TIME_IDS * c->added_dim;
+        const int wide = c->pooled_dim + c->n_time_ids * c->added_dim;
         nn_load_linear(l, &m->added1, "add_embedding.linear_1", time, wide, NN_BIAS);
         nn_load_linear(l, &m->added2, "add_embedding.linear_2", time, time, NN_BIAS);
     }
@@ -471,9 +472,11 @@ static void walk(struct nn_loader *l, void *model)
     nn_load_conv(l, &m->conv_out, "conv_out", NN_BIAS);
 }
 
-static int unet_new(struct unet **out, const struct cJSON *config, bool half, struct err *e)
+static int unet_new(struct unet **out, const struct cJSON *config, bool half, int n_time_ids,
+                    struct err *e)
 {
     struct unet *m = xcalloc(1, sizeof *m);
+    m->c.n_time_ids = n_time_ids;
     int rc = read_config(&m->c, config, half, e);
     if (rc != 0) {
         free(m);
@@ -487,13 +490,15 @@ static int unet_new(struct unet **out, const struct cJSON *config, bool half, st
 
 int unet_half_new(struct unet **out, const struct cJSON *config, struct err *e)
 {
-    return unet_new(out, config, true, e);
+    return unet_new(out, config, true, UNET_TIME_IDS, e);
 }
 
 int unet_open(struct unet **out, struct nn_loader *l, struct err *e)
 {
     struct unet *m;
-    int rc = unet_new(&m, checkpoint_config(l->c, l->part), false, e);
+    const bool score = json_bool(json_get(checkpoint_index(l->c), "requires_aesthetics_score"));
+    int rc = unet_new(&m, checkpoint_config(l->c, l->part), false,
+                      score ? UNET_TIME_IDS - 1 : UNET_TIME_IDS, e);
     if (rc != 0)
         return rc;
     rc = nn_load(l, walk, m);

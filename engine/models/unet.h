@@ -54,6 +54,7 @@ struct unet_config {
     int context_dim, time_dim, sample_size;
     int guidance_dim;          /* of the guidance embedding (LCM), 0: none */
     int pooled_dim, added_dim; /* SDXL: of pooled text, of each time id's embedding; 0: none */
+    int n_time_ids;            /* 6, of a refiner 5 (one is the aesthetic score) */
     int n_groups, conv_in_kernel, conv_out_kernel;
     bool pad_after_only; /* of the downsamplers */
     bool linear_projection;

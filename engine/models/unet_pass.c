@@ -56,7 +56,7 @@ static void record_time(struct pass *s)
     }
     s->time = embed(s, &m->time1, &m->time2, &x);
     if (c->pooled_dim > 0) {
-        s->out->added = PROGRAM_PINNED(s->p, n, c->pooled_dim + UNET_TIME_IDS * c->added_dim);
+        s->out->added = PROGRAM_PINNED(s->p, n, c->pooled_dim + c->n_time_ids * c->added_dim);
         struct tensor added = embed(s, &m->added1, &m->added2, &s->out->added);
         OP(s->be, add, .out = &s->time, .a = &s->time, .b = &added);
     }
@@ -330,7 +330,7 @@ void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const 
     if (added != NULL) {
         for (int i = 0; i < c->pooled_dim; i++)
             added[i] = r->pooled[i];
-        for (int i = 0; i < UNET_TIME_IDS; i++)
+        for (int i = 0; i < c->n_time_ids; i++)
             sinusoids(added + c->pooled_dim + i * c->added_dim, c->added_dim, r->time_ids[i],
                       c->flip_sin_to_cos, c->freq_shift);
     }

@@ -19,7 +19,8 @@ BASE = {"model": "painter", "prompt": "a red fox", "size": "48x32", "steps": 2, 
 def studio(start):
     fixtures = ROOT / "tests/fixtures"
     return start("--threads", 1, "--cache_mib", 256, models={
-        "painter": PAINTER, "four": fixtures / "upscale_first.safetensors",
+        "painter": PAINTER, "xl": fixtures / "sd_sdxl", "refiner": fixtures / "sd_refiner",
+        "four": fixtures / "upscale_first.safetensors",
         "compact": fixtures / "upscale_compact.safetensors"})
 
 
@@ -49,6 +50,23 @@ def test_passes_give_pictures_of_their_size(studio, passes, size):
     assert first[1]["size"] == f"{size[0]}x{size[1]}"
     assert [d["seed"] for d in first[1]["data"]] == list(range(5, 5 + passes.get("n", 1)))
     assert [d["b64_json"] for d in first[1]["data"]] == [d["b64_json"] for d in second[1]["data"]]
+    studio.wait_metric(HELD, 0)
+
+
+@pytest.mark.parametrize("fields", [
+    {"refiner": {"model": "refiner"}},
+    {"refiner": {"model": "refiner", "switch_at": 0.5, "aesthetic_score": 9}, "n": 2,
+     "hires": {"scale": 2, "steps": 3}},
+    {"denoising_end": 0.5}, {"tiled": True, "size": "96x64"},
+    {"tiled": True, "hires": {"scale": 2}, "refiner": {"model": "refiner"}},
+])
+def test_refiners_and_windows(studio, fields):
+    body = BASE | {"model": "xl", "size": "64x32", "steps": 4}
+    first, second = (ask(studio, GENERATE, **(body | fields)) for _ in range(2))
+    assert first[0] == 200, first[1]
+    assert first[1]["data"] == second[1]["data"]
+    plain = ask(studio, GENERATE, **(body | {k: fields[k] for k in ("size", "n") if k in fields}))
+    assert plain[1]["data"] != first[1]["data"]
     studio.wait_metric(HELD, 0)
 
 
@@ -109,6 +127,14 @@ def test_a_client_that_leaves_gives_all_memory_back(studio):
     ({"upscale": {"scale": 0}}, "upscale.scale"), ({"upscale": {"model": "painter"}}, "upscale.model"),
     ({"upscale": {"model": []}}, "upscale.model"),
     ({"size": "1024x1024", "upscale": {"scale": 8}}, "upscale"),
+    ({"refiner": 1}, "refiner"), ({"refiner": {}}, "refiner.model"),
+    ({"refiner": {"model": "four"}}, "refiner.model"), ({"refiner": {"model": "refiner", "x": 1}}, "refiner"),
+    ({"refiner": {"model": "refiner", "switch_at": 1}}, "refiner.switch_at"),
+    ({"refiner": {"model": "refiner", "aesthetic_score": "a"}}, "refiner.aesthetic_score"),
+    ({"refiner": {"model": "refiner"}, "denoising_end": 0.5}, "refiner"),
+    ({"refiner": {"model": "refiner"}}, "refiner"),  # latents of another scale
+    ({"denoising_end": 2}, "denoising_end"), ({"denoising_end": "x"}, "denoising_end"),
+    ({"tiled": 3}, "tiled"), ({"aesthetic_score": -1}, "aesthetic_score"),
 ])
 def test_rubbish_names_the_field(studio, fields, param):
     status, answer = ask(studio, GENERATE, **(BASE | fields))

@@ -1,6 +1,6 @@
 /* Whole pictures of tiny models against diffusers (tools/make_pipeline_golden.py): each scheduler, sizes that
  * are not square, negative prompts, guidance, image to image, inpainting, SDXL; all submitted at
- * once, so that they share passes. */
+ * once, so that they share passes.  And second passes built from its parts (tools/make_passes_golden.py). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,6 +29,7 @@ struct picture_case {
     const uint8_t *expected; /* [n, height, width, 3] */
     struct job *job;
     uint8_t *init, *mask;
+    int width, height; /* of the answer */
     int n_images, n_steps;
     double error2[JOB_IMAGES_MAX]; /* mean square */
 };
@@ -43,7 +44,7 @@ static struct engine *open_engine(void)
     const struct engine_model models[] = {
         {.id = "sd15", .path = DIR "sd_sd15"}, {.id = "sd21", .path = DIR "sd_sd21"},
         {.id = "sdxl", .path = DIR "sd_sdxl"}, {.id = "inpaint", .path = DIR "sd_inpaint"},
-        {.id = "lcm", .path = DIR "sd_lcm"},
+        {.id = "lcm", .path = DIR "sd_lcm"},   {.id = "refiner", .path = DIR "sd_refiner"},
     };
     const struct engine_options o = {.device = "cpu",
                                      .n_threads = 2,
@@ -87,6 +88,24 @@ static void make_images(struct picture_case *c, struct image_spec *s)
     s->init = c->init;
 }
 
+static void read_passes(struct picture_case *c, const struct cJSON *o, struct image_spec *s)
+{
+    c->width = (int)number(o, "out_w", s->width);
+    c->height = (int)number(o, "out_h", s->height);
+    s->tiled = json_bool(json_get(o, "tiled"));
+    if (json_get(o, "hires_how")) {
+        s->passes.hires.how = (enum image_enlarge)number(o, "hires_how", 0);
+        s->passes.hires.width = c->width;
+        s->passes.hires.height = c->height;
+        s->passes.hires.steps = (int)number(o, "hires_steps", 0);
+        s->passes.hires.strength = (float)number(o, "hires_strength", NAN);
+    }
+    if (json_get(o, "refiner")) {
+        s->passes.refiner.model = "refiner";
+        s->passes.refiner.switch_at = s->denoising_end = (float)number(o, "switch_at", 0.8);
+    }
+}
+
 static void read_case(struct picture_case *c, const struct cJSON *o)
 {
     snprintf(c->name, sizeof c->name, "%s", json_str(json_get(o, "name")));
@@ -112,17 +131,20 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
         s->sigmas = (int)n->choice.sigmas;
         s->spacing = (int)n->choice.spacing;
     }
+    read_passes(c, o, s);
     if (json_bool(json_get(o, "image")))
         make_images(c, s);
     if (json_bool(json_get(o, "mask")))
         s->mask = c->mask;
 }
 
-static void read_cases(void)
+static void read_cases(const char *json_path, const char *bin_path)
 {
     struct err e;
-    assert_int_equal(file_open(&json_file, DIR "pipeline.json", &e), 0);
-    assert_int_equal(file_open(&pictures, DIR "pipeline.bin", &e), 0);
+    n_cases = 0;
+    memset(cases, 0, sizeof cases);
+    assert_int_equal(file_open(&json_file, json_path, &e), 0);
+    assert_int_equal(file_open(&pictures, bin_path, &e), 0);
     const char *text = (const char *)json_file.data;
     assert_int_equal(json_parse(&doc, text, json_file.size, &json_limits_default, &e), 0);
     const uint8_t *at = (const uint8_t *)pictures.data;
@@ -131,7 +153,7 @@ static void read_cases(void)
         read_case(c, o);
         const struct image_spec *s = &c->job->image;
         c->expected = at;
-        at += (size_t)s->n * (size_t)s->width * (size_t)s->height * 3;
+        at += (size_t)s->n * (size_t)c->width * (size_t)c->height * 3;
     }
     assert_int_equal(at - (const uint8_t *)pictures.data, pictures.size);
 }
@@ -139,9 +161,9 @@ static void read_cases(void)
 static void take_image(struct picture_case *c, const struct event *ev)
 {
     const struct image_spec *s = &c->job->image;
-    size_t n = (size_t)s->width * (size_t)s->height * 3;
-    assert_int_equal(ev->width, s->width);
-    assert_int_equal(ev->height, s->height);
+    size_t n = (size_t)c->width * (size_t)c->height * 3;
+    assert_int_equal(ev->width, c->width);
+    assert_int_equal(ev->height, c->height);
     assert_int_equal(ev->partial, -1);
     assert_true(ev->seed == s->seed + (uint64_t)ev->index);
     double sum = 0;
@@ -171,10 +193,9 @@ static bool poll_case(struct picture_case *c)
     return ended;
 }
 
-static void pipeline_makes_the_pictures_of_diffusers(void **state)
+static void compare_all(const char *json_path, const char *bin_path)
 {
-    (void)state;
-    read_cases();
+    read_cases(json_path, bin_path);
     struct engine *g = open_engine();
     struct err e;
     int n_bad = 0;
@@ -207,11 +228,24 @@ static void pipeline_makes_the_pictures_of_diffusers(void **state)
     file_close(&pictures);
 }
 
+static void pipeline_makes_the_pictures_of_diffusers(void **state)
+{
+    (void)state;
+    compare_all(DIR "pipeline.json", DIR "pipeline.bin");
+}
+
+static void pipeline_makes_second_passes_as_diffusers_parts_do(void **state)
+{
+    (void)state;
+    compare_all(DIR "passes.json", DIR "passes.bin");
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipeline_makes_the_pictures_of_diffusers),
+        cmocka_unit_test(pipeline_makes_second_passes_as_diffusers_parts_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
