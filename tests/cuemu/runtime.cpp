@@ -169,7 +169,7 @@ cudaError_t timed_run(const cuemu_grid *g)
 {
     struct timespec a, b;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
-    cudaError_t rc = cuemu_fiber_run(g);
+    cudaError_t rc = cuemu_ptx_run ? cuemu_ptx_run(g) : cuemu_fiber_run(g);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
     counters[g->name].host_us +=
         (uint64_t)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
@@ -184,11 +184,7 @@ void run_head(CUstream_st *s)
     if (w.kind == work::RECORD)
         event_states[w.event].done++;
     else if (sticky == cudaSuccess && w.kind == work::KERNEL)
-<<<<<<< HEAD
-        rc = cuemu_ptx_run ? cuemu_ptx_run(&w.grid) : cuemu_fiber_run(&w.grid);
-=======
         rc = timed_run(&w.grid);
->>>>>>> 7429074 (gpu-check: what a machine with a GPU should run; an image for it)
     else if (sticky == cudaSuccess && w.kind == work::CALL)
         rc = w.call();
     if (rc != cudaSuccess)
