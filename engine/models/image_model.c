@@ -9,8 +9,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "engine/models/image_model_int.h"
+#include "engine/noise.h"
 
 #define DEFAULT_VAE_BYTES ((size_t)1 << 30)
+#define MAX_GUIDANCE      100
 
 /* ---- opening ---- */
 
@@ -169,7 +171,7 @@ static void choose_defaults(struct image_info *info, const struct cJSON *schedul
     info->default_guidance = xl ? 5.0f : 7.5f;
     if (strcmp(name, "LCMScheduler") == 0) {
         info->default_steps = 4;
-        info->default_guidance = 8.5f;
+        info->default_guidance = info->guidance_embedded ? 8.5f : 1;
     } else if (strcmp(name, "EulerAncestralDiscreteScheduler") == 0 && spacing != NULL &&
                strcmp(spacing, "trailing") == 0) { /* Turbo */
         info->default_steps = 1;
@@ -177,7 +179,27 @@ static void choose_defaults(struct image_info *info, const struct cJSON *schedul
     }
 }
 
-static void fill_info(struct image_model *m, struct checkpoint *c)
+/* What generation_config.json of the directory says instead, under the names of diffusers' calls. */
+static int own_defaults(struct image_info *info, const struct checkpoint *c, struct err *e)
+{
+    static const char file[] = "generation_config.json";
+    struct err fault = {0};
+    struct cJSON *own = NULL;
+    int64_t steps = info->default_steps;
+    int rc = checkpoint_document(c, file, &own, &fault);
+    if (rc == ERR_NOTFOUND)
+        return 0;
+    if (rc == 0)
+        rc = json_get_int(own, "num_inference_steps", &steps, 1, NOISE_MAX_STEPS, &fault);
+    if (rc == 0)
+        rc =
+            json_get_float(own, "guidance_scale", &info->default_guidance, 0, MAX_GUIDANCE, &fault);
+    info->default_steps = (int)steps;
+    json_free(own);
+    return rc == 0 ? 0 : err_set(e, ERR_CORRUPT, "%s: %s", file, fault.msg);
+}
+
+static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
 {
     const struct unet_config *u = &m->unet->c;
     const struct vae_info *v = vae_of(m);
@@ -212,6 +234,7 @@ static void fill_info(struct image_model *m, struct checkpoint *c)
     choose_defaults(info, scheduler, u->pooled_dim > 0);
     const struct cJSON *zeros = json_get(checkpoint_index(c), "force_zeros_for_empty_prompt");
     info->zero_negative = u->pooled_dim > 0 && (json_type(zeros) != JSON_BOOL || json_bool(zeros));
+    return own_defaults(info, c, e);
 }
 
 int image_model_open(struct image_model **out, struct checkpoint *c, struct backend *be,
@@ -225,11 +248,12 @@ int image_model_open(struct image_model **out, struct checkpoint *c, struct back
     int rc = open_parts(&o, options->preview);
     if (rc == 0)
         rc = check_parts(m, e);
+    if (rc == 0)
+        rc = fill_info(m, c, e);
     if (rc != 0) {
         image_model_close(m);
         return rc;
     }
-    fill_info(m, c);
     *out = m;
     return 0;
 }

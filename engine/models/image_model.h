@@ -28,7 +28,10 @@ struct image_info {
     int multiple;                     /* width and height must be multiples of it, in pixels */
     float latent_scale, latent_shift; /* a latent of the UNet = (VAE's - shift) * scale */
     const char *prediction;           /* "epsilon", "v_prediction" or "sample" */
-    int default_width, default_height, default_steps;
+    int default_width, default_height;
+    /* By the kind of the model, or "num_inference_steps" and "guidance_scale" of the directory's
+     * generation_config.json. */
+    int default_steps;
     float default_guidance;
     int n_encoders;                   /* of text */
     int n_vocab[IMAGE_MAX_ENCODERS];  /* ids are below it */

@@ -426,6 +426,29 @@ static void info_says_what_the_model_is(void **state)
     }
 }
 
+/* The small models that stand in the repository say how they want to be asked. */
+static void models_say_their_defaults(void **state)
+{
+    static const struct {
+        const char *path;
+        int steps;
+        float guidance;
+    } want[] = {{"models/emoji-sd", 20, 3}, {"models/emoji-sd-lcm", 4, 1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct image_model *m;
+        struct checkpoint *c;
+        struct err e = {0};
+        const struct image_model_options o = {0};
+        must(checkpoint_open(&c, want[i].path, NULL, &e), &e);
+        must(image_model_open(&m, c, be, &o, &e), &e);
+        assert_int_equal(image_model_info(m)->default_steps, want[i].steps);
+        assert_true(image_model_info(m)->default_guidance == want[i].guidance);
+        image_model_close(m);
+        checkpoint_close(c);
+    }
+}
+
 #define EACH(test)                                                                        \
     {#test " sd15", test, NULL, NULL, "sd15"}, {#test " sd21", test, NULL, NULL, "sd21"}, \
         {#test " sdxl", test, NULL, NULL, "sdxl"},                                        \
@@ -446,6 +469,7 @@ int main(void)
         cmocka_unit_test(preview_matches_diffusers),
         cmocka_unit_test(tiles_make_the_same_picture),
         cmocka_unit_test(info_says_what_the_model_is),
+        cmocka_unit_test(models_say_their_defaults),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

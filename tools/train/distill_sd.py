@@ -58,6 +58,7 @@ def export(folder, unet, sched):
     for part in ("text_encoder", "tokenizer", "vae"):
         if not os.path.lexists(os.path.join(folder, part)):
             os.symlink("../emoji-sd/" + part, os.path.join(folder, part))
+    write_json(os.path.join(folder, "generation_config.json"), {"num_inference_steps": 4, "guidance_scale": 1.0})
     none = [None, None]
     write_json(os.path.join(folder, "model_index.json"), {
         "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0", "feature_extractor": none,

@@ -98,6 +98,7 @@ def export(folder, tokenizer, text, unet, vae, sched):
     write_half(os.path.join(folder, "vae"), "diffusion_pytorch_model.safetensors", vae)
     config("unet", unet), config("vae", vae)
     sched.save_pretrained(os.path.join(folder, "scheduler"))
+    write_json(os.path.join(folder, "generation_config.json"), {"num_inference_steps": 20, "guidance_scale": 3.0})
     os.makedirs(os.path.join(folder, "tokenizer"), exist_ok=True)
     for name, content in tokenizer.items():
         with open(os.path.join(folder, "tokenizer", name), "w", encoding="utf-8") as f:
