@@ -103,6 +103,7 @@ std::vector<site> sites;
 int n_sites;
 alignas(64) char shared_static[SHARED_MAX + 64 * GAP];
 size_t shared_used;
+int chance; /* 0: the order of threads starts anew from the seed */
 char *dynamic_map, *dynamic_now, *stacks;
 long page;
 
@@ -139,7 +140,12 @@ void make_ready(int t)
 /* A bit of the mask, by chance. */
 unsigned pick(unsigned mask)
 {
-    unsigned by = cuemu_random() & 31;
+    static uint32_t state = 1;
+    if (!chance)
+        state = (uint32_t)cuemu_random() | 1;
+    chance = 1;
+    state = state * 1664525u + 1013904223u;
+    unsigned by = state >> 27;
     unsigned turned = mask >> by | mask << (-by & 31);
     return (unsigned)(__builtin_ctz(turned) + by) & 31;
 }
@@ -212,42 +218,66 @@ void switch_to(context *from, context *to)
 #endif
 }
 
-/* Leaves the running fiber (its state says why) for one that is ready, or for the scheduler when the
- * block is done or stuck. */
-void leave()
+/* One that is ready, now running; NULL when there is none. */
+fiber *take_next(unsigned w)
 {
-    fiber *f = self();
-    unsigned w = f->self.warp;
     if (!warps[w].ready) {
-        if (!warps_ready) {
-            tsan_to(scheduler_tsan);
-            switch_to(&f->at, &scheduler);
-            return;
-        }
+        if (!warps_ready)
+            return nullptr;
         w = pick(warps_ready);
     }
     unsigned lane = pick(warps[w].ready);
     warps[w].ready &= ~(1u << lane);
     if (!warps[w].ready)
         warps_ready &= ~(1u << w);
-    fiber *next = &fibers[w * LANES + lane];
-    if (next == f)
-        return;
-    cuemu_self = &next->self;
-    tsan_to(next->tsan);
-    switch_to(&f->at, &next->at);
+    return &fibers[w * LANES + lane];
 }
 
+void go_to(context *from, fiber *next)
+{
+    if (next->st == state::fresh) {
+        next->st = state::ready;
+        start(next);
+    }
+    cuemu_self = &next->self;
+    tsan_to(next->tsan);
+    switch_to(from, &next->at);
+}
+
+/* Leaves the running fiber (its state says why) for one that is ready, or for the scheduler when the
+ * block is done or stuck. */
+void leave()
+{
+    fiber *f = self(), *next = take_next(f->self.warp);
+    if (!next) {
+        tsan_to(scheduler_tsan);
+        switch_to(&f->at, &scheduler);
+    } else if (next != f) {
+        go_to(&f->at, next);
+    }
+}
+
+/* A thread; and when it is done, others that have not begun, on the same stack (but not under
+ * ThreadSanitizer, which keeps books about stacks). */
 void trampoline()
 {
-    acquire(&kernel_begin);
-    grid_now->kernel->run();
-    fiber *f = self();
-    release(&kernel_end);
-    f->st = state::done;
-    n_done++;
-    leave();
-    __builtin_unreachable();
+    for (;;) {
+        acquire(&kernel_begin);
+        grid_now->kernel->run();
+        fiber *f = self();
+        release(&kernel_end);
+        f->st = state::done;
+        n_done++;
+        if (__tsan_switch_to_fiber)
+            leave();
+        fiber *next = take_next(f->self.warp);
+        if (!next)
+            switch_to(&f->at, &scheduler);
+        if (next->st != state::fresh)
+            go_to(&f->at, next);
+        next->st = state::ready;
+        cuemu_self = &next->self;
+    }
 }
 
 /* ---- one block */
@@ -257,13 +287,12 @@ void prepare(fiber *f, int t, dim3 block)
     unsigned u = (unsigned)t;
     f->self = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES};
     f->stack = stacks + (size_t)t * STACK;
-    memset(f->stack, CANARY, 16);
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);
-    f->copies.clear();
+    if (!f->copies.empty())
+        f->copies.clear();
     f->groups = 0;
-    start(f);
-    make_ready(t);
+    f->st = state::fresh;
 }
 
 bool gaps_whole()
@@ -300,24 +329,15 @@ void run_block(unsigned index)
     memset(warps, 0, sizeof(warp) * (size_t)n_warps);
     for (int t = 0; t < n_threads; t++)
         prepare(&fibers[t], t, b);
-    unsigned w = pick(warps_ready), lane = pick(warps[w].ready);
-    warps[w].ready &= ~(1u << lane);
-    if (!warps[w].ready)
-        warps_ready &= ~(1u << w);
-    fiber *first = &fibers[w * LANES + lane];
-    cuemu_self = &first->self;
-    tsan_to(first->tsan);
-    switch_to(&scheduler, &first->at);
+    for (int w = 0; w < n_warps; w++) {
+        int lanes = n_threads - w * LANES;
+        warps[w].ready = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
+    }
+    warps_ready = n_warps < 32 ? (1u << n_warps) - 1 : 0xffffffffu;
+    go_to(&scheduler, take_next(pick(warps_ready)));
     if (failure)
         return;
-    bool overflow = false;
-    for (int t = 0; t < n_threads; t++)
-        for (int i = 0; i < 16; i++)
-            overflow |= fibers[t].stack[i] != CANARY;
-    if (overflow) {
-        cuemu_set_report("the stack of a thread overflowed");
-        failure = cudaErrorLaunchFailure;
-    } else if (n_done < n_threads) {
+    if (n_done < n_threads) {
         report_deadlock();
     } else if (!gaps_whole()) {
         cuemu_set_report("a write behind the end of a SHARED array");
@@ -393,6 +413,8 @@ void watch_faults()
     }
     stacks += -reinterpret_cast<uintptr_t>(stacks) & (huge - 1);
     madvise(stacks, all - huge, MADV_HUGEPAGE);
+    for (int t = 0; t < MAX_THREADS; t++)
+        memset(stacks + (size_t)t * STACK, CANARY, 16);
 }
 
 } // namespace
@@ -437,6 +459,14 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
         tsan_to(scheduler_tsan);
     }
     in_kernel = false;
+    for (int t = 0; t < n_threads && failure == cudaSuccess; t++) {
+        for (int i = 0; i < 16; i++) {
+            if (fibers[t].stack[i] != CANARY) {
+                cuemu_set_report("the stack of a thread overflowed");
+                failure = cudaErrorLaunchFailure;
+            }
+        }
+    }
     acquire(&kernel_end);
     return failure;
 }
