@@ -226,7 +226,7 @@ HAVE_NVCC := $(wildcard $(NVCC))
 .PHONY: ptxvm ptxvm-built
 ptxvm: ptxvm-built                    ## the kernels' PTX against the scalar law, on a virtual machine
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm
-ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/ptxvm/kcheck)
+ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/ptxvm/kcheck $(B)/ptxvm/sample)
 $(PTXVMT): $(B)/tests/ptxvm/%: tests/ptxvm/%.c $(PTXVM) $(B)/libduetto.a
 	$(call say,TEST,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(PTXVM) $(B)/libduetto.a -lcmocka $(LDLIBS)
@@ -238,7 +238,11 @@ $(B)/ptxvm/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
 	$(Q)$(EMU_CXX) -c -o $@ $<
-$(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
+PTXRUN  := $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
+$(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(PTXRUN)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_RT) $(PTXRUN)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

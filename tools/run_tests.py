@@ -113,13 +113,14 @@ class Run:
 
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")
-        kcheck = ROOT / self.args.build / "ptxvm/kcheck"
-        if kcheck.exists():
-            self.program("kcheck of the PTX", [kcheck, "--device", "cuda:0"] +
-                         ([self.args.match] if self.args.match else []),
-                         {"PTXVM_PTX": f"{self.args.build}/ptxvm/kernels/cuda"})
-        else:
-            print("skip kcheck of the PTX: nvcc is not here to make it")
+        compiled = ROOT / self.args.build / "ptxvm"
+        if not (compiled / "kcheck").exists():
+            print("skip the CUDA kernels on it: nvcc is not here to make their PTX")
+            return
+        env = {"PTXVM_PTX": f"{self.args.build}/ptxvm/kernels/cuda"}
+        self.program("ptxvm/sample of CUDA", [compiled / "sample"], env)
+        self.program("ptxvm/kcheck of CUDA", [compiled / "kcheck", "--device", "cuda:0"] +
+                     ([self.args.match] if self.args.match else []), env)
 
     def golden(self):
         self.programs(f"{self.args.build}/tests/golden", "golden")
