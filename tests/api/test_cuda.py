@@ -1,6 +1,10 @@
 """The server on an emulated CUDA device (`make cuda-emu`): the CPU's answers, and what a failing device does."""
+import base64
+import io
 import subprocess
 
+import PIL.Image
+import PIL.ImageChops
 import pytest
 
 import harness
@@ -76,3 +80,15 @@ def test_a_device_that_fails_at_the_start_never_hangs(fault):
                 process.terminate()
     assert process.returncode == (0 if " ready " in said else 1), said
     assert " ready " in said or "duetto: " in said
+
+
+def test_a_picture_is_that_of_the_cpu(emulated):
+    ask = {"model": "painter", "prompt": "a red heart", "size": "32x32", "seed": 7, "steps": 1}
+    pictures = []
+    for device in ("cuda:0", "cpu"):
+        server = emulated(models={"painter": harness.PAINTER}, device=device)
+        status, answer = server.post("/v1/images/generations", ask)
+        assert status == 200
+        pictures.append(PIL.Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))))
+    difference = PIL.ImageChops.difference(*(p.convert("RGB") for p in pictures))
+    assert max(high for _, high in difference.getextrema()) <= 4
