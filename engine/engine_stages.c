@@ -64,6 +64,11 @@ static int add_refiner(struct engine *g, struct task *t, struct err *e)
                 s.passes.refiner.model);
         return err_param(e, "refiner");
     }
+    if (first->info->has_safety && !d->info->has_safety) { /* whose checker would look at it? */
+        err_set(e, ERR_INVALID, "\"%.60s\" has no safety checker, and the model has one",
+                s.passes.refiner.model);
+        return err_param(e, "refiner");
+    }
     s.denoising_start = s.passes.refiner.switch_at;
     s.denoising_end = 0;
     s.init = s.mask = NULL;
