@@ -203,8 +203,9 @@ int pipeline_place(struct pipeline *p, struct image_task *it)
         return 1;
     it->checked = true;
     const int n = it->spec.n, max = p->o.max_pictures;
-    if (p->n_pictures > 0 && (turns_places(p->tasks, it) + n > max || p->n_pictures + n > 2 * max))
-        return -1;
+    if (!it->stage.later && p->n_pictures > 0 &&
+        (turns_places(p->tasks, it) + n > max || p->n_pictures + n > 2 * max))
+        return -1; /* a later stage comes in with the first */
     int rows = want_rows(p, it);
     while (!hold_all(p, it, rows, &it->refused)) {
         if (it->refused.code)
