@@ -35,6 +35,7 @@ static const char *kind_name(enum model_kind kind)
         [MODEL_EMBEDDING] = "embeddings",
         [MODEL_CAPTION] = "captions",
         [MODEL_UPSCALER] = "larger pictures",
+        [MODEL_CONTROL] = "controls",
     };
     return names[kind];
 }
@@ -89,6 +90,8 @@ static int check_weights(const struct engine *g, const struct task *t, struct er
             counted = counted || o->model == s->model;
         need += counted ? 0 : engine_facts(g, s->model)->weight_bytes;
     }
+    for (int i = 0; i < t->n_also; i++)
+        need += engine_facts(g, t->also[i])->weight_bytes;
     if (need <= g->weight_budget)
         return 0;
     err_set(e, ERR_INVALID,

@@ -17,7 +17,9 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
     t->job = j;
     t->model = model;
     t->n_choices = 1;
-    int rc = engine_adapter_use(g, t, e);
+    int rc = engine_control_find(g, t, e);
+    if (rc == 0)
+        rc = engine_adapter_use(g, t, e);
     if (rc == 0)
         rc = picture_task_new(t, model_diffusion(g->models[model].facts), e);
     if (rc == 0)
@@ -40,6 +42,7 @@ int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 static int place(void *ctx, struct task *t)
 {
     struct loaded *m = ctx;
+    engine_control_ready(m->engine, t);
     engine_adapter_ready(m->engine, t);
     return t->refused.code ? 1 : stage_place(t, m->pipeline.cache);
 }

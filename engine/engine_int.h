@@ -1,6 +1,6 @@
 /* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
  * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_adapter.c, engine_text.c, engine_caption.c, engine_beam.c engine_image.c
- * (jobs of that kind), engine_stages.c and engine_upscale.c (what image jobs do besides).
+ * (jobs of that kind), engine_stages.c, engine_control.c and engine_upscale.c (what image jobs do besides).
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -189,6 +189,13 @@ void engine_upscale_open(struct engine *g, int model);
 /* Bytes that a picture of medium size needs; 0 when that cannot be said. */
 size_t engine_upscale_need(const struct engine *g, int model);
 int engine_upscale_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* engine_control.c: what image jobs have besides */
+/* Finds the models of its controls; any thread. */
+int engine_control_find(struct engine *g, struct task *t, struct err *e);
+/* They are loaded now and stay while it runs. */
+void engine_control_ready(struct engine *g, struct task *t);
+/* Nothing of the model's weights is in use any more by anybody. */
+void engine_control_forget(struct engine *g, int model);
 
 /* engine_adapter.c */
 void engine_adapter_init(struct engine *g, const char *dir);

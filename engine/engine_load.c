@@ -20,8 +20,8 @@ static size_t default_cache_bytes(struct engine *g)
         const struct model *m = g->models[i].facts;
         weights += model_card(m)->weight_bytes;
         bool text = engine_has_pages(model_card(m));
-        if (model_card(m)->kind == MODEL_EMBEDDING)
-            continue; /* nothing beyond its scratch */
+        if (model_card(m)->kind == MODEL_EMBEDDING || model_card(m)->kind == MODEL_CONTROL)
+            continue; /* nothing beyond its scratch, or what image jobs have */
         size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
                                   engine_caption_bytes(g, i)
                        : model_card(m)->kind == MODEL_UPSCALER ? engine_upscale_need(g, i)

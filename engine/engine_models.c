@@ -86,6 +86,7 @@ static int open_work(struct engine *g, int model, struct err *e)
 static void close_work(struct engine *g, int model)
 {
     struct loaded *m = &g->models[model];
+    engine_control_forget(g, model);
     if (m->embed.bert)
         embed_fini(&m->embed);
     else if (g->sched_models[model].other && !m->upscale.m)
@@ -208,23 +209,31 @@ int engine_models_preload(struct engine *g, struct err *e)
 
 /* ---- while others run ---- */
 
+/* Does a job need the model, for itself, for one of its stages or for its controls? */
+static bool needs(const struct task *t, int model)
+{
+    bool found = t->model == model;
+    for (const struct stage *s = t->stages; s; s = s->next)
+        found = found || s->model == model;
+    for (int i = 0; i < t->n_also; i++)
+        found = found || t->also[i] == model;
+    return found;
+}
+
 static bool runs(const struct engine *g, int model)
 {
     for (int i = 0; i < g->sched.n_running; i++) {
         if (g->sched.order[i]->task->model == model)
             return true;
     }
+    for (int i = 0; i < g->o.n_models; i++) {
+        for (const struct image_task *it = g->models[i].pipeline.tasks; it; it = it->next) {
+            if (needs(it->task, model))
+                return true;
+        }
+    }
     return g->models[model].pipeline.tasks || g->models[model].embed.tasks ||
            g->models[model].upscale.tasks;
-}
-
-/* Does a job need the model, for itself or for one of its stages? */
-static bool needs(const struct task *t, int model)
-{
-    bool found = t->model == model;
-    for (const struct stage *s = t->stages; s; s = s->next)
-        found = found || s->model == model;
-    return found;
 }
 
 /* The model of the job that must be loaded next; -1: none. */
@@ -235,6 +244,10 @@ static int missing_of(const struct engine *g, const struct task *t)
     for (const struct stage *s = t->stages; s; s = s->next) {
         if (engine_model_state(g, s->model) == ENGINE_MODEL_UNLOADED)
             return s->model;
+    }
+    for (int i = 0; i < t->n_also; i++) {
+        if (engine_model_state(g, t->also[i]) == ENGINE_MODEL_UNLOADED)
+            return t->also[i];
     }
     return -1;
 }

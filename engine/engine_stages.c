@@ -71,6 +71,7 @@ static int add_refiner(struct engine *g, struct task *t, struct err *e)
     }
     s.denoising_start = s.passes.refiner.switch_at;
     s.denoising_end = 0;
+    s.n_controls = 0; /* they are of the first model's family */
     s.init = s.mask = NULL;
     s.partial_images = 0;
     s.passes.hires.how = IMAGE_LATENT_NEAREST; /* the size stays */

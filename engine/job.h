@@ -26,6 +26,7 @@
 #define JOB_PARTIALS_MAX  8   /* previews of a picture */
 #define JOB_BEAMS_MAX     8   /* beams of a beam search */
 #define JOB_LORAS_MAX     8   /* LoRAs of a request */
+#define JOB_CONTROLS_MAX  8   /* ControlNets and T2I-Adapters of a picture */
 
 struct logit_bias {
     int32_t id;
@@ -137,6 +138,18 @@ struct image_passes {
     } upscale;
 };
 
+/* A ControlNet or T2I-Adapter, and the picture by which it steers.  In step i of n calls it works when
+ * start <= i / n and (i + 1) / n <= end. */
+struct control_spec {
+    const char *model;      /* card id */
+    int width, height;      /* of its picture, enlarged or shrunk to that of the answer */
+    const uint8_t *picture; /* [height, width, 3] */
+    const uint8_t *hidden; /* [height, width], not 0 where the network is to see nothing, or NULL */
+    float scale;
+    double start, end;
+    bool guess; /* a ControlNet for the prompt's side alone, less by its upper levels */
+};
+
 /* Pictures of a latent diffusion model.  Image i of n has the noise of seed + i, and is the same
  * picture whatever n is.  A field that image_spec_default leaves says: as the model's card has it.
  * With init alone the picture is made from init (img2img), with mask too only what the mask says is
@@ -169,6 +182,8 @@ struct image_spec {
     float denoising_start, denoising_end; /* only a part of the steps; 0: all of them */
     float aesthetic[2]; /* scores that a refiner is told, of the prompt and the negative one */
     bool tiled;         /* beyond the model's own size in windows, even where memory is enough */
+    int n_controls;     /* at most JOB_CONTROLS_MAX */
+    const struct control_spec *controls;
 };
 extern const struct image_spec image_spec_default;
 

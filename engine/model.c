@@ -14,6 +14,7 @@
 #include "engine/gguf.h"
 #include "engine/models/bert.h"
 #include "engine/models/blip.h"
+#include "engine/models/control.h"
 #include "engine/models/llama.h"
 #include "engine/models/upscaler.h"
 #include "engine/text/wordpiece.h"
@@ -28,6 +29,7 @@ struct model {
     struct blip *blip; /* a caption model: text is its decoder */
     struct bert *bert;
     struct upscaler *upscaler;
+    struct control *control;
     struct caption_card caption;
 };
 
@@ -290,6 +292,38 @@ static int open_image(struct model **out, const char *id, const char *path, stru
     return 0;
 }
 
+/* ---- ControlNets and T2I-Adapters ---- */
+
+static int open_control(struct model **out, const char *id, const char *path, struct backend *be,
+                        const struct model_options *o, struct err *e)
+{
+    struct checkpoint *c;
+    struct control *control;
+    int rc = checkpoint_open(&c, path, NULL, e);
+    if (rc != 0)
+        return rc;
+    rc = control_open(&control, c, be, o->progress, e);
+    checkpoint_close(c);
+    if (rc != 0)
+        return rc;
+    const struct control_info *info = control_info(control);
+    struct stat st = {0};
+    (void)stat(path, &st);
+    struct model *m = xcalloc(1, sizeof *m);
+    m->control = control;
+    m->card = (struct model_card){.id = xstrdup(id),
+                                  .arch = info->adapter ? "t2i-adapter" : "controlnet",
+                                  .source = image_source(path),
+                                  .kind = MODEL_CONTROL,
+                                  .quant = xstrdup(dtype_name(info->type)),
+                                  .n_params = info->n_params,
+                                  .weight_bytes = info->weight_bytes,
+                                  .created = (int64_t)st.st_mtime,
+                                  .input = MODALITY_IMAGE};
+    *out = m;
+    return 0;
+}
+
 /* ---- upscalers ---- */
 
 /* Pixels alone: as much of a pass's memory as a quarter of an image decoder's. */
@@ -483,6 +517,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
     if (strlen(path) >= sizeof file)
         return err_set(e, ERR_INVALID, "the path of the model has more than %d bytes", MAX_PATH);
     memcpy(file, path, strlen(path) + 1);
+    if (checkpoint_is_control(path))
+        return open_control(out, id, path, be, o, e);
     if (checkpoint_is_upscaler(path))
         return open_upscaler(out, id, path, be, o, e);
     if (diffusion_is(path))
@@ -522,6 +558,7 @@ void model_close(struct model *m)
     diffusion_close(m->diffusion);
     bert_close(m->bert);
     upscaler_close(m->upscaler);
+    control_close(m->control);
     if (m->card.tokenizer != NULL)
         tokenizer_close(m->card.tokenizer);
     free(m->card.chat_template);
@@ -538,6 +575,11 @@ const struct model_card *model_card(const struct model *m)
 struct diffusion *model_diffusion(const struct model *m)
 {
     return m->diffusion;
+}
+
+struct control *model_control(const struct model *m)
+{
+    return m->control;
 }
 
 struct bert *model_bert(const struct model *m)

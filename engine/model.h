@@ -11,7 +11,14 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/backend.h"
 
-enum model_kind { MODEL_TEXT, MODEL_IMAGE, MODEL_EMBEDDING, MODEL_CAPTION, MODEL_UPSCALER };
+enum model_kind {
+    MODEL_TEXT,
+    MODEL_IMAGE,
+    MODEL_EMBEDDING,
+    MODEL_CAPTION,
+    MODEL_UPSCALER,
+    MODEL_CONTROL
+};
 
 /* What goes in and comes out, for /v1/models: bits. */
 enum modality { MODALITY_TEXT = 1, MODALITY_IMAGE = 2, MODALITY_EMBEDDING = 4 };
@@ -115,6 +122,9 @@ const struct model_card *model_card(const struct model *m);
 struct diffusion;
 struct diffusion *model_diffusion(const struct model *m);
 
+/* Of a ControlNet or T2I-Adapter, else NULL: engine/models/control.h. */
+struct control;
+struct control *model_control(const struct model *m);
 /* Of a caption model, else NULL: engine/models/blip.h. */
 struct blip;
 struct blip *model_blip(const struct model *m);

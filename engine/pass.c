@@ -1,7 +1,10 @@
 /* Opening passes of an image model's pipeline, and keeping them (pipeline.h says why). */
 #include "engine/pass.h"
 
+#include <limits.h>
+
 #include "engine/enlarge.h"
+#include "engine/pipeline_steer.h"
 
 static bool same_key(const struct pass_key *x, const struct pass_key *y)
 {
@@ -13,8 +16,9 @@ static enum image_vae_kind vae_kind(enum pass_kind kind)
     return kind == PASS_ENCODE ? IMAGE_ENCODE : kind == PASS_DECODE ? IMAGE_DECODE : IMAGE_PREVIEW;
 }
 
-static size_t measure(struct image_model *m, const struct pass_key *k, struct err *e)
+static size_t measure(const struct pipeline *p, const struct pass_key *k, struct err *e)
 {
+    struct image_model *m = p->d->model;
     switch (k->kind) {
     case PASS_TEXT:
         return image_text_bytes(m, k->a, e);
@@ -27,6 +31,11 @@ static size_t measure(struct image_model *m, const struct pass_key *k, struct er
     case PASS_RESIZE:
         return enlarge_bytes((int[]){k->a & 0xffff, k->a >> 16},
                              (int[]){k->b & 0xffff, k->b >> 16});
+    case PASS_STEERED:
+        return image_steered_bytes(m, k->a, k->b, k->c, e);
+    case PASS_CONTROL:
+    case PASS_HINT:
+        return pipeline_steer_bytes(p, k, e);
     default:
         return image_vae_bytes(m, vae_kind(k->kind), k->a, k->b, e);
     }
@@ -40,7 +49,7 @@ size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
         if (same_key(&p->sizes[i].key, &key))
             return p->sizes[i].bytes;
     }
-    size_t bytes = measure(p->d->model, &key, e);
+    size_t bytes = measure(p, &key, e);
     if (bytes > 0) {
         int at = p->n_sizes++ % PIPELINE_SIZES_MAX;
         p->sizes[at].key = key;
@@ -49,9 +58,10 @@ size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
     return bytes;
 }
 
-static int open_unit(struct image_model *m, const struct pass_key *k, struct image_unit **out,
+static int open_unit(const struct pipeline *p, const struct pass_key *k, struct image_unit **out,
                      struct err *e)
 {
+    struct image_model *m = p->d->model;
     union {
         struct image_text *text;
         struct image_kv *kv;
@@ -84,6 +94,13 @@ static int open_unit(struct image_model *m, const struct pass_key *k, struct ima
         if (rc == 0)
             *out = &u.enlarge->unit;
         return rc;
+    case PASS_STEERED:
+        if ((rc = image_steered_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
+            *out = &u.unet->unit;
+        return rc;
+    case PASS_CONTROL:
+    case PASS_HINT:
+        return pipeline_steer_open(p, k, out, e);
     default:
         if ((rc = image_vae_open(&u.vae, m, vae_kind(k->kind), k->a, k->b, e)) == 0)
             *out = &u.vae->unit;
@@ -144,7 +161,7 @@ int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e)
     if (!s) {
         s = free_place(p);
         struct image_unit *unit = NULL;
-        int rc = open_unit(p->d->model, &key, &unit, e);
+        int rc = open_unit(p, &key, &unit, e);
         if (rc)
             return rc;
         *s = (struct pass){.key = key, .unit = unit};
@@ -154,4 +171,24 @@ int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e)
     s->last_use = p->n_uses;
     p->current = s;
     return 0;
+}
+
+void pass_forget(struct pipeline *p, enum pass_kind kind, int a, int mask)
+{
+    for (int i = 0; i < PIPELINE_PASSES_MAX; i++) {
+        struct pass *s = &p->passes[i];
+        if (!s->unit || s->key.kind != kind || (s->key.a & mask) != a)
+            continue;
+        if (s == p->current)
+            pass_put_away(p);
+        if (!s->unit) /* there was no room to keep it */
+            continue;
+        cache_unkeep(p->cache, &s->item);
+        pass_close(s);
+    }
+    for (int i = 0; i < p->n_sizes && i < PIPELINE_SIZES_MAX; i++) {
+        struct pass_key *k = &p->sizes[i].key;
+        if (k->kind == kind && (k->a & mask) == a)
+            *k = (struct pass_key){PASS_TEXT, INT_MIN, 0, 0}; /* which nobody asks for */
+    }
 }

@@ -11,4 +11,6 @@ int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e);
 /* The current pass becomes one that is kept. */
 void pass_put_away(struct pipeline *p);
 void pass_close(struct pass *s);
+/* Closes the passes of a kind with (a & mask) == a, none of which is running, and forgets their sizes. */
+void pass_forget(struct pipeline *p, enum pass_kind kind, int a, int mask);
 #endif

@@ -57,6 +57,8 @@ static size_t lay_out(struct image_task *it, float *memory)
     for (int i = 0; i < picture_n_moments(it); i++)
         it->moments[i] = take(&l, 2 * n);
     it->mask = it->spec.mask ? take(&l, n / (size_t)it->shape.c) : NULL;
+    for (int i = 0; i < it->spec.n_controls; i++)
+        it->steer.hints[i] = take(&l, steer_hint_floats(it, i));
     const bool pixels = it->stage.later && it->from == FROM_INIT;
     for (int i = 0; i < it->spec.n; i++) {
         struct picture *p = &it->pictures[i];
@@ -70,6 +72,9 @@ static size_t lay_out(struct image_task *it, float *memory)
         p->init = pixels ? take_bytes(&l, it->spec.height, it->spec.width) : NULL;
         p->noise = it->spec.mask ? take(&l, n) : NULL;
         p->masked = it->spec.mask && sees_mask(it) ? take(&l, n) : NULL;
+        for (int side = 0; side < 2; side++)
+            p->steer.residuals[side] =
+                steer_has(it, side) ? take(&l, steer_residual_floats(it)) : NULL;
         float *buffers = take(&l, state + 1);
         if (memory)
             noise_state_open(&p->state, it->noise, &it->shape, buffers);
@@ -93,13 +98,17 @@ static int prepare(struct image_task *it, struct err *e)
     if (!it->stage.later)
         it->from = from_of(s);
     it->guided = diffusion_guided(d, s);
+    rc = steer_check(it, e);
+    if (rc)
+        return rc;
     rc = diffusion_prompts(d, s, &it->prompts[0], &it->prompts[1], &it->arena, e);
     if (rc)
         return rc;
     it->shape = (struct noise_shape){.h = s->height / d->info->scale,
                                      .w = s->width / d->info->scale,
                                      .c = d->info->latent_channels};
-    const int window = image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
+    const int window = /* what steers sees the whole picture */
+        s->n_controls > 0 ? 0 : image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
     it->win_y = tiles_axis(it->shape.h, window ? window : it->shape.h, window * 3 / 4 + 1);
     it->win_x = tiles_axis(it->shape.w, window ? window : it->shape.w, window * 3 / 4 + 1);
     const struct noise_args args = {
@@ -307,6 +316,14 @@ static void window_of(const struct image_task *it, int row, int *y, int *x)
     *x = window % it->win_x.n;
 }
 
+void picture_control_input(const struct picture *p, float *x)
+{
+    const float scale = noise_input_scale(p->task->noise, p->call);
+    const size_t n = latent_floats(p->task);
+    for (size_t i = 0; i < n; i++)
+        x[i] = p->latent[i] * scale;
+}
+
 void picture_unet_input(const struct picture *p, int row, float *x)
 {
     const struct image_task *it = p->task;
@@ -411,6 +428,7 @@ void picture_step(struct picture *p)
         noise_inpaint(it->noise, call, &p->state, p->image, p->noise, it->mask, p->latent);
     p->call++;
     p->rows_out = 0;
+    steer_end(p);
     if (after > before)
         emit_progress(p, after);
 }

@@ -9,6 +9,7 @@
 #include "base/image.h"
 #include "engine/models/tiles.h"
 #include "engine/prompts.h"
+#include "engine/steer.h"
 #include "engine/task.h"
 
 struct picture {
@@ -30,6 +31,7 @@ struct picture {
     float *noise;       /* the first noise, for inpainting; or NULL */
     float *masked;      /* latent of init without what the mask covers, for a UNet that sees it */
     struct event *held; /* the picture itself, until the safety checker has looked at it, or NULL */
+    struct steer steer;
     /* Of a later stage: */
     bool given;      /* the stage before is done with it */
     bool resized;    /* init is there */
@@ -72,6 +74,7 @@ struct image_task {
     float *moments[2]; /* [h, w, 2 c] of init, and of init without what the mask covers */
     bool encoded[2];   /* they are there */
     float *mask;       /* [h, w] 0 or 1, or NULL */
+    struct steer_task steer;
     struct picture pictures[JOB_IMAGES_MAX];
     int n_done;
     bool checked;       /* it can run at all */
@@ -106,6 +109,8 @@ int picture_row_side(const struct image_task *it,
                      int row); /* 0: the prompt's, 1: the negative one's */
 /* The UNet's input for row `row` of this call, [win_y.tile, win_x.tile, in_channels]. */
 void picture_unet_input(const struct picture *p, int row, float *x);
+/* The same of a ControlNet: [h, w, latent_channels]. */
+void picture_control_input(const struct picture *p, float *x);
 /* Its answer, [win_y.tile, win_x.tile, c]; rows come in order. */
 void picture_unet_output(struct picture *p, const float *out);
 /* All answers of this call are in out: one step on.  Events are told. */

@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/image.h"
 #include "engine/enlarge.h"
-#include "engine/pass.h"
+#include "engine/pipeline_steer.h"
 #include "engine/turns.h"
 
 /* ---- memory ---- */
@@ -65,7 +65,7 @@ static size_t largest_pass(struct pipeline *p, const struct image_task *it, int 
             return 0;
         most = max_size(most, bytes);
     }
-    return most;
+    return it->spec.n_controls > 0 ? pipeline_steer_largest(p, it, rows, most, e) : most;
 }
 
 static size_t all_prompts_bytes(const struct pipeline *p, const struct image_task *it)
@@ -262,8 +262,10 @@ static void leave_run(struct pipeline *p, const struct image_task *it)
         return;
     int n_left = 0;
     for (int i = 0; i < p->run.n_rows; i++) {
-        if (p->run.rows[i].picture && p->run.rows[i].picture->task == it)
+        if (p->run.rows[i].picture && p->run.rows[i].picture->task == it) {
             p->run.rows[i].picture = NULL;
+            pipeline_steer_drop(p, i);
+        }
         n_left += p->run.rows[i].picture != NULL;
     }
     bool lonely = p->run.entry  ? p->run.entry->n_users == 1 /* the run itself */
@@ -418,13 +420,13 @@ static bool wants_unet(const struct picture *pic)
 }
 
 /* Rows of one size that hold_bytes is enough for. */
-static int rows_that_fit(struct pipeline *p, int h, int w, int wanted)
+static int rows_that_fit(struct pipeline *p, enum pass_kind kind, int h, int w, int wanted)
 {
     int n = wanted < p->o.max_rows ? wanted : p->o.max_rows;
     n = n < PIPELINE_ROWS_MAX ? n : PIPELINE_ROWS_MAX;
     struct err e;
     while (n > 1) {
-        size_t bytes = pass_bytes(p, (struct pass_key){PASS_UNET, n, h, w}, &e);
+        size_t bytes = pass_bytes(p, (struct pass_key){kind, n, h, w}, &e);
         if (bytes > 0 && bytes <= p->hold_bytes)
             break;
         n--;
@@ -443,6 +445,7 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
         .guidance = it->spec.guidance_scale,
         .pooled = en->pooled,
         .adapters = &it->adapters,
+        .residuals = steer_residuals(pic, side),
     };
     const int scale = it->d->info->scale;
     float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
@@ -457,13 +460,17 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
 {
     const struct image_task *it = first->task;
     int h = it->win_y.tile, w = it->win_x.tile, n = 0, n_wanted = 0;
+    enum pass_kind kind = PASS_UNET;
     for (const struct picture *pic = first; pic; pic = pic->next) {
-        if (same_rows(pic->task, it) && wants_unet(pic))
-            n_wanted += picture_n_rows(pic->task) - pic->rows_out;
+        if (!same_rows(pic->task, it) || !wants_unet(pic))
+            continue;
+        n_wanted += picture_n_rows(pic->task) - pic->rows_out;
+        if (pic->task->spec.n_controls > 0)
+            kind = PASS_STEERED;
     }
     if (turns_holds_up(p->head, first))
         n_wanted = it->guided ? 2 : 1;
-    int n_rows = rows_that_fit(p, h, w, n_wanted);
+    int n_rows = rows_that_fit(p, kind, h, w, n_wanted);
     for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
         if (!same_rows(pic->task, it) || !wants_unet(pic))
             continue;
@@ -473,10 +480,13 @@ static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
             p->run.rows[n++].row = row;
         }
     }
-    int rc = pass_make_current(p, (struct pass_key){PASS_UNET, n, h, w}, e);
+    p->run.n_rows = n;
+    int rc = pipeline_steer_begin(p, &kind, e);
+    if (rc)
+        return rc < 0 ? rc : 0;
+    rc = pass_make_current(p, (struct pass_key){kind, n, h, w}, e);
     if (rc)
         return rc;
-    p->run.n_rows = n;
     struct image_unet *u = (struct image_unet *)p->current->unit;
     size_t n_in = (size_t)h * (size_t)w * (size_t)p->d->info->in_channels;
     for (int i = 0; i < n; i++) {
@@ -499,6 +509,8 @@ static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
         if (!it->encoded[i])
             return (rc = begin_encode(p, it, i, e)) ? rc : 1;
     }
+    if ((rc = pipeline_steer_look(p, it, e)) != 0)
+        return rc;
     if (pic->moments && !pic->encoded)
         return (rc = begin_given(p, pic, e)) ? rc : 1;
     if (!pic->begun)
@@ -659,11 +671,14 @@ static void end_encode(const struct pipeline *p, struct image_task *it)
 static struct image_task *end_pass(struct pipeline *p)
 {
     struct image_task *ended = NULL;
+    enum pass_kind kind = p->current->key.kind;
     if (p->run.entry)
         end_prompt(p, p->run.entry);
+    else if (kind == PASS_HINT || kind == PASS_CONTROL)
+        pipeline_steer_end(p);
     else if (p->run.task)
         end_encode(p, p->run.task);
-    else if (p->current->key.kind == PASS_UNET)
+    else if (kind == PASS_UNET || kind == PASS_STEERED)
         end_unet(p);
     else if (p->current->key.kind == PASS_SAFETY)
         ended = end_safety(p);

@@ -17,12 +17,20 @@
 #define ENGINE_PIPELINE_H
 #include "engine/picture.h"
 
-enum { PIPELINE_PASSES_MAX = 16, PIPELINE_SIZES_MAX = 64, PIPELINE_ROWS_MAX = 32 };
+enum {
+    PIPELINE_PASSES_MAX = 16,
+    PIPELINE_SIZES_MAX = 64,
+    PIPELINE_ROWS_MAX = 32,
+    PIPELINE_CONTROLS_MAX = 64
+};
 
 enum pass_kind {
     PASS_TEXT,
     PASS_KV,
     PASS_UNET,
+    PASS_STEERED, /* the UNet with residuals (steer.h) */
+    PASS_CONTROL, /* a ControlNet's part in a call of it */
+    PASS_HINT,    /* a control looks at its picture */
     PASS_ENCODE,
     PASS_DECODE,
     PASS_PREVIEW,
@@ -31,7 +39,8 @@ enum pass_kind {
 };
 struct pass_key {
     enum pass_kind kind;
-    int a, b, c; /* clip_skip; n_tokens; n, h, w; h, w; h << 16 | w of both sizes */
+    /* clip_skip; n_tokens; n, h, w; h, w; h << 16 | w of both sizes; of controls as in pipeline_steer.c */
+    int a, b, c;
 };
 
 /* An open pass. */
@@ -69,15 +78,18 @@ struct pipeline {
         bool active;
         int64_t us;                  /* that it took so far */
         struct prompts_entry *entry; /* PASS_TEXT, PASS_KV: one user of it */
-        struct image_task *task;     /* PASS_ENCODE, of moments `which` */
+        struct image_task *task;     /* PASS_ENCODE, of moments `which`; PASS_HINT, of control */
         int which;                   /* or -1: of the picture in rows[0]; PASS_RESIZE as well */
         int n_rows;                  /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
         struct {
             struct picture *picture; /* NULL: it was cancelled */
-            int row;                 /* of its call */
+            int row;                 /* of its call; PASS_CONTROL: of its side */
+            int control;             /* PASS_CONTROL: whose share it is */
         } rows[PIPELINE_ROWS_MAX];
     } run;
-    double us_per_work;                   /* of calls so far (turns.h); 0: none */
+    double us_per_work;                              /* of calls so far (turns.h); 0: none */
+    struct control *controls[PIPELINE_CONTROLS_MAX]; /* that passes were opened for */
+    int n_controls;
     int64_t n_steps, n_images, n_flagged; /* so far: calls of the UNet for a picture, pictures */
 };
 

@@ -214,6 +214,15 @@ static void take_turn(struct sched *s, struct task *t)
         sched_add(s, t);
 }
 
+/* Is a model that it needs not loaded, or about to go? */
+static bool is_closed(const struct sched *s, const struct task *t)
+{
+    bool closed = s->models[t->model].closed;
+    for (int i = 0; i < t->n_also && !closed; i++)
+        closed = s->models[t->also[i]].closed;
+    return closed;
+}
+
 struct seq *sched_admit(struct sched *s, struct task **other)
 {
     struct seq *q = free_slot(s);
@@ -222,7 +231,7 @@ struct seq *sched_admit(struct sched *s, struct task **other)
     if (other)
         *other = NULL;
     for (struct task *t = s->head; t && n_seen < SCHED_BYPASS_MAX; t = t->next) {
-        if (s->models[t->model].closed)
+        if (is_closed(s, t))
             continue;
         n_seen++;
         int rc = place_any(s, q, t);

@@ -16,6 +16,7 @@ struct image_task;   /* engine/picture.h */
 struct embed_task;   /* engine/embed.h */
 struct adapter_uses; /* engine/engine_adapter.c */
 struct prompt_words; /* engine/text/prompt.h */
+struct control;      /* engine/models/control.h */
 
 /* A beam search: a set of pages for each beam. */
 struct task_beams {
@@ -42,6 +43,8 @@ struct task {
     struct embed_task *embed;         /* JOB_EMBED; else NULL */
     struct adapter_uses *adapters;    /* of JOB_IMAGE: that it has; or NULL */
     const struct prompt_words *words; /* learned tokens that its prompts may name; or NULL */
+    struct control *controls[JOB_CONTROLS_MAX]; /* of job->image.controls */
+    int also[JOB_CONTROLS_MAX], n_also; /* indices of models that it needs besides its own */
     struct task *next;
     int model;       /* index in the engine's list */
     int n_choices;   /* prompts * n */

@@ -31,6 +31,7 @@ PARSERS = {
     "engine/checkpoint.c": "fuzz_checkpoint.c",
     "engine/models/image_model.c": "fuzz_image_model.c",
     "engine/models/upscaler.c": "fuzz_upscaler.c",
+    "engine/models/control.c": "fuzz_control.c",
     "engine/text/clip_bpe.c": "fuzz_clip_bpe.c",
     "engine/text/wordpiece.c": "fuzz_wordpiece.c",
     "engine/text/tokenizer.c": "fuzz_tokenizer.c",

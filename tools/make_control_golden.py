@@ -5,7 +5,7 @@ and what diffusers computes with them.
 Writes control_NAME/ (diffusers directories, f16), control_ldm.safetensors and control_full.safetensors (two of
 them as single files, the first under LDM's names), control.safetensors (residuals and features, for
 tests/golden/test_control.c), control.json and control.bin (requests and pictures, for test_pipeline.c), and
-canny.bin (edges by OpenCV, for test_preprocess.c).
+canny.bin (edges by OpenCV, for test_image_filter.c).
 
     build/venv-image/bin/pip install opencv-python-headless  (beside what make_pipeline_golden.py needs)
     build/venv-image/bin/python tools/make_control_golden.py [--out tests/fixtures]

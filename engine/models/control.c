@@ -41,6 +41,7 @@ int control_open(struct control **out, struct checkpoint *checkpoint, struct bac
         return rc;
     }
     c->info.family = c->net != NULL ? family_of(&c->net->c) : c->shrink > 8 ? "sdxl" : "sd15";
+    c->info.scale = c->shrink;
     c->info.weight_bytes = c->store.bytes;
     *out = c;
     return 0;
@@ -126,28 +127,26 @@ static void record_hint(struct program *p, void *arg)
 }
 
 /* A pixel's value as the network has it; gray as PIL makes it. */
-static float seen(const struct hint_unit *u, size_t pixel, int channel)
+static float seen(const struct control *c, const uint8_t *rgb, int channel)
 {
-    const uint8_t *rgb = u->pub.rgb + 3 * pixel;
-    if (u->pub.hidden != NULL && u->pub.hidden[pixel] != 0)
-        return -1;
-    if (u->c->channels == 1)
+    if (c->channels == 1)
         return (float)((rgb[0] * 19595U + rgb[1] * 38470U + rgb[2] * 7471U + 0x8000) >> 16) / 255;
-    return (float)rgb[u->c->bgr ? 2 - channel : channel] / 255;
+    return (float)rgb[c->bgr ? 2 - channel : channel] / 255;
 }
 
 /* An adapter has the pixels of shrink x shrink as channels: those of red, by rows, then green ... */
-static void look(struct hint_unit *u)
+void control_hint_look(struct control_hint *hint, const uint8_t *rgb, const uint8_t *hidden)
 {
-    const int f = u->c->net != NULL ? 1 : u->c->shrink, width = u->pub.width;
-    const int h = u->pub.height / f, w = width / f;
+    struct hint_unit *u = (struct hint_unit *)hint;
+    const int f = u->c->net != NULL ? 1 : u->c->shrink, width = hint->width;
+    const int h = hint->height / f, w = width / f;
     float *to = program_host(u->p, &u->pass.picture, PROGRAM_IN);
     for (int y = 0; y < h; y++) {
         for (int x = 0; x < w; x++) {
-            for (int c = 0; c < u->c->channels; c++) {
-                for (int i = 0; i < f * f; i++)
-                    *to++ = seen(
-                        u, (size_t)(y * f + i / f) * (size_t)width + (size_t)(x * f + i % f), c);
+            for (int k = 0; k < u->c->channels * f * f; k++) {
+                const int c = k / (f * f), i = k % (f * f);
+                const size_t at = (size_t)(y * f + i / f) * (size_t)width + (size_t)(x * f + i % f);
+                *to++ = hidden != NULL && hidden[at] != 0 ? -1 : seen(u->c, rgb + 3 * at, c);
             }
         }
     }
@@ -161,8 +160,6 @@ static size_t floats_of(const struct tensor *t)
 static int run_hint(struct image_unit *unit, int64_t until_us, struct err *e)
 {
     struct hint_unit *u = (struct hint_unit *)unit;
-    if (program_position(u->p) == 0)
-        look(u);
     int rc = program_run(u->p, until_us, e);
     float *to = u->pub.hint;
     for (int i = 0; rc == 0 && i < u->pass.n_out; i++) {
@@ -185,9 +182,15 @@ static void close_hint(struct image_unit *unit)
 }
 
 /* All levels of an adapter halve whole numbers. */
+int control_multiple(const struct control *c)
+{
+    return c->net != NULL ? c->shrink << (c->net->c.n_stages - 1)
+                          : control_adapter_shrink(c, c->n_stages - 1);
+}
+
 static int check_size(const struct control *c, int height, int width, struct err *e)
 {
-    const int multiple = c->net != NULL ? c->shrink : control_adapter_shrink(c, c->n_stages - 1);
+    const int multiple = control_multiple(c);
     if (height < 1 || width < 1 || height > 1 << 15 || width > 1 << 15)
         return err_set(e, ERR_TOOBIG, "a picture of %d x %d", width, height);
     if (height % multiple != 0 || width % multiple != 0)

@@ -13,6 +13,7 @@ struct control;
 struct control_info {
     bool adapter; /* a T2I-Adapter: its residuals are the same in all steps of a picture */
     bool pooled;  /* a ControlNet that gives one value a channel: for the prompt's row alone */
+    int scale;    /* a ControlNet's: pixels of a latent's side */
     const char *family; /* "sd15", "sd21", "sdxl", or "sd" for what is like none of them */
     int64_t n_params;
     enum dtype type; /* of most weights' bytes */
@@ -31,15 +32,17 @@ int control_fits(const struct control *c, const struct image_model *m, struct er
 /* What it makes of a picture, once for all steps: a ControlNet's embedding, an adapter's features. */
 struct control_hint {
     struct image_unit unit;
-    int height, width;     /* pixels */
-    const uint8_t *rgb;    /* [height, width, 3] in, read at the beginning of a run */
-    const uint8_t *hidden; /* [height, width], 0: to be seen, else -1 to the network; or NULL */
-    float *hint;           /* out: control_hint_floats of the caller, set before image_run */
+    int height, width; /* pixels */
+    float *hint;       /* out: control_hint_floats of the caller, set before image_run */
 };
+/* The picture of the next run: rgb [height, width, 3]; hidden [height, width], not 0 where the network gets
+ * -1 instead, or NULL. */
+void control_hint_look(struct control_hint *u, const uint8_t *rgb, const uint8_t *hidden);
 int control_hint_open(struct control_hint **out, struct control *c, int height, int width,
                       struct err *e);
 size_t control_hint_bytes(struct control *c, int height, int width, struct err *e);
 size_t control_hint_floats(const struct control *c, int height, int width);
+int control_multiple(const struct control *c); /* of which a picture's sides must be */
 
 /* A ControlNet's row: as a UNet's, and what it looks at. */
 struct control_row {
@@ -50,7 +53,9 @@ struct control_row {
     const float *hint; /* of control_hint */
     float scale;
     bool guess;       /* less from the upper levels (guess mode) */
-    float *residuals; /* block of image_residual_floats: the result is added to it; NULL: to none */
+    float *residuals; /* block of n_residuals floats: the result is added to it; NULL: to none */
+    size_t n_residuals;
+    bool fresh; /* nothing is in the block yet */
 };
 
 /* One forward pass of n rows at one latent size.  rows and x are read in the first piece of a run,

@@ -228,6 +228,9 @@ static void add_row(const struct net_unit *u, int row)
     const int n_skips = u->c->places.n_skips;
     const bool pooled = u->c->info.pooled;
     float *to = r->residuals;
+    for (size_t i = 0; to != NULL && r->fresh && i < r->n_residuals; i++)
+        to[i] =
+            -0.0f; /* what is added to it is what it becomes, and where nothing is, nothing changes */
     for (int i = 0; i <= n_skips && to != NULL; i++) {
         const struct tensor *t = &u->out[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
@@ -274,13 +277,13 @@ static void close_net(struct image_unit *unit)
 
 static int check_size(const struct control *c, const struct control_size *s, struct err *e)
 {
-    const int multiple = 1 << (c->net->c.n_stages - 1);
+    const int multiple = control_multiple(c) / c->shrink;
     if (s->n < 1 || s->n > 4096 || s->h < 1 || s->w < 1 || s->h > 4096 || s->w > 4096 ||
         s->n_tokens < 1 || s->n_tokens > IMAGE_MAX_CONTEXT)
         return err_set(e, ERR_TOOBIG, "a batch of %d latents of %d x %d and %d tokens", s->n, s->w,
                        s->h, s->n_tokens);
     if (s->h % multiple != 0 || s->w % multiple != 0)
-        return err_set(e, ERR_INVALID, "sides must be multiples of %d", multiple * c->shrink);
+        return err_set(e, ERR_INVALID, "sides must be multiples of %d", control_multiple(c));
     return 0;
 }
 

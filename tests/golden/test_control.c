@@ -119,7 +119,7 @@ static float *look(struct control *c, int width, int height, int kind)
     paint(rgb, width, height, kind);
     must(control_hint_open(&u, c, height, width, &e), &e);
     assert_int_equal(u->unit.bytes, control_hint_bytes(c, height, width, &e));
-    u->rgb = rgb;
+    control_hint_look(u, rgb, NULL);
     u->hint = calloc(control_hint_floats(c, height, width), sizeof(float));
     float *hint = u->hint;
     run(&u->unit, kind > 0);
@@ -183,7 +183,7 @@ static void forward(struct control *c, const struct rows *r, const int *which, i
     const struct control_size size = {n, H, W, TOKENS};
     must(control_net_open(&u, c, size, &e), &e);
     assert_int_equal(u->unit.bytes, control_net_bytes(c, size, &e));
-    memset(out, 0, (size_t)n * n_floats * sizeof(float));
+    memset(out, 0xff, (size_t)n * n_floats * sizeof(float)); /* NaN */
     for (int i = 0; i < n; i++) {
         const size_t k = (size_t)which[i];
         struct control_row *row = &u->rows[i];
@@ -192,6 +192,8 @@ static void forward(struct control *c, const struct rows *r, const int *which, i
         row->hint = r->hint[k];
         row->context = r->context + k * r->n_context;
         row->residuals = out + (size_t)i * n_floats;
+        row->n_residuals = n_floats;
+        row->fresh = true;
         if (r->pooled != NULL) {
             row->pooled = r->pooled + k * r->n_pooled;
             memcpy(row->time_ids, r->time_ids + k * IMAGE_TIME_IDS, sizeof row->time_ids);

@@ -30,6 +30,8 @@ struct picture_case {
     struct job *job;
     uint8_t *init, *mask;
     int width, height; /* of the answer */
+    struct control_spec controls[JOB_CONTROLS_MAX];
+    uint8_t *seen[JOB_CONTROLS_MAX]; /* by the controls */
     int n_images, n_steps;
     double error2[JOB_IMAGES_MAX]; /* mean square */
 };
@@ -42,9 +44,20 @@ static int n_cases;
 static struct engine *open_engine(void)
 {
     const struct engine_model models[] = {
-        {.id = "sd15", .path = DIR "sd_sd15"}, {.id = "sd21", .path = DIR "sd_sd21"},
-        {.id = "sdxl", .path = DIR "sd_sdxl"}, {.id = "inpaint", .path = DIR "sd_inpaint"},
-        {.id = "lcm", .path = DIR "sd_lcm"},   {.id = "refiner", .path = DIR "sd_refiner"},
+        {.id = "sd15", .path = DIR "sd_sd15"},
+        {.id = "sd21", .path = DIR "sd_sd21"},
+        {.id = "sdxl", .path = DIR "sd_sdxl"},
+        {.id = "inpaint", .path = DIR "sd_inpaint"},
+        {.id = "lcm", .path = DIR "sd_lcm"},
+        {.id = "refiner", .path = DIR "sd_refiner"},
+        {.id = "control_a", .path = DIR "control_a"},
+        {.id = "control_b", .path = DIR "control_b"},
+        {.id = "control_pool", .path = DIR "control_pool"},
+        {.id = "control_sd21", .path = DIR "control_sd21"},
+        {.id = "control_sdxl", .path = DIR "control_sdxl"},
+        {.id = "control_full", .path = DIR "control_full"},
+        {.id = "control_light", .path = DIR "control_light"},
+        {.id = "control_xl", .path = DIR "control_xl"},
     };
     const struct engine_options o = {.device = "cpu",
                                      .n_threads = 2,
@@ -106,6 +119,42 @@ static void read_passes(struct picture_case *c, const struct cJSON *o, struct im
     }
 }
 
+/* hint_image of make_control_golden.py. */
+static uint8_t *paint(int width, int height, int kind)
+{
+    uint8_t *rgb = calloc((size_t)width * (size_t)height, 3), *to = rgb;
+    for (int y = 0; y < height; y++) {
+        for (int x = 0; x < width; x++) {
+            const int planes[3] = {x * 9 + y * 3, x * y * 3, y * 11 + 40};
+            for (int k = 0; k < 3; k++)
+                *to++ = (uint8_t)planes[(kind + k) % 3];
+        }
+    }
+    return rgb;
+}
+
+static void read_controls(struct picture_case *c, const struct cJSON *list)
+{
+    struct image_spec *s = &c->job->image;
+    for (const struct cJSON *o = json_first(list); o; o = json_next(o)) {
+        const int i = s->n_controls++;
+        char *model = arena_alloc(&c->job->arena, 32);
+        snprintf(model, 32, "control_%s", json_str(json_get(o, "model")));
+        c->seen[i] = paint(s->width, s->height, (int)number(o, "hint", 0));
+        c->controls[i] =
+            (struct control_spec){.model = model,
+                                  .width = s->width,
+                                  .height = s->height,
+                                  .picture = c->seen[i],
+                                  .hidden = json_bool(json_get(o, "hidden")) ? c->mask : NULL,
+                                  .scale = (float)number(o, "scale", 1),
+                                  .start = number(o, "start", 0),
+                                  .end = number(o, "end", 1),
+                                  .guess = json_bool(json_get(o, "guess"))};
+    }
+    s->controls = c->controls;
+}
+
 static void read_case(struct picture_case *c, const struct cJSON *o)
 {
     snprintf(c->name, sizeof c->name, "%s", json_str(json_get(o, "name")));
@@ -136,6 +185,7 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
         make_images(c, s);
     if (json_bool(json_get(o, "mask")))
         s->mask = c->mask;
+    read_controls(c, json_get(o, "control"));
 }
 
 static void read_cases(const char *json_path, const char *bin_path)
@@ -222,6 +272,8 @@ static void compare_all(const char *json_path, const char *bin_path)
         job_unref(cases[i].job);
         free(cases[i].init);
         free(cases[i].mask);
+        for (int k = 0; k < JOB_CONTROLS_MAX; k++)
+            free(cases[i].seen[k]);
     }
     json_free(doc);
     file_close(&json_file);
@@ -240,12 +292,19 @@ static void pipeline_makes_second_passes_as_diffusers_parts_do(void **state)
     compare_all(DIR "passes.json", DIR "passes.bin");
 }
 
+static void pipeline_steers_pictures_as_diffusers_does(void **state)
+{
+    (void)state;
+    compare_all(DIR "control.json", DIR "control.bin");
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipeline_makes_the_pictures_of_diffusers),
         cmocka_unit_test(pipeline_makes_second_passes_as_diffusers_parts_do),
+        cmocka_unit_test(pipeline_steers_pictures_as_diffusers_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
