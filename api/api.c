@@ -135,7 +135,8 @@ static const char *kind_name(enum model_kind kind)
                                         [MODEL_IMAGE] = "images",
                                         [MODEL_EMBEDDING] = "embeddings",
                                         [MODEL_CAPTION] = "captions",
-                                        [MODEL_UPSCALER] = "upscaling"};
+                                        [MODEL_UPSCALER] = "upscaling",
+                                        [MODEL_CONTROL] = "controls"};
     return names[kind];
 }
 
@@ -290,10 +291,10 @@ static int check_ready(const struct api *a, const struct api_route *r, struct er
     return err_reason(e, "loading");
 }
 
-static bool takes_pictures(const struct api *a)
+static bool has_kind(const struct api *a, enum model_kind kind)
 {
     for (int i = 0; atomic_load(&a->ready) && i < a->n_models; i++)
-        if (a->models[i].card->kind == MODEL_CAPTION)
+        if (a->models[i].card->kind == kind)
             return true;
     return false;
 }
@@ -301,9 +302,11 @@ static bool takes_pictures(const struct api *a)
 size_t api_body_max(const struct api *a, const struct api_route *r)
 {
     size_t max = a->o.max_body_bytes;
-    if (r->flags & ROUTE_UPLOAD) /* image and mask, in JSON as base64 */
+    if (r->flags & ROUTE_UPLOAD && r->id != API_IMAGES_GENERATE) /* image and mask, as base64 */
         max += 2 * a->o.max_image_bytes;
-    else if (r->flags & ROUTE_PICTURE && takes_pictures(a))
+    if (r->flags & ROUTE_UPLOAD && has_kind(a, MODEL_CONTROL))
+        max += (size_t)a->o.max_controls * a->o.max_image_bytes;
+    if (r->flags & ROUTE_PICTURE && has_kind(a, MODEL_CAPTION))
         max += a->o.max_image_bytes / 3 * 4 + 4;
     return max;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/image_control.h"
 #include "base/json.h"
 #include "base/utf8.h"
 #include "engine/job.h"
@@ -119,6 +120,8 @@ const struct param image_params_table[] = {
      "enlarged at last, by a super-resolution network"},
     {"scale", PARAM_NUM, PARAM_UPSCALE, 1, 8, AT(scale), NULL,
      "how many times as large; the network's factor when absent"},
+    {"control", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, IMAGE_CONTROL_SCHEMA,
+     "ControlNets and T2I-Adapters, each with its picture"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
     {"loras", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, LORAS_SCHEMA,
@@ -359,7 +362,12 @@ static enum param_kind kind_of(const char *name)
 
 static bool is_picture(const char *name)
 {
-    return strcmp(name, "image") == 0 || strcmp(name, "image[]") == 0 || strcmp(name, "mask") == 0;
+    static const char *const names[] = {"image", "image[]", "mask", "control_image",
+                                        "control_image[]"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
 }
 
 static bool is_word(const struct multipart_part *p, const char *word)
@@ -376,7 +384,7 @@ static void put_field(struct json_writer *w, const struct multipart_part *p)
         json_put_bool(w, p->name, true);
     else if (boolean && (is_word(p, "false") || is_word(p, "False") || is_word(p, "0")))
         json_put_bool(w, p->name, false);
-    else if (kind == PARAM_OTHER && p->len > 0 && p->data[0] == '{' &&
+    else if (kind == PARAM_OTHER && p->len > 0 && (p->data[0] == '{' || p->data[0] == '[') &&
              json_scan(p->data, p->len, &json_limits_default, NULL) == 0)
         json_put_raw(w, p->name, p->data, p->len);
     else if (p->len == 0 && kind != PARAM_TEXT)

@@ -46,7 +46,7 @@ struct image_limits {
 int image_params_parse(const struct cJSON *body, unsigned where, const struct image_limits *lim,
                        struct image_params *p, struct err *e);
 /* The text fields of a form as a JSON object: "5" becomes a number where the table has one.  Fields that
- * hold pictures (image, image[], mask) are left out. */
+ * hold pictures (image, image[], mask, control_image) are left out. */
 int image_params_form(struct buf *out, const struct multipart *m, struct err *e);
 /* "auto", "low" ... as the answer has it. */
 const char *image_params_quality(int quality);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/image_control.h"
 #include "api/image_passes.h"
 #include "api/loras.h"
 #include "api/sdapi.h"
@@ -409,6 +410,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     size_t seed_at = out->len;
     buf_printf(out, ", Size: %dx%d, Model: %s", s->width, s->height, card->id);
     image_passes_put(s, out);
+    image_control_put(c, out);
     if (s->init != NULL && !isnan(s->strength))
         buf_printf(out, ", Denoising strength: %g", (double)s->strength);
     if (!isnan(s->guidance_rescale))
@@ -458,8 +460,8 @@ static void open_answer(struct api_call *c, const struct api_model *m, const str
 
 static size_t arena_bytes(const struct api *a)
 {
-    return (size_t)a->o.max_image_pixels * 4 + 4 * (size_t)FIELD_BYTES_MAX +
-           2 * a->o.max_body_bytes;
+    return (size_t)a->o.max_image_pixels * 4 * (1 + (size_t)a->o.max_controls) +
+           4 * (size_t)FIELD_BYTES_MAX + 2 * a->o.max_body_bytes;
 }
 
 /* The picture of a request that has no other, and what is done with it. */
@@ -515,7 +517,8 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
         buf_free(&mask.decoded);
     }
     if (err != 0 || (err = fill_spec(c, m, &p, where, e)) != 0 ||
-        (err = loras_parse(body, &c->job->arena, &c->job->image, e)) != 0)
+        (err = loras_parse(body, &c->job->arena, &c->job->image, e)) != 0 ||
+        (err = image_control_begin(c, body, form, e)) != 0)
         return err;
     int size[2] = {p.width, p.height};
     if ((err = image_passes_parse(c, body, m->card->image, size, e)) != 0)

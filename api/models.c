@@ -18,6 +18,14 @@ static void put_modalities(struct json_writer *w, const char *key, unsigned bits
     json_close(w, ']');
 }
 
+static const char *kind_name(enum model_kind kind)
+{
+    static const char *const names[] = {
+        [MODEL_TEXT] = "text",       [MODEL_IMAGE] = "image",       [MODEL_EMBEDDING] = "embedding",
+        [MODEL_CAPTION] = "caption", [MODEL_UPSCALER] = "upscaler", [MODEL_CONTROL] = "control"};
+    return names[kind];
+}
+
 /* As llama-server's router says it. */
 static const char *status_name(enum engine_model_state state)
 {
@@ -43,6 +51,7 @@ static void put_model(struct json_writer *w, const struct api *a, int i)
     json_put_str(w, "value", status_name(engine_model_state(a->o.engine, i)));
     json_close(w, '}');
     json_open(w, "meta", '{');
+    json_put_str(w, "kind", kind_name(m->kind));
     json_put_str(w, "arch", m->arch);
     json_put_str(w, "quant", m->quant);
     json_put_int(w, "n_params", m->n_params);
@@ -144,6 +153,7 @@ static void put_limits(struct json_writer *w, const struct api *a)
     json_put_int(w, "max_image_bytes", (int64_t)a->o.max_image_bytes);
     json_put_int(w, "max_image_pixels", a->o.max_image_pixels);
     json_put_int(w, "max_images", a->o.max_images);
+    json_put_int(w, "max_controls", a->o.max_controls);
     json_put_int(w, "max_jobs", a->o.max_jobs);
     json_close(w, '}');
 }

@@ -52,6 +52,7 @@
     I(max_image_kib, 16384, 16, 1 << 20, "size of an uploaded picture's file in KiB") \
     I(max_image_pixels, 1 << 24, 4096, 1 << 28, "pixels of an uploaded picture, and of all pictures of one request") \
     I(max_images, 10, 1, 16, "pictures of one request") \
+    I(max_controls, 4, 0, 8, "ControlNets and T2I-Adapters of one request") \
     I(max_uploads_mib, 256, 1, 1 << 20, "memory for bodies with pictures that are arriving; more get 429") \
     I(max_jobs, 64, 1, 10000, "background jobs that run or are kept; more get 429") \
     I(max_jobs_mib, 256, 1, 1 << 20, "memory for the answers of finished jobs; the oldest go first") \

@@ -33,6 +33,7 @@ static void start(void)
                                   .max_image_bytes = 1 << 14,
                                   .max_image_pixels = 1 << 16,
                                   .max_images = 4,
+                                  .max_controls = 2,
                                   .max_jobs = 4,
                                   .max_jobs_bytes = 1 << 18,
                                   .job_ttl_s = 1,
@@ -53,7 +54,17 @@ static void check_spec(const struct image_spec *s)
     check(s->prompt != NULL && s->model != NULL);
     check(isnan(s->strength) || (s->strength >= 0 && s->strength <= 1));
     check(s->mask == NULL || s->init != NULL);
+    check(s->n_controls >= 0 && s->n_controls <= 2);
     unsigned sum = 0; /* every byte is there */
+    for (int i = 0; i < s->n_controls; i++) {
+        const struct control_spec *k = &s->controls[i];
+        check(k->model != NULL && k->width == s->width && k->height == s->height);
+        check(k->start >= 0 && k->start < k->end && k->end <= 1 && k->scale >= 0);
+        for (int at = 0; at < k->width * k->height; at++)
+            sum += k->picture[3 * at + 2] + (k->hidden != NULL ? k->hidden[at] : 0u);
+    }
+    check(sum <= 2u * (unsigned)(s->width * s->height) * 510);
+    sum = 0;
     for (int i = 0; s->init != NULL && i < s->width * s->height; i++)
         sum += s->init[3 * i + 2] + (s->mask != NULL ? s->mask[i] : 0u);
     check(sum <= (unsigned)(s->width * s->height) * 510);
