@@ -255,7 +255,7 @@ static void model_names_other_kinds_of_files(void **state)
     write_file("PK\x03\x04rest", 8);
     refused(ERR_UNSUPPORTED, "pickle");
     write_file("\x80\x02}q\0", 5);
-    refused(ERR_UNSUPPORTED, "convert it to GGUF");
+    refused(ERR_UNSUPPORTED, "to GGUF");
     write_file("\x10\0\0\0\0\0\0\0{\"a\":{}}        ", 24);
     refused(ERR_CORRUPT, "safetensors");
     write_file("tjgg\3\0\0\0", 8);
