@@ -57,7 +57,7 @@ const struct param sdapi_table[] = {
     {"override_settings", PARAM_OTHER, BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
      "sd_model_checkpoint, CLIP_stop_at_last_layers, samples_format, randn_source"},
     {"alwayson_scripts", PARAM_OTHER, BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
-     "scripts without arguments"},
+     "controlnet; other scripts without arguments"},
     {"script_name", PARAM_TEXT, BOTH, 0, 0, AT(script), NULL, "none are supported"},
     {"send_images", PARAM_BOOL, BOTH, 0, 0, AT(send_images), NULL, "false: an answer without them"},
     {"subseed", PARAM_INT, BOTH, -1, MAX_EXACT, AT(subseed), NULL, "without effect"},
@@ -217,7 +217,8 @@ static int check_unsupported(const struct cJSON *body, const struct sdapi_params
     for (const struct cJSON *s = json_first(scripts); s != NULL; s = json_next(s)) {
         const struct cJSON *args = json_get(s, "args");
         const struct cJSON *first = json_first(args); /* [false]: switched off */
-        if (json_size(args) == 0 || (json_type(first) == JSON_BOOL && !json_bool(first)))
+        if (sdapi_control_is(json_key(s)) || json_size(args) == 0 ||
+            (json_type(first) == JSON_BOOL && !json_bool(first)))
             continue;
         err_set(e, ERR_UNSUPPORTED, "the script '%.40s' is not supported", json_key(s));
         return err_param(e, "alwayson_scripts.%.40s", json_key(s));
@@ -427,6 +428,7 @@ static int their_field(struct err *e)
                                            {"image", "init_images"},
                                            {"clip_skip", "override_settings"},
                                            {"loras", "prompt"},
+                                           {"control", "alwayson_scripts.controlnet"},
                                            {"hires", "enable_hr"},
                                            {"hires.upscaler", "hr_upscaler"},
                                            {"hires.strength", "denoising_strength"},
@@ -457,6 +459,8 @@ int sdapi_begin(struct api_call *c, const struct cJSON *body, unsigned where, st
     err = put_request(c, &w, e);
     if (err == 0 && p->hires)
         err = put_hires(c, &w, e);
+    if (err == 0)
+        err = sdapi_control_put(body, &w, e);
     if (err == 0 && where == PARAM_EDIT)
         err = put_pictures(c, body, &w, e);
     if (err == 0 && p->width > 0 && p->height > 0) {

@@ -3,6 +3,7 @@
  *
  *   sdapi.c        txt2img and img2img: fields, and the request that they become
  *   sdapi_lora.c   LoRAs within prompts
+ *   sdapi_control.c  ControlNet units
  *   sdapi_mask.c   inpainting: where, what is put there first, and how the result is pasted back
  *   sdapi_names.c  samplers and schedulers by their names there; what else can be listed
  *   sdapi_state.c  options of a key, progress, interrupt
@@ -90,6 +91,10 @@ void sdapi_info_read(struct json_writer *w, const char *text);
 int sdapi_lora_take(const char *prompt, struct buf *text, struct json_writer *list, struct err *e);
 void sdapi_lora_put(const struct image_spec *s, struct buf *out); /* the other way round */
 void sdapi_lora_list(struct api_call *c, bool embeddings);
+
+/* ControlNet's script, and its units as the member "control" of the object that is open. */
+bool sdapi_control_is(const char *script);
+int sdapi_control_put(const struct cJSON *body, struct json_writer *w, struct err *e);
 
 /* ---- routes ---- */
 

@@ -196,11 +196,18 @@ static void put_memory(struct json_writer *w, const struct api *a)
     json_close(w, '}');
 }
 
-static void put_scripts(struct json_writer *w)
+static void put_scripts(struct json_writer *w, const struct api *a)
 {
+    bool control = false;
+    for (int i = 0; i < a->n_models; i++)
+        control = control || a->models[i].card->kind == MODEL_CONTROL;
     json_open(w, NULL, '{');
     for (int i = 0; i < 2; i++) {
         json_open(w, i == 0 ? "txt2img" : "img2img", '[');
+        if (control) { /* the names by which clients know the extension */
+            json_put_str(w, NULL, "controlnet");
+            json_put_str(w, NULL, "controlnet m2m");
+        }
         json_close(w, ']');
     }
     json_close(w, '}');
@@ -215,7 +222,7 @@ bool sdapi_names_list(struct api_call *c, enum api_handler_id id)
         if (id == API_SD_MEMORY)
             put_memory(&w, a);
         else if (id == API_SD_SCRIPTS)
-            put_scripts(&w);
+            put_scripts(&w, a);
         else
             json_put_raw(&w, NULL, "{\"api\":true,\"nowebui\":true}", 27);
         return true;

@@ -20,6 +20,7 @@ SMALL = {"prompt": "a red fox", "width": 32, "height": 32, "steps": 2, "seed": 7
 def painter(start):
     return start("--threads", 1, "--cache_mib", 1024, "--preload", "all", "--lora_dir", LORAS,
                  models={"tiny": TINY, "painter": PAINTER, "other": PAINTER,
+                         "edges": ROOT / "tests/fixtures/control_a",
                          "four": ROOT / "tests/fixtures/upscale_first.safetensors"}, keys=["alice", "bob"])
 
 
@@ -194,6 +195,41 @@ def test_other_brackets_stay_in_the_prompt(painter):
     for prompt in ("a < b > c", "<", "<lora", "<lora:kohya", "1 <2\n> 3"):
         status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "prompt": prompt})
         assert status == 200 and json.loads(r["info"])["prompt"] == prompt
+
+
+def test_webuiapi_uses_a_controlnet(painter):
+    api, size = client(painter), {"width": 32, "height": 32, "seed": 3, "cfg_scale": 7}
+    assert api.has_controlnet
+    im = image((32, 32))
+    im.paste((0, 0, 90), (8, 8, 20, 32))
+    plain = api.txt2img(prompt="a fox", **size)
+    unit = webuiapi.ControlNetUnit(image=im, module="canny", model="edges [0123abcd]", weight=0.8,
+                                   guidance_end=0.9, threshold_a=100, threshold_b=200)
+    steered = api.txt2img(prompt="a fox", controlnet_units=[unit], **size)
+    assert steered.image.tobytes() != plain.image.tobytes()
+    off = webuiapi.ControlNetUnit(image=im, module="canny", model="edges", enabled=False)
+    assert api.txt2img(prompt="a fox", controlnet_units=[off], **size).image.tobytes() == plain.image.tobytes()
+    _, _, text = painter.request(
+        "POST", "/v1/images/generations",
+        json.dumps({"prompt": "a fox", "model": "painter", "size": "32x32", "steps": 2, "seed": 3,
+                    "scheduler": "euler_a", "guidance_scale": 7,
+                    "control": [{"model": "edges", "image": b64(im), "preprocessor": "canny", "scale": 0.8,
+                                 "end": 0.9, "low_threshold": 100, "high_threshold": 200}]}),
+        {"Authorization": "Bearer alice"})
+    assert of(json.loads(text)["data"][0]["b64_json"]).tobytes() == steered.image.tobytes()
+
+
+@pytest.mark.parametrize("unit", [
+    5, {}, {"model": "None"}, {"model": "nobody", "image": b64(image())}, {"model": "edges"},
+    {"model": "edges", "image": b64(image()), "module": "openpose"},
+    {"model": "edges", "image": b64(image()), "control_mode": "My prompt is more important"},
+    {"model": "edges", "image": b64(image()), "weight": "heavy"}, {"model": "edges", "image": "rubbish"},
+    {"model": "painter", "image": b64(image())}])
+def test_units_that_cannot_be(painter, unit):
+    status, r = call(painter, "/sdapi/v1/txt2img",
+                     {**SMALL, "alwayson_scripts": {"ControlNet": {"args": [unit]}}})
+    assert status in (400, 404), r
+    assert r["error"]["param"].startswith("alwayson_scripts.controlnet"), r
 
 
 def test_progress_and_interrupt(painter):
