@@ -1,8 +1,8 @@
 /* Matrices of a warp: mma.sync, ldmatrix, stmatrix, movmatrix.
  *
- * In a fragment lane l is row g = l / 4, pair t = l % 4 (PTX ISA, "Matrix fragments for mma").  Sums are in
- * ascending order of k, each product exact and each addition rounded; a tensor core keeps more or fewer
- * bits in between, which PTX leaves open. */
+ * In a fragment lane l is row g = l / 4, pair t = l % 4 (PTX ISA, "Matrix fragments for mma").  The products
+ * are summed in ascending order of k, each sum rounded, and the sum is added to the accumulator, as the
+ * emulation's twins do; a tensor core keeps more or fewer bits in between, which PTX leaves open. */
 #include <string.h>
 
 #include "kernels/quant.h"
@@ -75,19 +75,17 @@ static void mma_float(struct warp *w, const struct ptx_ins *i, float acc[16][8])
 
 static void run_mma_float(struct warp *w, const struct ptx_ins *i, uint32_t m)
 {
-    float acc[16][8];
+    float acc[16][8] = {{0}}, c[4][VM_LANES]; /* read first: d may be any of them */
     bool half = i->type2 == T_F16;
     (void)m;
-    for (int l = 0; l < VM_LANES; l++)
-        for (int r = 0; r < 4; r++) {
-            float *to = &acc[l / 4 + 8 * (r >> 1)][l % 4 * 2 + (r & 1)];
-            *to = half ? num_f16(R(u32v, w, i->op[10 + (r >> 1)])[l] >> 16 * (r & 1))
-                       : R(f32v, w, i->op[10 + r])[l];
-        }
     mma_float(w, i, acc);
+    for (int r = 0; r < 4; r++)
+        for (int l = 0; l < VM_LANES; l++)
+            c[r][l] = half ? num_f16(R(u32v, w, i->op[10 + (r >> 1)])[l] >> 16 * (r & 1))
+                           : R(f32v, w, i->op[10 + r])[l];
     for (int l = 0; l < VM_LANES; l++)
         for (int r = 0; r < 4; r++) {
-            float v = acc[l / 4 + 8 * (r >> 1)][l % 4 * 2 + (r & 1)];
+            float v = c[r][l] + acc[l / 4 + 8 * (r >> 1)][l % 4 * 2 + (r & 1)];
             if (!half) {
                 R(f32v, w, i->op[r])[l] = v;
                 continue;
