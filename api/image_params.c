@@ -126,6 +126,8 @@ const struct param image_params_table[] = {
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
     {"loras", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, LORAS_SCHEMA,
      "LoRAs of /v1/adapters, with their scales"},
+    {"outpaint", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(outpaint), "no center left right top bottom",
+     "the picture stays as large as it is, where this says on a canvas of size; the rest is made"},
     {"keep_unmasked", PARAM_BOOL, PARAM_EDIT, 0, 0, AT(keep_unmasked), NULL,
      "give the picture's own pixels back where the mask does not say edit"},
 };

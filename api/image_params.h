@@ -29,6 +29,7 @@ struct image_params {
     int format;          /* enum codec_format - 1 */
     int quality;         /* enum image_quality */
     int rng;             /* enum image_rng */
+    int outpaint;        /* enum outpaint_anchor */
     int mask_mode;       /* enum image_mask_mode */
     int spacing, sigmas; /* enum noise_spacing, noise_sigmas; 0: auto */
     int n_timesteps;

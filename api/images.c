@@ -8,6 +8,7 @@
 #include "api/image_control.h"
 #include "api/image_passes.h"
 #include "api/loras.h"
+#include "api/outpaint.h"
 #include "api/sdapi.h"
 #include "base/clock.h"
 #include "base/image.h"
@@ -243,6 +244,27 @@ static int set_mask(struct api_call *c, const struct image *mask, const struct i
     return c->job->image.mask != NULL ? 0 : ERR_NOMEM;
 }
 
+/* The picture on a larger canvas: what is new is the mask. */
+static int set_canvas(struct api_call *c, const struct image_card *card, const struct image *from,
+                      struct image_params *p, struct err *e)
+{
+    struct image rgb, canvas, mask;
+    int err = choose_size(c, card, from, p, e);
+    if (err != 0 || (err = image_convert(&rgb, from, 3, e)) != 0)
+        return err;
+    const int size[2] = {p->width, p->height};
+    err = outpaint_canvas(&canvas, &mask, &rgb, size, (enum outpaint_anchor)p->outpaint, e);
+    image_free(&rgb);
+    if (err != 0)
+        return err;
+    c->job->image.init = keep(c, &canvas, e);
+    if (c->job->image.init != NULL)
+        c->job->image.mask = keep(c, &mask, e);
+    image_free(&canvas);
+    image_free(&mask);
+    return c->job->image.mask != NULL ? 0 : ERR_NOMEM;
+}
+
 /* The pictures that came with the request: into the spec, in the size of the answer. */
 static int set_pictures(struct api_call *c, const struct image_card *card,
                         const struct upload *image, const struct upload *mask,
@@ -258,6 +280,17 @@ static int set_pictures(struct api_call *c, const struct image_card *card,
                 "same",
                 hole.width, hole.height, from.width, from.height);
         err = err_param(e, "mask");
+    }
+    if (err == 0 && p->outpaint > 0) {
+        if (given(mask)) {
+            err_set(e, ERR_INVALID, "outpaint makes the mask itself");
+            err = err_param(e, "mask");
+        }
+        if (err == 0)
+            err = set_canvas(c, card, &from, p, e);
+        image_free(&from);
+        image_free(&hole);
+        return err;
     }
     if (err == 0)
         err = choose_size(c, card, &from, p, e);

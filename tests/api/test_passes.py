@@ -93,6 +93,24 @@ def test_upscale_takes_forms_and_json(studio):
     assert status == 200 and sizes(json.loads(text)) == [(64, 64)]
 
 
+def test_outpainting_keeps_the_picture(studio):
+    r = studio.client().images.edit(
+        image=("a.png", png(32, 32)), prompt="x", model="painter", size="64x48",
+        extra_body={"outpaint": "left", "steps": 2, "keep_unmasked": True})
+    im, old = picture(r.data[0]), PIL.Image.open(io.BytesIO(png(32, 32))).convert("RGB")
+    assert im.size == (64, 48)
+    assert im.crop((0, 16, 24, 32)).tobytes() == old.crop((0, 8, 24, 24)).tobytes()
+    for more, param in (({"size": "16x16"}, "size"), ({"outpaint": "up"}, "outpaint")):
+        fields = {"prompt": "x", "model": "painter", "outpaint": "center", **more}
+        body, headers = form(fields, [("image", png(32, 32))])
+        status, _, text = studio.request("POST", "/v1/images/edits", body, headers)
+        assert status == 400 and json.loads(text)["error"]["param"] == param
+    body, headers = form({"prompt": "x", "model": "painter", "outpaint": "top", "size": "64x64"},
+                         [("image", png(32, 32)), ("mask", png(32, 32, True))])
+    status, _, text = studio.request("POST", "/v1/images/edits", body, headers)
+    assert status == 400 and json.loads(text)["error"]["param"] == "mask"
+
+
 def test_streams_and_jobs_count_all_steps(studio):
     body = BASE | {"hires": {"steps": 4, "strength": 1}, "upscale": {}, "background": True,
                    "partial_images": 1}
