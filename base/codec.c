@@ -56,10 +56,12 @@ static const char *guess(const uint8_t *p, size_t n)
 
 int codec_check_size(uint32_t width, uint32_t height, const struct codec_limits *lim, struct err *e)
 {
-    if (width > IMAGE_SIDE_MAX || height > IMAGE_SIDE_MAX ||
-        (int64_t)width * height > lim->max_pixels)
-        return err_set(e, ERR_TOOBIG, "the picture has %u x %u pixels, at most %lld are allowed",
+    if ((int64_t)width * height > lim->max_pixels)
+        return err_set(e, ERR_INVALID, "the picture has %u x %u pixels, at most %lld are allowed",
                        width, height, (long long)lim->max_pixels);
+    if (width > IMAGE_SIDE_MAX || height > IMAGE_SIDE_MAX)
+        return err_set(e, ERR_INVALID, "the picture has %u x %u pixels, sides may have %d", width,
+                       height, IMAGE_SIDE_MAX);
     return 0;
 }
 

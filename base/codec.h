@@ -25,8 +25,8 @@ enum codec_format codec_by_name(const char *name);
 
 /* 3 channels, or 4 when the file has transparency.  16 bits become 8 (the upper ones, as in PIL),
  * gray and palettes become RGB, CMYK becomes RGB, a JPEG's EXIF orientation is applied, embedded colour
- * profiles are not.  ERR_UNSUPPORTED for other formats and moving WebP, ERR_TOOBIG over a limit,
- * ERR_INVALID for a file that is broken or ends early. */
+ * profiles are not.  ERR_UNSUPPORTED for other formats and moving WebP, ERR_TOOBIG over max_bytes,
+ * ERR_INVALID over max_pixels and for a file that is broken or ends early. */
 int codec_decode(struct image *out, const void *data, size_t n, const struct codec_limits *lim,
                  struct err *e);
 

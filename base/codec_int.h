@@ -3,7 +3,7 @@
 #define BASE_CODEC_INT_H
 #include "base/codec.h"
 
-/* ERR_TOOBIG unless a picture of this size may be decoded. */
+/* ERR_INVALID unless a picture of this size may be decoded. */
 int codec_check_size(uint32_t width, uint32_t height, const struct codec_limits *lim,
                      struct err *e);
 

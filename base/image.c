@@ -16,7 +16,7 @@ int image_init(struct image *im, int width, int height, int channels, struct err
 {
     *im = (struct image){0};
     if (width < 1 || height < 1 || width > IMAGE_SIDE_MAX || height > IMAGE_SIDE_MAX)
-        return err_set(e, ERR_TOOBIG, "a picture of %d x %d pixels; sides may have 1 to %d", width,
+        return err_set(e, ERR_INVALID, "a picture of %d x %d pixels; sides may have 1 to %d", width,
                        height, IMAGE_SIDE_MAX);
     uint8_t *data = mem_try((size_t)width * (size_t)height, (size_t)channels);
     if (data == NULL)

@@ -18,7 +18,7 @@ struct image {
 
 enum image_filter { IMAGE_BILINEAR, IMAGE_BICUBIC, IMAGE_LANCZOS };
 
-/* Zeroed.  ERR_TOOBIG for sides over IMAGE_SIDE_MAX, ERR_NOMEM. */
+/* Zeroed.  ERR_INVALID for sides over IMAGE_SIDE_MAX, ERR_NOMEM. */
 int image_init(struct image *im, int width, int height, int channels, struct err *e);
 void image_free(struct image *im);
 size_t image_bytes(const struct image *im);

@@ -315,7 +315,7 @@ def test_a_huge_picture_meets_this_servers_limit(painter):
     bomb += struct.pack(">I", 64) + b"IDAT" + bytes(68)
     body, headers = form({"prompt": "x"}, [("image", bomb)])
     status, answer, _ = call(painter, "POST", EDIT, body, headers)
-    assert status == 413 and "60000 x 60000" in answer["error"]["message"]
+    assert status == 400 and "60000 x 60000" in answer["error"]["message"]
 
 
 def test_timesteps_may_be_chosen(painter):
