@@ -141,7 +141,7 @@ static void walk_compact(struct nn_loader *l, struct upscaler *m)
 static void walk(struct nn_loader *l, void *model)
 {
     struct upscaler *m = model;
-    char name[16];
+    char name[24];
     if (m->compact) {
         walk_compact(l, m);
         return;

@@ -539,7 +539,7 @@ static void pictures_that_are_none_are_refused(void **state)
     file("image", "", 0);
     refused(edit(), 400, "image");
     picture("image", 1000, 1000, false);
-    refused(edit(), 413, "image");
+    refused(edit(), 400, "image");
     picture("image", 64, 64, false);
     picture("image", 64, 64, false);
     refused(edit(), 400, "image");
