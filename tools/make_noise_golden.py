@@ -50,6 +50,17 @@ SHIPPED = [
      "prediction_type": "v_prediction", "set_alpha_to_one": False, "skip_prk_steps": True,
      "steps_offset": 1, "trained_betas": None},
 ]
+# They say nothing of clip_sample (DDIM and DDPM then clip), or nothing of the spacing.
+SHIPPED_SPARSE = [
+    {"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+     "beta_start": 0.00085, "final_sigmas_type": "zero", "interpolation_type": "linear",
+     "num_train_timesteps": 1000, "prediction_type": "epsilon", "rescale_betas_zero_snr": False,
+     "sigma_max": None, "sigma_min": None, "steps_offset": 1, "timestep_spacing": "linspace",
+     "timestep_type": "discrete", "trained_betas": None, "use_karras_sigmas": False},
+    {"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+     "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": False,
+     "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None},
+]
 NAMES = {"ddim": "DDIM", "ddpm": "DDPM", "pndm": "PNDM", "lms": "LMSDiscrete",
          "euler": "EulerDiscrete", "euler_a": "EulerAncestralDiscrete", "heun": "HeunDiscrete",
          "dpm2": "KDPM2Discrete", "dpm2_a": "KDPM2AncestralDiscrete",
@@ -161,12 +172,15 @@ def cases():
                                  "prediction_type": "v_prediction"})
         yield case(name, 4, {"beta_schedule": "linear", "num_train_timesteps": 400} | extra)
 
-    for config in SHIPPED:
+    def chosen(config, steps):
         for name, ending in [(n, end) for n in NAMES for end in [""] + ENDED.get(n, [])]:
             added = dict(ENDINGS.get(ending, {}))
             added |= {"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {}
-            yield case("", 4, config=config, choice=f"{name}_{ending}".strip("_"), added=added,
+            yield case("", steps, choice=f"{name}_{ending}".strip("_"), added=added,
                        kind=getattr(diffusers, NAMES[name] + "Scheduler")) | {"config": config}
+
+    for config in SHIPPED:
+        yield from chosen(config, 4)
 
     for eta in (0.5, 1.0):
         yield case("DDIM", 5, {"clip_sample": True}, eta=eta)
@@ -214,6 +228,8 @@ def cases():
     for name in ("EulerDiscrete", "HeunDiscrete", "DDPM", "LCM", "TCD"):
         yield case(name, 4, timesteps=[999, 739, 519, 259])
     yield case("EulerDiscrete", 4, {"timestep_spacing": "trailing"}, timesteps=[999, 749, 499, 249])
+    for config in SHIPPED_SPARSE:
+        yield from chosen(config, 9)
 
 
 def rounded(v):
