@@ -99,6 +99,8 @@ def test_lcm(at):
 def test_blip(at):
     args = ("--data", at("world.npz"), "--out", at("blip.pt"), "--batch", 4, "--vocab", 200)
     call("train_blip.py", *args, "--steps", 2)
+    call("draw_world.py", "--data", at("world.npz"), "--model", at("emoji-sd-lcm"), "--out", at("drawn.npz"), "--steps", 1)
+    call("train_blip.py", *args, "--steps", 3, "--drawn", at("drawn.npz"))
     call("train_blip.py", *args, "--export", at("emoji-blip"))
     call("eval_emoji_blip.py", "--data", at("world.npz"), "--model", at("emoji-blip"), "--n", 4, "--sd", at("emoji-sd"),
          "--steps", 1)

@@ -3,6 +3,8 @@
     python tools/train/train_blip.py --data world.npz --out work/blip.pt [--steps 6000]
     python tools/train/train_blip.py ... --export models/emoji-blip     # write what there is; no training
 
+With --drawn (made by draw_world.py) a third of the looks are at emoji as emoji-sd draws them, softer than the font's.
+
 Every look is a new rendering: scale, shift, background, noise and brightness at random.  A picture's caption
 is its English name; after the prompt "a picture of" too, and after "un'immagine di" its Italian one (the
 prompts themselves are not learnt).  The export holds averaged weights in fp16, vocab.txt and preprocessor.
@@ -50,12 +52,12 @@ def build(n_vocab, width=192):
         projection_dim=width, image_text_hidden_size=width))
 
 
-def rendered(images, alpha, pick, rng):
-    """Those pictures at random scale and place on random backgrounds: float [n,3,128,128], normalised."""
-    n = len(pick)
+def rendered(images, alpha, rng):
+    """The pictures [n,128,128,3] with their alpha [n,128,128] at random scale and place on random backgrounds: float [n,3,128,128], normalised."""
+    n = len(images)
     r = torch.from_numpy(rng.random((n, 12), dtype=np.float32))
-    ink = torch.from_numpy(images[pick]).permute(0, 3, 1, 2).float() / 255 - 1          # less white: 0 is white
-    cover = torch.from_numpy(alpha[pick]).unsqueeze(1).float() / 255
+    ink = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 1          # less white: 0 is white
+    cover = torch.from_numpy(alpha).unsqueeze(1).float() / 255
     scale = .55 + .6 * r[:, 0]                                                          # of the picture's size
     theta = torch.zeros(n, 2, 3)
     turn = (r[:, 1] - .5) * .25 * (r[:, 11] < .5)
@@ -72,6 +74,15 @@ def rendered(images, alpha, pick, rng):
     x = (x - .5) * (.8 + .4 * r[:, 9]).reshape(n, 1, 1, 1) + .5
     x = (x + torch.randn_like(x) * (.06 * r[:, 10] ** 2).reshape(n, 1, 1, 1)).clamp(0, 1)
     return (x - torch.tensor(MEAN).reshape(1, 3, 1, 1)) / torch.tensor(STD).reshape(1, 3, 1, 1)
+
+
+def looked_at(images, drawn, pick, rng):
+    """[n,128,128,3]: the pictures to be rendered, some of them as emoji-sd has drawn them (drawn [k,N,128,128,3] or None)."""
+    if drawn is None:
+        return images[pick]
+    soft = rng.random(len(pick)) < 1 / 3
+    which = rng.integers(len(drawn), size=len(pick))
+    return np.where(soft[:, None, None, None], drawn[which, pick], images[pick])
 
 
 def targets(tok, caps, pick, rng, bos):
@@ -119,11 +130,11 @@ def set_up(a, caps):
 
 
 def main():
-    a = arguments(__doc__, out="blip.pt", steps=6000, lr=1e-3, batch=32, vocab=1600, export="")
+    a = arguments(__doc__, out="blip.pt", steps=6000, lr=1e-3, batch=32, vocab=1600, export="", drawn="")
     torch.manual_seed(a.seed)
     z = np.load(a.data)
     images, caps, n_world, _ = world.load(a.data)
-    alpha = z["alpha"]
+    alpha, drawn = z["alpha"], np.load(a.drawn)["drawn"] if a.drawn else None
     run, model, vocab, tok = set_up(a, caps)
     if a.export:
         run.use_average()
@@ -139,7 +150,7 @@ def main():
             run.extra["looks"] = run.extra.get("looks", 0) + 1
         pick, order[:] = order[:a.batch], order[a.batch:]
         ids, labels = targets(tok, caps, pick, run.rng, bos)
-        x = rendered(images, alpha, pick, run.rng)
+        x = rendered(looked_at(images, drawn, pick, run.rng), alpha[pick], run.rng)
         with mixed():
             seen = model.vision_model(pixel_values=x).last_hidden_state
             logits = model.text_decoder(input_ids=ids, encoder_hidden_states=seen).logits
