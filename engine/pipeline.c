@@ -255,6 +255,21 @@ static void drop_run(struct pipeline *p)
     p->run.n_rows = 0;
 }
 
+/* Rows that left a pass of the UNet read what a row that stays has: theirs may be freed. */
+static void leave_rows(struct pipeline *p)
+{
+    enum pass_kind kind = p->current->key.kind;
+    int stays = -1;
+    for (int i = 0; i < p->run.n_rows; i++)
+        stays = p->run.rows[i].picture ? i : stays;
+    if (stays < 0 || (kind != PASS_UNET && kind != PASS_STEERED))
+        return;
+    for (int i = 0; i < p->run.n_rows; i++) {
+        if (!p->run.rows[i].picture)
+            image_unet_leave((struct image_unet *)p->current->unit, i, stays);
+    }
+}
+
 /* The task's part in the pass that runs. */
 static void leave_run(struct pipeline *p, const struct image_task *it)
 {
@@ -273,6 +288,8 @@ static void leave_run(struct pipeline *p, const struct image_task *it)
                                 : n_left == 0;
     if (lonely)
         drop_run(p);
+    else
+        leave_rows(p);
 }
 
 void pipeline_leave(struct pipeline *p, struct image_task *it)

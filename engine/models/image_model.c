@@ -567,6 +567,18 @@ static int run_unet(struct image_unit *unit, int64_t until_us, struct err *e)
     return rc;
 }
 
+void image_unet_leave(struct image_unet *unit, int row, int with)
+{
+    struct unet_unit *u = (struct unet_unit *)unit;
+    struct image_row *r = &u->pub.rows[row];
+    *r = u->pub.rows[with];
+    r->adapters = NULL;
+    r->residuals = NULL;
+    unet_pass_set_kv(&u->pass, row, r->kv, r->n_tokens);
+    if (u->m->adapters)
+        image_adapter_set(&u->sites, row, NULL, false);
+}
+
 static void restart_unet(struct image_unit *unit)
 {
     struct unet_unit *u = (struct unet_unit *)unit;

@@ -144,6 +144,9 @@ struct image_unet {
 };
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
                     struct err *e);
+/* Row `row` of a run that has begun is for nobody any more: from now on it reads the prompt of row `with`, so
+ * that its own prompt, adapters and residuals may be freed.  What it computes means nothing. */
+void image_unet_leave(struct image_unet *u, int row, int with);
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e);
 /* The side of the windows that a latent of this size is denoised in, overlapping, each as if it were a picture of
  * its own (Bar-Tal et al. 2023, MultiDiffusion): the model's own size or less.  0: it is done whole, for a

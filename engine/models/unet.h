@@ -146,6 +146,8 @@ struct unet_row {
     const float *time_ids; /* [UNET_TIME_IDS] */
 };
 void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const struct unet_row *r);
+/* Only the keys and values of a row; at any time. */
+void unet_pass_set_kv(struct unet_pass *pass, int row, const float *kv, int n_tokens);
 
 /* Keys and values of all cross attentions: context [n_tokens, context_dim] to kv, a block where the layer
  * with kv_at has keys [n_tokens, dim] at kv_at * n_tokens and values after them. */

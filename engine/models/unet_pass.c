@@ -317,6 +317,20 @@ static float *input_row(const struct unet_pass *pass, const struct tensor *t, in
     return host != NULL ? host + row * n : NULL;
 }
 
+void unet_pass_set_kv(struct unet_pass *pass, int row, const float *kv, int n_tokens)
+{
+    for (int i = 0; i < pass->n_cross; i++) {
+        const struct unet_cross *cross = &pass->cross[i];
+        const float *k = kv + cross->kv_at * (size_t)n_tokens;
+        for (int j = 0; j < cross->per_row; j++) {
+            struct attn_item *item = &cross->items[row * cross->per_row + j];
+            item->k = k;
+            item->v = k + (size_t)cross->dim * (size_t)n_tokens;
+            item->n_k = n_tokens;
+        }
+    }
+}
+
 void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const struct unet_row *r)
 {
     const struct unet_config *c = &m->c;
@@ -334,16 +348,7 @@ void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const 
             sinusoids(added + c->pooled_dim + i * c->added_dim, c->added_dim, r->time_ids[i],
                       c->flip_sin_to_cos, c->freq_shift);
     }
-    for (int i = 0; i < pass->n_cross; i++) {
-        const struct unet_cross *cross = &pass->cross[i];
-        const float *k = r->kv + cross->kv_at * (size_t)r->n_tokens;
-        for (int j = 0; j < cross->per_row; j++) {
-            struct attn_item *item = &cross->items[row * cross->per_row + j];
-            item->k = k;
-            item->v = k + (size_t)cross->dim * (size_t)r->n_tokens;
-            item->n_k = r->n_tokens;
-        }
-    }
+    unet_pass_set_kv(pass, row, r->kv, r->n_tokens);
 }
 
 /* -0 and not 0: x + -0 is x for every x, -0 too. */
