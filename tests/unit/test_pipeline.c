@@ -301,6 +301,43 @@ static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **
 }
 
 /* A large picture of many steps runs in all places; the small one comes in, and is ready long before. */
+/* Its prompt and its task are freed while the pass that it shared goes on. */
+static void pipeline_forgets_who_left_a_pass(void **state)
+{
+    (void)state;
+    struct image_spec s = plain_spec(), other = plain_spec();
+    other.prompt = "two blue dogs";
+    other.negative_prompt = "green";
+    struct run expected;
+    struct bench b;
+    bench_open(&b, (size_t)1 << 26, 8);
+    run_open(&expected, &other);
+    assert_true(place(&b, &expected));
+    while (!work(&b, &expected, 1, 1000))
+        ;
+    bench_close(&b);
+    int n_ops = 2 * count_ops(&s);
+    for (int at = 1; at < n_ops; at += n_ops / 24 + 1) {
+        struct run both[2];
+        bench_open(&b, (size_t)1 << 26, 8);
+        for (int k = 0; k < 2; k++) {
+            run_open(&both[k], k ? &other : &s);
+            assert_true(place(&b, &both[k]));
+        }
+        work(&b, both, 2, at);
+        if (!both[0].ended)
+            pipeline_leave(&b.p, both[0].task.image);
+        run_close(&both[0]);
+        cache_trim(b.cache);
+        while (!work(&b, &both[1], 1, 1000))
+            ;
+        assert_memory_equal(both[1].rgb, expected.rgb, W * H * 3);
+        run_close(&both[1]);
+        bench_close(&b);
+    }
+    run_close(&expected);
+}
+
 static void pipeline_lets_small_pictures_through(void **state)
 {
     (void)state;
@@ -443,6 +480,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipeline_gives_the_same_bytes_alone_and_together),
         cmocka_unit_test(pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled),
+        cmocka_unit_test(pipeline_forgets_who_left_a_pass),
         cmocka_unit_test(pipeline_lets_small_pictures_through),
         cmocka_unit_test(pipeline_admits_exactly_what_fits),
         cmocka_unit_test(pipeline_computes_a_prompt_once),
