@@ -11,7 +11,13 @@
 #include "engine/text/clip_bpe.h"
 #include "engine/text/prompt.h"
 
-enum { SIDE_MAX = 4096, PIXELS_MAX = 1 << 22, STEPS_MAX = NOISE_MAX_STEPS };
+enum {
+    SIDE_MAX = 4096,
+    PIXELS_MAX = 1 << 22,
+    ENLARGED_MAX = 1 << 24,
+    STEPS_MAX = NOISE_MAX_STEPS,
+    NOISE_LEVEL = 20 /* of what is enlarged, as diffusers */
+};
 
 bool diffusion_is(const char *path)
 {
@@ -47,22 +53,36 @@ static void count_weights(struct diffusion *d, const struct checkpoint *c)
 static void fill_card(struct diffusion *d)
 {
     const struct image_info *info = d->info;
+    const bool enlarges = info->enlarges;
     d->card = (struct image_card){
         .width = info->default_width,
         .height = info->default_height,
-        .size_step = info->multiple,
-        .size_min = info->multiple,
+        .size_step = enlarges ? info->scale : info->multiple,
+        .size_min = enlarges ? info->scale : info->multiple,
         .size_max = SIDE_MAX,
-        .pixels_max = PIXELS_MAX,
+        .pixels_max = enlarges ? ENLARGED_MAX : PIXELS_MAX,
         .steps = info->default_steps,
         .steps_max = STEPS_MAX,
         .guidance_scale = info->default_guidance,
         .scheduler = (int)d->noise.scheduler,
         .clip_skip = -1,
-        .inpaint = info->in_channels != info->latent_channels,
-        .edit = info->has_encoder,
+        .noise_level = info->max_level < NOISE_LEVEL ? info->max_level : NOISE_LEVEL,
+        .noise_level_max = info->max_level,
+        .inpaint = info->inpaint,
+        .edit = info->has_encoder && !enlarges,
         .safety = info->has_safety,
     };
+}
+
+static int open_small_noise(struct diffusion *d, const struct checkpoint *c, struct err *e)
+{
+    static const char file[] = "low_res_scheduler/scheduler_config.json";
+    struct cJSON *config = NULL;
+    int rc = checkpoint_document(c, file, &config, e);
+    if (rc == 0 && (rc = noise_config_read(&d->small_noise, config, e)) != 0)
+        err_wrap(e, "%s", file);
+    json_free(config);
+    return rc;
 }
 
 static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend *be,
@@ -87,6 +107,8 @@ static int open_parts(struct diffusion *d, struct checkpoint *c, struct backend 
         return err_set(e, ERR_UNSUPPORTED,
                        "it has no safety checker, and the option safety_required wants one");
     rc = o->bare ? 0 : open_tokenizers(d, c, e);
+    if (rc == 0 && d->info->enlarges)
+        rc = open_small_noise(d, c, e);
     if (rc)
         return rc;
     if (checkpoint_damaged(c))
@@ -162,11 +184,15 @@ static int check_numbers(struct image_spec *s, const struct image_card *c, struc
         s->strength = s->mask ? 1.0f : 0.8f;
     if (isnan(s->eta))
         s->eta = 0;
+    if (s->noise_level < 0)
+        s->noise_level = c->noise_level;
     const char *bad = NULL;
     if (s->n < 1 || s->n > JOB_IMAGES_MAX)
         bad = "n";
     else if (s->steps < 1 || s->steps > c->steps_max)
         bad = "steps";
+    else if (s->noise_level > c->noise_level_max)
+        bad = "noise_level";
     else if (!(s->guidance_scale >= 0 && s->guidance_scale <= 1000))
         bad = "guidance_scale";
     else if (!(s->guidance_rescale >= 0 && s->guidance_rescale <= 1))

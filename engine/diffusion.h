@@ -25,6 +25,7 @@ struct diffusion {
     const struct image_info *info;
     struct clip_bpe *bpe[IMAGE_MAX_ENCODERS];
     struct noise_config noise;
+    struct noise_config small_noise; /* of a model that enlarges: its low_res_scheduler */
     struct image_card card;
     int64_t n_params;
     enum dtype type;                   /* of most weights' bytes */

@@ -35,6 +35,7 @@ static const char *kind_name(enum model_kind kind)
         [MODEL_EMBEDDING] = "embeddings",
         [MODEL_CAPTION] = "captions",
         [MODEL_UPSCALER] = "larger pictures",
+        [MODEL_ENLARGER] = "larger pictures",
         [MODEL_CONTROL] = "controls",
     };
     return names[kind];

@@ -10,7 +10,8 @@
 
 int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 {
-    int model = engine_find(g, MODEL_IMAGE, j->image.model, e);
+    const enum model_kind kind = j->image.small ? MODEL_ENLARGER : MODEL_IMAGE;
+    int model = engine_find(g, kind, j->image.model, e);
     if (model < 0)
         return model;
     struct task *t = xcalloc(1, sizeof *t);
@@ -74,6 +75,8 @@ size_t engine_image_need(struct engine *g, int model)
     static const uint8_t none;
     if (d->card.inpaint) /* only their being there counts */
         j->image.init = j->image.mask = &none;
+    if (d->info->enlarges)
+        j->image.small = &none;
     pipeline_init(&p, d, NULL, &(const struct pipeline_options){.max_rows = 1});
     if (picture_task_new(&t, d, NULL) == 0)
         need = pipeline_need(&p, t.image, NULL);

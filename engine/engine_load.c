@@ -82,7 +82,7 @@ static int make_cache(struct engine *g, struct err *e)
     g->page_bytes = 1;
     for (int i = 0; i < g->o.n_models && rc == 0; i++) {
         struct loaded *m = &g->models[i];
-        if (engine_facts(g, i)->kind == MODEL_IMAGE)
+        if (engine_facts(g, i)->image)
             check_picture(g, i, budget);
         if (!engine_has_pages(engine_facts(g, i)))
             continue;

@@ -29,9 +29,52 @@ static int find_other(const struct engine *g, enum model_kind kind, const char *
     return model;
 }
 
-/* A network's stage for pictures of size, which becomes that of its results. */
+/* The same by a diffusion model, whose prompt is that of the pictures. */
+static int add_enlarger(struct engine *g, struct task *t, int model, int size[2], struct err *e)
+{
+    const struct diffusion *d = model_diffusion(g->models[model].facts);
+    const int scale = d->info->scale, step = d->info->multiple / scale;
+    const struct image_spec *first = &t->image->spec;
+    struct image_spec s = image_spec_default;
+    s.model = engine_facts(g, model)->id;
+    s.prompt = first->prompt;
+    s.negative_prompt = first->negative_prompt;
+    s.n = first->n;
+    s.rng = first->rng;
+    s.seed = first->seed;
+    s.safety = first->safety;
+    s.tiled = first->tiled;
+    s.steps = first->passes.upscale.steps;
+    s.noise_level = first->passes.upscale.noise_level;
+    s.guidance_scale = first->passes.upscale.guidance_scale;
+    s.width = size[0] * scale;
+    s.height = size[1] * scale;
+    int rc = 0;
+    if (size[0] % step || size[1] % step) {
+        err_set(e, ERR_INVALID, "pictures of %dx%d: it takes multiples of %d", size[0], size[1],
+                step);
+        rc = err_param(e, "upscale");
+    }
+    if (rc == 0)
+        rc = picture_stage_new(t, d, &s, size, e);
+    if (rc) {
+        err_wrap(e, "upscale");
+        return err_param(e, "upscale");
+    }
+    struct image_task *it = (struct image_task *)last_stage(t);
+    engine_stages_own(g, &it->stage, model);
+    pipeline_stage(&g->models[model].pipeline, it);
+    size[0] = s.width;
+    size[1] = s.height;
+    return 0;
+}
+
+/* A stage that enlarges pictures of size, which becomes that of its results. */
 static int add_upscale(struct engine *g, struct task *t, const char *id, int size[2], struct err *e)
 {
+    const int enlarger = engine_find(g, MODEL_ENLARGER, id, NULL);
+    if (enlarger >= 0)
+        return add_enlarger(g, t, enlarger, size, e);
     struct upscale_task like = {
         .n = t->job->image.n, .width = size[0], .height = size[1], .seed = t->job->image.seed};
     struct upscale_task *it = NULL;

@@ -33,7 +33,8 @@ const struct image_spec image_spec_default = {
     .rng = IMAGE_RNG_CPU,
     .clip_skip = -1,
     .aesthetic = {6, 2.5f},
-    .passes = {.hires = {.strength = NAN}},
+    .noise_level = -1,
+    .passes = {.hires = {.strength = NAN}, .upscale = {.noise_level = -1, .guidance_scale = NAN}},
 };
 
 struct job_private {

@@ -133,8 +133,10 @@ struct image_passes {
         enum image_enlarge how;
         const char *model; /* IMAGE_NETWORK: card id */
     } hires;
-    struct {               /* enlarged by a super-resolution network */
+    struct {               /* enlarged by a super-resolution network, or by a diffusion model: */
         const char *model; /* card id; NULL: no */
+        int noise_level, steps; /* -1, 0: the model's */
+        float guidance_scale;   /* NaN: the model's */
     } upscale;
 };
 
@@ -181,8 +183,11 @@ struct image_spec {
     const struct prompt_words *words;     /* the engine's own, of a task */
     float denoising_start, denoising_end; /* only a part of the steps; 0: all of them */
     float aesthetic[2]; /* scores that a refiner is told, of the prompt and the negative one */
-    bool tiled;         /* beyond the model's own size in windows, even where memory is enough */
-    int n_controls;     /* at most JOB_CONTROLS_MAX */
+    const uint8_t
+        *small; /* what a model that enlarges begins with: [height / its scale, width / ..., 3] */
+    int noise_level; /* of small; -1: the model's */
+    bool tiled;      /* beyond the model's own size in windows, even where memory is enough */
+    int n_controls;  /* at most JOB_CONTROLS_MAX */
     const struct control_spec *controls;
 };
 extern const struct image_spec image_spec_default;

@@ -16,7 +16,8 @@ enum model_kind {
     MODEL_IMAGE,
     MODEL_EMBEDDING,
     MODEL_CAPTION,
-    MODEL_UPSCALER,
+    MODEL_UPSCALER, /* a network */
+    MODEL_ENLARGER, /* the same by a prompt: an image model that makes pictures larger */
     MODEL_CONTROL
 };
 
@@ -32,9 +33,10 @@ struct image_card {
     float guidance_scale, guidance_rescale;
     int scheduler, sigmas; /* engine/noise.h */
     int clip_skip;
-    bool inpaint; /* a UNet made for inpainting: it needs an image and a mask */
-    bool edit;    /* has a VAE encoder: takes images at all */
-    bool safety;  /* a safety checker looks at every picture */
+    int noise_level, noise_level_max; /* of MODEL_ENLARGER */
+    bool inpaint;                     /* a UNet made for inpainting: it needs an image and a mask */
+    bool edit;                        /* has a VAE encoder: takes images at all */
+    bool safety;                      /* a safety checker looks at every picture */
 };
 
 /* What is done about the safety checkers of image models: loaded where there is one; a model without one is
@@ -70,9 +72,9 @@ struct model_card {
     struct tokenizer *tokenizer;
     char *chat_template;                /* Jinja source, NULL when the file has none */
     unsigned input, output;             /* enum modality */
-    const struct image_card *image;     /* MODEL_IMAGE, else NULL */
+    const struct image_card *image;     /* MODEL_IMAGE, MODEL_ENLARGER, else NULL */
     const struct caption_card *caption; /* MODEL_CAPTION, else NULL */
-    int scale;                          /* MODEL_UPSCALER: sides of a result per side, else 0 */
+    int scale; /* MODEL_UPSCALER, MODEL_ENLARGER: sides of a result per side, else 0 */
 };
 
 /* What a sequence looks at besides its own tokens, for cross attention: layer l's keys are at

@@ -338,6 +338,26 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
     return 0;
 }
 
+int noise_level_parts(const struct noise_config *config, int level, float parts[2], struct err *e)
+{
+    const struct noise_args args = {.steps = 1};
+    struct noise out = {.kind = NOISE_DDPM};
+    struct plan p = {.c = *config, .k = &classes[NOISE_DDPM], .args = &args, .n = 1, .out = &out};
+    resolve(&p);
+    p.n_train = p.c.n_train;
+    int rc = check(&p, e);
+    if (rc == 0 && (level < 0 || level >= p.n_train))
+        rc = err_set(e, ERR_INVALID, "noise level %d of %d", level, p.n_train);
+    if (rc == 0)
+        rc = noise_table_alphas(&p, e);
+    if (rc == 0) {
+        parts[0] = sqrtf(p.abar[level]);
+        parts[1] = sqrtf(1 - p.abar[level]);
+    }
+    free(p.abar);
+    return rc;
+}
+
 void noise_close(struct noise *n)
 {
     if (n == NULL)

@@ -130,6 +130,10 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
                struct err *e);
 void noise_close(struct noise *n);
 
+/* How a picture looks after `level` of the training's steps (add_noise): parts[0] * picture + parts[1] * noise.
+ * config: a DDPMScheduler's, whatever class it names.  ERR_INVALID for a level that it has not. */
+int noise_level_parts(const struct noise_config *config, int level, float parts[2], struct err *e);
+
 enum noise_scheduler noise_kind(const struct noise *n); /* never NOISE_DEFAULT */
 int noise_n_calls(const struct noise *n);               /* of the model */
 int noise_n_steps(const struct noise *n);               /* what a person calls steps */

@@ -20,7 +20,7 @@ static size_t latent_floats(const struct image_task *it)
 
 static bool sees_mask(const struct image_task *it)
 {
-    return it->d->info->in_channels > it->d->info->latent_channels;
+    return it->d->info->inpaint;
 }
 
 /* As diffusers has it: all is made anew, from noise alone. */
@@ -66,12 +66,13 @@ static size_t lay_out(struct image_task *it, float *memory)
         p->out[0] = take(&l, n);
         p->out[1] = it->guided ? take(&l, n) : NULL;
         p->clean = it->spec.partial_images > 0 ? take(&l, n) : NULL;
-        p->image = it->spec.init || it->stage.later ? take(&l, n) : NULL;
+        p->image = it->spec.init || it->from != FROM_NOISE ? take(&l, n) : NULL;
         p->moments = pixels ? take(&l, 2 * n) : NULL;
         p->pixels = pixels ? take_bytes(&l, it->given_h, it->given_w) : NULL;
         p->init = pixels ? take_bytes(&l, it->spec.height, it->spec.width) : NULL;
         p->noise = it->spec.mask ? take(&l, n) : NULL;
         p->masked = it->spec.mask && sees_mask(it) ? take(&l, n) : NULL;
+        p->small = it->d->info->enlarges ? take(&l, n / (size_t)it->shape.c * 3) : NULL;
         for (int side = 0; side < 2; side++)
             p->steer.residuals[side] =
                 steer_has(it, side) ? take(&l, steer_residual_floats(it)) : NULL;
@@ -88,6 +89,12 @@ static double share_of(float v)
     return rint((double)v * 1e6) / 1e6;
 }
 
+/* Cells of a side of so many pixels; only what is enlarged may need rounding up. */
+static int latent_side(const struct image_info *info, int pixels)
+{
+    return (pixels + info->multiple - 1) / info->multiple * info->multiple / info->scale;
+}
+
 static int prepare(struct image_task *it, struct err *e)
 {
     const struct diffusion *d = it->d;
@@ -98,14 +105,16 @@ static int prepare(struct image_task *it, struct err *e)
     if (!it->stage.later)
         it->from = from_of(s);
     it->guided = diffusion_guided(d, s);
-    rc = steer_check(it, e);
+    rc = picture_small_check(it, e);
+    if (rc == 0)
+        rc = steer_check(it, e);
     if (rc)
         return rc;
     rc = diffusion_prompts(d, s, &it->prompts[0], &it->prompts[1], &it->arena, e);
     if (rc)
         return rc;
-    it->shape = (struct noise_shape){.h = s->height / d->info->scale,
-                                     .w = s->width / d->info->scale,
+    it->shape = (struct noise_shape){.h = latent_side(d->info, s->height),
+                                     .w = latent_side(d->info, s->width),
                                      .c = d->info->latent_channels};
     const int window = /* what steers sees the whole picture */
         s->n_controls > 0 ? 0 : image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
@@ -157,7 +166,7 @@ static struct image_task *append(struct task *t, const struct diffusion *d,
     if (!it)
         return NULL;
     it->stage.ops = &unplaced;
-    it->stage.makes = true;
+    it->stage.makes = !d->info->enlarges;
     it->task = t;
     it->d = d;
     it->spec = *spec;
@@ -190,11 +199,13 @@ int picture_stage_new(struct task *t, const struct diffusion *d, const struct im
     struct image_task *it = append(t, d, spec);
     if (!it)
         return err_set(e, ERR_NOMEM, "no memory for the request");
+    it->stage.wants_latent = !given;
+    if (d->info->enlarges)
+        return prepare(it, e); /* from noise, beside what it is given */
     it->from = given ? FROM_INIT : FROM_LATENT;
     it->given_w = given ? given[0] : 0;
     it->given_h = given ? given[1] : 0;
     it->enlarge = spec->passes.hires.how;
-    it->stage.wants_latent = !given;
     if (given && !d->info->has_encoder)
         return err_set(e, ERR_UNSUPPORTED,
                        "this model has no VAE encoder for a picture that was "
@@ -278,6 +289,8 @@ void picture_begin(struct picture *p)
     const struct image_spec *s = &it->spec;
     rng_torch_seed(&p->rng, s->rng == IMAGE_RNG_CUDA ? RNG_CUDA : RNG_CPU,
                    s->seed + (uint64_t)p->index);
+    if (p->small)
+        picture_small_begin(p);
     /* A UNet that sees the mask does not need init itself unless it begins from it. */
     if (p->moments || (s->init && !(sees_mask(it) && it->from == FROM_NOISE)))
         sample_moments(p, p->moments ? p->moments : it->moments[MOMENTS_INIT], p->image, p->out[0]);
@@ -338,6 +351,8 @@ void picture_unet_input(const struct picture *p, int row, float *x)
         for (int k = 0; k < it->win_x.tile; k++, at++) {
             for (size_t j = 0; j < c; j++)
                 *x++ = p->latent[at * c + j] * scale;
+            for (size_t j = 0; j < 3 && p->small; j++)
+                *x++ = p->small[at * 3 + j];
             if (!sees)
                 continue;
             *x++ = it->mask[at];
@@ -379,7 +394,12 @@ void picture_give(struct picture *p, const struct stage_gift *g)
 {
     const struct image_task *it = p->task;
     p->given = true;
-    if (it->stage.wants_latent) {
+    p->looked = g->safety != NULL;
+    if (g->safety)
+        p->said = *g->safety;
+    if (p->small) {
+        picture_small_give(p, g);
+    } else if (it->stage.wants_latent) {
         enlarge_latent(p->image, g, &it->shape, it->enlarge);
     } else if (g->pixels) {
         picture_bytes(p->pixels, g->pixels, (size_t)g->h * (size_t)g->w * 3);
@@ -469,8 +489,12 @@ static struct event *pixels_event(const struct picture *p, const float *rgb, boo
 {
     uint8_t *to;
     struct event *ev = image_event(p, partial, &to);
-    if (ev)
-        picture_bytes(to, rgb, (size_t)ev->width * (size_t)ev->height * 3);
+    const size_t row = (size_t)p->task->spec.width * 3;
+    const size_t row_of_rgb = (size_t)(p->task->shape.w * p->task->d->info->scale) * 3;
+    for (int y = 0; ev && y < ev->height; y++, to += row, rgb += row_of_rgb)
+        picture_bytes(to, rgb, row);
+    if (ev && !partial && p->looked)
+        job_event_set_safety(ev, &p->said);
     return ev;
 }
 
@@ -505,6 +529,8 @@ void picture_release(struct picture *p, const struct safety_result *said)
     enum safety_action action = p->task->spec.safety;
     struct image im = {ev->width, ev->height, 3, (uint8_t *)(uintptr_t)ev->rgb};
     p->held = NULL;
+    if (p->looked && p->said.flagged) /* what was replaced before is not what it saw */
+        said = &p->said;
     job_event_set_safety(ev, said);
     if (said->flagged && action == SAFETY_BLUR)
         image_obscure(&im);

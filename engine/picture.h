@@ -30,6 +30,7 @@ struct picture {
     float *image;       /* latent of init, or NULL */
     float *noise;       /* the first noise, for inpainting; or NULL */
     float *masked;      /* latent of init without what the mask covers, for a UNet that sees it */
+    float *small;       /* [h, w, 3] what it enlarges, from its beginning on with noise; or NULL */
     struct event *held; /* the picture itself, until the safety checker has looked at it, or NULL */
     struct steer steer;
     /* Of a later stage: */
@@ -39,6 +40,8 @@ struct picture {
     uint8_t *pixels; /* [given_h, given_w, 3] from the stage before, or NULL */
     uint8_t *init;   /* [height, width, 3] of them */
     float *moments;  /* [h, w, 2 c] of init */
+    bool looked;     /* a checker of a stage before has said: */
+    struct safety_result said;
 };
 
 /* What its latent begins as; with denoising_start no noise comes to it. */
@@ -64,7 +67,8 @@ struct image_task {
     struct diffusion_prompt prompts[2]; /* the prompt, the negative one */
     struct prompts_entry *entries[2];   /* when admitted */
     struct noise *noise;
-    struct noise_shape shape;
+    struct noise_shape shape; /* of a picture that is enlarged, rounded up to what the UNet takes */
+    float small_parts[2];     /* of the small picture, and of its noise */
     struct tiles_axis win_y, win_x; /* windows that the UNet sees, one by one */
     size_t memory_bytes;            /* of `memory`, known before it is taken */
     size_t state_bytes;             /* with the pixels of all events that it may give out */
@@ -99,6 +103,12 @@ int picture_n_moments(const struct image_task *it);
 void picture_encoder_input(const struct image_task *it, int which, float *rgb);
 /* The same of a picture of a later stage. */
 void picture_own_input(const struct picture *p, float *rgb);
+
+/* picture_small.c, for a model that enlarges: what the task needs; the picture before, [h, w, 3], becomes small
+ * (it ends at the shape's size, its last row and column repeated); and its noise. */
+int picture_small_check(struct image_task *it, struct err *e);
+void picture_small_give(struct picture *p, const struct stage_gift *g);
+void picture_small_begin(struct picture *p);
 
 /* Draws its noise; when the task's moments are there. */
 void picture_begin(struct picture *p);

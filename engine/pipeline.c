@@ -460,6 +460,7 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
         .n_tokens = en->n_tokens,
         .timestep = noise_timestep(it->noise, pic->call),
         .guidance = it->spec.guidance_scale,
+        .level = it->spec.noise_level,
         .pooled = en->pooled,
         .adapters = &it->adapters,
         .residuals = steer_residuals(pic, side),
@@ -574,7 +575,10 @@ static void measure_work(struct pipeline *p)
 static void give(struct pipeline *p, struct picture *pic, const float *pixels)
 {
     struct image_task *it = pic->task;
-    struct stage_gift g = {.pixels = pixels, .h = it->shape.h, .w = it->shape.w};
+    struct stage_gift g = {.pixels = pixels,
+                           .safety = pic->looked ? &pic->said : NULL,
+                           .h = it->shape.h,
+                           .w = it->shape.w};
     if (pixels) {
         g.h = it->spec.height;
         g.w = it->spec.width;

@@ -78,14 +78,14 @@ def axis(size, tile, stride):
                              for i in range(n)], np.float32)
 
 
-def windows(unet, side):
-    """Its forward pass on overlapping windows, blended."""
+def windows(unet, side, channels=4):
+    """Its forward pass on overlapping windows, blended; channels come out of it."""
     whole, stride = unet.forward, side * 3 // 4 + 1
 
     def forward(x, *args, **kwargs):
         h, w = x.shape[2:]
         (ys, sy), (xs, sx) = axis(h, side, stride), axis(w, side, stride)
-        out, th, tw = torch.zeros_like(x), min(side, h), min(side, w)
+        out, th, tw = torch.zeros_like(x[:, :channels]), min(side, h), min(side, w)
         for i, y in enumerate(ys):
             for j, k in enumerate(xs):
                 part = whole(x[:, :, y:y + th, k:k + tw], *args, **kwargs)[0]

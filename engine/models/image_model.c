@@ -13,6 +13,8 @@
 
 #define DEFAULT_VAE_BYTES ((size_t)1 << 30)
 #define MAX_GUIDANCE      100
+#define ENLARGER_SCALE    0.08333f /* of its latents, whatever the file says: as in diffusers */
+#define ENLARGER_LEVELS   350      /* where model_index.json has no max_noise_level */
 
 /* ---- opening ---- */
 
@@ -149,10 +151,19 @@ static int check_parts(struct image_model *m, struct err *e)
         return err_set(e, ERR_UNSUPPORTED, "pooled text of width %d for a unet that takes %d",
                        pooled, u->pooled_dim);
     const struct vae_info *v = vae_of(m);
+    info->inpaint = u->in_channels == 2 * v->latent_channels + 1;
+    info->enlarges = !info->inpaint && u->in_channels == v->latent_channels + 3;
     if (u->out_channels != v->latent_channels ||
-        (u->in_channels != v->latent_channels && u->in_channels != 2 * v->latent_channels + 1))
+        (u->in_channels != v->latent_channels && !info->inpaint && !info->enlarges))
         return err_set(e, ERR_UNSUPPORTED, "a unet of %d to %d channels with a latent of %d",
                        u->in_channels, u->out_channels, v->latent_channels);
+    if (info->enlarges != (u->n_classes > 0))
+        return err_set(e, ERR_UNSUPPORTED, "a unet of %d channels and %d classes", u->in_channels,
+                       u->n_classes);
+    if (info->enlarges && m->preview != m->tiny) { /* those that there are have another scale */
+        taesd_close(m->preview);
+        m->preview = NULL;
+    }
     if (m->preview != NULL && (taesd_info(m->preview)->latent_channels != v->latent_channels ||
                                taesd_info(m->preview)->scale != v->scale))
         return err_set(e, ERR_UNSUPPORTED, "a preview model of another latent");
@@ -162,13 +173,13 @@ static int check_parts(struct image_model *m, struct err *e)
 }
 
 /* Steps and guidance of the distilled kinds are told by their scheduler. */
-static void choose_defaults(struct image_info *info, const struct cJSON *scheduler, bool xl)
+static void choose_defaults(struct image_info *info, const struct cJSON *scheduler)
 {
     const char *name = json_str(json_get(scheduler, "_class_name"));
     const char *spacing = json_str(json_get(scheduler, "timestep_spacing"));
     name = name != NULL ? name : "";
     info->default_steps = 30;
-    info->default_guidance = xl ? 5.0f : 7.5f;
+    info->default_guidance = info->pooled_dim > 0 ? 5.0f : 7.5f;
     if (strcmp(name, "LCMScheduler") == 0) {
         info->default_steps = 4;
         info->default_guidance = info->guidance_embedded ? 8.5f : 1;
@@ -176,6 +187,9 @@ static void choose_defaults(struct image_info *info, const struct cJSON *schedul
                strcmp(spacing, "trailing") == 0) { /* Turbo */
         info->default_steps = 1;
         info->default_guidance = 0;
+    } else if (info->enlarges) {
+        info->default_steps = 75;
+        info->default_guidance = 9;
     }
 }
 
@@ -199,12 +213,24 @@ static int own_defaults(struct image_info *info, const struct checkpoint *c, str
     return rc == 0 ? 0 : err_set(e, ERR_CORRUPT, "%s: %s", file, fault.msg);
 }
 
+/* The noise that the small picture may have. */
+static int fill_levels(struct image_info *info, const struct checkpoint *c, int n_classes,
+                       struct err *e)
+{
+    int64_t most = ENLARGER_LEVELS;
+    int rc = json_get_int(checkpoint_index(c), "max_noise_level", &most, 0, INT32_MAX, e);
+    info->max_level = (int)(most < n_classes ? most : n_classes - 1);
+    info->latent_scale = ENLARGER_SCALE;
+    return rc;
+}
+
 static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
 {
     const struct unet_config *u = &m->unet->c;
     const struct vae_info *v = vae_of(m);
     struct image_info *info = &m->info;
     const enum checkpoint_family family = checkpoint_family(c);
+    int rc = 0;
     static const char *const names[] = {[CHECKPOINT_SD1] = "sd15",
                                         [CHECKPOINT_SD2] = "sd21",
                                         [CHECKPOINT_SDXL] = "sdxl",
@@ -231,7 +257,9 @@ static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
     info->prediction = strcmp(prediction, "v_prediction") == 0 ? "v_prediction"
                        : strcmp(prediction, "sample") == 0     ? "sample"
                                                                : "epsilon";
-    choose_defaults(info, scheduler, u->pooled_dim > 0);
+    choose_defaults(info, scheduler);
+    if (info->enlarges && (rc = fill_levels(info, c, u->n_classes, e)) != 0)
+        return rc;
     const struct cJSON *zeros = json_get(checkpoint_index(c), "force_zeros_for_empty_prompt");
     info->zero_negative = u->pooled_dim > 0 && (json_type(zeros) != JSON_BOOL || json_bool(zeros));
     return own_defaults(info, c, e);
@@ -535,6 +563,9 @@ static int set_row(struct unet_unit *u, int i, struct err *e)
     int rc = check_tokens(r->n_tokens, e);
     if (rc != 0)
         return rc;
+    if (u->m->info.enlarges && (r->level < 0 || r->level > u->m->info.max_level))
+        return err_set(e, ERR_INVALID, "noise level %d; 0 to %d are possible", r->level,
+                       u->m->info.max_level);
     if (r->kv == NULL || (u->m->info.pooled_dim > 0 && r->pooled == NULL))
         return err_set(e, ERR_INVALID, "row %d has no prompt", i);
     unet_pass_set(u->m->unet, &u->pass, i,
@@ -542,6 +573,7 @@ static int set_row(struct unet_unit *u, int i, struct err *e)
                                      .n_tokens = r->n_tokens,
                                      .timestep = r->timestep,
                                      .guidance = r->guidance,
+                                     .class = r->level,
                                      .pooled = r->pooled,
                                      .time_ids = r->time_ids});
     if (u->m->adapters)

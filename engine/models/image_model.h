@@ -22,9 +22,12 @@
 
 struct image_info {
     const char *family; /* "sd15", "sd21", "sdxl", or "sd" for what is like none of them */
-    int in_channels; /* of the UNet: latent_channels, or 9: latent, mask, latent of the masked image */
+    int in_channels;    /* of the UNet: latent_channels; and what inpaint or enlarges says */
+    bool inpaint;       /* and a mask, and the latent of the masked picture */
+    bool enlarges; /* and a picture of the latent's size: its results are `scale` times as large */
+    int max_level; /* of the noise that is added to that picture; noise_level is one of 0 ... this */
     int latent_channels;
-    int scale;                        /* pixels of a latent's side: 8 */
+    int scale;                        /* pixels of a latent's side: 8; of an upscaler 4 */
     int multiple;                     /* width and height must be multiples of it, in pixels */
     float latent_scale, latent_shift; /* a latent of the UNet = (VAE's - shift) * scale */
     const char *prediction;           /* "epsilon", "v_prediction" or "sample" */
@@ -126,6 +129,7 @@ struct image_row {
     int n_tokens;    /* of that prompt */
     float timestep;
     float guidance;      /* where guidance_embedded: the scale w of LCM - 1 is done here */
+    int level;           /* where it enlarges: of the small picture's noise */
     const float *pooled; /* [pooled_dim], or NULL where there is none */
     float time_ids[IMAGE_TIME_IDS]; /* where there is pooled text */
     const struct image_adapters *adapters;

@@ -8,7 +8,7 @@
 #include "base/arena.h"
 #include "base/json.h"
 
-enum { MAX_CHANNELS = 1 << 14, MAX_HEADS = 1024, MAX_GROUPS = 1 << 12 };
+enum { MAX_CHANNELS = 1 << 14, MAX_HEADS = 1024, MAX_GROUPS = 1 << 12, MAX_CLASSES = 1 << 16 };
 
 /* ---- configuration ---- */
 
@@ -21,7 +21,6 @@ static int refuse_foreign(const struct cJSON *config, struct err *e)
         {"encoder_hid_dim_type", NULL},
         {"encoder_hid_dim", NULL},
         {"class_embed_type", NULL},
-        {"num_class_embeds", NULL},
         {"time_embedding_act_fn", NULL},
         {"timestep_post_act", NULL},
         {"cross_attention_norm", NULL},
@@ -270,6 +269,7 @@ static int read_config(struct unet_config *c, const struct cJSON *config, bool h
         {"downsample_padding", &padding, 0, 1},
         {"time_embedding_dim", &c->time_dim, 2, MAX_CHANNELS},
         {"time_cond_proj_dim", &c->guidance_dim, 1, MAX_CHANNELS},
+        {"num_class_embeds", &c->n_classes, 1, MAX_CLASSES},
     };
     for (size_t i = 0; i < sizeof ints / sizeof *ints && rc == 0; i++)
         rc = read_int(config, ints[i].key, ints[i].to, ints[i].min, ints[i].max, e);
@@ -299,6 +299,8 @@ static int read_config(struct unet_config *c, const struct cJSON *config, bool h
         rc = read_added(c, config, e);
     if (rc == 0 && (c->conv_in_kernel % 2 == 0 || c->conv_out_kernel % 2 == 0))
         rc = err_set(e, ERR_UNSUPPORTED, "unet: kernels of even size are not built in");
+    if (rc == 0 && half && c->n_classes > 0)
+        rc = err_set(e, ERR_UNSUPPORTED, "unet: num_class_embeds of a ControlNet is not built in");
     return rc == 0 ? check_sizes(c, e) : rc;
 }
 
@@ -454,6 +456,8 @@ void unet_half_walk(struct nn_loader *l, struct unet *m)
         nn_load_linear(l, &m->added1, "add_embedding.linear_1", time, wide, NN_BIAS);
         nn_load_linear(l, &m->added2, "add_embedding.linear_2", time, time, NN_BIAS);
     }
+    if (c->n_classes > 0)
+        nn_load_embedding(l, &m->classes, "class_embedding.weight", &m->n_class_rows, time);
     walk_down(l, m);
     if (c->mid)
         walk_mid(l, m);
@@ -502,6 +506,9 @@ int unet_open(struct unet **out, struct nn_loader *l, struct err *e)
     if (rc != 0)
         return rc;
     rc = nn_load(l, walk, m);
+    if (rc == 0 && m->n_class_rows != m->c.n_classes)
+        rc = err_set(e, ERR_CORRUPT, "unet: %lld classes, where its config.json says %d",
+                     (long long)m->n_class_rows, m->c.n_classes);
     if (rc != 0) {
         unet_close(m);
         return rc;

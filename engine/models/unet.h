@@ -55,6 +55,7 @@ struct unet_config {
     int guidance_dim;          /* of the guidance embedding (LCM), 0: none */
     int pooled_dim, added_dim; /* SDXL: of pooled text, of each time id's embedding; 0: none */
     int n_time_ids;            /* 6, of a refiner 5 (one is the aesthetic score) */
+    int n_classes;             /* of the class embedding: an upscaler's levels of noise; 0: none */
     int n_groups, conv_in_kernel, conv_out_kernel;
     bool pad_after_only; /* of the downsamplers */
     bool linear_projection;
@@ -69,7 +70,9 @@ struct unet {
     struct nn_linear time1, time2; /* [time_dim, channels[0]], [time_dim, time_dim] */
     struct nn_linear guidance;     /* [channels[0], guidance_dim] */
     struct nn_linear added1,
-        added2; /* [time_dim, pooled_dim + 6 added_dim], [time_dim, time_dim] */
+        added2;             /* [time_dim, pooled_dim + 6 added_dim], [time_dim, time_dim] */
+    struct weight *classes; /* [n_classes, time_dim]; NULL: none */
+    int64_t n_class_rows;   /* that the file has */
     struct unet_stage *down, *up, mid;
     struct nn_norm norm_out;
     size_t kv_floats; /* of a prompt's block, for one token */
@@ -114,6 +117,7 @@ struct unet_pass {
     struct tensor time;       /* [n, channels[0]], pinned: the sinusoids of the timestep */
     struct tensor guidance;   /* [n, guidance_dim], pinned; data NULL: none */
     struct tensor added;      /* [n, pooled_dim + 6 added_dim], pinned; data NULL: none */
+    int32_t *classes;         /* [n], of the program; NULL: none */
     struct tensor out;        /* [n, h, w, out_channels], pinned */
     struct unet_cross *cross; /* [n_cross], of the program */
     int n_cross;
@@ -142,6 +146,7 @@ struct unet_row {
     const float *kv;
     int n_tokens;
     float timestep, guidance;
+    int class;             /* below n_classes */
     const float *pooled;   /* [pooled_dim] */
     const float *time_ids; /* [UNET_TIME_IDS] */
 };

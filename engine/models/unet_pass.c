@@ -55,6 +55,12 @@ static void record_time(struct pass *s)
         x = nn_linear(s->p, &m->guidance, &s->out->guidance, &x);
     }
     s->time = embed(s, &m->time1, &m->time2, &x);
+    if (m->classes != NULL) {
+        struct tensor class = PROGRAM_TENSOR(s->p, n, c->time_dim);
+        s->out->classes = program_array(s->p, (size_t)n, sizeof *s->out->classes);
+        OP(s->be, embed, .out = &class, .w = m->classes, .ids = s->out->classes);
+        OP(s->be, add, .out = &s->time, .a = &s->time, .b = &class);
+    }
     if (c->pooled_dim > 0) {
         s->out->added = PROGRAM_PINNED(s->p, n, c->pooled_dim + c->n_time_ids * c->added_dim);
         struct tensor added = embed(s, &m->added1, &m->added2, &s->out->added);
@@ -348,6 +354,8 @@ void unet_pass_set(const struct unet *m, struct unet_pass *pass, int row, const 
             sinusoids(added + c->pooled_dim + i * c->added_dim, c->added_dim, r->time_ids[i],
                       c->flip_sin_to_cos, c->freq_shift);
     }
+    if (pass->classes != NULL)
+        pass->classes[row] = r->class;
     unet_pass_set_kv(pass, row, r->kv, r->n_tokens);
 }
 

@@ -1,5 +1,6 @@
 /* Configurations of image models of any bytes, beside the weights of a tiny one.  The first byte chooses the
- * part whose config.json (or preprocessor_config.json) the rest is.  What opens must also run. */
+ * model (its highest bit) and the part whose config.json (or preprocessor_config.json) the rest is.  What opens
+ * must also run. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fuzz_image_model.XXXXXX";
+/* The tiny SD 1.5 and the upscaler of the fixtures; run from the repository's root. */
+static struct {
+    const char *fixture;
+    char dir[40];
+} models[] = {{"sd_safety", "/tmp/fuzz_image_model.XXXXXX"},
+              {"sd_upscaler", "/tmp/fuzz_image_model.XXXXXX"}};
+enum { N_MODELS = sizeof models / sizeof *models };
+static int model; /* this input's */
 static struct backend *be;
 
 static const char *const parts[] = {
@@ -38,17 +46,19 @@ enum {
 static const char *path_of(const char *name)
 {
     static char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(path, sizeof path, "%s/%s", models[model].dir, name);
     return path;
 }
 
 static void clean(void)
 {
-    for (int i = 0; i < N_FILES; i++)
-        unlink(path_of(files[i]));
-    for (int i = 0; i < N_PARTS; i++)
-        rmdir(path_of(parts[i]));
-    rmdir(dir);
+    for (model = 0; model < N_MODELS; model++) {
+        for (int i = 0; i < N_FILES; i++)
+            unlink(path_of(files[i]));
+        for (int i = 0; i < N_PARTS; i++)
+            rmdir(path_of(parts[i]));
+        rmdir(models[model].dir);
+    }
 }
 
 static void put(const char *name, const void *data, size_t n)
@@ -58,27 +68,34 @@ static void put(const char *name, const void *data, size_t n)
         abort();
 }
 
-/* The tiny SD 1.5 of the fixtures; run from the repository's root. */
+/* Nothing where the fixture has no such file. */
 static void put_fixture(const char *name)
 {
     char from[256];
     static char data[1 << 20];
-    snprintf(from, sizeof from, "tests/fixtures/sd_safety/%s", name);
+    snprintf(from, sizeof from, "tests/fixtures/%s/%s", models[model].fixture, name);
     FILE *f = fopen(from, "r");
-    if (f == NULL)
-        abort();
+    if (f == NULL) {
+        unlink(path_of(name));
+        return;
+    }
     put(name, data, fread(data, 1, sizeof data, f));
     fclose(f);
 }
 
 static void prepare(void)
 {
-    if (mkdtemp(dir) == NULL || backend_open(&be, "cpu/scalar", 1, NULL) != 0)
+    if (backend_open(&be, "cpu/scalar", 1, NULL) != 0)
         abort();
-    for (int i = 0; i < N_PARTS; i++)
-        mkdir(path_of(parts[i]), 0700);
-    for (int i = 0; i < N_FILES; i++)
-        put_fixture(files[i]);
+    for (model = 0; model < N_MODELS; model++) {
+        if (mkdtemp(models[model].dir) == NULL)
+            abort();
+        for (int i = 0; i < N_PARTS && (model == 0 || i < N_PARTS - 2);
+             i++) /* the first has a checker */
+            mkdir(path_of(parts[i]), 0700);
+        for (int i = 0; i < N_FILES; i++)
+            put_fixture(files[i]);
+    }
     atexit(clean);
 }
 
@@ -145,12 +162,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     if (be == NULL)
         prepare();
-    const char *name = files[1 + data[0] % N_FUZZED];
+    model = data[0] >> 7;
+    const char *name = files[1 + (data[0] & 127) % (model == 0 ? N_FUZZED : N_FUZZED - 2)];
     put(name, data + 1, size - 1);
     struct err e = {0};
     struct checkpoint *c;
     struct image_model *m;
-    if (checkpoint_open(&c, dir, NULL, &e) == 0) {
+    if (checkpoint_open(&c, models[model].dir, NULL, &e) == 0) {
         if (image_model_open(&m, c, be, &(struct image_model_options){0}, &e) == 0) {
             use(m);
             image_model_close(m);

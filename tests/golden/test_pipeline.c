@@ -1,6 +1,7 @@
 /* Whole pictures of tiny models against diffusers (tools/make_pipeline_golden.py): each scheduler, sizes that
  * are not square, negative prompts, guidance, image to image, inpainting, SDXL; all submitted at
- * once, so that they share passes.  And second passes built from its parts (tools/make_passes_golden.py). */
+ * once, so that they share passes.  And second passes built from its parts (tools/make_passes_golden.py), and the
+ * x4 upscaler (tools/make_enlarge_golden.py). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -50,6 +51,7 @@ static struct engine *open_engine(void)
         {.id = "inpaint", .path = DIR "sd_inpaint"},
         {.id = "lcm", .path = DIR "sd_lcm"},
         {.id = "refiner", .path = DIR "sd_refiner"},
+        {.id = "upscaler", .path = DIR "sd_upscaler"},
         {.id = "control_a", .path = DIR "control_a"},
         {.id = "control_b", .path = DIR "control_b"},
         {.id = "control_pool", .path = DIR "control_pool"},
@@ -99,6 +101,34 @@ static void make_images(struct picture_case *c, struct image_spec *s)
         }
     }
     s->init = c->init;
+}
+
+/* "small": what an upscaler begins with; "first": another model makes it. */
+static void read_small(struct picture_case *c, const struct cJSON *o, struct image_spec *s)
+{
+    const char *first = json_str(json_get(o, "first"));
+    s->noise_level = (int)number(o, "noise_level", -1);
+    s->tiled = json_bool(json_get(o, "tiled"));
+    c->width = s->width;
+    c->height = s->height;
+    if (first) {
+        s->passes.upscale.model = s->model;
+        s->passes.upscale.noise_level = s->noise_level;
+        s->passes.upscale.steps = s->steps;
+        s->passes.upscale.guidance_scale = s->guidance_scale;
+        s->noise_level = -1;
+        s->model = first;
+        s->width /= 4;
+        s->height /= 4;
+        return;
+    }
+    s->width /= 4;
+    s->height /= 4;
+    make_images(c, s);
+    s->small = s->init;
+    s->init = NULL;
+    s->width = c->width;
+    s->height = c->height;
 }
 
 static void read_passes(struct picture_case *c, const struct cJSON *o, struct image_spec *s)
@@ -180,7 +210,10 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
         s->sigmas = (int)n->choice.sigmas;
         s->spacing = (int)n->choice.spacing;
     }
-    read_passes(c, o, s);
+    if (json_get(o, "small"))
+        read_small(c, o, s);
+    else
+        read_passes(c, o, s);
     if (json_bool(json_get(o, "image")))
         make_images(c, s);
     if (json_bool(json_get(o, "mask")))
@@ -298,6 +331,12 @@ static void pipeline_steers_pictures_as_diffusers_does(void **state)
     compare_all(DIR "control.json", DIR "control.bin");
 }
 
+static void pipeline_enlarges_pictures_as_diffusers_does(void **state)
+{
+    (void)state;
+    compare_all(DIR "enlarge.json", DIR "enlarge.bin");
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -305,6 +344,7 @@ int main(void)
         cmocka_unit_test(pipeline_makes_the_pictures_of_diffusers),
         cmocka_unit_test(pipeline_makes_second_passes_as_diffusers_parts_do),
         cmocka_unit_test(pipeline_steers_pictures_as_diffusers_does),
+        cmocka_unit_test(pipeline_enlarges_pictures_as_diffusers_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
