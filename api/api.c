@@ -136,6 +136,7 @@ static const char *kind_name(enum model_kind kind)
                                         [MODEL_EMBEDDING] = "embeddings",
                                         [MODEL_CAPTION] = "captions",
                                         [MODEL_UPSCALER] = "upscaling",
+                                        [MODEL_ENLARGER] = "upscaling",
                                         [MODEL_CONTROL] = "controls"};
     return names[kind];
 }

@@ -110,9 +110,13 @@ int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned
 const char *images_sampler_label(const struct api_call *c);
 /* One log line for a picture that a safety checker has looked at. */
 void images_audit(const struct api_call *c, const struct event *ev);
-/* images/upscale, when its picture is read. */
+/* images/upscale: its model; when its picture is read, the size of the answer; and a network's job. */
 struct image;
-int upscale_begin(struct api_call *c, const struct cJSON *body, const struct image *from,
+int upscale_find(struct api_call *c, const struct cJSON *body, const struct api_model **m,
+                 struct err *e);
+int upscale_size(const struct api_call *c, const struct model_card *card, const struct image *from,
+                 const struct image_params *p, int size[2], struct err *e);
+int upscale_begin(struct api_call *c, const struct model_card *card, const struct image *from,
                   const struct image_params *p, struct err *e);
 int jobs_list(struct api_call *c, struct err *e);
 int jobs_one(struct api_call *c, const char *path, struct err *e);

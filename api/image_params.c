@@ -34,9 +34,11 @@
     "\"type\":\"number\"},\"aesthetic_score\":{\"type\":\"number\"},\"negative_aesthetic_score\":" \
     "{"                                                                                            \
     "\"type\":\"number\"}}}"
-#define UPSCALE_SCHEMA                                                                            \
-    "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"scale\":{" \
-    "\"type\":\"number\"}}}"
+#define UPSCALE_SCHEMA                                                                             \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"model\":{\"type\":\"string\"},\"scale\":{"  \
+    "\"type\":\"number\"},\"noise_level\":{\"type\":\"integer\"},\"steps\":{\"type\":\"integer\"}" \
+    ","                                                                                            \
+    "\"guidance_scale\":{\"type\":\"number\"}}}"
 #define LORAS_SCHEMA                                                                               \
     "{\"type\":[\"array\",\"null\"],\"maxItems\":8,\"items\":{\"type\":\"object\",\"properties\":" \
     "{\"name\":{"                                                                                  \
@@ -47,15 +49,16 @@ const struct param image_params_table[] = {
      "which model; the first image model when absent"},
     {"prompt", PARAM_TEXT, PARAM_GENERATE | PARAM_EDIT, 0, 0, AT(prompt), NULL,
      "what the picture shows (required)"},
-    {"prompt", PARAM_TEXT, PARAM_VARY, 0, 0, AT(prompt), NULL, "what the picture shows"},
-    {"image", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
+    {"prompt", PARAM_TEXT, PARAM_VARY | PARAM_ENLARGE, 0, 0, AT(prompt), NULL,
+     "what the picture shows"},
+    {"image", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE | PARAM_ENLARGE, 0, 0, 0, PICTURE_SCHEMA,
      "the picture to begin with: a file of the form, or base64 in JSON (required)"},
-    {"image[]", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
+    {"image[]", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE | PARAM_ENLARGE, 0, 0, 0, PICTURE_SCHEMA,
      "the same as image"},
-    {"images", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE, 0, 0, 0, PICTURE_SCHEMA,
+    {"images", PARAM_OTHER, PARAM_FROM | PARAM_UPSCALE | PARAM_ENLARGE, 0, 0, 0, PICTURE_SCHEMA,
      "the same as image, in JSON"},
     {"mask", PARAM_OTHER, PARAM_EDIT, 0, 0, 0, PICTURE_SCHEMA, "where to edit; see mask_mode"},
-    {"n", PARAM_INT, PARAM_IMAGES, 1, JOB_IMAGES_MAX, AT(n), NULL, "pictures"},
+    {"n", PARAM_INT, PARAM_DRAWN, 1, JOB_IMAGES_MAX, AT(n), NULL, "pictures"},
     {"size", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, SIZE_SCHEMA,
      "WIDTHxHEIGHT; auto: as the model was trained, or as the given picture is"},
     {"response_format", PARAM_CHOICE, PARAM_PICTURES, 0, 0, AT(answer), "b64_json url",
@@ -65,7 +68,7 @@ const struct param image_params_table[] = {
     {"output_compression", PARAM_INT, PARAM_PICTURES, 0, 100, AT(compression), NULL,
      "quality of jpeg and webp; png has only 100"},
     {"stream", PARAM_BOOL, PARAM_PICTURES, 0, 0, AT(stream), NULL, "answer as server-sent events"},
-    {"partial_images", PARAM_INT, PARAM_IMAGES, 0, JOB_PARTIALS_MAX, AT(partials), NULL,
+    {"partial_images", PARAM_INT, PARAM_DRAWN, 0, JOB_PARTIALS_MAX, AT(partials), NULL,
      "previews of each picture on the way; needs stream or a job"},
     {"background", PARAM_OTHER, PARAM_PICTURES, 0, 0, 0, BACKGROUND_SCHEMA,
      "opaque or auto; true: answer at once with a job (GET /v1/jobs/{id})"},
@@ -76,33 +79,32 @@ const struct param image_params_table[] = {
     {"input_fidelity", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(fidelity), "low high",
      "has no effect; use strength"},
     {"user", PARAM_STR, PARAM_PICTURES, 0, 0, 0, NULL, "has no effect"},
-    {"negative_prompt", PARAM_TEXT, PARAM_IMAGES, 0, 0, AT(negative_prompt), NULL,
+    {"negative_prompt", PARAM_TEXT, PARAM_DRAWN, 0, 0, AT(negative_prompt), NULL,
      "what the picture does not show"},
-    {"steps", PARAM_INT, PARAM_IMAGES, 1, NOISE_MAX_STEPS, AT(steps), NULL, "denoise steps"},
-    {"num_inference_steps", PARAM_INT, PARAM_IMAGES, 1, NOISE_MAX_STEPS, AT(steps), NULL,
+    {"steps", PARAM_INT, PARAM_DRAWN, 1, NOISE_MAX_STEPS, AT(steps), NULL, "denoise steps"},
+    {"num_inference_steps", PARAM_INT, PARAM_DRAWN, 1, NOISE_MAX_STEPS, AT(steps), NULL,
      "the same as steps"},
-    {"guidance_scale", PARAM_NUM, PARAM_IMAGES, 0, 100, AT(guidance_scale), NULL,
+    {"guidance_scale", PARAM_NUM, PARAM_DRAWN, 0, 100, AT(guidance_scale), NULL,
      "how much the prompt counts; 1 or less: no guidance"},
-    {"guidance_rescale", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(guidance_rescale), NULL,
+    {"guidance_rescale", PARAM_NUM, PARAM_DRAWN, 0, 1, AT(guidance_rescale), NULL,
      "against overexposed pictures at high guidance"},
-    {"scheduler", PARAM_TEXT, PARAM_IMAGES, 0, 0, AT(scheduler), NULL,
+    {"scheduler", PARAM_TEXT, PARAM_DRAWN, 0, 0, AT(scheduler), NULL,
      "how noise becomes a picture: euler, dpmpp_2m_karras ..."},
-    {"timesteps", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, TIMESTEPS_SCHEMA,
+    {"timesteps", PARAM_OTHER, PARAM_DRAWN, 0, 0, 0, TIMESTEPS_SCHEMA,
      "the timesteps to make, falling, instead of steps (Turbo, Lightning, AYS)"},
-    {"timestep_spacing", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(spacing),
+    {"timestep_spacing", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(spacing),
      "auto leading linspace trailing", "where steps lie; auto: as the scheduler says"},
-    {"sigma_schedule", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(sigmas),
-     "auto plain karras exponential",
+    {"sigma_schedule", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(sigmas), "auto plain karras exponential",
      "how noise falls from step to step; auto: as the scheduler says"},
-    {"seed", PARAM_INT, PARAM_IMAGES, -1, MAX_EXACT, AT(seed), NULL,
+    {"seed", PARAM_INT, PARAM_DRAWN, -1, MAX_EXACT, AT(seed), NULL,
      "picture i has seed + i; -1: random"},
-    {"rng", PARAM_CHOICE, PARAM_IMAGES, 0, 0, AT(rng), "cpu cuda",
+    {"rng", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(rng), "cpu cuda",
      "whose random numbers a seed stands for: torch's on the CPU, or on CUDA"},
     {"strength", PARAM_NUM, PARAM_FROM, 0, 1, AT(strength), NULL,
      "of the change, above 0; 1 forgets the picture"},
-    {"clip_skip", PARAM_INT, PARAM_IMAGES, 0, 11, AT(clip_skip), NULL,
+    {"clip_skip", PARAM_INT, PARAM_DRAWN, 0, 11, AT(clip_skip), NULL,
      "last layers of the text encoder to leave out"},
-    {"eta", PARAM_NUM, PARAM_IMAGES, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
+    {"eta", PARAM_NUM, PARAM_DRAWN, 0, 1, AT(eta), NULL, "fresh noise of ddim"},
     {"refiner", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, REFINER_SCHEMA,
      "another model for the last steps"},
     {"denoising_start", PARAM_NUM, PARAM_FROM, 0, 0.999, AT(denoising_start), NULL,
@@ -113,13 +115,15 @@ const struct param image_params_table[] = {
      "what a refiner is told of the prompt's picture"},
     {"negative_aesthetic_score", PARAM_NUM, PARAM_IMAGES, 0, 10, AT(negative_aesthetic_score), NULL,
      "and of the negative prompt's"},
-    {"tiled", PARAM_BOOL, PARAM_IMAGES, 0, 0, AT(tiled), NULL,
+    {"tiled", PARAM_BOOL, PARAM_DRAWN, 0, 0, AT(tiled), NULL,
      "beyond the model's own size in overlapping windows, even where memory is enough"},
     {"hires", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, HIRES_SCHEMA, "made again at a larger size"},
     {"upscale", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, UPSCALE_SCHEMA,
-     "enlarged at last, by a super-resolution network"},
-    {"scale", PARAM_NUM, PARAM_UPSCALE, 1, 8, AT(scale), NULL,
-     "how many times as large; the network's factor when absent"},
+     "enlarged at last, by a super-resolution network or a diffusion model"},
+    {"scale", PARAM_NUM, PARAM_UPSCALE | PARAM_ENLARGE, 1, 8, AT(scale), NULL,
+     "how many times as large; the model's factor when absent"},
+    {"noise_level", PARAM_INT, PARAM_ENLARGE, 0, 99999, AT(noise_level), NULL,
+     "how much noise the picture gets before it is made larger: its details are less kept"},
     {"control", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, IMAGE_CONTROL_SCHEMA,
      "ControlNets and T2I-Adapters, each with its picture"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
@@ -140,6 +144,7 @@ static const struct image_params defaults = {
     .steps = -1,
     .clip_skip = -1,
     .seed = -1,
+    .noise_level = -1,
     .guidance_scale = NAN,
     .guidance_rescale = NAN,
     .strength = NAN,
@@ -275,7 +280,7 @@ static int check_route(const struct cJSON *body, unsigned where, struct err *e)
         for (int k = 0; k < image_params_n; k++) {
             bool same = strcmp(image_params_table[k].name, name) == 0;
             here = here || (same && image_params_table[k].where & where);
-            there = there || (same && image_params_table[k].where & PARAM_IMAGES);
+            there = there || (same && image_params_table[k].where & PARAM_DRAWN);
         }
         if (here || !there || json_type(json_get(body, name)) == JSON_NULL)
             continue;
@@ -306,7 +311,7 @@ static int check_scheduler(const struct image_params *p, struct err *e)
 static int check_together(const struct image_params *p, unsigned where,
                           const struct image_limits *lim, struct err *e)
 {
-    if (where != PARAM_VARY && where != PARAM_UPSCALE && p->prompt == NULL) {
+    if (where & (PARAM_GENERATE | PARAM_EDIT) && p->prompt == NULL) {
         err_set(e, ERR_INVALID, "prompt is missing: it says what the picture shows");
         return err_param(e, "prompt");
     }

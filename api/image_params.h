@@ -20,9 +20,9 @@ struct image_params {
     const char *prompt, *negative_prompt, *scheduler; /* borrowed from the body; or NULL */
     bool stream, job;                                 /* job: answer 202 and work on */
     bool keep_unmasked, tiled;
-    int64_t n, compression, partials, steps, clip_skip, seed; /* -1: not given */
-    float guidance_scale, guidance_rescale, strength, eta;    /* NaN: not given */
-    float denoising_start, denoising_end;                     /* 0: all steps */
+    int64_t n, compression, partials, steps, clip_skip, seed, noise_level; /* -1: not given */
+    float guidance_scale, guidance_rescale, strength, eta;                 /* NaN: not given */
+    float denoising_start, denoising_end;                                  /* 0: all steps */
     float aesthetic_score, negative_aesthetic_score;
     float scale;         /* NaN: not given */
     int answer;          /* enum image_answer */
@@ -43,7 +43,7 @@ struct image_limits {
     bool strict;
 };
 
-/* where: PARAM_GENERATE, PARAM_EDIT, PARAM_VARY or PARAM_UPSCALE. */
+/* where: PARAM_GENERATE, PARAM_EDIT, PARAM_VARY, PARAM_UPSCALE or PARAM_ENLARGE. */
 int image_params_parse(const struct cJSON *body, unsigned where, const struct image_limits *lim,
                        struct image_params *p, struct err *e);
 /* The text fields of a form as a JSON object: "5" becomes a number where the table has one.  Fields that

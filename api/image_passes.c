@@ -46,24 +46,26 @@ static int of(const char *key, struct err *e)
     return err_param(e, "%s.%s", key, member);
 }
 
-const struct model_card *image_passes_upscaler(const struct api *a, const char *id,
-                                               const char *param, struct err *e)
+const struct api_model *image_passes_upscaler(const struct api *a, const char *id,
+                                              const char *param, struct err *e)
 {
-    bool named = id != NULL && id[0] != '\0';
+    const bool named = id != NULL && id[0] != '\0';
+    const struct api_model *found = NULL;
     for (int i = 0; i < a->n_models; i++) {
         const struct model_card *card = a->models[i].card;
-        if (named ? strcmp(card->id, id) != 0 : card->kind != MODEL_UPSCALER)
+        if (named ? strcmp(card->id, id) != 0 : card->scale == 0)
             continue;
-        if (card->kind == MODEL_UPSCALER)
-            return card;
-        err_set(e, ERR_INVALID, "model '%.60s' is no super-resolution network", id);
-        err_param(e, "%s", param);
-        return NULL;
+        if (found == NULL || (found->card->kind != MODEL_UPSCALER && card->kind == MODEL_UPSCALER))
+            found = &a->models[i];
     }
-    if (named) {
+    if (found != NULL && found->card->scale > 0)
+        return found;
+    if (found != NULL) {
+        err_set(e, ERR_INVALID, "model '%.60s' does not make pictures larger", id);
+    } else if (named) {
         api_unknown_model(a, id, e);
     } else {
-        err_set(e, ERR_NOTFOUND, "this server has no super-resolution network");
+        err_set(e, ERR_NOTFOUND, "this server has no model that makes pictures larger");
         err_reason(e, "model_not_found");
     }
     err_param(e, "%s", param);
@@ -188,11 +190,11 @@ static int hires_upscaler(struct api_call *c, const struct cJSON *v, struct imag
         s->passes.hires.how = IMAGE_LATENT_BILINEAR;
         return 0;
     }
-    const struct model_card *card = image_passes_upscaler(c->priv->api, name, "hires.upscaler", e);
-    if (card == NULL)
+    const struct api_model *m = image_passes_upscaler(c->priv->api, name, "hires.upscaler", e);
+    if (m == NULL)
         return e->code;
     s->passes.hires.how = IMAGE_NETWORK;
-    s->passes.hires.model = card->id;
+    s->passes.hires.model = m->card->id;
     return 0;
 }
 
@@ -237,21 +239,36 @@ static int parse_hires(struct api_call *c, const struct cJSON *body, const struc
 
 static int parse_upscale(struct api_call *c, const struct cJSON *body, int size[2], struct err *e)
 {
-    static const char *const names[] = {"model", "scale", NULL};
+    static const char *const names[] = {"model", "scale",          "noise_level",
+                                        "steps", "guidance_scale", NULL};
+    struct image_spec *s = &c->job->image;
     const char *id = NULL;
     float scale = NAN;
+    int64_t level = -1, steps = 0;
     int rc;
     const struct cJSON *v = object_of(body, "upscale", names, &rc, e);
     if (v == NULL)
         return rc;
     if ((rc = json_get_str(v, "model", &id, e)) != 0 ||
-        (rc = json_get_float(v, "scale", &scale, 1, SCALE_MAX, e)) != 0)
+        (rc = json_get_float(v, "scale", &scale, 1, SCALE_MAX, e)) != 0 ||
+        (rc = json_get_int(v, "noise_level", &level, 0, INT32_MAX, e)) != 0 ||
+        (rc = json_get_int(v, "steps", &steps, 1, NOISE_MAX_STEPS, e)) != 0 ||
+        (rc = json_get_float(v, "guidance_scale", &s->passes.upscale.guidance_scale, 0, 100, e)) !=
+            0)
         return of("upscale", e);
-    const struct model_card *card = image_passes_upscaler(c->priv->api, id, "upscale.model", e);
-    if (card == NULL)
+    const struct api_model *m = image_passes_upscaler(c->priv->api, id, "upscale.model", e);
+    if (m == NULL)
         return e->code;
-    c->job->image.passes.upscale.model = card->id;
-    const double factor = isnan(scale) ? card->scale : (double)scale;
+    if (m->card->kind == MODEL_UPSCALER &&
+        (level >= 0 || steps > 0 || !isnan(s->passes.upscale.guidance_scale))) {
+        err_set(e, ERR_INVALID, "'%.60s' is a network without noise, steps and guidance",
+                m->card->id);
+        return err_param(e, "upscale");
+    }
+    s->passes.upscale.model = m->card->id;
+    s->passes.upscale.noise_level = (int)level;
+    s->passes.upscale.steps = (int)steps;
+    const double factor = isnan(scale) ? m->card->scale : (double)scale;
     for (int i = 0; i < 2; i++)
         size[i] = (int)(size[i] * factor + 0.5);
     return 0;

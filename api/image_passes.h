@@ -10,7 +10,8 @@ int image_passes_parse(struct api_call *c, const struct cJSON *body, const struc
                        int size[2], struct err *e);
 /* Those that are used, for a picture's parameters: ", Hires upscale: 2" ... */
 void image_passes_put(const struct image_spec *s, struct buf *out);
-/* The card of the super-resolution network of that name; NULL or "": the first one.  NULL with *e filled. */
-const struct model_card *image_passes_upscaler(const struct api *a, const char *id,
-                                               const char *param, struct err *e);
+/* The model of that name that makes pictures larger; NULL or "": the first network, or else the first one that
+ * takes a prompt.  NULL with *e filled. */
+const struct api_model *image_passes_upscaler(const struct api *a, const char *id,
+                                              const char *param, struct err *e);
 #endif

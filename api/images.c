@@ -315,7 +315,12 @@ static int check_card(const struct image_card *card, const struct image_params *
                 (long long)p->steps);
         return err_param(e, "steps");
     }
-    if (where != PARAM_GENERATE && !card->edit) {
+    if (p->noise_level > card->noise_level_max) {
+        err_set(e, ERR_INVALID, "noise_level must be 0 to %d, got %lld", card->noise_level_max,
+                (long long)p->noise_level);
+        return err_param(e, "noise_level");
+    }
+    if (where & PARAM_FROM && !card->edit) {
         err_set(e, ERR_UNSUPPORTED,
                 "this model has no encoder for pictures: use images/generations");
         return err_param(e, "model");
@@ -349,6 +354,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     /* 32 bits of chance: a number that people can read out to each other. */
     s->seed = p->seed >= 0 ? (uint64_t)p->seed : rng_seed_random() & 0xffffffff;
     s->tiled = p->tiled;
+    s->noise_level = (int)p->noise_level;
     s->denoising_start = p->denoising_start;
     s->denoising_end = p->denoising_end;
     s->aesthetic[0] = p->aesthetic_score;
@@ -444,6 +450,8 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     buf_printf(out, ", Size: %dx%d, Model: %s", s->width, s->height, card->id);
     image_passes_put(s, out);
     image_control_put(c, out);
+    if (s->small != NULL)
+        buf_printf(out, ", Noise level: %d", s->noise_level < 0 ? d->noise_level : s->noise_level);
     if (s->init != NULL && !isnan(s->strength))
         buf_printf(out, ", Denoising strength: %g", (double)s->strength);
     if (!isnan(s->guidance_rescale))
@@ -497,20 +505,40 @@ static size_t arena_bytes(const struct api *a)
            4 * (size_t)FIELD_BYTES_MAX + 2 * a->o.max_body_bytes;
 }
 
+/* The small picture and what it becomes by a prompt; size is that of the answer. */
+static int set_small(struct api_call *c, const struct api_model *m, const struct image *from,
+                     struct image_params *p, int size[2], struct err *e)
+{
+    struct image rgb;
+    int err = upscale_size(c, m->card, from, p, size, e);
+    if (err != 0 || (err = image_convert(&rgb, from, 3, e)) != 0)
+        return err;
+    p->width = rgb.width * m->card->scale;
+    p->height = rgb.height * m->card->scale;
+    c->job->image.small = keep(c, &rgb, e);
+    image_free(&rgb);
+    return c->job->image.small != NULL ? 0 : ERR_NOMEM;
+}
+
 /* The picture of a request that has no other, and what is done with it. */
 static int begin_upscale(struct api_call *c, const struct cJSON *body, const struct multipart *form,
-                         const struct image_params *p, struct err *e)
+                         const struct api_model *m, struct image_params *p, struct err *e)
 {
     struct upload image = {0}, mask = {0};
     struct image from = {0};
+    int size[2];
+    const bool network = m->card->kind == MODEL_UPSCALER;
     int err = find_uploads(c, body, form, PARAM_UPSCALE, &image, &mask, e);
     if (err == 0)
         err = read_upload(c, &image, &from, e);
     if (err == 0)
-        err = upscale_begin(c, body, &from, p, e);
+        err = network ? upscale_begin(c, m->card, &from, p, e) : set_small(c, m, &from, p, size, e);
     buf_free(&image.decoded);
     image_free(&from);
-    return err;
+    if (err != 0 || network || (err = fill_spec(c, m, p, PARAM_ENLARGE, e)) != 0)
+        return err;
+    open_answer(c, m, p, PARAM_ENLARGE, size);
+    return engine_submit(c->priv->api->o.engine, c->job, e);
 }
 
 static void begun(struct api_call *c, const struct image_params *p)
@@ -528,14 +556,17 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
     const struct api_model *m = NULL;
     struct image_params p;
     struct upload image = {0}, mask = {0};
-    int err = where == PARAM_UPSCALE ? 0 : api_find_model(c, body, MODEL_IMAGE, &m, e);
+    const bool upscale = where == PARAM_UPSCALE;
+    int err = upscale ? upscale_find(c, body, &m, e) : api_find_model(c, body, MODEL_IMAGE, &m, e);
+    if (err == 0 && m->card->kind == MODEL_ENLARGER)
+        where = PARAM_ENLARGE;
     if (err != 0 || (err = image_params_parse(body, where, &lim, &p, e)) != 0 ||
-        (m != NULL && (err = check_card(m->card->image, &p, where, e)) != 0))
+        (m->card->image != NULL && (err = check_card(m->card->image, &p, where, e)) != 0))
         return err;
     c->job = job_new(arena_bytes(a));
     c->job->kind = JOB_IMAGE;
-    if (m == NULL) {
-        err = begin_upscale(c, body, form, &p, e);
+    if (upscale) {
+        err = begin_upscale(c, body, form, m, &p, e);
         if (err == 0)
             begun(c, &p);
         return err;

@@ -22,7 +22,8 @@ static const char *kind_name(enum model_kind kind)
 {
     static const char *const names[] = {
         [MODEL_TEXT] = "text",       [MODEL_IMAGE] = "image",       [MODEL_EMBEDDING] = "embedding",
-        [MODEL_CAPTION] = "caption", [MODEL_UPSCALER] = "upscaler", [MODEL_CONTROL] = "control"};
+        [MODEL_CAPTION] = "caption", [MODEL_UPSCALER] = "upscaler", [MODEL_ENLARGER] = "upscaler",
+        [MODEL_CONTROL] = "control"};
     return names[kind];
 }
 

@@ -330,7 +330,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     put_schema(&w, "ImageRequest", PARAM_GENERATE, "prompt", a);
     put_schema(&w, "ImageEditRequest", PARAM_EDIT, "prompt", a);
     put_schema(&w, "ImageVariationRequest", PARAM_VARY, "image", a);
-    put_schema(&w, "UpscaleRequest", PARAM_UPSCALE, "image", a);
+    put_schema(&w, "UpscaleRequest", PARAM_UPSCALE | PARAM_ENLARGE, "image", a);
     put_rows(&w, "WebuiTxt2imgRequest", &(struct rows){sdapi_table, sdapi_n, PARAM_GENERATE}, NULL,
              a);
     put_rows(&w, "WebuiImg2imgRequest", &(struct rows){sdapi_table, sdapi_n, PARAM_EDIT},

@@ -33,8 +33,10 @@ enum {
     PARAM_FROM = PARAM_EDIT | PARAM_VARY, /* a picture that came with the request */
     PARAM_IMAGES = PARAM_GENERATE | PARAM_FROM,
     PARAM_CAPTIONS = 32,
-    PARAM_UPSCALE = 64, /* images/upscale */
-    PARAM_PICTURES = PARAM_IMAGES | PARAM_UPSCALE,
+    PARAM_UPSCALE = 64,  /* images/upscale */
+    PARAM_ENLARGE = 128, /* the same route with a model that takes a prompt */
+    PARAM_PICTURES = PARAM_IMAGES | PARAM_UPSCALE | PARAM_ENLARGE,
+    PARAM_DRAWN = PARAM_IMAGES | PARAM_ENLARGE, /* by a diffusion model */
     PARAM_ALL = PARAM_BOTH | PARAM_CAPTIONS,
 };
 

@@ -99,7 +99,7 @@ static int enlarge(const struct extra *x, struct image *im, int64_t max_pixels, 
 static bool is_network(const struct api *a, const char *name)
 {
     for (int i = 0; i < a->n_models; i++)
-        if (a->models[i].card->kind == MODEL_UPSCALER && strcmp(a->models[i].card->id, name) == 0)
+        if (a->models[i].card->scale > 0 && strcmp(a->models[i].card->id, name) == 0)
             return true;
     return false;
 }

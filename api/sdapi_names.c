@@ -176,7 +176,7 @@ static void put_upscalers(struct json_writer *w, const struct api *a)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         put_upscaler(w, names[i], 4);
     for (int i = 0; i < a->n_models; i++)
-        if (a->models[i].card->kind == MODEL_UPSCALER)
+        if (a->models[i].card->scale > 0)
             put_upscaler(w, a->models[i].card->id, a->models[i].card->scale);
 }
 

@@ -1,5 +1,6 @@
-/* POST /v1/images/upscale: a picture enlarged by a super-resolution network.  The network has one factor; for
- * another one its result is resized where it is encoded (images_out.c). */
+/* POST /v1/images/upscale: a picture enlarged by a super-resolution network (here), or by a diffusion model with a
+ * prompt (images.c).  They have one factor; for another one the result is resized where it is encoded
+ * (images_out.c). */
 #include <math.h>
 #include <string.h>
 
@@ -7,10 +8,25 @@
 #include "api/image_passes.h"
 #include "base/clock.h"
 
-static int check_size(const struct api_call *c, const struct image *from, double factor,
-                      int size[2], struct err *e)
+int upscale_find(struct api_call *c, const struct cJSON *body, const struct api_model **m,
+                 struct err *e)
 {
-    const int64_t max = c->priv->api->o.max_image_pixels;
+    const char *id = NULL;
+    int rc = json_get_str(body, "model", &id, e);
+    if (rc != 0)
+        return rc;
+    *m = image_passes_upscaler(c->priv->api, id, "model", e);
+    if (*m == NULL)
+        return e->code;
+    c->model = (*m)->card->id;
+    return 0;
+}
+
+int upscale_size(const struct api_call *c, const struct model_card *card, const struct image *from,
+                 const struct image_params *p, int size[2], struct err *e)
+{
+    const double factor = isnan(p->scale) ? card->scale : (double)p->scale;
+    const int64_t max = c->priv->api->o.max_image_pixels / p->n;
     size[0] = (int)(from->width * factor + 0.5);
     size[1] = (int)(from->height * factor + 0.5);
     if ((int64_t)size[0] * size[1] <= max)
@@ -41,19 +57,11 @@ static void open_answer(struct api_call *c, const struct image_params *p, const 
     c->n_choices = 1;
 }
 
-int upscale_begin(struct api_call *c, const struct cJSON *body, const struct image *from,
+int upscale_begin(struct api_call *c, const struct model_card *card, const struct image *from,
                   const struct image_params *p, struct err *e)
 {
-    const char *id = NULL;
     struct image rgb;
-    int size[2], rc = json_get_str(body, "model", &id, e);
-    if (rc != 0)
-        return rc;
-    const struct model_card *card = image_passes_upscaler(c->priv->api, id, "model", e);
-    if (card == NULL)
-        return e->code;
-    c->model = card->id;
-    rc = check_size(c, from, isnan(p->scale) ? card->scale : (double)p->scale, size, e);
+    int size[2], rc = upscale_size(c, card, from, p, size, e);
     if (rc != 0 || (rc = image_convert(&rgb, from, 3, e)) != 0)
         return rc;
     c->job->kind = JOB_UPSCALE;
