@@ -126,7 +126,7 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several ## the same on an emulated GPU, for tests
 .PHONY: cuda-gate cuda-report
 cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and machine code of the kernels
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
@@ -206,6 +206,9 @@ $(B)/cuda-emu/tests/golden/%: tests/golden/%.c $(EMU_OBJ) $(B)/libduetto.a
 	$(call say,TEST,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
 $(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_RT)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
+$(B)/cuda-emu/several: $(B)/cuda-emu/tests/cuemu/several.o $(EMU_RT)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
 $(B)/cuda-emu/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_RT)

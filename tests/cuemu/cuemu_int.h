@@ -2,25 +2,56 @@
  * blocks and threads). */
 #ifndef TESTS_CUEMU_CUEMU_INT_H
 #define TESTS_CUEMU_CUEMU_INT_H
+#include <functional>
+#include <mutex>
+
 #include "tests/cuemu/cuda_runtime.h"
 #include "tests/cuemu/cuemu.h"
+
+enum { CUEMU_DEVICES = 8 };
+
+/* Under cuemu_lock. */
+struct cuemu_devices {
+    int n; /* -1: cuemu_set_up was not called yet */
+    size_t memory_total[CUEMU_DEVICES], memory_used[CUEMU_DEVICES];
+    unsigned peers[CUEMU_DEVICES]; /* bits: whose memory its kernels may touch besides its own */
+};
+extern struct cuemu_devices cuemu_devices;
+extern std::recursive_mutex cuemu_lock; /* of the whole emulation */
+extern thread_local int cuemu_device;   /* cudaSetDevice's */
+void cuemu_set_up(void);
+cudaError_t cuemu_failed(cudaError_t error); /* keeps it for cudaGetLastError */
+cudaError_t cuemu_dead(void);                /* what this thread's device died of */
 
 struct cuemu_grid {
     const char *name;
     dim3 grid, block;
     size_t shared_bytes;
     std::shared_ptr<cuemu_kernel> kernel;
+    int device;
 };
+
+/* Work that n streams do together, when all of them have come to it. */
+struct cuemu_meeting {
+    int n, joined;
+    cudaStream_t streams[CUEMU_DEVICES];
+    std::function<cudaError_t()> run;
+};
+cudaError_t cuemu_meet(cudaStream_t stream, std::shared_ptr<cuemu_meeting> m);
 
 /* Runs all blocks; cudaSuccess, or what the device dies of (the report is set). */
 cudaError_t cuemu_fiber_run(const struct cuemu_grid *g);
 /* The same with what nvcc made of the kernels; only where tests/ptxvm is linked. */
 cudaError_t cuemu_ptx_run(const struct cuemu_grid *g) __attribute__((weak));
-/* Calls f for every allocation of the device's memory. */
+/* Calls f for every allocation that the work which runs now may touch. */
 void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes), void *context);
 uint64_t cuemu_random(void);
 void cuemu_set_report(const char *text);
 struct cuemu_counts *cuemu_counter(const char *kernel); /* of this kernel; never moves */
-/* True for an address in the device's range. */
+/* True for an address in the range of the devices. */
 bool cuemu_is_device(const void *p);
+/* Whose memory such an address is, or -1. */
+int cuemu_owner(const void *p);
+/* Counts a call of the kind; true if it is to fail. */
+bool cuemu_injected(enum cuemu_call call);
 #endif

@@ -93,7 +93,7 @@ const cuemu_grid *grid_now;
 cuemu_counts *counts;
 cudaError_t failure;
 sigjmp_buf trap_jump;
-volatile bool in_kernel;
+thread_local volatile bool in_kernel; /* this thread runs it */
 
 struct site {
     void *p;
@@ -368,12 +368,16 @@ void on_fault(int sig, siginfo_t *info, void *context)
         return; /* again, and fatal */
     }
     const cuemu_thread *t = cuemu_self;
+    const bool foreign = cuemu_is_device(info->si_addr) && cuemu_owner(info->si_addr) >= 0 &&
+                         cuemu_owner(info->si_addr) != grid_now->device;
     char text[300];
     snprintf(text, sizeof text,
              "%s: block (%u, %u, %u) thread (%u, %u, %u): %s at %p, instruction 0x%lx",
              grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
              t->thread.x, t->thread.y, t->thread.z,
-             sig == SIGILL ? "a misaligned access" : "an access outside of any allocation",
+             sig == SIGILL ? "a misaligned access"
+             : foreign     ? "an access to memory of another device"
+                           : "an access outside of any allocation",
              info->si_addr, instruction(context));
     cuemu_set_report(text);
     failure = sig == SIGILL ? cudaErrorMisalignedAddress : cudaErrorIllegalAddress;

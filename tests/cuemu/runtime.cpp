@@ -24,16 +24,17 @@
 #include "tests/cuemu/cuemu_int.h"
 
 struct CUevent_st {
-    bool recorded, done;
-    int pending; /* records that are queued */
+    int device;
 };
 
 struct work {
-    enum { KERNEL, CALL, RECORD, WAIT } kind;
+    enum { KERNEL, CALL, RECORD, WAIT, MEET } kind;
     cuemu_grid grid;
     std::function<cudaError_t()> call;
     CUevent_st *event;
-    int ticket; /* WAIT: the record that it is for */
+    int ticket;       /* WAIT: the record that it is for */
+    unsigned devices; /* bits: whose memory it may touch */
+    std::shared_ptr<cuemu_meeting> meeting;
 };
 
 struct CUgraph_st {
@@ -45,12 +46,13 @@ struct CUgraphExec_st {
 struct CUstream_st {
     std::deque<work> queue;
     CUgraph_st *capture;
+    int device;
 };
 
 namespace
 {
 
-enum { MAX_DEVICES = 8 };
+enum { MAX_DEVICES = CUEMU_DEVICES, PATIENCE_MS = 2000 };
 
 struct allocation {
     char *map;
@@ -58,20 +60,19 @@ struct allocation {
     int device;
 };
 
-std::recursive_mutex lock;
 std::map<char *, allocation> allocations;
 std::map<char *, size_t> host_blocks; /* from cudaMallocHost */
 std::vector<CUstream_st *> streams;
-CUstream_st null_stream;
+CUstream_st null_streams[MAX_DEVICES];
 char *range;
-size_t range_bytes, range_used, memory_total[MAX_DEVICES], memory_used[MAX_DEVICES];
-int n_devices = -1, n_calls[CUEMU_CALLS], fail_at[CUEMU_CALLS];
-thread_local int device_now;
-cudaError_t sticky, last_error;
-bool memory_open;
+size_t range_bytes, range_used;
+int n_calls[CUEMU_CALLS], fail_at[CUEMU_CALLS];
+int fail_device[CUEMU_CALLS]; /* -1: any */
+thread_local cudaError_t last_error;
+cudaError_t sticky[MAX_DEVICES]; /* what each died of */
+unsigned memory_open;            /* bits: the devices whose memory can be touched now */
 uint64_t seed = 1;
 char report[600];
-std::map<std::string, cuemu_counts> counters;
 
 struct CUevent_state {
     int records, done;
@@ -80,9 +81,15 @@ std::map<CUevent_st *, CUevent_state> event_states;
 
 typedef std::lock_guard<std::recursive_mutex> guard;
 
-void set_up()
+} // namespace
+
+std::recursive_mutex cuemu_lock;
+struct cuemu_devices cuemu_devices = {-1, {}, {}, {}};
+thread_local int cuemu_device;
+
+void cuemu_set_up()
 {
-    if (n_devices >= 0)
+    if (cuemu_devices.n >= 0)
         return;
     const char *devices = getenv("CUEMU_DEVICES"), *mb = getenv("CUEMU_MEMORY_MB");
     if (getenv("CUEMU_COUNTS"))
@@ -90,16 +97,24 @@ void set_up()
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");
     static const char *const names[] = {"malloc", "host",  "copy", "launch",
                                         "sync",   "graph", "blas"};
-    n_devices = devices ? (int)strtol(devices, nullptr, 10) : 1;
-    n_devices = n_devices < 0 ? 0 : n_devices > MAX_DEVICES ? MAX_DEVICES : n_devices;
+    cuemu_devices.n = devices ? (int)strtol(devices, nullptr, 10) : 1;
+    cuemu_devices.n = cuemu_devices.n < 0             ? 0
+                      : cuemu_devices.n > MAX_DEVICES ? MAX_DEVICES
+                                                      : cuemu_devices.n;
     for (int i = 0; i < MAX_DEVICES; i++)
-        memory_total[i] = (size_t)(mb ? strtoul(mb, nullptr, 10) : 8192) << 20;
+        null_streams[i].device = i,
+        cuemu_devices.memory_total[i] = (size_t)(mb ? strtoul(mb, nullptr, 10) : 8192) << 20;
     if (s)
         seed = strtoull(s, nullptr, 10) * 2 + 1;
     for (int i = 0; fail && i < CUEMU_CALLS; i++) {
         size_t n = strlen(names[i]);
-        if (strncmp(fail, names[i], n) == 0 && fail[n] == ':')
-            fail_at[i] = (int)strtol(fail + n + 1, nullptr, 10);
+        fail_device[i] = -1;
+        if (strncmp(fail, names[i], n) != 0 || fail[n] != ':')
+            continue;
+        char *end;
+        fail_at[i] = (int)strtol(fail + n + 1, &end, 10);
+        if (*end == '@')
+            fail_device[i] = (int)strtol(end + 1, nullptr, 10);
     }
     void *all = MAP_FAILED; /* sanitizers leave less */
     for (range_bytes = (size_t)1 << 41; all == MAP_FAILED && range_bytes > (size_t)1 << 34;) {
@@ -114,47 +129,64 @@ void set_up()
     }
 }
 
-/* Counts the call; true if this one is to fail. */
-bool injected(cuemu_call call)
-{
-    set_up();
-    return ++n_calls[call] == fail_at[call];
-}
-
-cudaError_t fail(cudaError_t error)
+cudaError_t cuemu_failed(cudaError_t error)
 {
     if (error != cudaSuccess)
         last_error = error;
     return error;
 }
 
-cudaError_t die(cudaError_t error)
+cudaError_t cuemu_dead()
 {
-    sticky = error;
+    return sticky[cuemu_device];
+}
+
+namespace
+{
+
+/* Counts the call; true if this one is to fail. */
+bool injected(cuemu_call call)
+{
+    cuemu_set_up();
+    if (fail_at[call] && fail_device[call] >= 0 && fail_device[call] != cuemu_device)
+        return false;
+    return ++n_calls[call] == fail_at[call];
+}
+
+/* Of one device; the others go on. */
+cudaError_t die(int device, cudaError_t error)
+{
+    sticky[device] = error;
     if (report[0] && getenv("CUEMU_QUIET") == nullptr)
         fprintf(stderr, "cuemu: %s\n", report);
-    return fail(error);
+    return device == cuemu_device ? cuemu_failed(error) : error;
 }
 
-/* Lets kernels and copies at the device's memory, or nobody. */
-void open_memory(bool open)
+/* Lets work of these devices at their memory, and nobody at the others'. */
+void open_memory(unsigned devices)
 {
-    if (open == memory_open)
-        return;
-    memory_open = open;
+    const unsigned changed = devices ^ memory_open;
+    memory_open = devices;
     for (auto &a : allocations)
-        mprotect(a.second.map, a.second.map_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+        if (changed >> a.second.device & 1)
+            mprotect(a.second.map, a.second.map_bytes,
+                     devices >> a.second.device & 1 ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
-
-struct memory_opened {
-    bool was = memory_open;
-    memory_opened() { open_memory(true); }
-    ~memory_opened() { open_memory(was); }
-};
 
 CUstream_st *stream_of(cudaStream_t s)
 {
-    return s ? s : &null_stream;
+    return s ? s : &null_streams[cuemu_device];
+}
+
+/* All streams of a collective stand before it. */
+bool all_here(const std::shared_ptr<cuemu_meeting> &m)
+{
+    if (m->joined < m->n)
+        return false;
+    for (int i = 0; i < m->n; i++)
+        if (m->streams[i]->queue.empty() || m->streams[i]->queue.front().meeting != m)
+            return false;
+    return true;
 }
 
 bool head_ready(CUstream_st *s)
@@ -162,7 +194,28 @@ bool head_ready(CUstream_st *s)
     if (s->queue.empty())
         return false;
     const work &w = s->queue.front();
-    return w.kind != work::WAIT || event_states[w.event].done >= w.ticket;
+    return w.kind == work::WAIT   ? event_states[w.event].done >= w.ticket
+           : w.kind == work::MEET ? all_here(w.meeting)
+                                  : true;
+}
+
+cudaError_t meet(const std::shared_ptr<cuemu_meeting> &m)
+{
+    cudaError_t rc = cudaSuccess;
+    unsigned devices = 0;
+    for (int i = 0; i < m->n; i++) {
+        if (m->streams[i]->queue.front().meeting == m)
+            m->streams[i]->queue.pop_front();
+        devices |= 1u << m->streams[i]->device;
+        rc = rc != cudaSuccess ? rc : sticky[m->streams[i]->device];
+    }
+    open_memory(devices);
+    if (rc == cudaSuccess)
+        rc = m->run();
+    for (int i = 0; i < m->n && rc != cudaSuccess; i++)
+        if (sticky[m->streams[i]->device] == cudaSuccess)
+            die(m->streams[i]->device, rc);
+    return rc;
 }
 
 cudaError_t timed_run(const cuemu_grid *g)
@@ -171,34 +224,44 @@ cudaError_t timed_run(const cuemu_grid *g)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
     cudaError_t rc = cuemu_ptx_run ? cuemu_ptx_run(g) : cuemu_fiber_run(g);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
-    counters[g->name].host_us +=
+    cuemu_counter(g->name)->host_us +=
         (uint64_t)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
     return rc;
 }
 
 void run_head(CUstream_st *s)
 {
+    if (s->queue.front().kind == work::MEET) {
+        meet(std::shared_ptr<cuemu_meeting>(s->queue.front().meeting));
+        return;
+    }
     work w = std::move(s->queue.front());
     s->queue.pop_front();
     cudaError_t rc = cudaSuccess;
-    if (w.kind == work::RECORD)
+    if (w.kind == work::RECORD) {
         event_states[w.event].done++;
-    else if (sticky == cudaSuccess && w.kind == work::KERNEL)
-        rc = timed_run(&w.grid);
-    else if (sticky == cudaSuccess && w.kind == work::CALL)
-        rc = w.call();
+    } else if (sticky[s->device] == cudaSuccess && w.kind != work::WAIT) {
+        open_memory(w.kind == work::KERNEL ? 1u << s->device | cuemu_devices.peers[s->device]
+                                           : w.devices);
+        w.grid.device = s->device;
+        rc = w.kind == work::KERNEL ? timed_run(&w.grid) : w.call();
+    }
     if (rc != cudaSuccess)
-        die(rc);
+        die(s->device, rc);
 }
 
 /* Until `done` says so, or nothing can go on. */
 void drain(const std::function<bool()> &done)
 {
-    memory_opened open;
+    struct memory_opened {
+        unsigned was = memory_open;
+        ~memory_opened() { open_memory(was); }
+    } closes_it_again;
     while (!done()) {
         std::vector<CUstream_st *> ready;
-        if (head_ready(&null_stream))
-            ready.push_back(&null_stream);
+        for (CUstream_st &s : null_streams)
+            if (head_ready(&s))
+                ready.push_back(&s);
         for (CUstream_st *s : streams)
             if (head_ready(s))
                 ready.push_back(s);
@@ -218,17 +281,43 @@ cudaError_t enqueue(cudaStream_t stream, work w)
         s->capture->items.push_back(std::move(w));
     else
         s->queue.push_back(std::move(w));
-    return sticky;
+    return sticky[s->device];
 }
 
-cudaError_t synchronize(const std::function<bool()> &done)
+/* Bits: the devices that have memory of [p, p + bytes). */
+unsigned owner_bit(const void *p)
+{
+    return cuemu_is_device(p) ? 1u << cuemu_owner(p) : 0;
+}
+
+/* What stands before what is to be done may be another thread's to bring; not for ever. */
+cudaError_t synchronize(int device, const std::function<bool()> &done)
 {
     if (injected(CUEMU_SYNC)) {
         cuemu_set_report("an injected failure of a synchronisation");
-        return die(cudaErrorLaunchFailure);
+        return die(device, cudaErrorLaunchFailure);
     }
     drain(done);
-    return sticky != cudaSuccess ? fail(sticky) : cudaSuccess;
+    for (int ms = 0; !done() && ms < PATIENCE_MS; ms++) {
+        cuemu_lock.unlock();
+        usleep(1000);
+        cuemu_lock.lock();
+        drain(done);
+    }
+    if (!done()) {
+        cuemu_set_report("a synchronisation waits for what never comes: an event that nobody "
+                         "records, a collective without some of its ranks");
+        return die(device, cudaErrorLaunchFailure);
+    }
+    return sticky[device] != cudaSuccess ? cuemu_failed(sticky[device]) : cudaSuccess;
+}
+
+bool device_idle(int device)
+{
+    bool idle = null_streams[device].queue.empty();
+    for (CUstream_st *s : streams)
+        idle &= s->device != device || s->queue.empty();
+    return idle;
 }
 
 bool known_host(const void *p)
@@ -259,10 +348,36 @@ bool cuemu_is_device(const void *p)
     return range && (const char *)p >= range && (const char *)p < range + range_bytes;
 }
 
+int cuemu_owner(const void *p)
+{
+    auto it = allocations.upper_bound((char *)p);
+    return it == allocations.begin() ? -1 : std::prev(it)->second.device;
+}
+
 void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes), void *context)
 {
     for (auto &a : allocations)
-        f(context, a.first, a.second.bytes);
+        if (memory_open >> a.second.device & 1)
+            f(context, a.first, a.second.bytes);
+}
+
+cudaError_t cuemu_meet(cudaStream_t stream, std::shared_ptr<cuemu_meeting> m)
+{
+    guard g(cuemu_lock);
+    CUstream_st *s = stream_of(stream);
+    if (s->capture || m->joined == m->n)
+        return cudaErrorStreamCaptureUnsupported;
+    m->streams[m->joined++] = s;
+    work w = {};
+    w.kind = work::MEET;
+    w.meeting = std::move(m);
+    return enqueue(s, std::move(w));
+}
+
+bool cuemu_injected(enum cuemu_call call)
+{
+    guard g(cuemu_lock);
+    return injected(call);
 }
 
 uint64_t cuemu_random(void)
@@ -278,17 +393,17 @@ void cuemu_set_report(const char *text)
     snprintf(report, sizeof report, "%s", text);
 }
 
-cuemu_counts *cuemu_counter(const char *kernel)
-{
-    return &counters[kernel];
-}
-
 void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                   std::shared_ptr<cuemu_kernel> kernel)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_LAUNCH)) {
-        fail(cudaErrorLaunchFailure);
+        cuemu_failed(cudaErrorLaunchFailure);
+        return;
+    }
+    if (stream_of(stream)->device != cuemu_device) {
+        cuemu_set_report("a launch in a stream of another device");
+        cuemu_failed(cudaErrorInvalidResourceHandle);
         return;
     }
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
@@ -300,12 +415,12 @@ void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, 
                  "%s: a launch of (%u, %u, %u) blocks of %llu threads, %zu bytes", name, grid.x,
                  grid.y, grid.z, (unsigned long long)threads, shared_bytes);
         cuemu_set_report(text);
-        fail(cudaErrorInvalidConfiguration);
+        cuemu_failed(cudaErrorInvalidConfiguration);
         return;
     }
     work w = {};
     w.kind = work::KERNEL;
-    w.grid = {name, grid, block, shared_bytes, std::move(kernel)};
+    w.grid = {name, grid, block, shared_bytes, std::move(kernel), cuemu_device};
     enqueue(stream, std::move(w));
 }
 
@@ -313,10 +428,11 @@ extern "C" {
 
 void cuemu_fail(enum cuemu_call call, int n)
 {
-    guard g(lock);
-    set_up();
+    guard g(cuemu_lock);
+    cuemu_set_up();
     n_calls[call] = 0;
     fail_at[call] = n;
+    fail_device[call] = -1;
 }
 
 int cuemu_calls(enum cuemu_call call)
@@ -326,14 +442,16 @@ int cuemu_calls(enum cuemu_call call)
 
 void cuemu_reset(void)
 {
-    guard g(lock);
-    set_up();
-    null_stream.queue.clear();
+    guard g(cuemu_lock);
+    cuemu_set_up();
+    for (CUstream_st &s : null_streams)
+        s.queue.clear();
     for (CUstream_st *s : streams)
         s->queue.clear();
     for (auto &e : event_states)
         e.second.done = e.second.records;
-    sticky = last_error = cudaSuccess;
+    std::fill(sticky, sticky + MAX_DEVICES, cudaSuccess);
+    last_error = cudaSuccess;
     report[0] = '\0';
 }
 
@@ -347,72 +465,11 @@ const char *cuemu_report(void)
     return report;
 }
 
-struct cuemu_counts cuemu_counted(const char *kernel)
-{
-    struct cuemu_counts all = {};
-    for (auto &c : counters) {
-        if (kernel && c.first.find(kernel) == std::string::npos)
-            continue;
-        all.launches += c.second.launches;
-        all.blocks += c.second.blocks;
-        all.threads += c.second.threads;
-        all.barriers += c.second.barriers;
-        all.warp_ops += c.second.warp_ops;
-        all.mma += c.second.mma;
-        all.cp_async_bytes += c.second.cp_async_bytes;
-    }
-    return all;
-}
-
-void cuemu_counts_print(void)
-{
-    fprintf(stderr, "%-48s %9s %10s %12s %10s %12s %10s %12s %10s\n", "kernel", "launches",
-            "blocks", "threads", "barriers", "warp ops", "mma", "async bytes", "host us");
-    for (auto &c : counters)
-        fprintf(stderr, "%-48s %9llu %10llu %12llu %10llu %12llu %10llu %12llu %10llu\n",
-                c.first.c_str(), (unsigned long long)c.second.launches,
-                (unsigned long long)c.second.blocks, (unsigned long long)c.second.threads,
-                (unsigned long long)c.second.barriers, (unsigned long long)c.second.warp_ops,
-                (unsigned long long)c.second.mma, (unsigned long long)c.second.cp_async_bytes,
-                (unsigned long long)c.second.host_us);
-}
-
-const char *cudaGetErrorName(cudaError_t error)
-{
-    switch (error) {
-    case cudaSuccess:
-        return "cudaSuccess";
-    case cudaErrorInvalidValue:
-        return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-        return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration:
-        return "cudaErrorInvalidConfiguration";
-    case cudaErrorNoDevice:
-        return "cudaErrorNoDevice";
-    case cudaErrorInvalidDevice:
-        return "cudaErrorInvalidDevice";
-    case cudaErrorIllegalAddress:
-        return "cudaErrorIllegalAddress";
-    case cudaErrorMisalignedAddress:
-        return "cudaErrorMisalignedAddress";
-    case cudaErrorLaunchFailure:
-        return "cudaErrorLaunchFailure";
-    default:
-        return "cudaErrorUnknown";
-    }
-}
-
-const char *cudaGetErrorString(cudaError_t error)
-{
-    return cudaGetErrorName(error);
-}
-
 cudaError_t cudaGetLastError(void)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     cudaError_t e = last_error;
-    last_error = sticky;
+    last_error = cuemu_dead();
     return e;
 }
 
@@ -421,124 +478,63 @@ cudaError_t cudaPeekAtLastError(void)
     return last_error;
 }
 
-cudaError_t cudaGetDeviceCount(int *count)
-{
-    guard g(lock);
-    set_up();
-    *count = n_devices;
-    return n_devices ? cudaSuccess : fail(cudaErrorNoDevice);
-}
-
-cudaError_t cudaSetDevice(int device)
-{
-    guard g(lock);
-    set_up();
-    if (device < 0 || device >= n_devices)
-        return fail(cudaErrorInvalidDevice);
-    device_now = device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDevice(int *device)
-{
-    *device = device_now;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
-{
-    set_up();
-    if (device < 0 || device >= n_devices)
-        return fail(cudaErrorInvalidDevice);
-    memset(prop, 0, sizeof *prop);
-    snprintf(prop->name, sizeof prop->name, "emulated device %d", device);
-    prop->totalGlobalMem = memory_total[device];
-    prop->sharedMemPerBlock = 48 * 1024;
-    prop->sharedMemPerBlockOptin = 227 * 1024;
-    prop->major = 8;
-    prop->multiProcessorCount = 4;
-    prop->maxThreadsPerBlock = 1024;
-    prop->warpSize = 32;
-    prop->l2CacheSize = 1 << 20;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
-{
-    guard g(lock);
-    set_up();
-    *total = memory_total[device_now];
-    *free_bytes = memory_total[device_now] - memory_used[device_now];
-    return sticky;
-}
-
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_MALLOC))
-        return fail(cudaErrorMemoryAllocation);
-    if (sticky != cudaSuccess)
-        return sticky;
+        return cuemu_failed(cudaErrorMemoryAllocation);
+    if (cuemu_dead() != cudaSuccess)
+        return cuemu_dead();
     const size_t page = 4096, round = (bytes + 255) / 256 * 256;
     const size_t map_bytes = (round + page - 1) / page * page;
-    if (bytes == 0 || bytes > memory_total[device_now] - memory_used[device_now] ||
+    if (bytes == 0 ||
+        bytes >
+            cuemu_devices.memory_total[cuemu_device] - cuemu_devices.memory_used[cuemu_device] ||
         range_used + map_bytes + 4 * page > range_bytes)
-        return fail(cudaErrorMemoryAllocation);
+        return cuemu_failed(cudaErrorMemoryAllocation);
     /* large ones start where a huge page does: then opening and closing them is cheap */
     const size_t align = map_bytes >= (size_t)8 << 20 ? (size_t)2 << 20 : page;
     range_used = (range_used + align - 1) / align * align;
     char *map = range + range_used;
     range_used += map_bytes + page;
     if (mprotect(map, map_bytes, PROT_READ | PROT_WRITE))
-        return fail(cudaErrorMemoryAllocation);
+        return cuemu_failed(cudaErrorMemoryAllocation);
     madvise(map, map_bytes, MADV_HUGEPAGE);
     if (bytes <= (size_t)64 << 20)
         memset(map, 0xff, map_bytes);
     char *at = map + map_bytes - round;
-    if (!memory_open)
+    if (!(memory_open >> cuemu_device & 1))
         mprotect(map, map_bytes, PROT_NONE);
-    allocations[at] = {map, map_bytes, bytes, device_now};
-    memory_used[device_now] += bytes;
+    allocations[at] = {map, map_bytes, bytes, cuemu_device};
+    cuemu_devices.memory_used[cuemu_device] += bytes;
     *p = at;
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *p)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (!p)
         return cudaSuccess;
     auto it = allocations.find(static_cast<char *>(p));
     if (it == allocations.end())
-        return fail(cudaErrorInvalidValue);
+        return cuemu_failed(cudaErrorInvalidValue);
     drain([] { return false; }); /* as CUDA does */
     madvise(it->second.map, it->second.map_bytes, MADV_DONTNEED);
     mprotect(it->second.map, it->second.map_bytes, PROT_NONE);
-    memory_used[it->second.device] -= it->second.bytes;
+    cuemu_devices.memory_used[it->second.device] -= it->second.bytes;
     allocations.erase(it);
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_HOST))
-        return fail(cudaErrorMemoryAllocation);
+        return cuemu_failed(cudaErrorMemoryAllocation);
     void *m = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!m)
-        return fail(cudaErrorMemoryAllocation);
+        return cuemu_failed(cudaErrorMemoryAllocation);
     memset(m, 0xff, bytes);
     host_blocks[static_cast<char *>(m)] = bytes;
     *p = m;
@@ -547,12 +543,12 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (!p)
         return cudaSuccess;
     drain([] { return false; });
     if (!host_blocks.erase(static_cast<char *>(p)))
-        return fail(cudaErrorInvalidValue);
+        return cuemu_failed(cudaErrorInvalidValue);
     free(p);
     return cudaSuccess;
 }
@@ -560,20 +556,22 @@ cudaError_t cudaFreeHost(void *p)
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_COPY))
-        return die((cuemu_set_report("an injected failure of a copy"), cudaErrorLaunchFailure));
-    if (sticky != cudaSuccess)
-        return sticky;
+        return die(cuemu_device,
+                   (cuemu_set_report("an injected failure of a copy"), cudaErrorLaunchFailure));
+    if (cuemu_dead() != cudaSuccess)
+        return cuemu_dead();
     const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
     if (to_device != cuemu_is_device(dst) || from_device != cuemu_is_device(src) ||
         (to_device && check_device(dst, bytes)) || (from_device && check_device(src, bytes))) {
         cuemu_set_report("a copy beyond an allocation, or of the wrong kind");
-        return fail(cudaErrorInvalidValue);
+        return cuemu_failed(cudaErrorInvalidValue);
     }
     work w = {};
     w.kind = work::CALL;
+    w.devices = owner_bit(dst) | owner_bit(src);
     if (kind == cudaMemcpyHostToDevice && !known_host(src)) {
         /* pageable memory is staged before the call returns */
         auto copy = std::make_shared<std::string>(static_cast<const char *>(src), bytes);
@@ -589,39 +587,42 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     cudaError_t rc = cudaMemcpyAsync(dst, src, bytes, kind, nullptr);
     drain([] { return false; });
-    return rc != cudaSuccess ? rc : sticky;
+    return rc != cudaSuccess ? rc : cuemu_dead();
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_COPY))
-        return die((cuemu_set_report("an injected failure of a memset"), cudaErrorLaunchFailure));
-    if (check_device(dst, bytes)) {
-        cuemu_set_report("a memset beyond an allocation");
-        return fail(cudaErrorInvalidValue);
+        return die(cuemu_device,
+                   (cuemu_set_report("an injected failure of a memset"), cudaErrorLaunchFailure));
+    if (check_device(dst, bytes) || cuemu_owner(dst) != stream_of(stream)->device) {
+        cuemu_set_report("a memset beyond an allocation, or of another device's");
+        return cuemu_failed(cudaErrorInvalidValue);
     }
     work w = {};
     w.kind = work::CALL;
+    w.devices = owner_bit(dst);
     w.call = [=] { return memset(dst, value, bytes), cudaSuccess; };
     return enqueue(stream, std::move(w));
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
-    guard g(lock);
-    set_up();
+    guard g(cuemu_lock);
+    cuemu_set_up();
     *stream = new CUstream_st();
+    (*stream)->device = cuemu_device;
     streams.push_back(*stream);
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     drain([=] { return stream->queue.empty(); });
     for (size_t i = 0; i < streams.size(); i++) {
         if (streams[i] == stream) {
@@ -635,35 +636,40 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    guard g(lock);
-    return synchronize([=] { return stream_of(stream)->queue.empty(); });
+    guard g(cuemu_lock);
+    CUstream_st *s = stream_of(stream);
+    return synchronize(s->device, [=] { return s->queue.empty(); });
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
-    guard g(lock);
-    return sticky != cudaSuccess              ? sticky
-           : stream_of(stream)->queue.empty() ? cudaSuccess
-                                              : cudaErrorNotReady;
+    guard g(cuemu_lock);
+    const CUstream_st *s = stream_of(stream);
+    return sticky[s->device] != cudaSuccess ? sticky[s->device]
+           : s->queue.empty()               ? cudaSuccess
+                                            : cudaErrorNotReady;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    guard g(lock);
-    return synchronize([] { return false; });
+    guard g(cuemu_lock);
+    const int device = cuemu_device;
+    drain([] { return false; });
+    return synchronize(device, [=] { return device_idle(device); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     *event = new CUevent_st();
+    (*event)->device = cuemu_device;
     event_states[*event] = {};
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     drain([=] { return event_states[event].done >= event_states[event].records; });
     event_states.erase(event);
     delete event;
@@ -672,7 +678,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
+    if (event->device != stream_of(stream)->device) {
+        cuemu_set_report("an event recorded in a stream of another device");
+        return cuemu_failed(cudaErrorInvalidResourceHandle);
+    }
     work w = {};
     w.kind = work::RECORD;
     w.event = event;
@@ -683,7 +693,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     work w = {};
     w.kind = work::WAIT;
     w.event = event;
@@ -693,61 +703,64 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    guard g(lock);
-    return synchronize([=] { return event_states[event].done >= event_states[event].records; });
+    guard g(cuemu_lock);
+    return synchronize(event->device,
+                       [=] { return event_states[event].done >= event_states[event].records; });
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     const CUevent_state &s = event_states[event];
-    return sticky != cudaSuccess ? sticky : s.done >= s.records ? cudaSuccess : cudaErrorNotReady;
+    return sticky[event->device] != cudaSuccess ? sticky[event->device]
+           : s.done >= s.records                ? cudaSuccess
+                                                : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
 {
     *ms = 0.001f;
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_GRAPH))
-        return fail(cudaErrorStreamCaptureUnsupported);
+        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
     if (!stream || stream->capture)
-        return fail(cudaErrorStreamCaptureUnsupported);
+        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
     stream->capture = new CUgraph_st();
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (!stream->capture)
-        return fail(cudaErrorStreamCaptureInvalidated);
+        return cuemu_failed(cudaErrorStreamCaptureInvalidated);
     *graph = stream->capture;
     stream->capture = nullptr;
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_GRAPH))
-        return fail(cudaErrorMemoryAllocation);
+        return cuemu_failed(cudaErrorMemoryAllocation);
     *exec = new CUgraphExec_st{graph->items};
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    guard g(lock);
+    guard g(cuemu_lock);
     if (injected(CUEMU_LAUNCH))
-        return fail(cudaErrorLaunchFailure);
+        return cuemu_failed(cudaErrorLaunchFailure);
     for (const work &w : exec->items)
         enqueue(stream, w);
-    return sticky;
+    return cuemu_dead();
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
