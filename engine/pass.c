@@ -32,7 +32,7 @@ static size_t measure(const struct pipeline *p, const struct pass_key *k, struct
         return enlarge_bytes((int[]){k->a & 0xffff, k->a >> 16},
                              (int[]){k->b & 0xffff, k->b >> 16});
     case PASS_STEERED:
-        return image_steered_bytes(m, k->a, k->b, k->c, e);
+        return image_unet_bytes_steered(m, k->a, k->b, k->c, e);
     case PASS_CONTROL:
     case PASS_HINT:
         return pipeline_steer_bytes(p, k, e);
@@ -95,7 +95,7 @@ static int open_unit(const struct pipeline *p, const struct pass_key *k, struct 
             *out = &u.enlarge->unit;
         return rc;
     case PASS_STEERED:
-        if ((rc = image_steered_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
+        if ((rc = image_unet_open_steered(&u.unet, m, k->a, k->b, k->c, e)) == 0)
             *out = &u.unet->unit;
         return rc;
     case PASS_CONTROL:

@@ -7,6 +7,7 @@
 #include "base/image.h"
 #include "engine/enlarge.h"
 #include "engine/pipeline_steer.h"
+#include "engine/pipeline_unet.h"
 #include "engine/turns.h"
 
 /* ---- memory ---- */
@@ -21,12 +22,6 @@ static struct pass_key resize_key(const struct image_task *it)
 {
     return (struct pass_key){PASS_RESIZE, it->given_h << 16 | it->given_w,
                              it->spec.height << 16 | it->spec.width, 0};
-}
-
-/* Are its pictures decoded, or wanted as they are? */
-static bool decodes(const struct image_task *it)
-{
-    return !it->stage.next || !it->stage.next->wants_latent;
 }
 
 /* Is this the stage whose pictures the safety checker must see?  What is only enlarged afterwards shows the same. */
@@ -48,7 +43,7 @@ static size_t largest_pass(struct pipeline *p, const struct image_task *it, int 
     keys[n++] = (struct pass_key){PASS_TEXT, it->spec.clip_skip, 0, 0};
     keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
     keys[n++] = (struct pass_key){PASS_UNET, rows, it->win_y.tile, it->win_x.tile};
-    if (decodes(it))
+    if (pipeline_stage_decodes(it))
         keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
     if (it->spec.init || it->given_h > 0)
         keys[n++] = (struct pass_key){PASS_ENCODE, h, w, 0};
@@ -109,17 +104,11 @@ static void shrink_hold(struct pipeline *p)
         pass_put_away(p);
 }
 
-/* Can rows of the two be in one pass? */
-static bool same_rows(const struct image_task *a, const struct image_task *b)
-{
-    return a->win_y.tile == b->win_y.tile && a->win_x.tile == b->win_x.tile;
-}
-
 static int want_rows(const struct pipeline *p, const struct image_task *it)
 {
     int rows = it->spec.n * picture_n_rows(it);
     for (const struct image_task *o = p->tasks; o; o = o->next) {
-        if (same_rows(o, it))
+        if (pipeline_unet_same(o, it))
             rows += (o->spec.n - o->n_done) * picture_n_rows(o);
     }
     int max = p->o.max_rows < PIPELINE_ROWS_MAX ? p->o.max_rows : PIPELINE_ROWS_MAX;
@@ -430,91 +419,6 @@ static int begin_safety(struct pipeline *p, struct picture *pic, struct err *e)
     return 0;
 }
 
-/* Is it waiting for a call of the UNet? */
-static bool wants_unet(const struct picture *pic)
-{
-    return pic->begun && !pic->preview_due && !picture_is_denoised(pic);
-}
-
-/* Rows of one size that hold_bytes is enough for. */
-static int rows_that_fit(struct pipeline *p, enum pass_kind kind, int h, int w, int wanted)
-{
-    int n = wanted < p->o.max_rows ? wanted : p->o.max_rows;
-    n = n < PIPELINE_ROWS_MAX ? n : PIPELINE_ROWS_MAX;
-    struct err e;
-    while (n > 1) {
-        size_t bytes = pass_bytes(p, (struct pass_key){kind, n, h, w}, &e);
-        if (bytes > 0 && bytes <= p->hold_bytes)
-            break;
-        n--;
-    }
-    return n;
-}
-
-static void fill_row(struct image_row *row, const struct picture *pic, int side)
-{
-    const struct image_task *it = pic->task;
-    const struct prompts_entry *en = it->entries[side];
-    *row = (struct image_row){
-        .kv = en->kv,
-        .n_tokens = en->n_tokens,
-        .timestep = noise_timestep(it->noise, pic->call),
-        .guidance = it->spec.guidance_scale,
-        .level = it->spec.noise_level,
-        .pooled = en->pooled,
-        .adapters = &it->adapters,
-        .residuals = steer_residuals(pic, side),
-    };
-    const int scale = it->d->info->scale;
-    float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
-    float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
-    if (it->d->info->aesthetic)
-        ids[4] = it->spec.aesthetic[side];
-    memcpy(row->time_ids, ids, sizeof ids);
-}
-
-/* The picture's rows and, while there is room, those of others of its size behind it. */
-static int begin_unet(struct pipeline *p, struct picture *first, struct err *e)
-{
-    const struct image_task *it = first->task;
-    int h = it->win_y.tile, w = it->win_x.tile, n = 0, n_wanted = 0;
-    enum pass_kind kind = PASS_UNET;
-    for (const struct picture *pic = first; pic; pic = pic->next) {
-        if (!same_rows(pic->task, it) || !wants_unet(pic))
-            continue;
-        n_wanted += picture_n_rows(pic->task) - pic->rows_out;
-        if (pic->task->spec.n_controls > 0)
-            kind = PASS_STEERED;
-    }
-    if (turns_holds_up(p->head, first))
-        n_wanted = it->guided ? 2 : 1;
-    int n_rows = rows_that_fit(p, kind, h, w, n_wanted);
-    for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
-        if (!same_rows(pic->task, it) || !wants_unet(pic))
-            continue;
-        /* those before were in passes that had no more room */
-        for (int row = pic->rows_out; row < picture_n_rows(pic->task) && n < n_rows; row++) {
-            p->run.rows[n].picture = pic;
-            p->run.rows[n++].row = row;
-        }
-    }
-    p->run.n_rows = n;
-    int rc = pipeline_steer_begin(p, &kind, e);
-    if (rc)
-        return rc < 0 ? rc : 0;
-    rc = pass_make_current(p, (struct pass_key){kind, n, h, w}, e);
-    if (rc)
-        return rc;
-    struct image_unet *u = (struct image_unet *)p->current->unit;
-    size_t n_in = (size_t)h * (size_t)w * (size_t)p->d->info->in_channels;
-    for (int i = 0; i < n; i++) {
-        const struct picture *pic = p->run.rows[i].picture;
-        fill_row(&u->rows[i], pic, picture_row_side(pic->task, p->run.rows[i].row));
-        picture_unet_input(pic, p->run.rows[i].row, u->x + (size_t)i * n_in);
-    }
-    return 0;
-}
-
 /* What this picture needs next, as a pass.  1: begun; 0: it needs none now. */
 static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
 {
@@ -540,7 +444,7 @@ static int begin_for(struct pipeline *p, struct picture *pic, struct err *e)
     else if (picture_is_denoised(pic))
         rc = begin_decode(p, pic, PASS_DECODE, e);
     else
-        rc = begin_unet(p, pic, e);
+        rc = pipeline_unet_begin(p, pic, e);
     return rc ? rc : 1;
 }
 
@@ -563,58 +467,6 @@ static int begin_next(struct pipeline *p, struct image_task **failed, struct err
 }
 
 /* ---- what a pass gives ---- */
-
-/* What a unit of work takes: of this pass, and of those before it. */
-static void measure_work(struct pipeline *p)
-{
-    double us = (double)p->run.us / ((double)p->current->key.b * p->current->key.c * p->run.n_rows);
-    p->us_per_work = p->us_per_work > 0 ? 0.75 * p->us_per_work + 0.25 * us : us;
-}
-
-/* To the stage after this one. */
-static void give(struct pipeline *p, struct picture *pic, const float *pixels)
-{
-    struct image_task *it = pic->task;
-    struct stage_gift g = {.pixels = pixels,
-                           .safety = pic->looked ? &pic->said : NULL,
-                           .h = it->shape.h,
-                           .w = it->shape.w};
-    if (pixels) {
-        g.h = it->spec.height;
-        g.w = it->spec.width;
-    } else {
-        g.latent = pic->latent;
-    }
-    turns_remove(&p->head, pic);
-    it->n_done++;
-    it->stage.next->ops->give(it->stage.next, pic->index, &g);
-}
-
-static void end_unet(struct pipeline *p)
-{
-    struct image_unet *u = (struct image_unet *)p->current->unit;
-    measure_work(p);
-    for (int i = 0; i < p->run.n_rows; i++) {
-        struct picture *pic = p->run.rows[i].picture;
-        if (!pic)
-            continue;
-        const struct image_task *it = pic->task;
-        picture_unet_output(pic, u->out + (size_t)i * (size_t)(it->win_y.tile * it->win_x.tile) *
-                                              (size_t)it->shape.c);
-        if (pic->rows_out < picture_n_rows(it))
-            continue;
-        picture_step(pic);
-        p->n_steps++;
-        if (pic->preview_due && !p->d->info->has_preview) {
-            picture_emit_rough(pic); /* without memory the preview is left out */
-            pic->preview_due = false;
-        }
-        if (picture_is_denoised(pic) && !decodes(pic->task))
-            give(p, pic, NULL);
-        else
-            turns_charge(&p->head, pic);
-    }
-}
 
 /* The picture is out.  The task, if that was its last one. */
 static struct image_task *end_picture(struct pipeline *p, struct picture *pic)
@@ -640,7 +492,7 @@ static struct image_task *end_decode(struct pipeline *p)
     struct image_task *it = pic->task;
     const bool check = safety_checks(it);
     if (!check && it->stage.next) {
-        give(p, pic, rgb);
+        pipeline_stage_give(p, pic, rgb);
         return NULL;
     }
     if (!(check ? picture_hold(pic, rgb) : picture_emit(pic, rgb, false))) {
@@ -700,7 +552,7 @@ static struct image_task *end_pass(struct pipeline *p)
     else if (p->run.task)
         end_encode(p, p->run.task);
     else if (kind == PASS_UNET || kind == PASS_STEERED)
-        end_unet(p);
+        pipeline_unet_end(p);
     else if (p->current->key.kind == PASS_SAFETY)
         ended = end_safety(p);
     else

@@ -1,5 +1,29 @@
 /* Image tasks as stages of a job. */
-#include "engine/pipeline.h"
+#include "engine/pipeline_unet.h"
+#include "engine/turns.h"
+
+bool pipeline_stage_decodes(const struct image_task *it)
+{
+    return !it->stage.next || !it->stage.next->wants_latent;
+}
+
+void pipeline_stage_give(struct pipeline *p, struct picture *pic, const float *pixels)
+{
+    struct image_task *it = pic->task;
+    struct stage_gift g = {.pixels = pixels,
+                           .safety = pic->looked ? &pic->said : NULL,
+                           .h = it->shape.h,
+                           .w = it->shape.w};
+    if (pixels) {
+        g.h = it->spec.height;
+        g.w = it->spec.width;
+    } else {
+        g.latent = pic->latent;
+    }
+    turns_remove(&p->head, pic);
+    it->n_done++;
+    it->stage.next->ops->give(it->stage.next, pic->index, &g);
+}
 
 static int need(struct stage *s, const struct stage *beside, struct stage_need *n, struct err *e)
 {

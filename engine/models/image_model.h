@@ -158,9 +158,9 @@ size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *
 int image_unet_window(struct image_model *m, int h, int w, bool wanted);
 /* The same with residuals added: a steered pass.  `residuals` of the rows are read in the first pieces of a
  * run; a row without any has the bits that it has in a pass that is not steered. */
-int image_steered_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
-                       struct err *e);
-size_t image_steered_bytes(struct image_model *m, int n, int h, int w, struct err *e);
+int image_unet_open_steered(struct image_unet **out, struct image_model *m, int n, int h, int w,
+                            struct err *e);
+size_t image_unet_bytes_steered(struct image_model *m, int n, int h, int w, struct err *e);
 size_t image_residual_floats(const struct image_model *m, int h, int w); /* of a row's block */
 
 /* Between pictures and latents of height h, width w (of the latent); one image a run. */

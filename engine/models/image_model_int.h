@@ -23,6 +23,10 @@ struct image_model {
     bool adapters; /* passes have places for them */
 };
 
+/* Closes the unit; ERR_NOMEM. */
+int image_no_host_memory(struct image_unit *u, struct err *e);
+int image_check_tokens(int n_tokens, struct err *e); /* of a prompt */
+
 /* image_adapter.c: what the LoRAs of an image add, before a run. */
 void image_adapter_set(const struct nn_lora_sites *s, int image, const struct image_adapters *list,
                        bool text);
