@@ -267,17 +267,19 @@ void picture_own_input(const struct picture *p, float *rgb)
 
 /* ---- from noise to a latent ---- */
 
-/* A sample of the encoder's distribution, as the UNet has it; noise is scratch, may be latent. */
+/* A sample of the encoder's distribution, or its mean where it gives nothing else, as the UNet has it; noise is
+ * scratch, may be latent. */
 static void sample_moments(struct picture *p, const float *moments, float *latent, float *noise)
 {
     const struct image_task *it = p->task;
     const struct image_info *info = it->d->info;
     size_t c = (size_t)it->shape.c, n = latent_floats(it) / c;
-    rng_torch_normal_nhwc(&p->rng, noise, it->shape.h, it->shape.w, it->shape.c);
+    if (!info->encoder_exact)
+        rng_torch_normal_nhwc(&p->rng, noise, it->shape.h, it->shape.w, it->shape.c);
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < c; k++) {
             float mean = moments[i * 2 * c + k], logvar = moments[i * 2 * c + c + k];
-            float v = mean + expf(0.5f * logvar) * noise[i * c + k];
+            float v = info->encoder_exact ? mean : mean + expf(0.5f * logvar) * noise[i * c + k];
             latent[i * c + k] = (v - info->latent_shift) * info->latent_scale;
         }
     }

@@ -244,6 +244,7 @@ static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
     info->default_width = info->default_height = u->sample_size * v->scale;
     info->guidance_embedded = u->guidance_dim > 0;
     info->has_encoder = v->has_encoder;
+    info->encoder_exact = m->tiny != NULL;
     info->aesthetic = u->pooled_dim > 0 && u->n_time_ids < UNET_TIME_IDS;
     info->has_preview = m->preview != NULL;
     info->has_safety = m->safety != NULL;

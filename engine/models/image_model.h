@@ -46,8 +46,9 @@ struct image_info {
     bool aesthetic;                   /* SDXL's refiner: the last time id is an aesthetic score */
     bool zero_negative;               /* SDXL: an empty negative prompt is zeros, not "" encoded */
     bool has_encoder;                 /* VAE encoder, for image to image and inpainting */
-    bool has_preview;                 /* a TAESD decoder */
-    bool has_safety;                  /* a safety checker */
+    bool encoder_exact; /* it gives a latent, not a distribution to sample: AutoencoderTiny's */
+    bool has_preview;   /* a TAESD decoder */
+    bool has_safety;    /* a safety checker */
     size_t weight_bytes;
     size_t kv_row_bytes; /* of image_kv's result, for one token of the prompt */
 };
