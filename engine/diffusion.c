@@ -304,7 +304,7 @@ int diffusion_prompts(const struct diffusion *d, const struct image_spec *s,
         return rc;
     *prompt = gather(d, pos, s->clip_skip);
     if (guided) {
-        *negative = gather(d, neg, s->clip_skip);
+        *negative = gather(d, neg, s->clip_skip_negative ? s->clip_skip : -1);
         negative->zeros = d->info->zero_negative && !s->negative_prompt;
     }
     return 0;

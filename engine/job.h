@@ -172,10 +172,11 @@ struct image_spec {
     const int *timesteps; /* [n_timesteps] falling */
     enum image_rng rng;
     uint64_t seed;
-    int clip_skip;       /* layers of the text encoder to leave out; -1: the model's */
-    int partial_images;  /* previews on the way, 0 ... JOB_PARTIALS_MAX */
-    const uint8_t *init; /* [height, width, 3] or NULL */
-    const uint8_t *mask; /* [height, width], 255: make anew, 0: keep; or NULL */
+    int clip_skip;           /* layers of the text encoder to leave out; -1: the model's */
+    bool clip_skip_negative; /* of the negative prompt too; diffusers does not */
+    int partial_images;      /* previews on the way, 0 ... JOB_PARTIALS_MAX */
+    const uint8_t *init;     /* [height, width, 3] or NULL */
+    const uint8_t *mask;     /* [height, width], 255: make anew, 0: keep; or NULL */
     enum safety_action safety;
     struct image_passes passes;
     int n_loras; /* at most JOB_LORAS_MAX */
