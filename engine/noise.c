@@ -16,32 +16,33 @@ enum { MAX_TRAIN = 100000, BLOCK = 256, N_DEFAULT_ORIGINAL = 50 };
 #define SCALED        0.00085, 0.012, NOISE_SCALED_LINEAR
 
 /* Columns: name, betas, spacing, set_alpha_to_one, clip_sample; then what it knows: clip_sample at all,
- * zero SNR, sigmas other than plain, models that predict the sample, custom timesteps; two calls. */
+ * zero SNR, sigmas other than plain, models that predict the sample, custom timesteps, a last sigma other
+ * than 0; two calls. */
 static const struct noise_class classes[NOISE_N_SCHEDULERS] = {
-    [NOISE_DDIM] = {"DDIM", LINEAR, NOISE_LEADING, 1, 1, 1, 1, 0, 1, 0, 0, noise_alpha_ddim},
-    [NOISE_DDPM] = {"DDPM", LINEAR, NOISE_LEADING, 1, 1, 1, 1, 0, 1, 1, 0, noise_alpha_ddpm},
-    [NOISE_PNDM] = {"PNDM", LINEAR, NOISE_LEADING, 0, 0, 0, 0, 0, 0, 0, 0, noise_alpha_pndm},
-    [NOISE_LMS] = {"LMS", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 0, 0, noise_sigma_lms},
-    [NOISE_EULER] = {"Euler", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 0, noise_sigma_euler},
-    [NOISE_EULER_A] = {"Euler ancestral", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 0, 0, 0, 0,
+    [NOISE_DDIM] = {"DDIM", LINEAR, NOISE_LEADING, 1, 1, 1, 1, 0, 1, 0, 0, 0, noise_alpha_ddim},
+    [NOISE_DDPM] = {"DDPM", LINEAR, NOISE_LEADING, 1, 1, 1, 1, 0, 1, 1, 0, 0, noise_alpha_ddpm},
+    [NOISE_PNDM] = {"PNDM", LINEAR, NOISE_LEADING, 0, 0, 0, 0, 0, 0, 0, 0, 0, noise_alpha_pndm},
+    [NOISE_LMS] = {"LMS", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 0, 0, 0, noise_sigma_lms},
+    [NOISE_EULER] = {"Euler", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0, noise_sigma_euler},
+    [NOISE_EULER_A] = {"Euler ancestral", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 0, 0, 0, 0, 0,
                        noise_sigma_euler},
-    [NOISE_HEUN] = {"Heun", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 1, 0, 1, 1, 1, 1,
+    [NOISE_HEUN] = {"Heun", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 1, 0, 1, 1, 1, 0, 1,
                     noise_sigma_heun},
-    [NOISE_DPM2] = {"DPM2", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 1,
+    [NOISE_DPM2] = {"DPM2", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 0, 1,
                     noise_sigma_dpm2},
-    [NOISE_DPM2_A] = {"DPM2 ancestral", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 1,
+    [NOISE_DPM2_A] = {"DPM2 ancestral", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 0, 1,
                       noise_sigma_dpm2},
-    [NOISE_DPMPP_2M] = {"DPM++ 2M", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 0,
+    [NOISE_DPMPP_2M] = {"DPM++ 2M", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0,
                         noise_dpm_multi},
-    [NOISE_DPMPP_2M_SDE] = {"DPM++ 2M SDE", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 0,
+    [NOISE_DPMPP_2M_SDE] = {"DPM++ 2M SDE", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0,
                             noise_dpm_multi},
-    [NOISE_DPMPP_2S] = {"DPM++ 2S", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 1, 0,
+    [NOISE_DPMPP_2S] = {"DPM++ 2S", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 1, 1, 0,
                         noise_dpm_single},
-    [NOISE_DPMPP_SDE] = {"DPM++ SDE", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 1,
+    [NOISE_DPMPP_SDE] = {"DPM++ SDE", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 0, 1,
                          noise_sigma_dpm_sde},
-    [NOISE_UNIPC] = {"UniPC", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 0, 0, noise_dpm_unipc},
-    [NOISE_LCM] = {"LCM", SCALED, NOISE_LEADING, 1, 0, 1, 1, 0, 1, 1, 0, noise_alpha_lcm},
-    [NOISE_TCD] = {"TCD", SCALED, NOISE_LEADING, 1, 0, 0, 1, 0, 1, 1, 0, noise_alpha_tcd},
+    [NOISE_UNIPC] = {"UniPC", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 0, 1, 0, noise_dpm_unipc},
+    [NOISE_LCM] = {"LCM", SCALED, NOISE_LEADING, 1, 0, 1, 1, 0, 1, 1, 0, 0, noise_alpha_lcm},
+    [NOISE_TCD] = {"TCD", SCALED, NOISE_LEADING, 1, 0, 0, 1, 0, 1, 1, 0, 0, noise_alpha_tcd},
 };
 
 /* --- names --- */
@@ -148,6 +149,25 @@ const struct noise_name *noise_find(const char *name)
 
 /* --- opening --- */
 
+/* As the pipelines of SD do before a run.  What the config does not name they set for the model's own class; a
+ * class that a request chooses takes its own default then. */
+static void correct(struct plan *p)
+{
+    struct noise_config *c = &p->c;
+    const enum noise_pipeline pipeline = p->args->pipeline;
+    const bool own = p->out->kind == c->scheduler;
+    if (pipeline == NOISE_AS_IT_SAYS)
+        return;
+    if (own || c->has_steps_offset)
+        c->steps_offset = 1;
+    if (pipeline == NOISE_SD && p->k->has_clip &&
+        (c->clip_sample == NOISE_YES || (own && c->clip_sample == NOISE_FLAG_UNSET)))
+        c->clip_sample = NOISE_NO;
+    if (pipeline == NOISE_SD_INPAINT &&
+        (c->skip_prk_steps == NOISE_NO || (own && c->skip_prk_steps == NOISE_FLAG_UNSET)))
+        c->skip_prk_steps = NOISE_YES;
+}
+
 static void resolve(struct plan *p)
 {
     struct noise_config *c = &p->c;
@@ -173,6 +193,8 @@ static void resolve(struct plan *p)
         c->clip_sample = k->clip ? NOISE_YES : NOISE_NO;
     if (!k->has_clip)
         c->clip_sample = NOISE_NO;
+    if (!k->has_final)
+        c->final_sigma_min = NOISE_NO;
     if (c->clip_range == 0)
         c->clip_range = 1;
     if (c->n_train == 0)
@@ -309,6 +331,7 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
     struct plan p = {.c = *config, .k = &classes[kind], .args = args, .out = n};
     /* 0.7 that went through a float is 0.69999999, and 10 steps would lose one. */
     p.strength = rint(args->strength * 1e7) / 1e7;
+    correct(&p);
     resolve(&p);
     n->clip_range = (float)p.c.clip_range;
     p.n_train = p.c.n_train;

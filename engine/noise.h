@@ -74,6 +74,7 @@ struct noise_config {
     double beta_start, beta_end;
     int n_train; /* num_train_timesteps */
     int steps_offset;
+    bool has_steps_offset;   /* the config names it, if only as 0 */
     int solver_order;        /* DPM++, UniPC */
     int original_steps;      /* original_inference_steps: LCM, TCD */
     double timestep_scaling; /* LCM */
@@ -107,6 +108,14 @@ const struct noise_name *noise_find(const char *name);
 
 enum { NOISE_MAX_STEPS = 1000 };
 
+/* Whose pictures a run's are: diffusers' pipelines for SD 1 and 2 correct old scheduler configs, which say
+ * nothing of, or otherwise than now, steps_offset, clip_sample and skip_prk_steps. */
+enum noise_pipeline {
+    NOISE_AS_IT_SAYS, /* SDXL, LCM */
+    NOISE_SD,         /* StableDiffusionPipeline and its image to image */
+    NOISE_SD_INPAINT
+};
+
 struct noise_args {
     struct noise_choice choice; /* over the config's */
     int steps;                  /* 1 ..., as diffusers' num_inference_steps; checked */
@@ -117,6 +126,7 @@ struct noise_args {
     /* Parts of a run by the share of training's timesteps, as diffusers' denoising_start and denoising_end: from
      * start on (then nothing is left out for strength), and up to end.  0: from the first, to the last one. */
     double start, end;
+    enum noise_pipeline pipeline;
     double eta; /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;

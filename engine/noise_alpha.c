@@ -208,8 +208,6 @@ int noise_alpha_pndm(struct plan *p, struct err *e)
     bool skip = p->c.skip_prk_steps == NOISE_YES;
     if (!skip && p->n < 4)
         return err_set(e, ERR_INVALID, "PNDM with Runge-Kutta steps needs 4 steps, not %d", p->n);
-    if (!skip && p->begin != 0)
-        return err_set(e, ERR_INVALID, "PNDM with Runge-Kutta steps cannot start in the middle");
     int *list = mem_try((size_t)p->n + 12, sizeof *list);
     if (list == NULL)
         return err_set(e, ERR_NOMEM, "no memory for a schedule of %d steps", p->n);
@@ -220,7 +218,7 @@ int noise_alpha_pndm(struct plan *p, struct err *e)
         int step = skip && counter > 0 ? counter - 1 : counter;
         struct point at = begin_call(p, t, step);
         noise_plan_clean(p, at.a, at.s);
-        if (i < n_kutta)
+        if (counter < n_kutta)
             runge_kutta(p, counter, t, list[counter / 4 * 4]);
         else
             linear_multistep(p, counter, t);

@@ -68,6 +68,7 @@ struct noise_class {
     enum noise_spacing spacing;
     bool alpha_to_one, clip;
     bool has_clip, has_zero_snr, has_sigmas /* karras, exponential */, has_sample, has_custom;
+    bool has_final; /* final_sigmas_type */
     bool two_calls; /* a step, but for the last */
     int (*compile)(struct plan *p, struct err *e);
 };

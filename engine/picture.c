@@ -95,6 +95,13 @@ static int latent_side(const struct image_info *info, int pixels)
     return (pixels + info->multiple - 1) / info->multiple * info->multiple / info->scale;
 }
 
+static enum noise_pipeline pipeline_of(const struct diffusion *d, const struct image_spec *s)
+{
+    if (d->info->pooled_dim > 0 || d->info->guidance_embedded)
+        return NOISE_AS_IT_SAYS;
+    return s->mask ? NOISE_SD_INPAINT : NOISE_SD;
+}
+
 static int prepare(struct image_task *it, struct err *e)
 {
     const struct diffusion *d = it->d;
@@ -129,6 +136,7 @@ static int prepare(struct image_task *it, struct err *e)
         .start = share_of(s->denoising_start),
         .end = share_of(s->denoising_end),
         .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
+        .pipeline = pipeline_of(d, s),
         .eta = (double)s->eta,
         .timesteps = s->n_timesteps > 0 ? s->timesteps : NULL,
         .n_timesteps = s->n_timesteps,
