@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/image_control.h"
+#include "api/image_lists.h"
 #include "base/json.h"
 #include "base/utf8.h"
 #include "engine/job.h"
@@ -20,6 +21,10 @@
 #define TIMESTEPS_SCHEMA                                                               \
     "{\"oneOf\":[{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1," \
     "\"maxItems\":128},{\"type\":\"string\"},{\"type\":\"null\"}]}"
+#define SIGMAS_SCHEMA                                                                             \
+    "{\"oneOf\":[{\"type\":\"array\",\"items\":{\"type\":\"number\",\"minimum\":0},\"minItems\":" \
+    "2,"                                                                                          \
+    "\"maxItems\":129},{\"type\":\"string\"},{\"type\":\"null\"}]}"
 #define PICTURE_SCHEMA                                                                         \
     "{\"oneOf\":[{\"type\":\"string\",\"format\":\"binary\"},{\"type\":\"object\"},{\"type\":" \
     "\"array\",\"maxItems\":1}]}"
@@ -92,9 +97,12 @@ const struct param image_params_table[] = {
      "how noise becomes a picture: euler, dpmpp_2m_karras ..."},
     {"timesteps", PARAM_OTHER, PARAM_DRAWN, 0, 0, 0, TIMESTEPS_SCHEMA,
      "the timesteps to make, falling, instead of steps (Turbo, Lightning, AYS)"},
+    {"sigmas", PARAM_OTHER, PARAM_DRAWN, 0, 0, 0, SIGMAS_SCHEMA,
+     "the noise levels at which steps begin, and where the last one ends, instead of steps (AYS)"},
     {"timestep_spacing", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(spacing),
      "auto leading linspace trailing", "where steps lie; auto: as the scheduler says"},
-    {"sigma_schedule", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(sigmas), "auto plain karras exponential",
+    {"sigma_schedule", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(sigma_schedule),
+     "auto plain karras exponential",
      "how noise falls from step to step; auto: as the scheduler says"},
     {"seed", PARAM_INT, PARAM_DRAWN, -1, MAX_EXACT, AT(seed), NULL,
      "picture i has seed + i; -1: random"},
@@ -216,61 +224,6 @@ static int parse_background(const struct cJSON *body, struct image_params *p, st
     return err_param(e, "background");
 }
 
-static int bad_timesteps(struct err *e)
-{
-    err_set(e, ERR_INVALID,
-            "timesteps must be 1 to %d whole numbers that fall, as [999, 749, 499, 249] or "
-            "\"999,749,499,249\"",
-            JOB_TIMESTEPS_MAX);
-    return err_param(e, "timesteps");
-}
-
-static int add_timestep(struct image_params *p, double v, struct err *e)
-{
-    int n = p->n_timesteps;
-    if (n == JOB_TIMESTEPS_MAX || !(v >= 0 && v < 1e6) || (n > 0 && v >= p->timesteps[n - 1]))
-        return bad_timesteps(e);
-    p->timesteps[p->n_timesteps++] = (int)v;
-    return 0;
-}
-
-/* "999, 749": what a form can say. */
-static int read_timesteps(const char *s, struct image_params *p, struct err *e)
-{
-    int err = 0;
-    do {
-        char *end;
-        s += strspn(s, " ");
-        long v = *s >= '0' && *s <= '9' ? strtol(s, &end, 10) : -1;
-        err = add_timestep(p, (double)v, e);
-        if (err != 0)
-            return err;
-        s = end + strspn(end, " ");
-    } while (*s++ == ',');
-    return s[-1] == '\0' ? 0 : bad_timesteps(e);
-}
-
-static int parse_timesteps(const struct cJSON *body, struct image_params *p, struct err *e)
-{
-    const struct cJSON *list = json_get(body, "timesteps");
-    int err = 0;
-    if (json_type(list) == JSON_NULL)
-        return 0;
-    if (json_str(list) != NULL)
-        err = read_timesteps(json_str(list), p, e);
-    else if (json_type(list) != JSON_ARRAY || json_size(list) == 0)
-        err = bad_timesteps(e);
-    else
-        for (const struct cJSON *v = json_first(list); v != NULL && err == 0; v = json_next(v))
-            err = json_is_int(v) ? add_timestep(p, json_num(v), e) : bad_timesteps(e);
-    if (err == 0 && p->steps >= 0 && p->steps != p->n_timesteps) {
-        err_set(e, ERR_INVALID, "steps is %lld, but there are %d timesteps: leave it out",
-                (long long)p->steps, p->n_timesteps);
-        err = err_param(e, "steps");
-    }
-    return err;
-}
-
 /* Fields of the other routes that would change the picture. */
 static int check_route(const struct cJSON *body, unsigned where, struct err *e)
 {
@@ -352,7 +305,7 @@ int image_params_parse(const struct cJSON *body, unsigned where, const struct im
             (err = params_row(body, &image_params_table[i], p, e)) != 0)
             return err;
     if ((err = parse_size(body, p, e)) != 0 || (err = parse_background(body, p, e)) != 0 ||
-        (err = parse_timesteps(body, p, e)) != 0 || (err = check_route(body, where, e)) != 0)
+        (err = image_lists_parse(body, p, e)) != 0 || (err = check_route(body, where, e)) != 0)
         return err;
     return check_together(p, where, lim, e);
 }

@@ -24,16 +24,18 @@ struct image_params {
     float guidance_scale, guidance_rescale, strength, eta;                 /* NaN: not given */
     float denoising_start, denoising_end;                                  /* 0: all steps */
     float aesthetic_score, negative_aesthetic_score;
-    float scale;         /* NaN: not given */
-    int answer;          /* enum image_answer */
-    int format;          /* enum codec_format - 1 */
-    int quality;         /* enum image_quality */
-    int rng;             /* enum image_rng */
-    int outpaint;        /* enum outpaint_anchor */
-    int mask_mode;       /* enum image_mask_mode */
-    int spacing, sigmas; /* enum noise_spacing, noise_sigmas; 0: auto */
-    int n_timesteps;
+    float scale;        /* NaN: not given */
+    int answer;         /* enum image_answer */
+    int format;         /* enum codec_format - 1 */
+    int quality;        /* enum image_quality */
+    int rng;            /* enum image_rng */
+    int outpaint;       /* enum outpaint_anchor */
+    int mask_mode;      /* enum image_mask_mode */
+    int spacing;        /* enum noise_spacing; 0: auto */
+    int sigma_schedule; /* enum noise_sigmas; 0: auto */
+    int n_timesteps, n_sigmas;
     int timesteps[JOB_TIMESTEPS_MAX];
+    float sigmas[JOB_TIMESTEPS_MAX + 1];
     int moderation, style, fidelity; /* checked, without effect */
     int width, height;               /* 0: auto */
 };

@@ -6,6 +6,7 @@
 
 #include "api/call.h"
 #include "api/image_control.h"
+#include "api/image_lists.h"
 #include "api/image_passes.h"
 #include "api/loras.h"
 #include "api/outpaint.h"
@@ -371,15 +372,9 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
         s->sigmas = name->choice.sigmas;
         s->spacing = name->choice.spacing;
     }
-    s->sigmas = p->sigmas ? p->sigmas : s->sigmas;
+    s->sigmas = p->sigma_schedule ? p->sigma_schedule : s->sigmas;
     s->spacing = p->spacing ? p->spacing : s->spacing;
-    int *timesteps = arena_array(&c->job->arena, (size_t)p->n_timesteps + 1, sizeof *timesteps);
-    if (timesteps == NULL)
-        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
-    memcpy(timesteps, p->timesteps, (size_t)p->n_timesteps * sizeof *timesteps);
-    s->timesteps = timesteps;
-    s->n_timesteps = p->n_timesteps;
-    return 0;
+    return image_lists_put(p, c->job, e);
 }
 
 static int plain(int sigmas)
@@ -438,9 +433,10 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     if (s->negative_prompt != NULL && s->negative_prompt[0] != '\0')
         buf_printf(out, "\nNegative prompt: %s", s->negative_prompt);
     buf_printf(out, "\nSteps: %d",
-               s->n_timesteps > 0 ? s->n_timesteps
-               : s->steps > 0     ? s->steps
-                                  : d->steps);
+               s->n_sigma_list > 0  ? s->n_sigma_list - 1
+               : s->n_timesteps > 0 ? s->n_timesteps
+               : s->steps > 0       ? s->steps
+                                    : d->steps);
     const char *label = sampler_label(s, d);
     if (label[0] != '\0')
         buf_printf(out, ", Sampler: %s", label);

@@ -175,7 +175,10 @@ static int check_size(const struct diffusion *d, struct image_spec *s, struct er
 
 static int check_numbers(struct image_spec *s, const struct image_card *c, struct err *e)
 {
-    s->steps = s->n_timesteps ? s->n_timesteps : s->steps ? s->steps : c->steps;
+    s->steps = s->n_sigma_list  ? s->n_sigma_list - 1
+               : s->n_timesteps ? s->n_timesteps
+               : s->steps       ? s->steps
+                                : c->steps;
     if (isnan(s->guidance_scale))
         s->guidance_scale = c->guidance_scale;
     if (isnan(s->guidance_rescale))

@@ -22,7 +22,7 @@
 #define JOB_STOP_MAX      16  /* stop strings of a request */
 #define JOB_TOP_LOGPROBS  20  /* alternatives a position may report */
 #define JOB_IMAGES_MAX    16  /* pictures of a request */
-#define JOB_TIMESTEPS_MAX 128 /* of a picture, chosen by hand */
+#define JOB_TIMESTEPS_MAX 128 /* of a picture, chosen by hand; sigmas are one more */
 #define JOB_PARTIALS_MAX  8   /* previews of a picture */
 #define JOB_BEAMS_MAX     8   /* beams of a beam search */
 #define JOB_LORAS_MAX     8   /* LoRAs of a request */
@@ -164,12 +164,14 @@ struct image_spec {
     int steps;                            /* 0: the model's */
     float guidance_scale;                 /* <= 1: no guidance; NaN: the model's */
     float guidance_rescale;               /* 0 ... 1 */
-    float strength;       /* of the change to init, 0 < strength <= 1; NaN: 0.8, 1 with mask */
-    float eta;            /* of ddim and its kin */
-    int scheduler;        /* enum noise_scheduler (engine/noise.h); 0: the model's */
-    int sigmas, spacing;  /* enum noise_sigmas, noise_spacing; 0: the scheduler's */
-    int n_timesteps;      /* instead of steps; 0: none */
-    const int *timesteps; /* [n_timesteps] falling */
+    float strength;          /* of the change to init, 0 < strength <= 1; NaN: 0.8, 1 with mask */
+    float eta;               /* of ddim and its kin */
+    int scheduler;           /* enum noise_scheduler (engine/noise.h); 0: the model's */
+    int sigmas, spacing;     /* enum noise_sigmas, noise_spacing; 0: the scheduler's */
+    int n_timesteps;         /* instead of steps; 0: none */
+    const int *timesteps;    /* [n_timesteps] falling */
+    int n_sigma_list;        /* instead of steps, one more than these; 0: none */
+    const float *sigma_list; /* [n_sigma_list] falling */
     enum image_rng rng;
     uint64_t seed;
     int clip_skip;           /* layers of the text encoder to leave out; -1: the model's */

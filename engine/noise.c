@@ -11,6 +11,8 @@
 
 enum { MAX_TRAIN = 100000, BLOCK = 256, N_DEFAULT_ORIGINAL = 50 };
 
+#define SIGMA_LIMIT 1e5 /* zero-terminal SNR begins at 4096 */
+
 #define LINEAR        0.0001, 0.02, NOISE_LINEAR
 #define LINEAR_KARRAS 0.00085, 0.012, NOISE_LINEAR
 #define SCALED        0.00085, 0.012, NOISE_SCALED_LINEAR
@@ -224,6 +226,35 @@ static int check_timesteps(const struct plan *p, struct err *e)
     return 0;
 }
 
+static int check_sigmas(const struct plan *p, struct err *e)
+{
+    const float *s = p->args->sigmas;
+    if (p->out->kind != NOISE_EULER)
+        return err_set(e, ERR_INVALID, "%s does not take sigmas of the caller's, only Euler does",
+                       p->k->name);
+    if (p->args->timesteps != NULL)
+        return err_set(e, ERR_INVALID, "either timesteps or sigmas");
+    for (int i = 0; i <= p->n; i++)
+        if (!(s[i] >= 0 && s[i] < SIGMA_LIMIT) || (i > 0 && s[i] >= s[i - 1]))
+            return err_set(e, ERR_INVALID, "sigmas must fall, from below %g to 0 or above",
+                           SIGMA_LIMIT);
+    return 0;
+}
+
+/* What the caller chose by hand. */
+static int check_custom(const struct plan *p, struct err *e)
+{
+    const struct noise_args *a = p->args;
+    if (a->timesteps == NULL && a->sigmas == NULL)
+        return 0;
+    const char *name = a->sigmas != NULL ? "sigmas" : "timesteps";
+    int rc = a->sigmas != NULL ? check_sigmas(p, e) : check_timesteps(p, e);
+    if (rc == 0 && a->choice.sigmas > NOISE_SIGMAS_PLAIN)
+        rc = err_set(e, ERR_INVALID, "%s say themselves how the noise falls: leave the other out",
+                     name);
+    return rc != 0 ? err_param(e, "%s", name) : 0;
+}
+
 static int check(const struct plan *p, struct err *e)
 {
     const struct noise_config *c = &p->c;
@@ -237,8 +268,8 @@ static int check(const struct plan *p, struct err *e)
     int n = p->n, limit = c->n_train < NOISE_MAX_STEPS ? c->n_train : NOISE_MAX_STEPS;
     if (n < 1 || n > limit)
         return err_set(e, ERR_INVALID, "%d steps; 1 to %d are possible", n, limit);
-    if (a->timesteps != NULL && check_timesteps(p, e) != 0)
-        return err_param(e, "timesteps");
+    if (check_custom(p, e) != 0)
+        return ERR_INVALID;
     if (c->prediction == NOISE_SAMPLE && !p->k->has_sample)
         return err_set(e, ERR_INVALID, "%s does not take models that predict the sample",
                        p->k->name);
@@ -335,7 +366,9 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
     resolve(&p);
     n->clip_range = (float)p.c.clip_range;
     p.n_train = p.c.n_train;
-    p.n = args->timesteps != NULL ? args->n_timesteps : args->steps;
+    p.n = args->sigmas != NULL      ? args->n_sigmas - 1
+          : args->timesteps != NULL ? args->n_timesteps
+                                    : args->steps;
     int rc = check(&p, e);
     if (rc == 0 && args->start > 0)
         rc = find_start(&p, config, e);

@@ -131,6 +131,9 @@ struct noise_args {
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;
     int n_timesteps;
+    /* Or the noise levels at which each step begins and the last one ends, falling: Euler only, as in diffusers. */
+    const float *sigmas;
+    int n_sigmas;
 };
 
 struct noise;

@@ -207,6 +207,13 @@ int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct er
     bool spread_out =
         p->k->has_sigmas && p->c.sigmas > NOISE_SIGMAS_PLAIN && p->args->timesteps == NULL;
     double last = 0;
+    for (int i = 0; p->args->sigmas != NULL && i <= n; i++) {
+        p->sigma[i] = p->args->sigmas[i];
+        if (i < n)
+            p->t[i] = noise_table_sigma_to_t(p, (double)p->sigma[i]);
+    }
+    if (p->args->sigmas != NULL)
+        return 0;
     for (int i = 0; i < n; i++) {
         double s = spread_out ? spread(p->c.sigmas, high, low, n, i) : interpolate(p, p->t[i]);
         if (spread_out) {

@@ -97,7 +97,7 @@ static int latent_side(const struct image_info *info, int pixels)
 
 static enum noise_pipeline pipeline_of(const struct diffusion *d, const struct image_spec *s)
 {
-    if (d->info->pooled_dim > 0 || d->info->guidance_embedded)
+    if (d->info->pooled_dim > 0 || d->info->guidance_embedded || d->info->enlarges)
         return NOISE_AS_IT_SAYS;
     return s->mask ? NOISE_SD_INPAINT : NOISE_SD;
 }
@@ -140,6 +140,8 @@ static int prepare(struct image_task *it, struct err *e)
         .eta = (double)s->eta,
         .timesteps = s->n_timesteps > 0 ? s->timesteps : NULL,
         .n_timesteps = s->n_timesteps,
+        .sigmas = s->n_sigma_list > 0 ? s->sigma_list : NULL,
+        .n_sigmas = s->n_sigma_list,
     };
     rc = noise_open(&it->noise, &d->noise, &args, e);
     if (rc)

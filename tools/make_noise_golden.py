@@ -5,7 +5,7 @@
 
 tests/fixtures/noise.jsonl, one JSON object a line:
 {"config": scheduler_config.json, "steps", "strength" (0: text to image), "eta", "timesteps" (custom or
-null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "choice": a name of ours, where
+null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "sigmas" (custom; absent: none), "choice": a name of ours, where
 another class than the config's runs (from_config), "seed", "t": timestep of every call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
 after half of the calls, "final": latent}  with latents as [c, h, w], or
 {"seed", "sizes", "normal": torch.randn of each size, one after the other; of long ones the last 20}.
@@ -95,7 +95,9 @@ def start(s, case, g):
         s.set_timesteps(n, strength=case["strength"])
         noise = torch.randn(1, C, H, W, generator=g)
         return s.timesteps, s.add_noise(picture(), noise, s.timesteps[:1]), noise
-    if case["timesteps"]:
+    if case.get("sigmas"):
+        s.set_timesteps(sigmas=case["sigmas"])
+    elif case["timesteps"]:
         s.set_timesteps(timesteps=case["timesteps"])
         n = len(case["timesteps"])
     else:
@@ -230,6 +232,17 @@ def cases():
     yield case("EulerDiscrete", 4, {"timestep_spacing": "trailing"}, timesteps=[999, 749, 499, 249])
     for config in SHIPPED_SPARSE:
         yield from chosen(config, 9)
+    # PNDM's Runge-Kutta steps from the middle; a last sigma that the class does not know.
+    for n, strength in ((4, 0.5), (7, 0.3), (20, 0.75)):
+        yield case("PNDM", n, {"skip_prk_steps": False}, strength=strength)
+    for name in ("LMSDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "DPMSolverSDE"):
+        yield case(name, 3, {"final_sigmas_type": "sigma_min"})
+    for sigmas in ([14.6, 6.3, 3.2, 1.1, 0.4, 0.0], [9.5, 2.0, 0.3], [0.7, 0.0]):
+        yield case("EulerDiscrete", len(sigmas) - 1, sigmas=sigmas)
+        yield case("EulerDiscrete", len(sigmas) - 1, {"use_karras_sigmas": True, "prediction_type": "v_prediction"},
+                   sigmas=sigmas, strength=1.0)
+    yield case("EulerDiscrete", 5, {"timestep_spacing": "leading"}, sigmas=[12.0, 5.0, 2.5, 1.0, 0.2, 0.0],
+               strength=0.6)
 
 
 def rounded(v):

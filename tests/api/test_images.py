@@ -285,6 +285,20 @@ def test_errors_name_the_field(alice):
     ({"timesteps": [1000, 3], "scheduler": "euler"}, "timesteps", "from 999 on"),
     ({"timesteps": [999, 3], "steps": 3}, "steps", "leave it out"),
     ({"timesteps": [999, 3], "scheduler": "pndm"}, "timesteps", "does not take timesteps"),
+    ({"timesteps": [999, 3], "scheduler": "euler_karras"}, "timesteps", "leave the other out"),
+    ({"sigmas": [1, 2]}, "sigmas", "numbers that fall"),
+    ({"sigmas": [14.6]}, "sigmas", "2 to 129"),
+    ({"sigmas": [14.6, "1"]}, "sigmas", "numbers that fall"),
+    ({"sigmas": [14.6, -1]}, "sigmas", "to 0 or above"),
+    ({"sigmas": [1e9, 1]}, "sigmas", "numbers that fall"),
+    ({"sigmas": "14.6,1.2.3"}, "sigmas", "numbers that fall"),
+    ({"sigmas": "14.6,nan"}, "sigmas", "numbers that fall"),
+    ({"sigmas": [130 - i for i in range(130)]}, "sigmas", "2 to 129"),
+    ({"sigmas": [9, 1, 0], "timesteps": [999, 3]}, "sigmas", "do not go together"),
+    ({"sigmas": [9, 1, 0], "steps": 3}, "steps", "leave it out"),
+    ({"sigmas": [9, 1, 0], "scheduler": "ddim"}, "sigmas", "only Euler does"),
+    ({"sigmas": [9, 1, 0], "scheduler": "euler", "sigma_schedule": "karras"}, "sigmas",
+     "leave the other out"),
     ({"timestep_spacing": "wide"}, "timestep_spacing", ""),
     ({"sigma_schedule": 3}, "sigma_schedule", ""),
 ])
@@ -333,6 +347,26 @@ def test_timesteps_may_be_chosen(painter):
         {"steps": 4}, {"steps": 4, "sigma_schedule": "karras"}, {"steps": 4, "scheduler": "euler_karras"})]
     assert pixels[0] == pixels[1] == pixels[2] == pixels[3] != pixels[4]
     assert pixels[4] != pixels[5] == pixels[6]
+
+
+def test_sigmas_may_be_chosen(painter):
+    """Those of Euler's own four trailing steps give its picture; what ends above 0 is another."""
+    def made(**fields):
+        status, body, _ = call(painter, "POST", GENERATE, {
+            "prompt": "x", "size": "32x32", "seed": 3, "scheduler": "euler", **fields})
+        assert status == 200, body
+        return PIL.Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))).tobytes()
+
+    beta = [(0.00085**.5 + (0.012**.5 - 0.00085**.5) * i / 999)**2 for i in range(1000)]
+    sigmas, left = {}, 1.0
+    for i, b in enumerate(beta):
+        left *= 1 - b
+        sigmas[i] = ((1 - left) / left)**.5
+    own = [sigmas[t] for t in (999, 749, 499, 249)]
+    pixels = [made(sigmas=own + [0]), made(sigmas=", ".join(map(str, own + [0.0]))),
+              made(steps=4, timestep_spacing="trailing"), made(sigmas=own + [0.5])]
+    near = max(abs(a - b) for a, b in zip(pixels[0], pixels[2]))
+    assert pixels[0] == pixels[1] and near <= 1 and pixels[3] != pixels[0]
 
 
 def test_a_server_without_an_image_model_says_so(server):

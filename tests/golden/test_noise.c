@@ -121,6 +121,12 @@ static void open_case(struct noise **n, const struct cJSON *doc, int line)
         custom[args.n_timesteps++] = (int)json_num(v);
         args.timesteps = custom;
     }
+    static float sigmas[MAX_CUSTOM];
+    for (const struct cJSON *v = json_first(json_get(doc, "sigmas")); v != NULL; v = json_next(v)) {
+        assert_true(args.n_sigmas < MAX_CUSTOM);
+        sigmas[args.n_sigmas++] = (float)json_num(v);
+        args.sigmas = sigmas;
+    }
     struct err e = {0};
     if (noise_config_read(&config, json_get(doc, "config"), &e) != 0 ||
         noise_open(n, &config, &args, &e) != 0)
