@@ -60,6 +60,7 @@ CUDA_CU  := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_OBJ := $(CUDA_C:%.c=$(B)/cuda/%.o) $(CUDA_CU:%.cu=$(B)/cuda/%.o)
 EMU_CU   = -fsanitize=alignment -fsanitize-undefined-trap-on-error $(SAN)
 EMU_RT   := $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
+EMU_TEST := $(patsubst %.c,$(B)/cuda-emu/%,$(wildcard tests/cuda/test_*.c))
 EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
             $(EMU_RT)
 
@@ -126,7 +127,7 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) ## the same on an emulated GPU, for tests
 .PHONY: cuda-gate cuda-report
 cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and machine code of the kernels
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
@@ -205,13 +206,18 @@ $(B)/cuda-emu/tests/golden/%: tests/golden/%.c $(EMU_OBJ) $(B)/libduetto.a
 	@mkdir -p $(@D)
 	$(call say,TEST,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
-$(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_RT)
+$(B)/cuda-emu/tests/cuda/%: tests/cuda/%.c $(EMU_OBJ) $(B)/libduetto.a
+	@mkdir -p $(@D)
+	$(call say,TEST,$@)
+	$(Q)$(CC) $(CFLAGS) -DDUETTO_CUDA -Itests/cuemu $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
+EMU_FEW := $(B)/cuda-emu/kernels/cuda/cuda_queue.o $(EMU_RT) $(B)/libduetto.a
+$(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_FEW)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
-$(B)/cuda-emu/several: $(B)/cuda-emu/tests/cuemu/several.o $(EMU_RT)
+$(B)/cuda-emu/several: $(B)/cuda-emu/tests/cuemu/several.o $(EMU_FEW)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
-$(B)/cuda-emu/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_RT)
+$(B)/cuda-emu/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_FEW)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
 $(B)/cuda-emu/kcheck: $(KCHECK) $(EMU_OBJ) $(B)/libduetto.a
@@ -245,7 +251,7 @@ PTXRUN  := $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
 $(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(PTXRUN)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_RT) $(PTXRUN)
+$(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_FEW) $(PTXRUN)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

@@ -267,6 +267,8 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
         .kv_type = o->kv_type,
     };
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
+    if (!rc)
+        b.be->graphs = true;
     if (!rc && checkpoint_is_image(o->path)) {
         rc = bench_image(o, b.be, out, e);
         b.be->close(b.be);

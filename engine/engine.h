@@ -23,6 +23,7 @@ struct engine_options {
     size_t weight_bytes; /* of loaded models; 0: 7/8 of what is free */
     enum engine_preload preload; /* PRELOAD_CHAT: the first text model, or the first one of all */
     enum dtype kv_type;
+    bool graphs;           /* struct backend */
     int max_sequences;     /* running at once ("slots") */
     int max_queued_jobs;   /* waiting; more are refused with ERR_BUSY */
     int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */

@@ -56,6 +56,7 @@ struct backend {
     void (*pause)(struct backend *be);
     void *owner; /* of who set it */
     bool dry;    /* backend_dry */
+    bool graphs; /* a device that can, launches what recurs as one; may be set after a sync */
 };
 
 /* What a weight is, whatever the layout behind it.  First member of every backend's struct. */

@@ -314,6 +314,7 @@ static int open_engine(struct server *s, struct err *e)
         .wake_ctx = s,
     };
     kv_type_of(c->kv_type, &o.kv_type); /* config.h has the names */
+    o.graphs = c->cuda_graphs;
     return engine_open(&s->engine, &o, e);
 }
 

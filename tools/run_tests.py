@@ -104,6 +104,7 @@ class Run:
         self.program("cuda/planted", [f"{emulated}/planted"])
         self.program("cuda/sample", [f"{emulated}/sample"])
         self.program("cuda/several", [f"{emulated}/several"])
+        self.programs(f"{emulated}/tests/cuda", "cuda")
         self.program("cuda/kcheck", [f"{emulated}/kcheck", "--device", "cuda:0"] +
                      ([self.args.match] if self.args.match else []))
         if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():

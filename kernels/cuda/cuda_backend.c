@@ -11,7 +11,8 @@
 
 #define PARAM_BYTES ((size_t)4 << 20)
 #define PARAM_ALIGN 64
-#define PARAM_SLACK ((size_t)8 * PARAM_ALIGN) /* of up to 8 arrays */
+/* Of up to 8 arrays; and the queue sends whole rounds. */
+#define PARAM_SLACK ((size_t)8 * PARAM_ALIGN + CUDA_QUEUE_ROUND)
 
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what)
 {
@@ -30,7 +31,26 @@ cudaStream_t cuda_stream(struct cuda_backend *cb)
         cuda_check(cb, cudaStreamWaitEvent(cb->compute, cb->landed, 0), "waiting for an event");
         cb->landing = false;
     }
+    cuda_queue_use(cb->be.graphs ? cb->queue : NULL);
     return cb->compute;
+}
+
+void cuda_flush(struct cuda_backend *cb)
+{
+    if (cb->dead)
+        cuda_queue_forget(cb->queue);
+    else
+        cuda_check(cb, cuda_queue_flush(cb->queue), "a kernel was not launched");
+}
+
+void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes,
+               enum cudaMemcpyKind kind, const char *what)
+{
+    cudaStream_t stream = cuda_stream(cb);
+    if (cb->be.graphs)
+        cuda_queue_copy(cb->queue, to, from, bytes, kind);
+    else
+        cuda_check(cb, cudaMemcpyAsync(to, from, bytes, kind, stream), what);
 }
 
 /* ---- what ops point to ---- */
@@ -49,7 +69,8 @@ bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
         return !cb->dead;
     if (bytes + PARAM_SLACK > p->bytes)
         return cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
-    if (!cuda_check(cb, cudaStreamSynchronize(cuda_stream(cb)), "synchronizing"))
+    cuda_flush(cb);
+    if (!cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing"))
         return false;
     restart_params(cb);
     return true;
@@ -67,14 +88,33 @@ void *cuda_param_new(struct cuda_backend *cb, size_t bytes)
     return at;
 }
 
+/* The same array that is there already, or NULL. */
+static const void *sent_before(const struct cuda_params *p, const void *host, size_t bytes)
+{
+    const int n = (int)(sizeof p->recent / sizeof *p->recent);
+    for (int i = 0; i < n && i < p->n_recent; i++)
+        if (p->recent[i].bytes == bytes && memcmp(p->host + p->recent[i].at, host, bytes) == 0)
+            return p->device + p->recent[i].at;
+    return NULL;
+}
+
 const void *cuda_param_send(struct cuda_backend *cb, void *filled, size_t bytes)
 {
     struct cuda_params *p = &cb->params;
     size_t at = (size_t)((char *)filled - p->host);
-    if (!cuda_check(
-            cb,
-            cudaMemcpyAsync(p->device + at, filled, bytes, cudaMemcpyHostToDevice, cuda_stream(cb)),
-            "sending arguments"))
+    const void *there = cb->dead ? NULL : sent_before(p, filled, bytes);
+    if (there) {
+        p->used = at;
+        return there;
+    }
+    cudaStream_t stream = cuda_stream(cb);
+    if (cb->be.graphs && !cb->dead)
+        cuda_queue_send(cb->queue, p->device + at, filled, bytes);
+    else if (!cuda_check(
+                 cb, cudaMemcpyAsync(p->device + at, filled, bytes, cudaMemcpyHostToDevice, stream),
+                 "sending arguments"))
+        return NULL;
+    if (cb->dead)
         return NULL;
     const int n = (int)(sizeof p->recent / sizeof *p->recent);
     p->recent[p->n_recent++ % n].at = at;
@@ -84,14 +124,10 @@ const void *cuda_param_send(struct cuda_backend *cb, void *filled, size_t bytes)
 
 const void *cuda_param(struct cuda_backend *cb, const void *host, size_t bytes)
 {
-    struct cuda_params *p = &cb->params;
-    const int n = (int)(sizeof p->recent / sizeof *p->recent);
-    for (int i = 0; i < n && i < p->n_recent && !cb->dead; i++)
-        if (p->recent[i].bytes == bytes && memcmp(p->host + p->recent[i].at, host, bytes) == 0)
-            return p->device + p->recent[i].at;
-    void *to = cuda_param_new(cb, bytes);
+    const void *there = cb->dead ? NULL : sent_before(&cb->params, host, bytes);
+    void *to = there ? NULL : cuda_param_new(cb, bytes);
     if (!to)
-        return NULL;
+        return there;
     memcpy(to, host, bytes);
     return cuda_param_send(cb, to, bytes);
 }
@@ -117,6 +153,7 @@ void *cuda_scratch(struct cuda_backend *cb, size_t bytes)
 static int sync_device(struct backend *be, struct err *e)
 {
     struct cuda_backend *cb = cuda_of(be);
+    cuda_flush(cb);
     cuda_check(cb, cudaGetLastError(), "a kernel was not launched");
     if (!cb->dead)
         cuda_check(cb, cudaStreamSynchronize(cb->compute), "a kernel failed");
@@ -138,6 +175,7 @@ static void close_device(struct backend *be)
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
     cuda_mem_close(cb);
+    cuda_queue_close(cb->queue);
     if (cb->queued)
         cudaEventDestroy(cb->queued);
     if (cb->landed)
@@ -215,6 +253,8 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .limits = cuda_op_limits,
     };
     int rc = open_streams(cb, e);
+    if (rc == 0)
+        cuda_queue_open(&cb->queue, cb->compute);
     if (rc == 0)
         rc = cuda_mem_open(cb, e);
     if (rc == 0)

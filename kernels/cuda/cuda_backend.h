@@ -1,8 +1,9 @@
 /* The CUDA device behind struct backend: two streams, memory, the device's copies of what ops point to.
  * Thread: the one that opened it.
  *
- * Ops and uploads are queued in the compute stream.  A download goes through the copy stream, which
- * waits for what was queued before it; whatever is queued after a download waits for it in turn.
+ * Ops and uploads are queued in the compute stream, by way of cuda_queue.h if there are to be graphs.  A
+ * download goes through the copy stream, which waits for what was queued before it; whatever is
+ * queued after a download waits for it in turn.
  * The first call that fails is kept and told by the next sync as ERR_DEVICE; from then on nothing is
  * queued any more. */
 #ifndef KERNELS_CUDA_CUDA_BACKEND_H
@@ -10,6 +11,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_queue.h"
 
 struct cuda_pool;
 struct cuda_blas;
@@ -39,6 +41,7 @@ struct cuda_backend {
     bool dead;
     char why[160]; /* it died */
     cudaStream_t compute, copy;
+    struct cuda_queue *queue; /* of compute; launches are held back in it while be.graphs */
     cudaEvent_t queued, landed;
     bool landing; /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
@@ -66,6 +69,11 @@ int cuda_backend_count(void); /* devices; 0 without a driver */
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
 /* Where an op queues its launches; called once before them. */
 cudaStream_t cuda_stream(struct cuda_backend *cb);
+/* What is held back goes into the compute stream: before anything but an op or a copy within it. */
+void cuda_flush(struct cuda_backend *cb);
+/* A copy in the order of ops. */
+void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes,
+               enum cudaMemcpyKind kind, const char *what);
 /* Before an op sends arrays of `bytes` in all: false when dead. */
 bool cuda_param_begin(struct cuda_backend *cb, size_t bytes);
 /* The device's copy of a host array, good for the op that runs now; NULL when dead. */

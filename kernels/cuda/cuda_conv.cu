@@ -174,7 +174,7 @@ template <int type> static void conv_run(struct conv_job &j, cudaStream_t stream
     const int64_t blocks = (n + CONV_THREADS * 8 - 1) / (CONV_THREADS * 8);
     const dim3 over((unsigned)(blocks < 1024 ? blocks : 1024), x.n);
     if (!bf16) {
-        cudaMemsetAsync(j.tops, 0, (size_t)x.n * sizeof(unsigned), stream);
+        cuda_queue_clear(j.tops, (size_t)x.n * sizeof(unsigned), stream);
         LAUNCH(conv_top_kernel, over, CONV_THREADS, 0, stream, j.tops, x.x, n);
     }
     LAUNCH(conv_half_kernel, over, CONV_THREADS, 0, stream, j, const_cast<uint16_t *>(j.half[0]),

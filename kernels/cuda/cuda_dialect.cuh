@@ -16,6 +16,8 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include "kernels/cuda/cuda_queue.h"
+
 #define CUDA_WARP 32
 #define CUDA_ALL  0xffffffffu /* every lane of a warp */
 
@@ -38,18 +40,39 @@
 #endif
 /* clang-format on */
 
-#ifdef __CUDACC__
-/* Errors stay with the runtime until the backend's next sync asks. */
+/* A launch, at once or held back (cuda_queue.h).  Its error stays with the runtime until the backend's next
+ * sync asks. */
+template <class... P>
+static inline void cuda_launch_typed(void (*kernel)(P...), dim3 grid, dim3 block,
+                                     size_t shared_bytes, cudaStream_t stream, P... args)
+{
+    void *list[] = {(void *)&args...};
+    const size_t bytes[] = {sizeof(P)...};
+    const struct cuda_queue_kernel k = {reinterpret_cast<const void *>(kernel),
+                                        {grid.x, grid.y, grid.z},
+                                        {block.x, block.y, block.z},
+                                        shared_bytes,
+                                        list,
+                                        bytes,
+                                        (int)sizeof...(P)};
+    cuda_queue_launch(&k, stream);
+}
+
 template <class... P, class... A>
-static inline void cuda_launch(const char *, void (*kernel)(P...), dim3 grid, dim3 block,
+static inline void cuda_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
                                size_t shared_bytes, cudaStream_t stream, A... args)
 {
+    static_assert(sizeof...(P) == sizeof...(A), "number of arguments");
+#ifdef __CUDACC__
+    (void)name;
     if (shared_bytes > 48 * 1024)
         cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-    kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(args)...);
-}
+#else
+    cuemu_know(name, kernel);
 #endif
+    cuda_launch_typed<P...>(kernel, grid, block, shared_bytes, stream, static_cast<P>(args)...);
+}
 
 /* Sums over the lanes of a warp, in an order that depends on nothing; every lane gets the result. */
 __device__ static inline float cuda_warp_sum(float v)

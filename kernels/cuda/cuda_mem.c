@@ -130,7 +130,7 @@ void *cuda_mem_alloc(struct backend *be, size_t bytes, struct err *e)
         if (c)
             p = chunk_take(c, all);
         if (p)
-            cuda_check(cb, cudaMemsetAsync(p, 0, all, cuda_stream(cb)), "clearing memory");
+            cuda_queue_clear(p, all, cuda_stream(cb));
     }
     if (!p)
         err_set(e, ERR_NOMEM, "%s: no memory for %zu MiB", cb->name, bytes >> 20);
@@ -151,7 +151,8 @@ void cuda_mem_free(struct backend *be, void *p)
     chunk_give(c, p);
     if (!c->pieces->next && !c->pieces->taken) {
         *link = c->next;
-        chunk_free(c); /* waits for what still runs */
+        cuda_flush(cb); /* what is held back may still mean this memory */
+        chunk_free(c);  /* waits for what still runs */
     }
 }
 
@@ -185,6 +186,7 @@ static char *stage(struct cuda_backend *cb, size_t bytes)
 {
     if (cb->staging_used + bytes > CUDA_STAGING_BYTES ||
         cb->n_landings == (int)(sizeof cb->landings / sizeof *cb->landings)) {
+        cuda_flush(cb);
         if (!cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing") ||
             !cuda_check(cb, cudaStreamSynchronize(cb->copy), "synchronizing"))
             return NULL;
@@ -212,10 +214,7 @@ void cuda_mem_upload(struct backend *be, void *to, const void *from, size_t byte
         if (!pinned)
             return;
         memcpy(pinned, (const char *)from + at, n);
-        cuda_check(
-            cb,
-            cudaMemcpyAsync((char *)to + at, pinned, n, cudaMemcpyHostToDevice, cuda_stream(cb)),
-            "an upload");
+        cuda_copy(cb, (char *)to + at, pinned, n, cudaMemcpyHostToDevice, "an upload");
     }
 }
 
@@ -228,6 +227,7 @@ void cuda_mem_download(struct backend *be, void *to, const void *from, size_t by
         if (!pinned)
             return;
         if (at == 0) {
+            cuda_flush(cb);
             cuda_check(cb, cudaEventRecord(cb->queued, cb->compute), "recording an event");
             cuda_check(cb, cudaStreamWaitEvent(cb->copy, cb->queued, 0), "waiting for an event");
         }
@@ -244,6 +244,5 @@ void cuda_mem_copy(struct backend *be, void *to, const void *from, size_t bytes)
 {
     struct cuda_backend *cb = cuda_of(be);
     if (bytes && !cb->dead)
-        cuda_check(cb, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_stream(cb)),
-                   "a copy");
+        cuda_copy(cb, to, from, bytes, cudaMemcpyDeviceToDevice, "a copy");
 }

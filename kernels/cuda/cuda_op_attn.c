@@ -7,6 +7,8 @@
 #include "kernels/cuda/cuda_op.h"
 
 #define CUDA_MAX_HEAD_DIM 256
+#define LIST_PAGES \
+    16 /* a list grows by so many: as long as it does not, a step is as the one before */
 
 size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim)
 {
@@ -29,6 +31,11 @@ static int n_pages(const struct kv_row *rows, int n, int begin)
     return pos / KV_PAGE_TOKENS + 1;
 }
 
+static int list_pages(const struct kv_row *rows, int n, int begin)
+{
+    return (n_pages(rows, n, begin) + LIST_PAGES - 1) / LIST_PAGES * LIST_PAGES;
+}
+
 /* The rows with their page lists, one list a run of rows of a sequence: [n] rows, then the pages.  Leaves
  * room for as many tasks. */
 static bool send_rows(struct cuda_backend *cb, struct cuda_kv *kv, const struct kv_view *view,
@@ -36,7 +43,7 @@ static bool send_rows(struct cuda_backend *cb, struct cuda_kv *kv, const struct 
 {
     size_t pages = 0, row_bytes = (size_t)n * sizeof(struct cuda_kv_row);
     for (int r = 0; r < n; r++)
-        pages += follows(rows, r) ? 0 : (size_t)n_pages(rows, n, r);
+        pages += follows(rows, r) ? 0 : (size_t)list_pages(rows, n, r);
     size_t bytes = row_bytes + pages * sizeof(int32_t);
     if (!cuda_param_begin(cb, bytes + (size_t)n * sizeof(struct cuda_attn_task)))
         return false;
@@ -44,10 +51,11 @@ static bool send_rows(struct cuda_backend *cb, struct cuda_kv *kv, const struct 
     int32_t *list = (int32_t *)(void *)((char *)to + row_bytes), first = 0, next = 0;
     for (int r = 0; r < n; r++) {
         if (!follows(rows, r)) {
-            int count = n_pages(rows, n, r);
+            const int count = n_pages(rows, n, r), all = list_pages(rows, n, r);
             memcpy(list + next, rows[r].pages, (size_t)count * sizeof *list);
+            memset(list + next + count, 0, (size_t)(all - count) * sizeof *list);
             first = next;
-            next += count;
+            next += all;
         }
         to[r] = (struct cuda_kv_row){.first = first, .pos = rows[r].pos};
     }
@@ -92,6 +100,7 @@ void cuda_attn_paged(struct backend *be, const struct op_attn_paged *p)
                                   .scale = p->scale};
     for (int r = 0; r < n; r++)
         call.max_pos = p->rows[r].pos > call.max_pos ? p->rows[r].pos : call.max_pos;
+    call.max_pos |= LIST_PAGES * KV_PAGE_TOKENS - 1; /* no more work: the same chunks */
     if (!send_rows(cb, &call.kv, &p->kv, p->rows, n))
         return;
     struct cuda_attn_task *tasks = cuda_param_new(cb, (size_t)n * sizeof *tasks);

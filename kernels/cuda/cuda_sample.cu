@@ -177,8 +177,7 @@ void cuda_sample_launch(const struct cuda_sample_call *c, cudaStream_t stream)
         return;
     float *weights = static_cast<float *>(c->work);
     int32_t *counts = reinterpret_cast<int32_t *>(weights + sample_floats(c->n_rows, c->n_vocab));
-    cudaMemsetAsync(counts, 0, (size_t)c->n_rows * (size_t)c->n_vocab * 2 * sizeof(int32_t),
-                    stream);
+    cuda_queue_clear(counts, (size_t)c->n_rows * (size_t)c->n_vocab * 2 * sizeof(int32_t), stream);
     LAUNCH(sample_edit_kernel, c->n_rows, SAMPLE_THREADS, 0, stream, *c, counts);
     LAUNCH(sample_kernel, c->n_rows, SAMPLE_THREADS, 0, stream, *c, weights);
 }

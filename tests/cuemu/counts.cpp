@@ -36,6 +36,7 @@ void cuemu_counts_print(void)
 {
     fprintf(stderr, "%-48s %9s %10s %12s %10s %12s %10s %12s %10s\n", "kernel", "launches",
             "blocks", "threads", "barriers", "warp ops", "mma", "async bytes", "host us");
+    cuemu_graph_counts_print();
     for (auto &c : counters)
         fprintf(stderr, "%-48s %9llu %10llu %12llu %10llu %12llu %10llu %12llu %10llu\n",
                 c.first.c_str(), (unsigned long long)c.second.launches,

@@ -363,15 +363,24 @@ template <class... P> struct cuemu_kernel_of : cuemu_kernel {
         std::apply([&](P &...p) { ((*list++ = (void *)&p), ...); }, args);
     }
 };
-void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                  std::shared_ptr<cuemu_kernel> kernel);
+/* From a function's address to such an object: cudaLaunchKernel has addresses alone. */
+typedef std::shared_ptr<cuemu_kernel> cuemu_make_fn(const void *function, void **args);
+void cuemu_known(const char *name, const void *function, cuemu_make_fn *make);
 
-template <class... P, class... A>
-static inline void cuda_launch(const char *name, void (*fn)(P...), dim3 grid, dim3 block,
-                               size_t shared_bytes, cudaStream_t stream, A... args)
+template <class... P, size_t... I>
+std::shared_ptr<cuemu_kernel> cuemu_make_from(const void *function, void **args,
+                                              std::index_sequence<I...>)
 {
-    static_assert(sizeof...(P) == sizeof...(A), "number of arguments");
-    cuemu_launch(name, grid, block, shared_bytes, stream,
-                 std::make_shared<cuemu_kernel_of<P...>>(fn, static_cast<P>(args)...));
+    return std::make_shared<cuemu_kernel_of<P...>>(
+        reinterpret_cast<void (*)(P...)>(const_cast<void *>(function)),
+        *static_cast<P *>(args[I])...);
+}
+template <class... P> std::shared_ptr<cuemu_kernel> cuemu_make(const void *function, void **args)
+{
+    return cuemu_make_from<P...>(function, args, std::index_sequence_for<P...>());
+}
+template <class... P> void cuemu_know(const char *name, void (*kernel)(P...))
+{
+    cuemu_known(name, reinterpret_cast<const void *>(kernel), cuemu_make<P...>);
 }
 #endif

@@ -1,9 +1,11 @@
-/* Between the two halves of the emulation: runtime.cpp (API, streams, memory) and fiber.cpp (a kernel's
- * blocks and threads). */
+/* Between the parts of the emulation: runtime.cpp (API, streams, memory), graph.cpp (streams that are captured),
+ * devices.cpp and fiber.cpp (a kernel's blocks and threads). */
 #ifndef TESTS_CUEMU_CUEMU_INT_H
 #define TESTS_CUEMU_CUEMU_INT_H
+#include <deque>
 #include <functional>
 #include <mutex>
+#include <vector>
 
 #include "tests/cuemu/cuda_runtime.h"
 #include "tests/cuemu/cuemu.h"
@@ -38,6 +40,31 @@ struct cuemu_meeting {
     std::function<cudaError_t()> run;
 };
 cudaError_t cuemu_meet(cudaStream_t stream, std::shared_ptr<cuemu_meeting> m);
+
+/* What waits in a stream. */
+struct cuemu_work {
+    enum { KERNEL, CALL, RECORD, WAIT, MEET } kind;
+    cuemu_grid grid;
+    std::function<cudaError_t()> call;
+    CUevent_st *event;
+    int ticket;       /* WAIT: the record that it is for */
+    unsigned devices; /* bits: whose memory it may touch */
+    std::shared_ptr<cuemu_meeting> meeting;
+};
+
+struct CUstream_st {
+    std::deque<cuemu_work> queue;
+    CUgraph_st *capture; /* NULL: it is not captured */
+    int device;
+};
+
+typedef std::lock_guard<std::recursive_mutex> cuemu_guard;
+/* Behind what waits in the stream, or into what it captures. */
+cudaError_t cuemu_enqueue(cudaStream_t stream, cuemu_work w);
+/* Does this thread capture a stream?  Then that is spoilt: the call does not belong there. */
+bool cuemu_spoils_capture(void);
+void cuemu_capture_add(CUgraph_st *graph, cuemu_work w);
+void cuemu_graph_counts_print(void);
 
 /* Runs all blocks; cudaSuccess, or what the device dies of (the report is set). */
 cudaError_t cuemu_fiber_run(const struct cuemu_grid *g);

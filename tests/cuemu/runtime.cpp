@@ -14,38 +14,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <deque>
-#include <functional>
 #include <map>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "tests/cuemu/cuemu_int.h"
 
 struct CUevent_st {
-    int device;
-};
-
-struct work {
-    enum { KERNEL, CALL, RECORD, WAIT, MEET } kind;
-    cuemu_grid grid;
-    std::function<cudaError_t()> call;
-    CUevent_st *event;
-    int ticket;       /* WAIT: the record that it is for */
-    unsigned devices; /* bits: whose memory it may touch */
-    std::shared_ptr<cuemu_meeting> meeting;
-};
-
-struct CUgraph_st {
-    std::vector<work> items;
-};
-struct CUgraphExec_st {
-    std::vector<work> items;
-};
-struct CUstream_st {
-    std::deque<work> queue;
-    CUgraph_st *capture;
     int device;
 };
 
@@ -79,7 +53,8 @@ struct CUevent_state {
 };
 std::map<CUevent_st *, CUevent_state> event_states;
 
-typedef std::lock_guard<std::recursive_mutex> guard;
+typedef cuemu_guard guard;
+typedef cuemu_work work;
 
 } // namespace
 
@@ -278,7 +253,7 @@ cudaError_t enqueue(cudaStream_t stream, work w)
 {
     CUstream_st *s = stream_of(stream);
     if (s->capture)
-        s->capture->items.push_back(std::move(w));
+        cuemu_capture_add(s->capture, std::move(w));
     else
         s->queue.push_back(std::move(w));
     return sticky[s->device];
@@ -297,6 +272,8 @@ cudaError_t synchronize(int device, const std::function<bool()> &done)
         cuemu_set_report("an injected failure of a synchronisation");
         return die(device, cudaErrorLaunchFailure);
     }
+    if (cuemu_spoils_capture())
+        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
     drain(done);
     for (int ms = 0; !done() && ms < PATIENCE_MS; ms++) {
         cuemu_lock.unlock();
@@ -393,35 +370,24 @@ void cuemu_set_report(const char *text)
     snprintf(report, sizeof report, "%s", text);
 }
 
-void cuemu_launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                  std::shared_ptr<cuemu_kernel> kernel)
+namespace
+{
+struct known_kernel {
+    const char *name;
+    cuemu_make_fn *make;
+};
+std::map<const void *, known_kernel> kernels;
+} // namespace
+
+void cuemu_known(const char *name, const void *function, cuemu_make_fn *make)
 {
     guard g(cuemu_lock);
-    if (injected(CUEMU_LAUNCH)) {
-        cuemu_failed(cudaErrorLaunchFailure);
-        return;
-    }
-    if (stream_of(stream)->device != cuemu_device) {
-        cuemu_set_report("a launch in a stream of another device");
-        cuemu_failed(cudaErrorInvalidResourceHandle);
-        return;
-    }
-    const uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 ||
-        grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 ||
-        shared_bytes > 227 * 1024) {
-        char text[200];
-        snprintf(text, sizeof text,
-                 "%s: a launch of (%u, %u, %u) blocks of %llu threads, %zu bytes", name, grid.x,
-                 grid.y, grid.z, (unsigned long long)threads, shared_bytes);
-        cuemu_set_report(text);
-        cuemu_failed(cudaErrorInvalidConfiguration);
-        return;
-    }
-    work w = {};
-    w.kind = work::KERNEL;
-    w.grid = {name, grid, block, shared_bytes, std::move(kernel), cuemu_device};
-    enqueue(stream, std::move(w));
+    kernels[function] = {name, make};
+}
+
+cudaError_t cuemu_enqueue(cudaStream_t stream, cuemu_work w)
+{
+    return enqueue(stream, std::move(w));
 }
 
 extern "C" {
@@ -483,6 +449,8 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     guard g(cuemu_lock);
     if (injected(CUEMU_MALLOC))
         return cuemu_failed(cudaErrorMemoryAllocation);
+    if (cuemu_spoils_capture())
+        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
     if (cuemu_dead() != cudaSuccess)
         return cuemu_dead();
     const size_t page = 4096, round = (bytes + 255) / 256 * 256;
@@ -516,6 +484,8 @@ cudaError_t cudaFree(void *p)
     guard g(cuemu_lock);
     if (!p)
         return cudaSuccess;
+    if (cuemu_spoils_capture())
+        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
     auto it = allocations.find(static_cast<char *>(p));
     if (it == allocations.end())
         return cuemu_failed(cudaErrorInvalidValue);
@@ -573,7 +543,9 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
     w.kind = work::CALL;
     w.devices = owner_bit(dst) | owner_bit(src);
     if (kind == cudaMemcpyHostToDevice && !known_host(src)) {
-        /* pageable memory is staged before the call returns */
+        /* pageable memory is staged before the call returns, which no graph can do again */
+        if (stream_of(stream)->capture && cuemu_spoils_capture())
+            return cuemu_failed(cudaErrorStreamCaptureUnsupported);
         auto copy = std::make_shared<std::string>(static_cast<const char *>(src), bytes);
         w.call = [=] { return memcpy(dst, copy->data(), bytes), cudaSuccess; };
     } else {
@@ -607,6 +579,37 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t str
     w.kind = work::CALL;
     w.devices = owner_bit(dst);
     w.call = [=] { return memset(dst, value, bytes), cudaSuccess; };
+    return enqueue(stream, std::move(w));
+}
+
+cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **args,
+                             size_t shared_bytes, cudaStream_t stream)
+{
+    guard g(cuemu_lock);
+    auto known = kernels.find(function);
+    if (known == kernels.end())
+        return cuemu_failed(cudaErrorInvalidValue);
+    if (injected(CUEMU_LAUNCH))
+        return cuemu_failed(cudaErrorLaunchFailure);
+    const char *name = known->second.name;
+    if (stream_of(stream)->device != cuemu_device) {
+        cuemu_set_report("a launch in a stream of another device");
+        return cuemu_failed(cudaErrorInvalidResourceHandle);
+    }
+    const uint64_t threads = (uint64_t)block.x * block.y * block.z;
+    if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 ||
+        grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 ||
+        shared_bytes > 227 * 1024) {
+        char text[200];
+        snprintf(text, sizeof text,
+                 "%s: a launch of (%u, %u, %u) blocks of %llu threads, %zu bytes", name, grid.x,
+                 grid.y, grid.z, (unsigned long long)threads, shared_bytes);
+        cuemu_set_report(text);
+        return cuemu_failed(cudaErrorInvalidConfiguration);
+    }
+    work w = {};
+    w.kind = work::KERNEL;
+    w.grid = {name, grid, block, shared_bytes, known->second.make(function, args), cuemu_device};
     return enqueue(stream, std::move(w));
 }
 
@@ -721,58 +724,6 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
 {
     *ms = 0.001f;
     return cuemu_dead();
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
-{
-    guard g(cuemu_lock);
-    if (injected(CUEMU_GRAPH))
-        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
-    if (!stream || stream->capture)
-        return cuemu_failed(cudaErrorStreamCaptureUnsupported);
-    stream->capture = new CUgraph_st();
-    return cuemu_dead();
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
-{
-    guard g(cuemu_lock);
-    if (!stream->capture)
-        return cuemu_failed(cudaErrorStreamCaptureInvalidated);
-    *graph = stream->capture;
-    stream->capture = nullptr;
-    return cuemu_dead();
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
-{
-    guard g(cuemu_lock);
-    if (injected(CUEMU_GRAPH))
-        return cuemu_failed(cudaErrorMemoryAllocation);
-    *exec = new CUgraphExec_st{graph->items};
-    return cuemu_dead();
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
-{
-    guard g(cuemu_lock);
-    if (injected(CUEMU_LAUNCH))
-        return cuemu_failed(cudaErrorLaunchFailure);
-    for (const work &w : exec->items)
-        enqueue(stream, w);
-    return cuemu_dead();
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph)
-{
-    delete graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
-{
-    delete exec;
-    return cudaSuccess;
 }
 
 } // extern "C"
