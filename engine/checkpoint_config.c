@@ -22,6 +22,7 @@ enum {
     TEXT_MAX = 1 << 16,
     HEAD_DIM = 64,
     TIME_IDS = 6,
+    TIME_IDS_REFINER = 5, /* a score instead of a size */
     YAML_MAX = 1 << 20
 };
 #define V_SPREAD 0.09 /* standard deviation; above it the model predicts v */
@@ -100,7 +101,7 @@ struct unet {
     int n_levels;
     int64_t channels[LEVELS_MAX], heads[LEVELS_MAX];
     int64_t transformers[LEVELS_MAX]; /* blocks of an attention, 0: the level has none */
-    int64_t cross_dim;
+    int64_t cross_dim, middle;        /* middle: blocks of its attention */
     int layers;
 };
 
@@ -121,6 +122,7 @@ static int look(const struct checkpoint *c, enum checkpoint_part p, struct unet 
             u->cross_dim = dim(get(c, p, "%s.0.attn2.to_k.weight", prefix), 1);
     }
     u->layers = count(c, p, "down_blocks.0.resnets", ".conv1.weight");
+    u->middle = count(c, p, "mid_block.attentions.0.transformer_blocks", ".norm1.weight");
     if (u->n_levels < 1 || (u->cross_dim == 0 && p == CHECKPOINT_UNET))
         return err_set(e, ERR_UNSUPPORTED, "a UNet without cross-attention is not served");
     return 0;
@@ -140,7 +142,9 @@ static void put_attentions(struct out *o, const struct checkpoint *c, const stru
     int64_t levels_of[LEVELS_MAX];
     for (int i = 0; i < u->n_levels; i++)
         levels_of[i] = u->transformers[i] > 0 ? u->transformers[i] : 1;
-    if (c->family == CHECKPOINT_SD1) /* diffusers calls heads by this name */
+    if (u->n_levels > 0 && u->transformers[u->n_levels - 1] == 0 && u->middle > 0)
+        levels_of[u->n_levels - 1] = u->middle; /* the middle's, by the last level's number */
+    if (c->family == CHECKPOINT_SD1)            /* diffusers calls heads by this name */
         json_put_int(&o->w, "attention_head_dim", 8);
     else
         put_ints(o, "attention_head_dim", u->heads, u->n_levels);
@@ -161,16 +165,22 @@ static void put_unet_blocks(struct out *o, const struct checkpoint *c, const str
         json_put_null(&o->w, "mid_block_type");
 }
 
+static bool is_refiner(const struct checkpoint *c)
+{
+    return c->family == CHECKPOINT_SDXL && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER) == 0;
+}
+
 static int put_added(struct out *o, const struct checkpoint *c, struct err *e)
 {
+    const int64_t n_ids = is_refiner(c) ? TIME_IDS_REFINER : TIME_IDS;
     int64_t n_in = dim(get(c, CHECKPOINT_UNET, "add_embedding.linear_1.weight"), 1);
     int64_t pooled = dim(get(c, CHECKPOINT_TEXT_ENCODER_2, "text_projection.weight"), 0);
-    if (n_in <= pooled || (n_in - pooled) % TIME_IDS != 0)
+    if (n_in <= pooled || (n_in - pooled) % n_ids != 0)
         return err_set(e, ERR_CORRUPT,
-                       "the added embedding of %lld is not a pooled text of %lld and six numbers",
-                       (long long)n_in, (long long)pooled);
+                       "the added embedding of %lld is not a pooled text of %lld and %lld numbers",
+                       (long long)n_in, (long long)pooled, (long long)n_ids);
     json_put_str(&o->w, "addition_embed_type", "text_time");
-    json_put_int(&o->w, "addition_time_embed_dim", (n_in - pooled) / TIME_IDS);
+    json_put_int(&o->w, "addition_time_embed_dim", (n_in - pooled) / n_ids);
     json_put_int(&o->w, "projection_class_embeddings_input_dim", n_in);
     return 0;
 }
@@ -385,15 +395,18 @@ static int make_scheduler(struct checkpoint *c, struct err *e)
 static int make_index(struct checkpoint *c, struct err *e)
 {
     bool inpaint = dim(get(c, CHECKPOINT_UNET, "conv_in.weight"), 1) == 9;
-    bool xl = c->family == CHECKPOINT_SDXL;
+    const bool xl = c->family == CHECKPOINT_SDXL, refiner = is_refiner(c);
     struct out o;
     begin(&o);
     json_put_str(&o.w, "_class_name",
-                 xl ? inpaint ? "StableDiffusionXLInpaintPipeline" : "StableDiffusionXLPipeline"
+                 refiner ? "StableDiffusionXLImg2ImgPipeline"
+                 : xl ? inpaint ? "StableDiffusionXLInpaintPipeline" : "StableDiffusionXLPipeline"
                  : inpaint ? "StableDiffusionInpaintPipeline"
                            : "StableDiffusionPipeline");
     if (xl)
-        json_put_bool(&o.w, "force_zeros_for_empty_prompt", true);
+        json_put_bool(&o.w, "force_zeros_for_empty_prompt", !refiner);
+    if (refiner)
+        json_put_bool(&o.w, "requires_aesthetics_score", true);
     return end(&o, &c->index, e);
 }
 
@@ -413,14 +426,15 @@ int checkpoint_config_make(struct checkpoint *c, struct err *e)
     bool xl = c->family == CHECKPOINT_SDXL;
     if (xl && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER_2) == 0)
         return err_set(e, ERR_UNSUPPORTED,
-                       "an SDXL refiner in one file, or a file without the second text "
-                       "encoder: give the refiner's diffusers directory");
+                       "a file without the second text encoder of SDXL: give the model's "
+                       "diffusers directory");
     if (!xl && checkpoint_n_tensors(c, CHECKPOINT_TEXT_ENCODER_2) > 0)
         return err_set(e, ERR_UNSUPPORTED, "a second text encoder, but not the UNet of SDXL");
     c->pad[0] = c->family == CHECKPOINT_SD2 ? zero : eos;
     c->pad[1] = zero;
-    int rc = make_text(c, CHECKPOINT_TEXT_ENCODER,
-                       c->family == CHECKPOINT_SD2 ? "gelu" : "quick_gelu", e);
+    int rc = is_refiner(c) ? 0
+                           : make_text(c, CHECKPOINT_TEXT_ENCODER,
+                                       c->family == CHECKPOINT_SD2 ? "gelu" : "quick_gelu", e);
     if (rc == 0 && xl)
         rc = make_text(c, CHECKPOINT_TEXT_ENCODER_2, "gelu", e);
     if (rc == 0)

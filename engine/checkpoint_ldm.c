@@ -27,6 +27,7 @@ struct ldm {
     int n_layers;                             /* resnets of a level on the way down */
     int n_up;       /* levels of the VAE's decoder; of a ControlNet: last of the hint's places */
     int drop_layer; /* of the text encoder, -1: none */
+    bool refiner;   /* SDXL's: its one text encoder is the second one's kind */
     struct err *e;
 };
 
@@ -371,6 +372,8 @@ static int add(struct ldm *l, const struct checkpoint_raw *t)
         if (!take(&s, prefixes[i].prefix))
             continue;
         enum checkpoint_part part = prefixes[i].part;
+        if (part == CHECKPOINT_TEXT_ENCODER && l->refiner)
+            part = CHECKPOINT_TEXT_ENCODER_2;
         bool text = part == CHECKPOINT_TEXT_ENCODER || part == CHECKPOINT_TEXT_ENCODER_2;
         int layer = -1;
         if (text ? text_ignored(s)
@@ -413,6 +416,19 @@ static void look_at(struct ldm *l, const char *s, int *n_text_layers)
         if (take_int(&s, &i) && i >= *n_text_layers)
             *n_text_layers = i + 1;
     }
+}
+
+/* SDXL's base has another encoder beside OpenCLIP's, which is its second one. */
+static bool is_refiner(const struct checkpoint_file *f)
+{
+    bool xl = false, first = false, second = false;
+    for (int i = 0; i < checkpoint_n_raw(f); i++) {
+        const char *name = checkpoint_raw_at(f, i).name;
+        xl = xl || strncmp(name, "model.diffusion_model.label_emb.0.", 34) == 0;
+        first = first || strncmp(name, "conditioner.embedders.0.model.", 30) == 0;
+        second = second || strncmp(name, "conditioner.embedders.1.", 24) == 0;
+    }
+    return xl && first && !second;
 }
 
 static int number_blocks(struct ldm *l)
@@ -464,6 +480,7 @@ int checkpoint_ldm_open(struct checkpoint *c, struct err *e)
     int n_text_layers = 0;
     if (!checkpoint_ldm_is(f))
         return refuse(f, e);
+    l.refiner = is_refiner(f);
     for (int i = 0; i < checkpoint_n_raw(f); i++)
         look_at(&l, checkpoint_raw_at(f, i).name, &n_text_layers);
     if (n_text_layers == OPENCLIP_H_LAYERS)

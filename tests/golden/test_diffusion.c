@@ -16,6 +16,7 @@
 #include "engine/models/image_model.h"
 #include "engine/models/nn.h"
 #include "engine/safetensors.h"
+#include "tests/golden/seeded.h"
 
 /* Largest error over the largest value.  f32 sums in another order: measured 1e-6; 1e-5 where the sine of a
  * guidance scale times 1000 is taken (LCM). */
@@ -52,22 +53,32 @@ struct golden {
     struct safetensors *values;
 };
 
+/* A directory of the fixtures, or a single file that a formula makes. */
 static void golden_open(struct golden *g, const char *name, size_t vae_bytes)
 {
+    const bool single = strncmp(name, "single_", 7) == 0;
+    struct seeded file;
     char path[256];
     struct err e = {0};
     struct checkpoint *c;
     atomic_int progress = 0;
     g->name = name;
-    snprintf(path, sizeof path, "tests/fixtures/sd_%s.safetensors", name);
+    snprintf(path, sizeof path, "tests/fixtures/%s%s.safetensors", single ? "" : "sd_", name);
     must(safetensors_open(&g->values, path, &e), &e);
-    snprintf(path, sizeof path, "tests/fixtures/sd_%s", name);
+    snprintf(path, sizeof path, "tests/fixtures/%s%s", single ? "" : "sd_", name);
+    if (single) {
+        snprintf(path, sizeof path, "tests/fixtures/%s.txt", name);
+        seeded_open(&file, path);
+        snprintf(path, sizeof path, "%s", file.path);
+    }
     must(checkpoint_open(&c, path, NULL, &e), &e);
     const struct image_model_options o = {
         .vae_bytes = vae_bytes, .preview = "tests/fixtures/sd_taesd", .progress = &progress};
     must(image_model_open(&g->m, c, be, &o, &e), &e);
     assert_int_equal(progress, 1000);
     checkpoint_close(c);
+    if (single)
+        seeded_close(&file);
     g->info = image_model_info(g->m);
 }
 
@@ -416,6 +427,7 @@ static void info_says_what_the_model_is(void **state)
         {"inpaint", "sd15", "epsilon", 9, 1, 0, false},
         {"lcm", "sd15", "epsilon", 4, 1, 0, true},
         {"upscaler", "sd21", "v_prediction", 7, 1, 0, false},
+        {"single_refiner", "sdxl", "epsilon", 4, 1, 32, false},
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         struct golden g;
@@ -428,6 +440,7 @@ static void info_says_what_the_model_is(void **state)
         assert_int_equal(info->n_encoders, want[i].encoders);
         assert_int_equal(info->pooled_dim, want[i].pooled);
         assert_int_equal(info->guidance_embedded, want[i].guidance);
+        assert_int_equal(info->aesthetic, strcmp(want[i].name, "single_refiner") == 0);
         assert_int_equal(info->enlarges, want[i].in == 7);
         assert_int_equal(info->max_level, info->enlarges ? 10 : 0);
         assert_int_equal(info->default_steps, strcmp(want[i].name, "lcm") == 0 ? 4
@@ -478,6 +491,9 @@ int main(void)
         EACH(vae_matches_diffusers),
         EACH(unet_bits_do_not_depend_on_the_batch),
         EACH(bits_do_not_depend_on_the_slices),
+        {"text_matches_diffusers refiner", text_matches_diffusers, NULL, NULL, "single_refiner"},
+        {"unet_matches_diffusers refiner", unet_matches_diffusers, NULL, NULL, "single_refiner"},
+        {"vae_matches_diffusers refiner", vae_matches_diffusers, NULL, NULL, "single_refiner"},
         {"unet_matches_diffusers upscaler", unet_matches_diffusers, NULL, NULL, "upscaler"},
         {"vae_matches_diffusers upscaler", vae_matches_diffusers, NULL, NULL, "upscaler"},
         {"unet_bits upscaler", unet_bits_do_not_depend_on_the_batch, NULL, NULL, "upscaler"},

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/noise.h"
+#include "tests/golden/seeded.h"
 
 #define DIR "tests/fixtures/"
 
@@ -42,6 +43,8 @@ static struct cJSON *doc;
 static struct picture_case cases[CASES_MAX];
 static int n_cases;
 
+static struct seeded single; /* the refiner as one file */
+
 static struct engine *open_engine(void)
 {
     const struct engine_model models[] = {
@@ -51,6 +54,7 @@ static struct engine *open_engine(void)
         {.id = "inpaint", .path = DIR "sd_inpaint"},
         {.id = "lcm", .path = DIR "sd_lcm"},
         {.id = "refiner", .path = DIR "sd_refiner"},
+        {.id = "single_refiner", .path = single.path, .tokenizer = DIR "sd_sdxl/tokenizer_2"},
         {.id = "upscaler", .path = DIR "sd_upscaler"},
         {.id = "control_a", .path = DIR "control_a"},
         {.id = "control_b", .path = DIR "control_b"},
@@ -144,7 +148,8 @@ static void read_passes(struct picture_case *c, const struct cJSON *o, struct im
         s->passes.hires.strength = (float)number(o, "hires_strength", NAN);
     }
     if (json_get(o, "refiner")) {
-        s->passes.refiner.model = "refiner";
+        const char *name = json_str(json_get(o, "refiner"));
+        s->passes.refiner.model = name ? name : "refiner";
         s->passes.refiner.switch_at = s->denoising_end = (float)number(o, "switch_at", 0.8);
     }
 }
@@ -337,6 +342,26 @@ static void pipeline_enlarges_pictures_as_diffusers_does(void **state)
     compare_all(DIR "enlarge.json", DIR "enlarge.bin");
 }
 
+static void pipeline_refines_with_a_single_file(void **state)
+{
+    (void)state;
+    compare_all(DIR "single.json", DIR "single.bin");
+}
+
+static int make_single(void **state)
+{
+    (void)state;
+    seeded_open(&single, DIR "single_refiner.txt");
+    return 0;
+}
+
+static int remove_single(void **state)
+{
+    (void)state;
+    seeded_close(&single);
+    return 0;
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -345,6 +370,7 @@ int main(void)
         cmocka_unit_test(pipeline_makes_second_passes_as_diffusers_parts_do),
         cmocka_unit_test(pipeline_steers_pictures_as_diffusers_does),
         cmocka_unit_test(pipeline_enlarges_pictures_as_diffusers_does),
+        cmocka_unit_test(pipeline_refines_with_a_single_file),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_single, remove_single);
 }
