@@ -189,7 +189,7 @@ static void checkpoint_refuses_single_files_that_lack_a_part(void **state)
     add_base(&m, NULL);
     add(&m, "model.diffusion_model.label_emb.0.0.weight", "4,8");
     finish(&m, "bad.safetensors");
-    refused("bad.safetensors", ERR_UNSUPPORTED, "refiner");
+    refused("bad.safetensors", ERR_UNSUPPORTED, "without the second text encoder");
     add_base(&m, NULL);
     add(&m, "conditioner.embedders.1.model.token_embedding.weight", "9,2");
     finish(&m, "bad.safetensors");
