@@ -16,23 +16,38 @@ static enum image_vae_kind vae_kind(enum pass_kind kind)
     return kind == PASS_ENCODE ? IMAGE_ENCODE : kind == PASS_DECODE ? IMAGE_DECODE : IMAGE_PREVIEW;
 }
 
+int pass_unet_rows(int rows, unsigned parts, int branch)
+{
+    return rows | (int)(parts ^ IMAGE_WHOLE) << 8 | (branch + 1) << 12;
+}
+
+static struct image_unet_want unet_want(const struct pass_key *k)
+{
+    return (struct image_unet_want){.n = k->a & 255,
+                                    .h = k->b,
+                                    .w = k->c,
+                                    .steered = k->kind == PASS_STEERED,
+                                    .parts = (unsigned)(k->a >> 8 & 15) ^ IMAGE_WHOLE,
+                                    .branch = (k->a >> 12) - 1};
+}
+
 static size_t measure(const struct pipeline *p, const struct pass_key *k, struct err *e)
 {
     struct image_model *m = p->d->model;
+    const struct image_unet_want want = unet_want(k);
     switch (k->kind) {
     case PASS_TEXT:
         return image_text_bytes(m, k->a, e);
     case PASS_KV:
         return image_kv_bytes(m, k->a, e);
     case PASS_UNET:
-        return image_unet_bytes(m, k->a, k->b, k->c, e);
+    case PASS_STEERED:
+        return image_unet_bytes_want(m, &want, e);
     case PASS_SAFETY:
         return image_safety_bytes(m, e);
     case PASS_RESIZE:
         return enlarge_bytes((int[]){k->a & 0xffff, k->a >> 16},
                              (int[]){k->b & 0xffff, k->b >> 16});
-    case PASS_STEERED:
-        return image_unet_bytes_steered(m, k->a, k->b, k->c, e);
     case PASS_CONTROL:
     case PASS_HINT:
         return pipeline_steer_bytes(p, k, e);
@@ -70,6 +85,7 @@ static int open_unit(const struct pipeline *p, const struct pass_key *k, struct 
         struct image_safety *safety;
         struct enlarge_unit *enlarge;
     } u;
+    const struct image_unet_want want = unet_want(k);
     int rc;
     switch (k->kind) { /* the unit is each one's first member */
     case PASS_TEXT:
@@ -81,7 +97,8 @@ static int open_unit(const struct pipeline *p, const struct pass_key *k, struct 
             *out = &u.kv->unit;
         return rc;
     case PASS_UNET:
-        if ((rc = image_unet_open(&u.unet, m, k->a, k->b, k->c, e)) == 0)
+    case PASS_STEERED:
+        if ((rc = image_unet_open_want(&u.unet, m, &want, e)) == 0)
             *out = &u.unet->unit;
         return rc;
     case PASS_SAFETY:
@@ -93,10 +110,6 @@ static int open_unit(const struct pipeline *p, const struct pass_key *k, struct 
                           (int[]){k->b & 0xffff, k->b >> 16}, e);
         if (rc == 0)
             *out = &u.enlarge->unit;
-        return rc;
-    case PASS_STEERED:
-        if ((rc = image_unet_open_steered(&u.unet, m, k->a, k->b, k->c, e)) == 0)
-            *out = &u.unet->unit;
         return rc;
     case PASS_CONTROL:
     case PASS_HINT:

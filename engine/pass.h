@@ -11,6 +11,8 @@ int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e);
 /* The current pass becomes one that is kept. */
 void pass_put_away(struct pipeline *p);
 void pass_close(struct pass *s);
+/* Parts of the UNet: `a` of PASS_UNET and PASS_STEERED.  With IMAGE_WHOLE and branch -1 it is the rows alone. */
+int pass_unet_rows(int rows, unsigned parts, int branch);
 /* Closes the passes of a kind with (a & mask) == a, none of which is running, and forgets their sizes. */
 void pass_forget(struct pipeline *p, enum pass_kind kind, int a, int mask);
 #endif

@@ -39,7 +39,7 @@ enum pass_kind {
 };
 struct pass_key {
     enum pass_kind kind;
-    /* clip_skip; n_tokens; n, h, w; h, w; h << 16 | w of both sizes; of controls as in pipeline_steer.c */
+    /* clip_skip; n_tokens; pass_unet_rows, h, w; h, w; h << 16 | w of both sizes; of controls as in pipeline_steer.c */
     int a, b, c;
 };
 
@@ -80,6 +80,7 @@ struct pipeline {
         struct prompts_entry *entry; /* PASS_TEXT, PASS_KV: one user of it */
         struct image_task *task;     /* PASS_ENCODE, of moments `which`; PASS_HINT, of control */
         int which;                   /* or -1: of the picture in rows[0]; PASS_RESIZE as well */
+        unsigned parts;              /* PASS_UNET, PASS_STEERED: of the UNet (IMAGE_HEAD ...) */
         int n_rows;                  /* PASS_UNET; PASS_DECODE, PASS_PREVIEW, PASS_SAFETY: 1 */
         struct {
             struct picture *picture; /* NULL: it was cancelled */

@@ -253,6 +253,15 @@ struct tensor program_pinned(struct program *p, int ndim, const int64_t *dims)
     return add_tensor(p, ndim, dims, true);
 }
 
+void program_pin(struct program *p, const struct tensor *t)
+{
+    if (!p->planning || !is_fake(t->data) || p->n_places == 0)
+        return;
+    struct place *at = place_of(p, t->data);
+    at->first = 0;
+    at->last = INT32_MAX;
+}
+
 void *program_array(struct program *p, size_t count, size_t size)
 {
     size_t bytes = count * size;

@@ -34,6 +34,8 @@ struct tensor program_pinned(struct program *p, int ndim, const int64_t *dims);
 #define PROGRAM_PINNED(p, ...)                                                   \
     program_pinned(p, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
                    (const int64_t[]){__VA_ARGS__})
+/* Makes a tensor of the program a pinned one. */
+void program_pin(struct program *p, const struct tensor *t);
 /* Where the host fills or reads a pinned tensor, between runs: its own memory on a device that computes
  * in the host's, else a copy that goes to the device before the first op of each run (PROGRAM_IN) or
  * comes from it after the last one (PROGRAM_OUT).  For any time from recording on; NULL in the first

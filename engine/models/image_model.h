@@ -136,6 +136,20 @@ struct image_row {
     const struct image_adapters *adapters;
     /* of a steered pass: a block of image_residual_floats that control.h filled; NULL: nothing is added */
     const float *residuals;
+    /* Of a pass in parts: blocks of image_unet_head_floats and image_unet_deep_floats, read when a run begins or
+     * filled when it ends; NULL: nobody has or wants them. */
+    float *head, *deep;
+};
+
+/* The UNet's parts (models/unet.h, enum unet_part). */
+enum { IMAGE_HEAD = 1, IMAGE_DEEP = 2, IMAGE_TAIL = 4, IMAGE_WHOLE = 7 };
+struct image_unet_want {
+    int n, h, w;
+    /* Residuals are added.  Those of the rows are read in the first pieces of a run; a row without any has the bits
+     * that it has in a pass that is not steered. */
+    bool steered;
+    unsigned parts; /* IMAGE_WHOLE, the head alone, or the tail with or without the others */
+    int branch;     /* of the parts; -1, of a whole pass: rows keep nothing of it */
 };
 
 /* One forward pass of n rows of one size (latent height h, width w).  Guidance by a negative prompt
@@ -157,11 +171,15 @@ size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *
  * its own (Bar-Tal et al. 2023, MultiDiffusion): the model's own size or less.  0: it is done whole, for a
  * row's pass needs no more than vae_bytes.  wanted: windows even so, where it is larger than the model's own. */
 int image_unet_window(struct image_model *m, int h, int w, bool wanted);
-/* The same with residuals added: a steered pass.  `residuals` of the rows are read in the first pieces of a
- * run; a row without any has the bits that it has in a pass that is not steered. */
-int image_unet_open_steered(struct image_unet **out, struct image_model *m, int n, int h, int w,
-                            struct err *e);
-size_t image_unet_bytes_steered(struct image_model *m, int n, int h, int w, struct err *e);
+/* Any pass.  `x` is NULL without the head, `out` without the tail. */
+int image_unet_open_want(struct image_unet **out, struct image_model *m,
+                         const struct image_unet_want *want, struct err *e);
+size_t image_unet_bytes_want(struct image_model *m, const struct image_unet_want *want,
+                             struct err *e);
+int image_unet_n_skips(const struct image_model *m); /* branches are below it */
+/* Floats of a row's blocks: skips 0 ... branch; what the deep part makes. */
+size_t image_unet_head_floats(const struct image_model *m, int branch, int h, int w);
+size_t image_unet_deep_floats(const struct image_model *m, int branch, int h, int w);
 size_t image_residual_floats(const struct image_model *m, int h, int w); /* of a row's block */
 
 /* Between pictures and latents of height h, width w (of the latent); one image a run. */

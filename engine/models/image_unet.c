@@ -1,4 +1,7 @@
-/* The UNet's call for rows of a batch as a unit. */
+/* The UNet's call for rows of a batch as a unit, whole or in parts.
+ *
+ * What rows bring along besides their latents (residuals, what a step cache has of them) is copied in before the
+ * first op and out after the last one, row by row, so that a run can stop between two rows. */
 #include <stdlib.h>
 
 #include "base/arena.h"
@@ -11,20 +14,22 @@ struct unet_unit {
     struct program *p;
     struct unet_pass pass;
     struct nn_lora_sites sites;
-    bool steered;
-    int n_residuals; /* rows whose residuals were read in this run */
+    struct image_unet_want want;
+    int n_in, n_out; /* rows whose blocks were copied in, out in this run */
 };
 
 static void record_unet(struct program *p, void *arg)
 {
     struct unet_unit *u = arg;
-    const int64_t size[3] = {u->pub.n, u->pub.h, u->pub.w};
+    const struct image_unet_want *w = &u->want;
     if (u->m->adapters)
-        nn_lora_begin(&u->sites, p, u->pub.n);
-    if (u->steered)
-        unet_pass_record_steered(u->m->unet, p, size, &u->pass);
-    else
-        unet_pass_record(u->m->unet, p, size, &u->pass);
+        nn_lora_begin(&u->sites, p, w->n);
+    unet_pass_record(u->m->unet, p,
+                     &(struct unet_want){.size = {w->n, w->h, w->w},
+                                         .steered = w->steered,
+                                         .parts = w->parts,
+                                         .branch = w->branch},
+                     &u->pass);
 }
 
 static int set_row(struct unet_unit *u, int i, struct err *e)
@@ -51,21 +56,49 @@ static int set_row(struct unet_unit *u, int i, struct err *e)
     return 0;
 }
 
+/* What row i brings along, into the pass. */
+static void copy_in(struct unet_unit *u, int i)
+{
+    const struct image_row *r = &u->pub.rows[i];
+    if (u->want.steered)
+        unet_pass_set_residuals(&u->pass, i, r->residuals);
+    if (!(u->want.parts & IMAGE_HEAD) && r->head != NULL)
+        unet_pass_copy_head(&u->pass, i, r->head, PROGRAM_IN);
+    if ((u->want.parts & (IMAGE_DEEP | IMAGE_TAIL)) == IMAGE_TAIL && r->deep != NULL)
+        unet_pass_copy_deep(&u->pass, i, r->deep, PROGRAM_IN);
+}
+
+/* What it is given. */
+static void copy_out(struct unet_unit *u, int i)
+{
+    const struct image_row *r = &u->pub.rows[i];
+    if (!(u->want.parts & IMAGE_TAIL) && r->head != NULL)
+        unet_pass_copy_head(&u->pass, i, r->head, PROGRAM_OUT);
+    if (u->want.parts & IMAGE_DEEP && u->want.branch >= 0 && r->deep != NULL)
+        unet_pass_copy_deep(&u->pass, i, r->deep, PROGRAM_OUT);
+}
+
 static int run_unet(struct image_unit *unit, int64_t until_us, struct err *e)
 {
     struct unet_unit *u = (struct unet_unit *)unit;
     int rc = 0;
-    for (int i = 0; i < u->pub.n && rc == 0 && program_position(u->p) == 0; i++)
+    for (int i = 0; i < u->pub.n && rc == 0 && program_position(u->p) == 0 && u->n_out == 0; i++)
         rc = set_row(u, i, e);
-    while (rc == 0 && u->steered && u->n_residuals < u->pub.n) {
-        unet_pass_set_residuals(&u->pass, u->n_residuals, u->pub.rows[u->n_residuals].residuals);
-        u->n_residuals++;
+    while (rc == 0 && u->n_in < u->pub.n) {
+        copy_in(u, u->n_in++);
         if (clock_us() >= until_us)
             return 1;
     }
-    rc = rc == 0 ? program_run(u->p, until_us, e) : rc;
-    if (rc != 1)
-        u->n_residuals = 0;
+    if (rc == 0 && u->n_out == 0)
+        rc = program_run(u->p, until_us, e);
+    if (rc == 1)
+        return 1;
+    while (rc == 0 && u->n_out < u->pub.n) {
+        copy_out(u, u->n_out++);
+        if (u->n_out < u->pub.n && clock_us() >= until_us)
+            return 1;
+    }
+    u->n_in = u->n_out = 0;
     return rc;
 }
 
@@ -76,6 +109,7 @@ void image_unet_leave(struct image_unet *unit, int row, int with)
     *r = u->pub.rows[with];
     r->adapters = NULL;
     r->residuals = NULL;
+    r->head = r->deep = NULL;
     unet_pass_set_kv(&u->pass, row, r->kv, r->n_tokens);
     if (u->m->adapters)
         image_adapter_set(&u->sites, row, NULL, false);
@@ -84,7 +118,7 @@ void image_unet_leave(struct image_unet *unit, int row, int with)
 static void restart_unet(struct image_unit *unit)
 {
     struct unet_unit *u = (struct unet_unit *)unit;
-    u->n_residuals = 0;
+    u->n_in = u->n_out = 0;
     program_restart(u->p);
 }
 
@@ -96,29 +130,31 @@ static void close_unet(struct image_unit *unit)
     free(u);
 }
 
-static int check_size(const struct image_model *m, int n, int h, int w, struct err *e)
+static int check_want(const struct image_model *m, const struct image_unet_want *w, struct err *e)
 {
     const int multiple = m->info.multiple / m->info.scale;
-    if (n < 1 || n > 4096 || h < 1 || w < 1 || h > 4096 || w > 4096)
-        return err_set(e, ERR_TOOBIG, "a batch of %d latents of %d x %d", n, w, h);
-    if (h % multiple != 0 || w % multiple != 0)
+    if (w->n < 1 || w->n > 4096 || w->h < 1 || w->w < 1 || w->h > 4096 || w->w > 4096)
+        return err_set(e, ERR_TOOBIG, "a batch of %d latents of %d x %d", w->n, w->w, w->h);
+    if (w->h % multiple != 0 || w->w % multiple != 0)
         return err_set(e, ERR_INVALID, "width and height must be multiples of %d",
                        m->info.multiple);
+    if (w->branch >= image_unet_n_skips(m) || (w->parts != IMAGE_WHOLE && w->branch < 0))
+        return err_set(e, ERR_INVALID, "branch %d of a UNet with %d", w->branch,
+                       image_unet_n_skips(m));
     return 0;
 }
 
-/* pub has the sizes. */
-static int open_unet(struct image_unet **out, struct image_model *m, struct image_unet pub,
-                     bool steered, struct err *e)
+int image_unet_open_want(struct image_unet **out, struct image_model *m,
+                         const struct image_unet_want *want, struct err *e)
 {
-    int rc = check_size(m, pub.n, pub.h, pub.w, e);
+    int rc = check_want(m, want, e);
     if (rc != 0)
         return rc;
     struct unet_unit *u = xcalloc(1, sizeof *u);
     u->m = m;
-    u->pub = pub;
-    u->steered = steered;
-    u->pub.rows = xcalloc((size_t)pub.n, sizeof *u->pub.rows);
+    u->want = *want;
+    u->pub = (struct image_unet){.n = want->n, .h = want->h, .w = want->w};
+    u->pub.rows = xcalloc((size_t)want->n, sizeof *u->pub.rows);
     rc = program_open(&u->p, m->be, record_unet, u, e);
     if (rc != 0) {
         close_unet(&u->pub.unit);
@@ -128,34 +164,56 @@ static int open_unet(struct image_unet **out, struct image_model *m, struct imag
                                       .run = run_unet,
                                       .restart = restart_unet,
                                       .close = close_unet};
-    u->pub.x = program_host(u->p, &u->pass.x, PROGRAM_IN);
-    u->pub.out = program_host(u->p, &u->pass.out, PROGRAM_OUT);
+    const bool head = want->parts & IMAGE_HEAD, tail = want->parts & IMAGE_TAIL;
+    u->pub.x = head ? program_host(u->p, &u->pass.x, PROGRAM_IN) : NULL;
+    u->pub.out = tail ? program_host(u->p, &u->pass.out, PROGRAM_OUT) : NULL;
     *out = &u->pub;
-    return u->pub.x != NULL && u->pub.out != NULL ? 0 : image_no_host_memory(&u->pub.unit, e);
+    return (u->pub.x != NULL || !head) && (u->pub.out != NULL || !tail)
+               ? 0
+               : image_no_host_memory(&u->pub.unit, e);
 }
 
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
                     struct err *e)
 {
-    return open_unet(out, m, (struct image_unet){.n = n, .h = h, .w = w}, false, e);
+    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1};
+    return image_unet_open_want(out, m, &want, e);
 }
 
-int image_unet_open_steered(struct image_unet **out, struct image_model *m, int n, int h, int w,
-                            struct err *e)
+size_t image_unet_bytes_want(struct image_model *m, const struct image_unet_want *want,
+                             struct err *e)
 {
-    return open_unet(out, m, (struct image_unet){.n = n, .h = h, .w = w}, true, e);
+    struct unet_unit u = {.m = m, .want = *want};
+    return check_want(m, want, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
 }
 
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e)
 {
-    struct unet_unit u = {.m = m, .pub = {.n = n, .h = h, .w = w}};
-    return check_size(m, n, h, w, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
+    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1};
+    return image_unet_bytes_want(m, &want, e);
 }
 
-size_t image_unet_bytes_steered(struct image_model *m, int n, int h, int w, struct err *e)
+int image_unet_n_skips(const struct image_model *m)
 {
-    struct unet_unit u = {.m = m, .pub = {.n = n, .h = h, .w = w}, .steered = true};
-    return check_size(m, n, h, w, e) == 0 ? program_bytes(m->be, record_unet, &u, e) : 0;
+    struct unet_places places;
+    unet_places(&m->unet->c, &places);
+    return places.n_skips;
+}
+
+size_t image_unet_head_floats(const struct image_model *m, int branch, int h, int w)
+{
+    struct unet_places places;
+    unet_places(&m->unet->c, &places);
+    return unet_places_floats(&places, branch + 1, h, w);
+}
+
+size_t image_unet_deep_floats(const struct image_model *m, int branch, int h, int w)
+{
+    struct unet_places places;
+    unet_places(&m->unet->c, &places);
+    const int shrink = places.at[branch].shrink;
+    return (size_t)(h / shrink) * (size_t)(w / shrink) *
+           (size_t)unet_deep_channels(m->unet, branch);
 }
 
 int image_unet_window(struct image_model *m, int h, int w, bool wanted)

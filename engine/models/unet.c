@@ -570,3 +570,17 @@ size_t unet_places_floats(const struct unet_places *p, int n, int h, int w)
             (size_t)(h / p->at[i].shrink) * (size_t)(w / p->at[i].shrink) * (size_t)p->at[i].c;
     return floats;
 }
+
+int unet_deep_channels(const struct unet *m, int branch)
+{
+    struct unet_places places;
+    unet_places(&m->c, &places);
+    int n_skips = places.n_skips;
+    for (int i = 0; i < m->c.n_stages; i++) {
+        for (int k = 0; k < m->up[i].n_layers; k++) {
+            if (--n_skips == branch)
+                return m->up[i].resnets[k].conv1.c_in - places.at[branch].c;
+        }
+    }
+    return 0;
+}

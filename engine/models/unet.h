@@ -123,12 +123,27 @@ struct unet_pass {
     int n_cross;
     struct tensor *residuals; /* [n_places] of [n, h, w, c], pinned; NULL: none are added */
     int n_places;
+    struct tensor *head; /* [n_head] skips of [n, h, w, c], pinned: results of the head alone, */
+    int n_head;          /* or inputs of what has no head */
+    struct tensor deep;  /* [n, h, w, c], pinned: of a pass with a branch and a tail */
 };
-void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
-                      struct unet_pass *pass); /* size: n, h, w */
-/* The same with residuals (unet_places) added. */
-void unet_pass_record_steered(const struct unet *m, struct program *p, const int64_t size[3],
-                              struct unet_pass *pass);
+
+/* A pass in parts, for step caches (Ma et al. 2023, DeepCache).  With a branch b the head makes skips 0 ... b;
+ * the tail begins with the layer of the way up that reads skip b; all between is deep, and its result
+ * is what that layer reads besides the skip.  A part that is left out gives its results as inputs. */
+enum unet_part { UNET_HEAD = 1, UNET_DEEP = 2, UNET_TAIL = 4, UNET_WHOLE = 7 };
+struct unet_want {
+    int64_t size[3]; /* n, h, w */
+    bool steered;    /* with residuals (unet_places) added */
+    unsigned parts;  /* the head alone, or with the tail any */
+    int branch;      /* below unet_places' n_skips; -1, of a whole pass: nothing is handed over */
+};
+void unet_pass_record(const struct unet *m, struct program *p, const struct unet_want *want,
+                      struct unet_pass *pass);
+int unet_deep_channels(const struct unet *m, int branch);
+/* Between a row of the pass and blocks of the caller: into inputs before a run, from results after it. */
+void unet_pass_copy_head(struct unet_pass *pass, int row, float *block, enum program_way way);
+void unet_pass_copy_deep(struct unet_pass *pass, int row, float *block, enum program_way way);
 /* A row's block of residuals; NULL: none, which leaves the row's bits as they are without. */
 void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block);
 

@@ -26,6 +26,8 @@ struct pass {
     struct tensor skips[UNET_MAX_SKIPS];
     int n_skips;
     int first_stage; /* the place in the first stage */
+    unsigned parts;  /* enum unet_part */
+    int branch;
 };
 
 static struct nn_group group(const struct unet *m)
@@ -167,9 +169,21 @@ static struct tensor steered(struct pass *s, const struct tensor *x, int place)
 {
     if (s->out->residuals == NULL)
         return *x;
-    struct tensor y = nn_like(s->p, x);
-    OP(s->be, add, .out = &y, .a = x, .b = &s->out->residuals[place]);
+    struct tensor *r = &s->out->residuals[place], y = nn_like(s->p, x);
+    *r = program_pinned(s->p, r->ndim, r->dims);
+    OP(s->be, add, .out = &y, .a = x, .b = r);
     return y;
+}
+
+/* Is the next skip given?  Else it is made, or (ends) nobody wants it here. */
+static bool is_given(const struct pass *s)
+{
+    return s->n_skips <= s->branch && !(s->parts & UNET_HEAD);
+}
+
+static bool ends(const struct pass *s)
+{
+    return s->n_skips > s->branch && !(s->parts & UNET_DEEP);
 }
 
 static struct tensor record_down(struct pass *s, struct tensor x)
@@ -181,13 +195,23 @@ static struct tensor record_down(struct pass *s, struct tensor x)
         const struct unet_stage *stage = &s->m->down[i];
         const bool down = stage->sampler.w != NULL, before = c->down_attn[i] || !down;
         for (int k = 0; k < stage->n_layers; k++) {
+            if (ends(s))
+                return x;
+            if (is_given(s)) {
+                x = s->skips[s->n_skips++];
+                continue;
+            }
             x = layer(s, stage, k, &x);
             if (before && k == stage->n_layers - 1)
                 x = steered(s, &x, s->first_stage + i);
             s->skips[s->n_skips++] = x;
         }
-        if (!down)
+        if (!down || ends(s))
             continue;
+        if (is_given(s)) {
+            x = s->skips[s->n_skips++];
+            continue;
+        }
         x = nn_conv(s->p, &stage->sampler, &x, &half);
         if (!before)
             x = steered(s, &x, s->first_stage + i);
@@ -196,20 +220,36 @@ static struct tensor record_down(struct pass *s, struct tensor x)
     return x;
 }
 
-static struct tensor record_up(struct pass *s, struct tensor x)
+/* What the layer that reads skip `branch` reads besides it. */
+static void record_deep(struct pass *s, struct tensor *x)
+{
+    const struct tensor *skip = &s->skips[s->branch];
+    if (s->parts & UNET_DEEP)
+        program_pin(s->p, x);
+    else
+        *x = PROGRAM_PINNED(s->p, skip->dims[0], skip->dims[1], skip->dims[2],
+                            unet_deep_channels(s->m, s->branch));
+    s->out->deep = *x;
+}
+
+static struct tensor record_up(struct pass *s, struct tensor x, int n_skips)
 {
     const struct nn_conv_with twice = {.upsample = true};
     for (int i = 0; i < s->m->c.n_stages; i++) {
         const struct unet_stage *stage = &s->m->up[i];
         for (int k = 0; k < stage->n_layers; k++) {
-            s->n_skips--;
-            const struct tensor skip = steered(s, &s->skips[s->n_skips], s->n_skips);
+            n_skips--;
+            if (n_skips > s->branch && !(s->parts & UNET_DEEP))
+                continue;
+            if (n_skips == s->branch)
+                record_deep(s, &x);
+            const struct tensor skip = steered(s, &s->skips[n_skips], n_skips);
             struct tensor both =
                 PROGRAM_TENSOR(s->p, x.dims[0], x.dims[1], x.dims[2], x.dims[3] + skip.dims[3]);
             OP(s->be, concat, .out = &both, .a = &x, .b = &skip);
             x = layer(s, stage, k, &both);
         }
-        if (stage->sampler.w != NULL)
+        if (stage->sampler.w != NULL && (n_skips <= s->branch || s->parts & UNET_DEEP))
             x = nn_conv(s->p, &stage->sampler, &x, &twice);
     }
     return x;
@@ -223,7 +263,13 @@ static int count_cross(const struct unet_stage *s)
     return n;
 }
 
-/* Down and through the middle; the skips are in s. */
+static void record_mid(struct pass *s, struct tensor *x)
+{
+    for (int i = 0; i < s->m->mid.n_layers; i++)
+        *x = layer(s, &s->m->mid, i, x);
+}
+
+/* Inputs, and the way down; the skips are in s. */
 static struct tensor record_half(struct pass *s, const int64_t size[3], const struct tensor *hint)
 {
     const struct unet_config *c = &s->m->c;
@@ -231,38 +277,58 @@ static struct tensor record_half(struct pass *s, const int64_t size[3], const st
     for (int i = 0; i < c->n_stages; i++)
         n_cross += count_cross(&s->m->down[i]) + count_cross(&s->m->up[i]);
     s->out->cross = program_array(s->p, (size_t)n_cross, sizeof *s->out->cross);
-    s->out->x = PROGRAM_PINNED(s->p, size[0], size[1], size[2], c->in_channels);
     record_time(s);
+    if (!(s->parts & UNET_HEAD))
+        return record_down(s, s->skips[0]);
+    s->out->x = PROGRAM_PINNED(s->p, size[0], size[1], size[2], c->in_channels);
     struct tensor x =
         nn_conv(s->p, &s->m->conv_in, &s->out->x, &(struct nn_conv_with){.add = hint});
-    x = record_down(s, x);
-    for (int i = 0; i < s->m->mid.n_layers; i++)
-        x = layer(s, &s->m->mid, i, &x);
-    return x;
+    return record_down(s, x);
 }
 
-static void record_residuals(struct pass *s, const int64_t size[3])
+/* Shapes of residuals; those that are read become tensors where they are. */
+static void record_residuals(struct pass *s, const struct unet_places *places,
+                             const int64_t size[3])
 {
-    struct unet_places places;
-    unet_places(&s->m->c, &places);
-    s->first_stage = places.n_skips + 1;
-    s->out->n_places = places.n;
-    s->out->residuals = program_array(s->p, (size_t)places.n, sizeof *s->out->residuals);
-    for (int i = 0; i < places.n; i++)
-        s->out->residuals[i] = PROGRAM_PINNED(s->p, size[0], size[1] / places.at[i].shrink,
-                                              size[2] / places.at[i].shrink, places.at[i].c);
+    s->first_stage = places->n_skips + 1;
+    s->out->n_places = places->n;
+    s->out->residuals = program_array(s->p, (size_t)places->n, sizeof *s->out->residuals);
+    for (int i = 0; i < places->n; i++)
+        s->out->residuals[i] =
+            (struct tensor){.ndim = 4,
+                            .dims = {size[0], size[1] / places->at[i].shrink,
+                                     size[2] / places->at[i].shrink, places->at[i].c}};
 }
 
-static void record(struct pass *s, const int64_t size[3])
+/* The head's skips as inputs. */
+static void record_head(struct pass *s, const struct unet_places *places, const int64_t size[3])
+{
+    s->out->n_head = s->branch + 1;
+    s->out->head = program_array(s->p, (size_t)s->out->n_head, sizeof *s->out->head);
+    for (int i = 0; i <= s->branch; i++)
+        s->skips[i] = s->out->head[i] =
+            PROGRAM_PINNED(s->p, size[0], size[1] / places->at[i].shrink,
+                           size[2] / places->at[i].shrink, places->at[i].c);
+}
+
+/* And as results. */
+static void keep_head(struct pass *s)
+{
+    s->out->n_head = s->n_skips;
+    s->out->head = program_array(s->p, (size_t)s->n_skips, sizeof *s->out->head);
+    for (int i = 0; i < s->n_skips; i++) {
+        program_pin(s->p, &s->skips[i]);
+        s->out->head[i] = s->skips[i];
+    }
+}
+
+static void record_out(struct pass *s, const struct tensor *x, const int64_t size[3])
 {
     const struct unet *m = s->m;
-    struct tensor x = record_half(s, size, NULL);
-    x = steered(s, &x, s->first_stage - 1);
-    x = record_up(s, x);
-    x = nn_groupnorm(s->p, &m->norm_out, &x, group(m), ACT_SILU);
+    const struct tensor y = nn_groupnorm(s->p, &m->norm_out, x, group(m), ACT_SILU);
     s->out->out = PROGRAM_PINNED(s->p, size[0], size[1], size[2], m->c.out_channels);
     nn_emit_conv(s->p, &(struct op_conv2d){.out = &s->out->out,
-                                           .x = &x,
+                                           .x = &y,
                                            .w = m->conv_out.w,
                                            .bias = &m->conv_out.bias,
                                            .kernel = m->conv_out.kernel,
@@ -271,29 +337,43 @@ static void record(struct pass *s, const int64_t size[3])
                                            .pad_after = m->conv_out.kernel / 2});
 }
 
-void unet_pass_record(const struct unet *m, struct program *p, const int64_t size[3],
+void unet_pass_record(const struct unet *m, struct program *p, const struct unet_want *want,
                       struct unet_pass *pass)
 {
-    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    *pass = (struct unet_pass){.p = p, .n = (int)size[0]};
-    record(&s, size);
-}
-
-void unet_pass_record_steered(const struct unet *m, struct program *p, const int64_t size[3],
-                              struct unet_pass *pass)
-{
-    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
-    *pass = (struct unet_pass){.p = p, .n = (int)size[0]};
-    record_residuals(&s, size);
-    record(&s, size);
+    struct pass s = {.m = m,
+                     .p = p,
+                     .be = program_backend(p),
+                     .out = pass,
+                     .parts = want->parts,
+                     .branch = want->branch};
+    struct unet_places places;
+    unet_places(&m->c, &places);
+    *pass = (struct unet_pass){.p = p, .n = (int)want->size[0]};
+    if (want->steered)
+        record_residuals(&s, &places, want->size);
+    if (!(s.parts & UNET_HEAD))
+        record_head(&s, &places, want->size);
+    struct tensor x = record_half(&s, want->size, NULL);
+    if (!(s.parts & UNET_TAIL)) {
+        keep_head(&s);
+        return;
+    }
+    if (s.parts & UNET_DEEP) {
+        record_mid(&s, &x);
+        x = steered(&s, &x, places.n_skips);
+    }
+    x = record_up(&s, x, places.n_skips);
+    record_out(&s, &x, want->size);
 }
 
 void unet_pass_record_half(const struct unet *m, struct program *p, const struct tensor *hint,
                            struct unet_pass *pass, struct unet_half *out)
 {
-    struct pass s = {.m = m, .p = p, .be = program_backend(p), .out = pass};
+    struct pass s = {
+        .m = m, .p = p, .be = program_backend(p), .out = pass, .parts = UNET_WHOLE, .branch = -1};
     *pass = (struct unet_pass){.p = p, .n = (int)hint->dims[0]};
     out->mid = record_half(&s, hint->dims, hint);
+    record_mid(&s, &out->mid);
     out->n_skips = s.n_skips;
     for (int i = 0; i < s.n_skips; i++)
         out->skips[i] = s.skips[i];
@@ -365,17 +445,46 @@ void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block
     for (int i = 0; i < pass->n_places; i++) {
         const struct tensor *t = &pass->residuals[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
+        const float *from = block;
+        block = block != NULL ? block + n : NULL;
+        if (t->data == NULL)
+            continue; /* of a part that is not here */
         float *to = input_row(pass, t, row);
         if (to == NULL)
             return;
-        if (block != NULL) {
-            memcpy(to, block, n * sizeof *to);
-            block += n;
+        if (from != NULL) {
+            memcpy(to, from, n * sizeof *to);
             continue;
         }
         for (size_t k = 0; k < n; k++)
             to[k] = -0.0f;
     }
+}
+
+/* Copies row `row` of the tensor to or from the host. */
+static float *copy_row(struct unet_pass *pass, const struct tensor *t, int row, float *block,
+                       enum program_way way)
+{
+    const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
+    float *host = program_host(pass->p, t, way);
+    if (host == NULL)
+        return block;
+    if (way == PROGRAM_IN)
+        memcpy(host + (size_t)row * n, block, n * sizeof *block);
+    else
+        memcpy(block, host + (size_t)row * n, n * sizeof *block);
+    return block + n;
+}
+
+void unet_pass_copy_head(struct unet_pass *pass, int row, float *block, enum program_way way)
+{
+    for (int i = 0; i < pass->n_head; i++)
+        block = copy_row(pass, &pass->head[i], row, block, way);
+}
+
+void unet_pass_copy_deep(struct unet_pass *pass, int row, float *block, enum program_way way)
+{
+    copy_row(pass, &pass->deep, row, block, way);
 }
 
 /* ---- keys and values of a prompt ---- */

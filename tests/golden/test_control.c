@@ -340,8 +340,8 @@ static void steered_pass_without_residuals_has_the_same_bits(void **state)
     (void)state;
     for (int steered = 0; steered < 2; steered++) {
         struct image_unet *u;
-        must(steered ? image_unet_open_steered(&u, m, 2, H, W, &e)
-                     : image_unet_open(&u, m, 1, H, W, &e),
+        const struct image_unet_want two = {2, H, W, true, IMAGE_WHOLE, -1};
+        must(steered ? image_unet_open_want(&u, m, &two, &e) : image_unet_open(&u, m, 1, H, W, &e),
              &e);
         for (int i = 0; i <= steered; i++) {
             u->rows[i] = (struct image_row){.kv = kv, .n_tokens = TOKENS, .timestep = 500};
