@@ -140,6 +140,14 @@ struct image_passes {
     } upscale;
 };
 
+/* What steps of a picture leave for the next ones (engine/step_cache.h). */
+enum step_cache_kind { STEP_CACHE_NONE, STEP_CACHE_DEEPCACHE, STEP_CACHE_FIRST_BLOCK };
+struct step_cache_spec {
+    enum step_cache_kind kind;
+    int interval, branch; /* deepcache: 2 or more, 0 or more */
+    float threshold;      /* first_block: above 0 */
+};
+
 /* A ControlNet or T2I-Adapter, and the picture by which it steers.  In step i of n calls it works when
  * start <= i / n and (i + 1) / n <= end. */
 struct control_spec {
@@ -192,6 +200,7 @@ struct image_spec {
     bool tiled;      /* beyond the model's own size in windows, even where memory is enough */
     int n_controls;  /* at most JOB_CONTROLS_MAX */
     const struct control_spec *controls;
+    struct step_cache_spec step_cache;
 };
 extern const struct image_spec image_spec_default;
 

@@ -76,9 +76,11 @@ static size_t lay_out(struct image_task *it, float *memory)
         for (int side = 0; side < 2; side++)
             p->steer.residuals[side] =
                 steer_has(it, side) ? take(&l, steer_residual_floats(it)) : NULL;
-        float *buffers = take(&l, state + 1);
+        float *buffers = take(&l, state + 1), *cache = take(&l, step_cache_floats(it));
         if (memory)
             noise_state_open(&p->state, it->noise, &it->shape, buffers);
+        if (memory && step_cache_branch(it) >= 0)
+            step_cache_open(p, cache);
     }
     return l.n * sizeof(float);
 }
@@ -115,6 +117,8 @@ static int prepare(struct image_task *it, struct err *e)
     rc = picture_small_check(it, e);
     if (rc == 0)
         rc = steer_check(it, e);
+    if (rc == 0)
+        rc = step_cache_check(it, e);
     if (rc)
         return rc;
     rc = diffusion_prompts(d, s, &it->prompts[0], &it->prompts[1], &it->arena, e);
@@ -461,6 +465,7 @@ void picture_step(struct picture *p)
     p->call++;
     p->rows_out = 0;
     steer_end(p);
+    step_cache_end(p);
     if (after > before)
         emit_progress(p, after);
 }

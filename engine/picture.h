@@ -10,6 +10,7 @@
 #include "engine/models/tiles.h"
 #include "engine/prompts.h"
 #include "engine/steer.h"
+#include "engine/step_cache.h"
 #include "engine/task.h"
 
 struct picture {
@@ -33,6 +34,7 @@ struct picture {
     float *small;       /* [h, w, 3] what it enlarges, from its beginning on with noise; or NULL */
     struct event *held; /* the picture itself, until the safety checker has looked at it, or NULL */
     struct steer steer;
+    struct step_cache cache;
     /* Of a later stage: */
     bool given;      /* the stage before is done with it */
     bool resized;    /* init is there */

@@ -38,13 +38,13 @@ static bool safety_checks(const struct image_task *it)
 static size_t largest_pass(struct pipeline *p, const struct image_task *it, int rows, struct err *e)
 {
     int h = it->shape.h, w = it->shape.w, n_tokens = it->prompts[0].n_chunks * IMAGE_TOKENS;
-    struct pass_key keys[9];
+    struct pass_key keys[9 + PIPELINE_UNET_KEYS];
     int n = 0;
     keys[n++] = (struct pass_key){PASS_TEXT, it->prompts[0].clip_skip, 0, 0};
     if (it->guided)
         keys[n++] = (struct pass_key){PASS_TEXT, it->prompts[1].clip_skip, 0, 0};
     keys[n++] = (struct pass_key){PASS_KV, n_tokens, 0, 0};
-    keys[n++] = (struct pass_key){PASS_UNET, rows, it->win_y.tile, it->win_x.tile};
+    n += pipeline_unet_keys(it, rows, keys + n);
     if (pipeline_stage_decodes(it))
         keys[n++] = (struct pass_key){PASS_DECODE, h, w, 0};
     if (it->spec.init || it->given_h > 0)

@@ -80,8 +80,7 @@ int pipeline_steer_open(const struct pipeline *p, const struct pass_key *k, stru
 size_t pipeline_steer_largest(struct pipeline *p, const struct image_task *it, int rows,
                               size_t most, struct err *e)
 {
-    size_t bytes =
-        pass_bytes(p, (struct pass_key){PASS_STEERED, rows, it->shape.h, it->shape.w}, e);
+    size_t bytes = most;
     for (int i = 0; bytes > 0 && i < it->spec.n_controls; i++) {
         struct control *c = it->task->controls[i];
         const int number = number_of(p, c);
@@ -239,6 +238,16 @@ int pipeline_steer_begin(struct pipeline *p, enum pass_kind *kind, struct err *e
             continue;
         steer_begin(pic, side_of(p, i));
         *kind = PASS_STEERED;
+    }
+    return 0;
+}
+
+int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind)
+{
+    *kind = PASS_UNET;
+    for (int i = 0; i < p->run.n_rows; i++) {
+        if (steer_features(p->run.rows[i].picture, side_of(p, i)))
+            *kind = PASS_STEERED;
     }
     return 0;
 }

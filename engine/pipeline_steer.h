@@ -17,6 +17,8 @@ int pipeline_steer_look(struct pipeline *p, struct image_task *it, struct err *e
 /* p->run.rows are those of a call of the UNet.  1: a ControlNet's pass was begun for some of them instead;
  * 0: all shares are in, and *kind is the pass that takes them. */
 int pipeline_steer_begin(struct pipeline *p, enum pass_kind *kind, struct err *e);
+/* The same for the UNet's head, which sees adapters alone. */
+int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind);
 /* The pass of either kind is done. */
 void pipeline_steer_end(struct pipeline *p);
 /* Nobody wants row i of the pass that runs any more: its memory is not touched again. */

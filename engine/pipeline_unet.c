@@ -17,17 +17,94 @@ static bool wants_unet(const struct picture *pic)
     return pic->begun && !pic->preview_due && !picture_is_denoised(pic);
 }
 
-/* Rows of one size that hold_bytes is enough for. */
-static int rows_that_fit(struct pipeline *p, enum pass_kind kind, int h, int w, int wanted)
+/* What rows of a pass have in common. */
+struct group {
+    unsigned parts;
+    int branch;   /* -1: none of them has a cache */
+    bool steered; /* one of them may be */
+};
+
+static struct pass_key key_of(const struct group *g, bool steered, int n,
+                              const struct image_task *it)
+{
+    return (struct pass_key){steered ? PASS_STEERED : PASS_UNET,
+                             pass_unet_rows(n, g->parts, g->branch), it->win_y.tile,
+                             it->win_x.tile};
+}
+
+/* Rows that hold_bytes is enough for. */
+static int rows_that_fit(struct pipeline *p, const struct group *g, const struct image_task *it,
+                         int wanted)
 {
     int n = wanted < p->o.max_rows ? wanted : p->o.max_rows;
-    n = n < PIPELINE_ROWS_MAX ? n : PIPELINE_ROWS_MAX;
     struct err e;
     while (n > 1) {
-        size_t bytes = pass_bytes(p, (struct pass_key){kind, n, h, w}, &e);
+        size_t bytes = pass_bytes(p, key_of(g, g->steered, n, it), &e);
         if (bytes > 0 && bytes <= p->hold_bytes)
             break;
         n--;
+    }
+    return n;
+}
+
+/* A row without a cache goes with any branch. */
+static bool joins(struct group *g, const struct picture *pic, int row)
+{
+    const int branch = step_cache_branch(pic->task);
+    if (step_cache_parts(pic, row) != g->parts ||
+        (branch >= 0 && g->branch >= 0 && branch != g->branch))
+        return false;
+    g->branch = branch >= 0 ? branch : g->branch;
+    g->steered |= pic->task->spec.n_controls > 0;
+    return true;
+}
+
+/* The first rows of p->run.rows, which are a group. */
+static struct group group_of(const struct pipeline *p, unsigned parts, int n)
+{
+    struct group g = {parts, -1, false};
+    for (int i = 0; i < n; i++)
+        joins(&g, p->run.rows[i].picture, p->run.rows[i].row);
+    return g;
+}
+
+/* Into p->run.rows: the picture's rows and, while there is room, those of others of its size behind it which compute
+ * the same parts.  Rows of a picture come in order, so those of other parts end it. */
+static struct group gather(struct pipeline *p, struct picture *first)
+{
+    const struct image_task *it = first->task;
+    struct group g = {step_cache_parts(first, first->rows_out), -1, false};
+    int n = 0;
+    for (struct picture *pic = first; pic && n < PIPELINE_ROWS_MAX; pic = pic->next) {
+        if (!pipeline_unet_same(pic->task, it) || !wants_unet(pic))
+            continue;
+        /* those before were in passes that had no more room */
+        const int end = picture_n_rows(pic->task);
+        for (int row = step_cache_at(pic, g.parts);
+             row < end && n < PIPELINE_ROWS_MAX && joins(&g, pic, row); row++) {
+            p->run.rows[n].picture = pic;
+            p->run.rows[n++].row = row;
+        }
+    }
+    if (turns_holds_up(p->head, first) && n > (it->guided ? 2 : 1))
+        n = it->guided ? 2 : 1;
+    p->run.n_rows = rows_that_fit(p, &g, it, n);
+    return group_of(p, g.parts, p->run.n_rows);
+}
+
+int pipeline_unet_keys(const struct image_task *it, int rows, struct pass_key *keys)
+{
+    static const unsigned parts[][3] = {
+        [STEP_CACHE_NONE] = {IMAGE_WHOLE},
+        [STEP_CACHE_DEEPCACHE] = {IMAGE_WHOLE, IMAGE_HEAD | IMAGE_TAIL},
+        [STEP_CACHE_FIRST_BLOCK] = {IMAGE_HEAD, IMAGE_DEEP | IMAGE_TAIL, IMAGE_TAIL}};
+    const unsigned *own = parts[it->spec.step_cache.kind];
+    int n = 0;
+    for (int i = 0; i < 3 && own[i] != 0; i++) {
+        const struct group g = {own[i], step_cache_branch(it), false};
+        keys[n++] = key_of(&g, false, rows, it);
+        if (it->spec.n_controls > 0)
+            keys[n++] = key_of(&g, true, rows, it);
     }
     return n;
 }
@@ -57,41 +134,29 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
 int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e)
 {
     const struct image_task *it = first->task;
-    int h = it->win_y.tile, w = it->win_x.tile, n = 0, n_wanted = 0;
+    const struct group g = gather(p, first);
     enum pass_kind kind = PASS_UNET;
-    for (const struct picture *pic = first; pic; pic = pic->next) {
-        if (!pipeline_unet_same(pic->task, it) || !wants_unet(pic))
-            continue;
-        n_wanted += picture_n_rows(pic->task) - pic->rows_out;
-        if (pic->task->spec.n_controls > 0)
-            kind = PASS_STEERED;
-    }
-    if (turns_holds_up(p->head, first))
-        n_wanted = it->guided ? 2 : 1;
-    int n_rows = rows_that_fit(p, kind, h, w, n_wanted);
-    for (struct picture *pic = first; pic && n < n_rows; pic = pic->next) {
-        if (!pipeline_unet_same(pic->task, it) || !wants_unet(pic))
-            continue;
-        /* those before were in passes that had no more room */
-        for (int row = pic->rows_out; row < picture_n_rows(pic->task) && n < n_rows; row++) {
-            p->run.rows[n].picture = pic;
-            p->run.rows[n++].row = row;
-        }
-    }
-    p->run.n_rows = n;
-    int rc = pipeline_steer_begin(p, &kind, e);
+    int rc =
+        g.parts == IMAGE_HEAD ? pipeline_steer_head(p, &kind) : pipeline_steer_begin(p, &kind, e);
     if (rc)
         return rc < 0 ? rc : 0;
-    rc = pass_make_current(p, (struct pass_key){kind, n, h, w}, e);
+    const int n = p->run.n_rows;
+    rc = pass_make_current(p, key_of(&g, kind == PASS_STEERED, n, it), e);
     if (rc)
         return rc;
     struct image_unet *u = (struct image_unet *)p->current->unit;
-    size_t n_in = (size_t)h * (size_t)w * (size_t)p->d->info->in_channels;
+    size_t n_in = (size_t)u->h * (size_t)u->w * (size_t)p->d->info->in_channels;
     for (int i = 0; i < n; i++) {
-        const struct picture *pic = p->run.rows[i].picture;
-        fill_row(&u->rows[i], pic, picture_row_side(pic->task, p->run.rows[i].row));
-        picture_unet_input(pic, p->run.rows[i].row, u->x + (size_t)i * n_in);
+        struct picture *pic = p->run.rows[i].picture;
+        const int row = p->run.rows[i].row, side = picture_row_side(pic->task, row);
+        fill_row(&u->rows[i], pic, side);
+        step_cache_fill(pic, row, &u->rows[i]);
+        if (g.parts == IMAGE_HEAD)
+            u->rows[i].residuals = steer_features(pic, side);
+        if (u->x)
+            picture_unet_input(pic, row, u->x + (size_t)i * n_in);
     }
+    p->run.parts = g.parts;
     return 0;
 }
 
@@ -105,7 +170,15 @@ static void measure_work(struct pipeline *p)
 void pipeline_unet_end(struct pipeline *p)
 {
     struct image_unet *u = (struct image_unet *)p->current->unit;
-    measure_work(p);
+    if (p->run.parts == IMAGE_HEAD) {
+        for (int i = 0; i < p->run.n_rows; i++) {
+            if (p->run.rows[i].picture)
+                step_cache_add_head(p->run.rows[i].picture);
+        }
+        return;
+    }
+    if (p->run.parts == IMAGE_WHOLE)
+        measure_work(p);
     for (int i = 0; i < p->run.n_rows; i++) {
         struct picture *pic = p->run.rows[i].picture;
         if (!pic)

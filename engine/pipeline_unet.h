@@ -8,6 +8,9 @@
 bool pipeline_unet_same(const struct image_task *a, const struct image_task *b);
 /* The picture's rows and, while there is room, those of others of its size behind it. */
 int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e);
+/* Into keys [PIPELINE_UNET_KEYS]: the passes that a call with so many rows may need.  Returns how many. */
+enum { PIPELINE_UNET_KEYS = 6 };
+int pipeline_unet_keys(const struct image_task *it, int rows, struct pass_key *keys);
 /* The pass is done: pictures all of whose rows are out go a step on. */
 void pipeline_unet_end(struct pipeline *p);
 

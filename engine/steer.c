@@ -120,6 +120,14 @@ bool steer_begin(struct picture *p, int side)
     return false;
 }
 
+const float *steer_features(struct picture *p, int side)
+{
+    if (adapters_at_work(p, side) == 0)
+        return NULL;
+    steer_begin(p, side);
+    return p->steer.residuals[side];
+}
+
 void steer_add(struct picture *p, int side)
 {
     p->steer.clean[side] = 0;

@@ -42,6 +42,8 @@ bool steer_works(const struct picture *p, int control, int side);
 int steer_missing(const struct picture *p, int side);
 /* Before the first share of a call.  true: no adapter works, and whoever adds first fills the block. */
 bool steer_begin(struct picture *p, int side);
+/* The features of the side's adapters in this call for the UNet's head, or NULL where none works. */
+const float *steer_features(struct picture *p, int side);
 /* A share is going to be added. */
 void steer_add(struct picture *p, int side);
 /* The call is over. */

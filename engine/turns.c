@@ -8,7 +8,8 @@ enum {
 
 double turns_cost(const struct image_task *it)
 {
-    return (double)it->shape.h * it->shape.w * (it->guided ? 2 : 1) * steer_cost(it);
+    return (double)it->shape.h * it->shape.w * (it->guided ? 2 : 1) * steer_cost(it) *
+           step_cache_cost(it);
 }
 
 double turns_work(const struct image_task *it)

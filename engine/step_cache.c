@@ -1,0 +1,161 @@
+/* Step caches of pictures; step_cache.h has the rules. */
+#include "engine/step_cache.h"
+
+#include <math.h>
+
+#include "engine/models/image_model.h"
+#include "engine/picture.h"
+
+enum { FIRST_BRANCH = 1 };
+
+/* Floats of a row's blocks. */
+struct sizes {
+    size_t deep, head, skip, change;
+};
+
+static struct sizes sizes_of(const struct image_task *it)
+{
+    const struct image_model *m = it->d->model;
+    const int b = step_cache_branch(it), h = it->win_y.tile, w = it->win_x.tile;
+    struct sizes s = {.deep = image_unet_deep_floats(m, b, h, w)};
+    if (it->spec.step_cache.kind == STEP_CACHE_FIRST_BLOCK) {
+        s.head = image_unet_head_floats(m, b, h, w);
+        s.skip = image_unet_head_floats(m, 0, h, w);
+        s.change = s.head - s.skip;
+    }
+    return s;
+}
+
+static int n_sides(const struct image_task *it)
+{
+    return it->guided ? 2 : 1;
+}
+
+int step_cache_branch(const struct image_task *it)
+{
+    switch (it->spec.step_cache.kind) {
+    case STEP_CACHE_DEEPCACHE:
+        return it->spec.step_cache.branch;
+    case STEP_CACHE_FIRST_BLOCK:
+        return FIRST_BRANCH;
+    default:
+        return -1;
+    }
+}
+
+int step_cache_check(const struct image_task *it, struct err *e)
+{
+    const struct image_model *m = it->d->model;
+    const int branch = step_cache_branch(it), n = image_unet_n_skips(m);
+    if (branch >= n)
+        err_set(e, ERR_INVALID, "branch %d, but this model's UNet has branches 0 to %d", branch,
+                n - 1);
+    else if (it->spec.step_cache.kind == STEP_CACHE_FIRST_BLOCK &&
+             image_unet_head_floats(m, FIRST_BRANCH, 8, 8) !=
+                 2 * image_unet_head_floats(m, 0, 8, 8))
+        err_set(e, ERR_UNSUPPORTED, "this model's UNet has no first block");
+    else
+        return 0;
+    return err_param(e, "step_cache");
+}
+
+size_t step_cache_floats(const struct image_task *it)
+{
+    if (it->spec.step_cache.kind == STEP_CACHE_NONE)
+        return 0;
+    const struct sizes s = sizes_of(it);
+    const size_t rows = (size_t)picture_n_rows(it);
+    return rows * (s.deep + s.head + s.change) + (rows + sizeof(float) - 1) / sizeof(float);
+}
+
+void step_cache_open(struct picture *p, float *memory)
+{
+    const struct sizes s = sizes_of(p->task);
+    const size_t rows = (size_t)picture_n_rows(p->task);
+    p->cache = (struct step_cache){.deep = memory};
+    p->cache.head = p->cache.deep + rows * s.deep;
+    p->cache.change = p->cache.head + rows * s.head;
+    p->cache.reuse = (uint8_t *)(p->cache.change + rows * s.change);
+}
+
+/* The head and the tail of a branch have so much of a UNet, nearly. */
+double step_cache_cost(const struct image_task *it)
+{
+    if (it->spec.step_cache.kind != STEP_CACHE_DEEPCACHE)
+        return 1;
+    const double part = (step_cache_branch(it) + 1.0) / image_unet_n_skips(it->d->model);
+    return (1 + (it->spec.step_cache.interval - 1) * part) / it->spec.step_cache.interval;
+}
+
+unsigned step_cache_parts(const struct picture *p, int row)
+{
+    const struct image_task *it = p->task;
+    switch (it->spec.step_cache.kind) {
+    case STEP_CACHE_DEEPCACHE:
+        return p->call % it->spec.step_cache.interval == 0 ? IMAGE_WHOLE : IMAGE_HEAD | IMAGE_TAIL;
+    case STEP_CACHE_FIRST_BLOCK:
+        if (p->cache.n_heads < picture_n_rows(it))
+            return IMAGE_HEAD;
+        return p->cache.reuse[row / n_sides(it)] ? IMAGE_TAIL : IMAGE_DEEP | IMAGE_TAIL;
+    default:
+        return IMAGE_WHOLE;
+    }
+}
+
+int step_cache_at(const struct picture *p, unsigned parts)
+{
+    return parts == IMAGE_HEAD ? p->cache.n_heads : p->rows_out;
+}
+
+void step_cache_fill(const struct picture *p, int row, struct image_row *to)
+{
+    if (p->task->spec.step_cache.kind == STEP_CACHE_NONE)
+        return;
+    const struct sizes s = sizes_of(p->task);
+    to->deep = p->cache.deep + (size_t)row * s.deep;
+    if (s.head > 0)
+        to->head = p->cache.head + (size_t)row * s.head;
+}
+
+/* Did the first layer change the row about as much as in the last whole call? */
+static bool is_near(const struct picture *p, const struct sizes *s, int row)
+{
+    const float *skip0 = p->cache.head + (size_t)row * s->head, *skip1 = skip0 + s->skip;
+    const float *before = p->cache.change + (size_t)row * s->change;
+    double change = 0, all = 0;
+    for (size_t i = 0; i < s->change; i++) {
+        change += (double)fabsf(skip1[i] - skip0[i] - before[i]);
+        all += (double)fabsf(before[i]);
+    }
+    return change <= (double)p->task->spec.step_cache.threshold * all; /* NaN: false */
+}
+
+static void keep_change(struct picture *p, const struct sizes *s, int row)
+{
+    const float *skip0 = p->cache.head + (size_t)row * s->head, *skip1 = skip0 + s->skip;
+    float *to = p->cache.change + (size_t)row * s->change;
+    for (size_t i = 0; i < s->change; i++)
+        to[i] = skip1[i] - skip0[i];
+}
+
+/* Guidance is a difference of a window's rows: they are of one step, both or none reused. */
+void step_cache_add_head(struct picture *p)
+{
+    const int rows = picture_n_rows(p->task), sides = n_sides(p->task);
+    const struct sizes s = sizes_of(p->task);
+    if (++p->cache.n_heads < rows)
+        return;
+    for (int row = 0; row < rows; row += sides) {
+        bool near = p->call > 0;
+        for (int i = row; i < row + sides && near; i++)
+            near = is_near(p, &s, i);
+        for (int i = row; i < row + sides && !near; i++)
+            keep_change(p, &s, i);
+        p->cache.reuse[row / sides] = near;
+    }
+}
+
+void step_cache_end(struct picture *p)
+{
+    p->cache.n_heads = 0;
+}
