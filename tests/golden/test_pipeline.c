@@ -1,7 +1,7 @@
 /* Whole pictures of tiny models against diffusers (tools/make_pipeline_golden.py): each scheduler, sizes that
  * are not square, negative prompts, guidance, image to image, inpainting, SDXL; all submitted at
- * once, so that they share passes.  And second passes built from its parts (tools/make_passes_golden.py), and the
- * x4 upscaler (tools/make_enlarge_golden.py). */
+ * once, so that they share passes.  And second passes built from its parts (tools/make_passes_golden.py), the
+ * x4 upscaler (tools/make_enlarge_golden.py), and step caches (tools/make_cache_golden.py). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -190,6 +190,17 @@ static void read_controls(struct picture_case *c, const struct cJSON *list)
     s->controls = c->controls;
 }
 
+static void read_cache(const struct cJSON *o, struct step_cache_spec *s)
+{
+    const char *type = json_str(json_get(o, "type"));
+    if (!type)
+        return;
+    s->kind = strcmp(type, "deepcache") == 0 ? STEP_CACHE_DEEPCACHE : STEP_CACHE_FIRST_BLOCK;
+    s->interval = (int)number(o, "interval", 0);
+    s->branch = (int)number(o, "branch", 0);
+    s->threshold = (float)number(o, "threshold", 0);
+}
+
 static void read_case(struct picture_case *c, const struct cJSON *o)
 {
     snprintf(c->name, sizeof c->name, "%s", json_str(json_get(o, "name")));
@@ -224,6 +235,7 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
     if (json_bool(json_get(o, "mask")))
         s->mask = c->mask;
     read_controls(c, json_get(o, "control"));
+    read_cache(json_get(o, "step_cache"), &s->step_cache);
 }
 
 static void read_cases(const char *json_path, const char *bin_path)
@@ -362,6 +374,12 @@ static int remove_single(void **state)
     return 0;
 }
 
+static void pipeline_caches_steps_as_written_out_over_diffusers(void **state)
+{
+    (void)state;
+    compare_all(DIR "cache.json", DIR "cache.bin");
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -371,6 +389,7 @@ int main(void)
         cmocka_unit_test(pipeline_steers_pictures_as_diffusers_does),
         cmocka_unit_test(pipeline_enlarges_pictures_as_diffusers_does),
         cmocka_unit_test(pipeline_refines_with_a_single_file),
+        cmocka_unit_test(pipeline_caches_steps_as_written_out_over_diffusers),
     };
     return cmocka_run_group_tests(tests, make_single, remove_single);
 }
