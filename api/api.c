@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/image_cache.h"
 #include "api/sdapi.h"
 #include "api/template.h"
 #include "base/clock.h"
@@ -26,8 +27,13 @@ int api_open(struct api **out, const struct api_options *o, struct err *e)
         o->max_image_bytes == 0 || o->max_image_pixels < 1 || o->max_images < 1 ||
         o->max_images > JOB_IMAGES_MAX || o->max_jobs < 1)
         return err_set(e, ERR_INVALID, "a limit of the api is zero");
+    struct step_cache_spec cache = {0};
+    int err = image_cache_text(o->step_cache != NULL ? o->step_cache : "", &cache, e);
+    if (err != 0)
+        return err;
     struct api *a = xcalloc(1, sizeof *a);
     a->o = *o;
+    a->step_cache = cache;
     a->limits = (struct json_limits){.max_bytes = o->max_body_bytes,
                                      .max_depth = o->max_json_depth,
                                      .max_nodes = o->max_json_nodes};

@@ -40,6 +40,7 @@ struct api_options {
     int64_t max_image_pixels; /* of an uploaded picture, and of all pictures of a request */
     int max_images;           /* n of a request */
     int max_controls;         /* ControlNets and T2I-Adapters of a request */
+    const char *step_cache;   /* of requests for pictures that name none; NULL: off */
     int max_jobs;             /* running and finished ones that are kept */
     size_t max_jobs_bytes;    /* of the answers that are kept */
     int64_t job_ttl_s;        /* a finished job is kept so long */

@@ -24,6 +24,7 @@ enum { API_OWNERS_MAX = 1025 }; /* keys, and 0 for nobody in particular */
 struct api {
     struct api_options o;
     struct json_limits limits;
+    struct step_cache_spec step_cache; /* of requests that name none */
     struct api_model *models;
     int n_models;
     atomic_bool ready; /* models may be read */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/image_cache.h"
 #include "api/image_control.h"
 #include "api/image_lists.h"
 #include "base/json.h"
@@ -134,6 +135,8 @@ const struct param image_params_table[] = {
      "how much noise the picture gets before it is made larger: its details are less kept"},
     {"control", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, IMAGE_CONTROL_SCHEMA,
      "ControlNets and T2I-Adapters, each with its picture"},
+    {"step_cache", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, IMAGE_CACHE_SCHEMA,
+     "steps that compute only a part of the UNet: deepcache, or first_block"},
     {"mask_mode", PARAM_CHOICE, PARAM_EDIT, 0, 0, AT(mask_mode), "alpha white",
      "where the mask says edit: where it is transparent (OpenAI), or where it is white"},
     {"loras", PARAM_OTHER, PARAM_IMAGES, 0, 0, 0, LORAS_SCHEMA,

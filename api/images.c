@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/image_cache.h"
 #include "api/image_control.h"
 #include "api/image_lists.h"
 #include "api/image_passes.h"
@@ -446,6 +447,7 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     size_t seed_at = out->len;
     buf_printf(out, ", Size: %dx%d, Model: %s", s->width, s->height, card->id);
     image_passes_put(s, out);
+    image_cache_put(&s->step_cache, out);
     image_control_put(c, out);
     if (s->small != NULL)
         buf_printf(out, ", Noise level: %d", s->noise_level < 0 ? d->noise_level : s->noise_level);
@@ -577,8 +579,10 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
         buf_free(&image.decoded);
         buf_free(&mask.decoded);
     }
+    c->job->image.step_cache = a->step_cache;
     if (err != 0 || (err = fill_spec(c, m, &p, where, e)) != 0 ||
         (err = loras_parse(body, &c->job->arena, &c->job->image, e)) != 0 ||
+        (err = image_cache_parse(body, &c->job->image.step_cache, e)) != 0 ||
         (err = image_control_begin(c, body, form, e)) != 0)
         return err;
     int size[2] = {p.width, p.height};

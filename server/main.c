@@ -335,6 +335,7 @@ static int open_api(struct server *s, struct err *e)
         .max_image_pixels = c->max_image_pixels,
         .max_images = (int)c->max_images,
         .max_controls = (int)c->max_controls,
+        .step_cache = c->step_cache,
         .max_jobs = (int)c->max_jobs,
         .max_jobs_bytes = (size_t)c->max_jobs_mib << 20,
         .job_ttl_s = c->job_ttl_s,
