@@ -1,6 +1,6 @@
 /* /v1/adapters: LoRAs and embeddings of image models, listed, loaded and unloaded while the server runs; and the
  * two routes that vLLM has for it. */
-#include "engine/adapters.h"
+#include "engine/replicas.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +47,7 @@ int adapters_get_list(struct api_call *c, struct err *e)
     struct engine_adapter *list = NULL;
     struct json_writer w;
     int n = 0;
-    int rc = engine_adapter_list(c->priv->api->o.engine, &list, &n, e);
+    int rc = replicas_adapter_list(c->priv->api->o.engine, &list, &n, e);
     if (rc != 0)
         return rc;
     json_begin(&w, &c->out);
@@ -67,7 +67,7 @@ static int put_one(struct api_call *c, const char *name, struct err *e)
     struct engine_adapter *list = NULL;
     struct json_writer w;
     int n = 0;
-    int rc = engine_adapter_list(c->priv->api->o.engine, &list, &n, e);
+    int rc = replicas_adapter_list(c->priv->api->o.engine, &list, &n, e);
     if (rc != 0)
         return rc;
     rc = ERR_NOTFOUND;
@@ -101,7 +101,7 @@ static int unload(struct api_call *c, const char *model, const char *name, struc
 {
     struct json_writer w;
     int n_users = 0;
-    int rc = engine_adapter_unload(c->priv->api->o.engine, model, name, &n_users, e);
+    int rc = replicas_adapter_unload(c->priv->api->o.engine, model, name, &n_users, e);
     if (rc != 0)
         return rc;
     json_begin(&w, &c->out);
@@ -167,7 +167,7 @@ int adapters_load_begin(struct api_call *c, const struct cJSON *body, struct err
         return err_set(e, ERR_NOMEM, "not enough memory for the request");
     c->priv->adapter = xcalloc(1, sizeof *c->priv->adapter);
     snprintf(c->priv->adapter->name, sizeof c->priv->adapter->name, "%s", name);
-    return engine_submit(c->priv->api->o.engine, c->job, e);
+    return replicas_submit(c->priv->api->o.engine, c->job, e);
 }
 
 int adapters_event(struct api_call *c, const struct event *ev, struct err *e)

@@ -82,11 +82,11 @@ void api_models_ready(struct api *a)
 {
     if (atomic_load(&a->ready))
         return;
-    int n = engine_n_models(a->o.engine);
+    int n = replicas_n_models(a->o.engine);
     a->models = xcalloc((size_t)n + 1, sizeof *a->models);
     for (int i = 0; i < n; i++) {
         struct api_model *m = &a->models[i];
-        m->card = engine_card_at(a->o.engine, i);
+        m->card = replicas_card_at(a->o.engine, i);
         if (m->card->kind != MODEL_TEXT)
             continue;
         if (api_open_template(m->card, m->card->chat_template, &m->tmpl, &m->tmpl_err) != 0) {
@@ -280,7 +280,7 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
     c->priv->render = render_open(ro);
     if (c->priv->render == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the answer");
-    err = engine_submit(a->o.engine, c->job, e);
+    err = replicas_submit(a->o.engine, c->job, e);
     if (err != 0)
         return err;
     c->stream = p->stream;
@@ -292,7 +292,7 @@ static int check_ready(const struct api *a, const struct api_route *r, struct er
 {
     if ((r->flags & ROUTE_LOADING_OK) || atomic_load(&a->ready))
         return 0;
-    if (a->o.engine != NULL && engine_state(a->o.engine) == ENGINE_FAILED)
+    if (a->o.engine != NULL && replicas_state(a->o.engine) == ENGINE_FAILED)
         return err_set(e, ERR_UNAVAILABLE, "the models could not be loaded");
     err_set(e, ERR_UNAVAILABLE, "the models are still loading; try again in a few seconds");
     return err_reason(e, "loading");

@@ -20,7 +20,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "engine/engine.h"
+#include "engine/replicas.h"
 
 struct api;
 
@@ -45,7 +45,7 @@ struct api_options {
     size_t max_jobs_bytes;    /* of the answers that are kept */
     int64_t job_ttl_s;        /* a finished job is kept so long */
     const char *version;
-    struct engine *engine;
+    struct replicas *engine;
 };
 int api_open(struct api **out, const struct api_options *o, struct err *e);
 void api_close(struct api *a);

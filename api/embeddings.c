@@ -185,7 +185,7 @@ int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e
     if (em->vectors == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the answer");
     c->n_choices = em->n_texts;
-    return engine_submit(c->priv->api->o.engine, c->job, e);
+    return replicas_submit(c->priv->api->o.engine, c->job, e);
 }
 
 /* ---- The answer ---- */

@@ -537,7 +537,7 @@ static int begin_upscale(struct api_call *c, const struct cJSON *body, const str
     if (err != 0 || network || (err = fill_spec(c, m, p, PARAM_ENLARGE, e)) != 0)
         return err;
     open_answer(c, m, p, PARAM_ENLARGE, size);
-    return engine_submit(c->priv->api->o.engine, c->job, e);
+    return replicas_submit(c->priv->api->o.engine, c->job, e);
 }
 
 static void begun(struct api_call *c, const struct image_params *p)
@@ -589,7 +589,7 @@ static int begin(struct api_call *c, const struct cJSON *body, const struct mult
     if ((err = image_passes_parse(c, body, m->card->image, size, e)) != 0)
         return err;
     open_answer(c, m, &p, where, size);
-    err = engine_submit(a->o.engine, c->job, e);
+    err = replicas_submit(a->o.engine, c->job, e);
     if (err == 0)
         begun(c, &p);
     return err;

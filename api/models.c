@@ -49,7 +49,7 @@ static void put_model(struct json_writer *w, const struct api *a, int i)
     if (m->n_ctx > 0)
         json_put_int(w, "max_model_len", m->n_ctx);
     json_open(w, "status", '{');
-    json_put_str(w, "value", status_name(engine_model_state(a->o.engine, i)));
+    json_put_str(w, "value", status_name(replicas_model_state(a->o.engine, i)));
     json_close(w, '}');
     json_open(w, "meta", '{');
     json_put_str(w, "kind", kind_name(m->kind));
@@ -166,12 +166,12 @@ int models_props(struct api_call *c, struct err *e)
     struct engine_stats stats = {0};
     struct json_writer w;
     (void)e;
-    engine_stats(a->o.engine, &stats);
+    replicas_stats(a->o.engine, &stats);
     json_begin(&w, &c->out);
     json_open(&w, NULL, '{');
     json_put_str(&w, "version", a->o.version);
     json_put_str(&w, "build_info", a->fingerprint);
-    json_put_str(&w, "device", engine_device(a->o.engine));
+    json_put_str(&w, "device", replicas_device(a->o.engine));
     json_put_int(&w, "total_slots", stats.sequences_max);
     json_put_str(&w, "model_alias", first->id);
     json_open(&w, "models", '[');

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "api/sdapi.h"
-#include "engine/adapters.h"
+#include "engine/replicas.h"
 
 enum { TAG_MAX = 160 };
 
@@ -138,7 +138,7 @@ void sdapi_lora_list(struct api_call *c, bool embeddings)
     struct engine_adapter *list = NULL;
     struct json_writer w;
     int n = 0;
-    if (engine_adapter_list(c->priv->api->o.engine, &list, &n, NULL) != 0)
+    if (replicas_adapter_list(c->priv->api->o.engine, &list, &n, NULL) != 0)
         n = 0; /* no directory for them: none */
     json_begin(&w, &c->out);
     json_open(&w, NULL, embeddings ? '{' : '[');

@@ -183,7 +183,7 @@ static void put_upscalers(struct json_writer *w, const struct api *a)
 static void put_memory(struct json_writer *w, const struct api *a)
 {
     struct engine_stats s = {0};
-    engine_stats(a->o.engine, &s);
+    replicas_stats(a->o.engine, &s);
     json_open(w, NULL, '{');
     json_open(w, "ram", '{');
     json_put_int(w, "free", s.cache_bytes - s.held_bytes);

@@ -74,7 +74,7 @@ int upscale_begin(struct api_call *c, const struct model_card *card, const struc
     if (copy == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the request's picture");
     open_answer(c, p, size);
-    rc = engine_submit(c->priv->api->o.engine, c->job, e);
+    rc = replicas_submit(c->priv->api->o.engine, c->job, e);
     if (rc == ERR_INVALID)
         err_param(e, "image");
     return rc;

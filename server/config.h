@@ -17,7 +17,7 @@
     S(host, "127.0.0.1", NULL, "address to listen on; 0.0.0.0 for all") \
     I(port, 8080, 0, 65535, "TCP port; 0 lets the system choose") \
     S(models_dir, "models/cache", NULL, "where the default models lie: served when no -m is given") \
-    S(device, "cpu", NULL, "cpu, a level of it (cpu/scalar, cpu/avx2, cpu/avx512, cpu/avx512vnni), or cuda:0") \
+    S(device, "cpu", NULL, "cpu, a level of it (cpu/scalar, cpu/avx2, cpu/avx512, cpu/avx512vnni), cuda:0, or several GPUs, each with all models: cuda:0,cuda:1") \
     B(cuda_graphs, true, "launch what a GPU computes again and again as CUDA graphs") \
     I(threads, 0, 0, 1024, "worker threads of the CPU; 0: one for each core") \
     I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \

@@ -528,7 +528,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
         return MHD_NO;
     if (!c->call && !c->working) {
         struct err e = {0};
-        enum engine_state state = engine_state(h->o.engine);
+        enum engine_state state = replicas_state(h->o.engine);
         if (h->refusing || (state != ENGINE_READY && !(c->route->flags & ROUTE_LOADING_OK))) {
             err_set(&e, ERR_UNAVAILABLE,
                     h->refusing               ? "the server is shutting down"

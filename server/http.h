@@ -20,7 +20,7 @@ struct http_options {
     const struct config *config;
     struct config_keys keys;        /* API keys; none: everybody may call */
     const char *tls_cert, *tls_key; /* PEM texts or NULL; kept */
-    struct engine *engine;
+    struct replicas *engine;
     struct api *api;
     struct metrics *metrics;
     const char *version;

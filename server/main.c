@@ -31,7 +31,7 @@ struct server {
     uv_async_t wake;
     uv_signal_t sigterm, sigint;
     uv_timer_t timer; /* progress while loading, then the drain's clock */
-    struct engine *engine;
+    struct replicas *engine;
     struct api *api;
     struct metrics metrics;
     struct http *http;
@@ -127,24 +127,24 @@ static void say_ready(const struct server *s)
     const struct config *c = &s->config;
     const char *scheme = *c->tls_cert_file ? "https" : "http";
     const char *host = strcmp(c->host, "0.0.0.0") && strcmp(c->host, "::") ? c->host : "localhost";
-    for (int i = 0; i < engine_n_models(s->engine); i++) {
-        const struct model_card *m = engine_card_at(s->engine, i);
+    for (int i = 0; i < replicas_n_models(s->engine); i++) {
+        const struct model_card *m = replicas_card_at(s->engine, i);
         printf("  %s: %s %s, %.0fM parameters, %.0f MB, ", m->id, m->arch, m->quant,
                (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6);
         if (m->image)
             printf("pictures of %dx%d", m->image->width, m->image->height);
         else
             printf("context %d", m->n_ctx);
-        bool loaded = engine_model_state(s->engine, i) == ENGINE_MODEL_LOADED;
+        bool loaded = replicas_model_state(s->engine, i) == ENGINE_MODEL_LOADED;
         printf("%s\n", loaded ? "" : ", loaded when asked for");
     }
     printf("Serving on %s://%s:%d (%s, loaded in %.1f s).  Try:\n\n"
            "  curl -N %s://%s:%d/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
            "\"content\":\"Name three rivers in Italy.\"}],\"stream\":true}'\n\n",
-           scheme, host, http_port(s->http), engine_device(s->engine),
+           scheme, host, http_port(s->http), replicas_device(s->engine),
            (double)(clock_us() - s->load_us) / 1e6, scheme, host, http_port(s->http));
     fflush(stdout);
-    log_msg(LOG_INFO, "ready", "version=%s device=%s", DUETTO_VERSION, engine_device(s->engine));
+    log_msg(LOG_INFO, "ready", "version=%s device=%s", DUETTO_VERSION, replicas_device(s->engine));
 }
 
 static void finish(struct server *s, int exit_code)
@@ -159,7 +159,7 @@ static void on_drain(uv_timer_t *t);
 /* The engine's state may have changed. */
 static void check_engine(struct server *s)
 {
-    enum engine_state state = engine_state(s->engine);
+    enum engine_state state = replicas_state(s->engine);
     if (!s->ready && state == ENGINE_READY) {
         s->ready = true;
         if (isatty(STDOUT_FILENO))
@@ -170,7 +170,7 @@ static void check_engine(struct server *s)
         say_ready(s);
     } else if (state == ENGINE_FAILED) {
         struct err e = {0};
-        engine_failure(s->engine, &e);
+        replicas_failure(s->engine, &e);
         if (!s->ready) {
             fprintf(stderr, "duetto: %s\n", e.msg);
             finish(s, 1);
@@ -200,7 +200,7 @@ static void wake(void *ctx)
 static void on_progress(uv_timer_t *t)
 {
     struct server *s = t->data;
-    int done = engine_progress(s->engine), cells = done * 30 / 1000;
+    int done = replicas_progress(s->engine), cells = done * 30 / 1000;
     if (isatty(STDOUT_FILENO)) {
         printf("\rloading [%.*s%*s] %3d %%", cells, "##############################", 30 - cells,
                "", done / 10);
@@ -315,7 +315,7 @@ static int open_engine(struct server *s, struct err *e)
     };
     kv_type_of(c->kv_type, &o.kv_type); /* config.h has the names */
     o.graphs = c->cuda_graphs;
-    return engine_open(&s->engine, &o, e);
+    return replicas_open(&s->engine, &o, e);
 }
 
 static int open_api(struct server *s, struct err *e)
@@ -392,7 +392,7 @@ static void close_all(struct server *s)
     uv_close((uv_handle_t *)&s->sigint, NULL);
     uv_close((uv_handle_t *)&s->timer, NULL);
     if (s->engine)
-        engine_close(s->engine); /* after this nobody wakes */
+        replicas_close(s->engine); /* after this nobody wakes */
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT); /* closing callbacks, workers that still parse */
     uv_loop_close(&s->loop);

@@ -38,7 +38,7 @@ static void tokens(struct histogram *h)
     *h = (struct histogram){.bounds = token_bounds, .n = COUNT(token_bounds)};
 }
 
-void metrics_open(struct metrics *m, struct engine *g, const char *version)
+void metrics_open(struct metrics *m, struct replicas *g, const char *version)
 {
     *m = (struct metrics){.engine = g, .version = version, .start_unix_s = clock_unix_s()};
 }
@@ -52,11 +52,11 @@ void metrics_close(struct metrics *m)
 
 void metrics_models_ready(struct metrics *m)
 {
-    m->n_models = engine_n_models(m->engine);
+    m->n_models = replicas_n_models(m->engine);
     m->models = xcalloc((size_t)m->n_models + 1, sizeof(*m->models));
     for (int i = 0; i < m->n_models; i++) {
         struct model_metrics *x = &m->models[i];
-        x->card = engine_card_at(m->engine, i);
+        x->card = replicas_card_at(m->engine, i);
         seconds(&x->ttft_s);
         seconds(&x->inter_token_s);
         seconds(&x->e2e_s);
@@ -165,7 +165,7 @@ static void render_histogram(struct buf *out, const char *name, const struct mod
 static void render_engine(const struct metrics *m, struct buf *out)
 {
     struct engine_stats s;
-    engine_stats(m->engine, &s);
+    replicas_stats(m->engine, &s);
     const struct {
         const char *name, *type, *help;
         double v;
@@ -216,6 +216,44 @@ static void render_engine(const struct metrics *m, struct buf *out)
                KV_PAGE_TOKENS, (long long)s.pages_total);
 }
 
+/* The same numbers, device by device. */
+static void render_devices(const struct metrics *m, struct buf *out)
+{
+    static const struct {
+        const char *name, *type, *help;
+    } rows[] = {
+        {"duetto:device_up", "gauge", "1 while the device serves."},
+        {"duetto:device_requests_running", "gauge", "Sequences and pictures on the device."},
+        {"duetto:device_requests_waiting", "gauge", "Requests waiting for the device."},
+        {"duetto:device_pages_used", "gauge", "Key/value pages held by running sequences."},
+        {"duetto:device_cache_bytes", "gauge", "Bytes that the key/value cache may use."},
+        {"duetto:device_weight_bytes", "gauge", "Bytes of the weights of loaded models."},
+        {"duetto:device_steps_total", "counter", "Steps of the engine."},
+        {"duetto:device_generated_tokens_total", "counter", "Generated tokens."},
+    };
+    for (int i = 0; i < COUNT(rows); i++) {
+        head(out, rows[i].name, rows[i].type, rows[i].help);
+        for (int k = 0; k < replicas_n(m->engine); k++) {
+            const struct engine *g = replicas_at(m->engine, k);
+            struct engine_stats s;
+            engine_stats(g, &s);
+            const int64_t values[COUNT(rows)] = {
+                engine_state(g) == ENGINE_READY,
+                s.sequences_running + s.images_running,
+                s.jobs_waiting,
+                s.pages_used,
+                s.cache_bytes,
+                s.weight_bytes,
+                s.steps,
+                s.generated_tokens,
+            };
+            buf_printf(out, "%s{device=\"", rows[i].name);
+            label(out, replicas_device_at(m->engine, k));
+            buf_printf(out, "\"} %lld\n", (long long)values[i]);
+        }
+    }
+}
+
 static void render_models(const struct metrics *m, struct buf *out)
 {
     const struct {
@@ -257,11 +295,11 @@ static void render_models(const struct metrics *m, struct buf *out)
     head(out, "duetto:model_loaded", "gauge", "1 while the weights are in memory.");
     for (int k = 0; k < m->n_models; k++)
         model_line(out, "duetto:model_loaded", &m->models[k],
-                   engine_model_state(m->engine, k) == ENGINE_MODEL_LOADED);
+                   replicas_model_state(m->engine, k) == ENGINE_MODEL_LOADED);
     head(out, "duetto:model_loads_total", "counter", "How often the weights were loaded.");
     for (int k = 0; k < m->n_models; k++)
         model_line(out, "duetto:model_loads_total", &m->models[k],
-                   (double)engine_model_loads(m->engine, k));
+                   (double)replicas_model_loads(m->engine, k));
     head(out, "vllm:request_success_total", "counter", "Requests by how they ended.");
     for (int k = 0; k < m->n_models; k++) {
         const struct model_metrics *x = &m->models[k];
@@ -330,12 +368,13 @@ static void render_process(const struct metrics *m, struct buf *out)
                    (unsigned long long)m->http_responses[i]);
     head(out, "duetto:build_info", "gauge", "Version and device.");
     buf_printf(out, "duetto:build_info{version=\"%s\",device=\"%s\"} 1\n", m->version,
-               engine_device(m->engine));
+               replicas_device(m->engine));
 }
 
 void metrics_render(const struct metrics *m, struct buf *out)
 {
     render_engine(m, out);
+    render_devices(m, out);
     render_models(m, out);
     render_process(m, out);
 }

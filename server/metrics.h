@@ -25,7 +25,7 @@ struct model_metrics {
 
 struct metrics {
     const char *version;
-    struct engine *engine;
+    struct replicas *engine;
     int64_t start_unix_s;
     int n_models;
     struct model_metrics *models;
@@ -33,7 +33,7 @@ struct metrics {
     int connections;
 };
 
-void metrics_open(struct metrics *m, struct engine *g, const char *version);
+void metrics_open(struct metrics *m, struct replicas *g, const char *version);
 void metrics_close(struct metrics *m);
 /* Once the models are loaded. */
 void metrics_models_ready(struct metrics *m);

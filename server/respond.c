@@ -191,17 +191,44 @@ static enum MHD_Result respond_ok(struct conn *c)
     return MHD_queue_response(c->mhd, 200, c->http->alive);
 }
 
+/* Some devices have failed, the others serve. */
+static enum MHD_Result respond_degraded(struct conn *c)
+{
+    struct replicas *r = c->http->o.engine;
+    struct json_writer w;
+    struct buf text;
+    buf_init(&text, 16 * 1024);
+    json_begin(&w, &text);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "status", "degraded");
+    json_open(&w, "failed", '[');
+    for (int i = 0; i < replicas_n(r); i++) {
+        struct err e = {0};
+        engine_failure(replicas_at(r, i), &e);
+        if (!e.code)
+            continue;
+        json_open(&w, NULL, '{');
+        json_put_str(&w, "device", replicas_device_at(r, i));
+        json_put_str(&w, "message", e.msg);
+        json_close(&w, '}');
+    }
+    json_close(&w, ']');
+    json_close(&w, '}');
+    return queue_text(c, 200, "application/json", &text);
+}
+
 /* Ready to serve: loaded, not draining, and the engine's heart beats. */
 static enum MHD_Result respond_health(struct conn *c)
 {
     struct http *h = c->http;
-    enum engine_state state = engine_state(h->o.engine);
+    enum engine_state state = replicas_state(h->o.engine);
     struct engine_stats s;
-    engine_stats(h->o.engine, &s);
+    replicas_stats(h->o.engine, &s);
     int64_t quiet_us = clock_us() - s.heartbeat_us;
     bool beats = quiet_us < h->o.config->heartbeat_timeout_s * 1000000;
     if (state == ENGINE_READY && beats && !h->refusing)
-        return respond_ok(c);
+        return replicas_n_live(h->o.engine) == replicas_n(h->o.engine) ? respond_ok(c)
+                                                                       : respond_degraded(c);
     struct err e = {0};
     struct buf text;
     buf_init(&text, 4096);
@@ -216,14 +243,14 @@ static enum MHD_Result respond_health(struct conn *c)
         status = "stalled";
         message = "the engine has made no step for too long";
     } else {
-        engine_failure(h->o.engine, &e);
+        replicas_failure(h->o.engine, &e);
     }
     struct json_writer w;
     json_begin(&w, &text);
     json_open(&w, NULL, '{');
     json_put_str(&w, "status", status);
     if (state == ENGINE_LOADING)
-        json_put_num(&w, "progress", engine_progress(h->o.engine) / 1000.0);
+        json_put_num(&w, "progress", replicas_progress(h->o.engine) / 1000.0);
     json_open(&w, "error", '{');
     json_put_str(&w, "message", e.code ? e.msg : message);
     json_put_str(&w, "type", "unavailable_error");

@@ -24,7 +24,7 @@ LAYERS = {
 PUBLIC = {
     "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
                 "kernels/program.h"},
-    "engine": {"engine/engine.h", "engine/job.h", "engine/model.h", "engine/bench.h",
+    "engine": {"engine/engine.h", "engine/replicas.h", "engine/job.h", "engine/model.h", "engine/bench.h",
                "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h"},
     "api": {"api/api.h"},
 }

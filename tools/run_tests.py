@@ -147,7 +147,7 @@ class Run:
 
     def tsan(self):
         build = "build/thread"
-        names = [n for n in ("pool", "job", "engine", "engine_image", "engine_models")
+        names = [n for n in ("pool", "job", "engine", "engine_image", "engine_models", "replicas")
                  if (ROOT / f"tests/unit/test_{n}.c").exists()]
         targets = [f"{build}/tests/unit/test_{n}" for n in names]
         self.make("SANITIZE=thread", *targets)

@@ -81,15 +81,14 @@ void cuemu_set_up()
         cuemu_devices.memory_total[i] = (size_t)(mb ? strtoul(mb, nullptr, 10) : 8192) << 20;
     if (s)
         seed = strtoull(s, nullptr, 10) * 2 + 1;
-    for (int i = 0; fail && i < CUEMU_CALLS; i++) {
-        size_t n = strlen(names[i]);
-        fail_device[i] = -1;
-        if (strncmp(fail, names[i], n) != 0 || fail[n] != ':')
-            continue;
-        char *end;
-        fail_at[i] = (int)strtol(fail + n + 1, &end, 10);
-        if (*end == '@')
-            fail_device[i] = (int)strtol(end + 1, nullptr, 10);
+    for (int i = 0; i < CUEMU_CALLS; i++) {
+        const size_t n = strlen(names[i]);
+        const char *at = fail;
+        while (at && (strncmp(at, names[i], n) != 0 || at[n] != ':')) /* of a list with commas */
+            at = strchr(at, ',') ? strchr(at, ',') + 1 : nullptr;
+        char *end = nullptr;
+        fail_at[i] = at ? (int)strtol(at + n + 1, &end, 10) : 0;
+        fail_device[i] = at && *end == '@' ? (int)strtol(end + 1, nullptr, 10) : -1;
     }
     void *all = MAP_FAILED; /* sanitizers leave less */
     for (range_bytes = (size_t)1 << 41; all == MAP_FAILED && range_bytes > (size_t)1 << 34;) {

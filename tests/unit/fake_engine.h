@@ -4,9 +4,8 @@
 #define TESTS_UNIT_FAKE_ENGINE_H
 #include <string.h>
 
-#include "engine/adapters.h"
-#include "engine/engine.h"
 #include "engine/noise.h"
+#include "engine/replicas.h"
 
 static const struct image_card fake_image = {.width = 64,
                                              .height = 64,
@@ -26,43 +25,43 @@ static struct model_card fake_cards[] = {
 static struct job *fake_job; /* a reference, or NULL */
 static int fake_refusal;     /* of engine_submit */
 
-int engine_n_models(const struct engine *g)
+int replicas_n_models(const struct replicas *g)
 {
     (void)g;
     return 2;
 }
 
-const struct model_card *engine_card_at(const struct engine *g, int i)
+const struct model_card *replicas_card_at(const struct replicas *g, int i)
 {
     (void)g;
     return &fake_cards[i];
 }
 
-enum engine_state engine_state(const struct engine *g)
+enum engine_state replicas_state(struct replicas *g)
 {
     (void)g;
     return ENGINE_READY;
 }
 
-enum engine_model_state engine_model_state(const struct engine *g, int i)
+enum engine_model_state replicas_model_state(const struct replicas *g, int i)
 {
     (void)g;
     return i == 0 ? ENGINE_MODEL_LOADED : ENGINE_MODEL_UNLOADED;
 }
 
-const char *engine_device(const struct engine *g)
+const char *replicas_device(const struct replicas *g)
 {
     (void)g;
     return "fake";
 }
 
-void engine_stats(const struct engine *g, struct engine_stats *s)
+void replicas_stats(const struct replicas *g, struct engine_stats *s)
 {
     (void)g;
     (void)s;
 }
 
-int engine_submit(struct engine *g, struct job *j, struct err *e)
+int replicas_submit(struct replicas *g, struct job *j, struct err *e)
 {
     (void)g;
     if (fake_refusal)
@@ -73,7 +72,7 @@ int engine_submit(struct engine *g, struct job *j, struct err *e)
     return 0;
 }
 
-int engine_adapter_list(struct engine *g, struct engine_adapter **list, int *n, struct err *e)
+int replicas_adapter_list(struct replicas *g, struct engine_adapter **list, int *n, struct err *e)
 {
     (void)g;
     (void)e;
@@ -87,8 +86,8 @@ bool engine_adapter_name_ok(const char *name)
     return *name != 0;
 }
 
-int engine_adapter_unload(struct engine *g, const char *model, const char *name, int *n_users,
-                          struct err *e)
+int replicas_adapter_unload(struct replicas *g, const char *model, const char *name, int *n_users,
+                            struct err *e)
 {
     (void)g;
     (void)model;

@@ -1,0 +1,434 @@
+/* Opening several engines, asking all of them, choosing one.
+ *
+ * No locks: engines are asked for their atomics, and what the choice remembers are atomics too.  Two
+ * requests at the same time may both go to the same engine; the next ones see it. */
+#include "engine/replicas.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_int.h"
+
+enum {
+    PROMPTS = 1 << 13,  /* remembered beginnings of an engine */
+    PAGES_KNOWN = 64,   /* of a prompt are looked at */
+    PAGES_WORTH = 2,    /* fewer are computed again sooner than waited for */
+    JOBS_MORE = 2,      /* that an engine may have for the sake of its cache */
+    DEVICES_BYTES = 512 /* of the list */
+};
+
+struct replica {
+    struct engine *engine;
+    char *device; /* its name in the list */
+    _Atomic int64_t n_given;
+    _Atomic uint64_t
+        *seen; /* [PROMPTS] beginnings, each at the place that its hash says; NULL when alone */
+};
+
+struct replicas {
+    int n;
+    struct replica all[REPLICAS_MAX];
+    char devices[DEVICES_BYTES]; /* the list */
+    atomic_bool started;         /* all were ready */
+};
+
+/* ---- open and close ---- */
+
+/* The next name of a list with commas; false at its end. */
+static bool next_device(const char **list, char *name, size_t size)
+{
+    size_t n = strcspn(*list, ",");
+    if (n == 0 || n >= size)
+        return false;
+    memcpy(name, *list, n);
+    name[n] = '\0';
+    *list += n + ((*list)[n] == ',');
+    return true;
+}
+
+static bool named_before(const struct replicas *r, const char *name)
+{
+    for (int i = 0; i < r->n; i++)
+        if (strcmp(r->all[i].device, name) == 0)
+            return true;
+    return false;
+}
+
+static int count_devices(const char *list)
+{
+    int n = 1;
+    for (; *list; list++)
+        n += *list == ',';
+    return n;
+}
+
+int replicas_open(struct replicas **out, const struct engine_options *o, struct err *e)
+{
+    const char *list = o->device ? o->device : "cpu";
+    const int n = count_devices(list);
+    if (n > REPLICAS_MAX || strlen(list) >= DEVICES_BYTES)
+        return err_set(e, ERR_INVALID, "%d devices, at most %d", n, REPLICAS_MAX);
+    struct replicas *r = xcalloc(1, sizeof *r);
+    struct engine_options one = *o;
+    char name[DEVICES_BYTES];
+    int rc = 0;
+    memcpy(r->devices, list, strlen(list) + 1);
+    while (r->n < n && rc == 0) {
+        struct replica *p = &r->all[r->n];
+        one.device = name;
+        if (!next_device(&list, name, sizeof name))
+            rc = err_set(e, ERR_INVALID, "device: the list has an empty name");
+        else if (named_before(r, name))
+            rc = err_set(e, ERR_INVALID, "device: %s is named twice", name);
+        else
+            rc = engine_open(&p->engine, &one, e);
+        if (rc)
+            break;
+        r->n++;
+        p->device = xstrdup(name);
+        p->seen = n > 1 ? xcalloc(PROMPTS, sizeof *p->seen) : NULL;
+    }
+    if (rc) {
+        replicas_close(r);
+        return rc;
+    }
+    *out = r;
+    return 0;
+}
+
+void replicas_close(struct replicas *r)
+{
+    if (!r)
+        return;
+    for (int i = 0; i < r->n; i++) {
+        engine_close(r->all[i].engine);
+        free(r->all[i].device);
+        free(r->all[i].seen);
+    }
+    free(r);
+}
+
+/* ---- questions ---- */
+
+static bool lives(const struct replicas *r, int i)
+{
+    return engine_state(r->all[i].engine) == ENGINE_READY;
+}
+
+int replicas_n(const struct replicas *r)
+{
+    return r->n;
+}
+
+int replicas_n_live(const struct replicas *r)
+{
+    int n = 0;
+    for (int i = 0; i < r->n; i++)
+        n += lives(r, i);
+    return n;
+}
+
+const struct engine *replicas_at(const struct replicas *r, int i)
+{
+    return r->all[i].engine;
+}
+
+const char *replicas_device_at(const struct replicas *r, int i)
+{
+    return r->all[i].device;
+}
+
+enum engine_state replicas_state(struct replicas *r)
+{
+    int n[ENGINE_STOPPED + 1] = {0};
+    for (int i = 0; i < r->n; i++)
+        n[engine_state(r->all[i].engine)]++;
+    if (n[ENGINE_READY] == r->n)
+        atomic_store(&r->started, true);
+    if (n[ENGINE_READY] > 0 && atomic_load(&r->started))
+        return ENGINE_READY;
+    return n[ENGINE_FAILED] > 0    ? ENGINE_FAILED
+           : n[ENGINE_LOADING] > 0 ? ENGINE_LOADING
+                                   : ENGINE_STOPPED;
+}
+
+void replicas_failure(const struct replicas *r, struct err *e)
+{
+    for (int i = 0; i < r->n; i++) {
+        if (engine_state(r->all[i].engine) == ENGINE_FAILED) {
+            engine_failure(r->all[i].engine, e);
+            return;
+        }
+    }
+}
+
+int replicas_progress(const struct replicas *r)
+{
+    int least = 1000;
+    for (int i = 0; i < r->n; i++) {
+        int one = engine_progress(r->all[i].engine);
+        least = one < least ? one : least;
+    }
+    return least;
+}
+
+const char *replicas_device(const struct replicas *r)
+{
+    return r->n == 1 ? engine_device(r->all[0].engine) : atomic_load(&r->started) ? r->devices : "";
+}
+
+/* The first that answers: what it says of models is true of all. */
+static const struct engine *any(const struct replicas *r)
+{
+    int i = 0;
+    while (i < r->n - 1 && !lives(r, i))
+        i++;
+    return r->all[i].engine;
+}
+
+int replicas_n_models(const struct replicas *r)
+{
+    return engine_n_models(any(r));
+}
+
+const struct model_card *replicas_card_at(const struct replicas *r, int i)
+{
+    return engine_card_at(any(r), i);
+}
+
+enum engine_model_state replicas_model_state(const struct replicas *r, int i)
+{
+    enum engine_model_state most = ENGINE_MODEL_UNLOADED;
+    for (int k = 0; k < r->n; k++) {
+        enum engine_model_state one = engine_model_state(r->all[k].engine, i);
+        if (lives(r, k) && one > most)
+            most = one;
+    }
+    return most;
+}
+
+int64_t replicas_model_loads(const struct replicas *r, int i)
+{
+    int64_t sum = 0;
+    for (int k = 0; k < r->n; k++)
+        sum += engine_model_loads(r->all[k].engine, i);
+    return sum;
+}
+
+/* Of one that has failed: what it did counts still, what it has does not. */
+static void forget_room(struct engine_stats *s)
+{
+    s->jobs_waiting = s->sequences_running = s->sequences_max = s->images_running = 0;
+    s->pages_total = s->pages_used = s->pages_cached = s->cache_bytes = 0;
+    s->held_bytes = s->kept_bytes = 0;
+    s->models_loaded = s->weight_bytes = s->weight_budget_bytes = 0;
+}
+
+void replicas_stats(const struct replicas *r, struct engine_stats *s)
+{
+    int64_t oldest_us = INT64_MAX, first_us = 0;
+    *s = (struct engine_stats){0};
+    for (int i = 0; i < r->n; i++) {
+        struct engine_stats one;
+        engine_stats(r->all[i].engine, &one);
+        first_us = i == 0 ? one.heartbeat_us : first_us;
+        if (engine_state(r->all[i].engine) == ENGINE_FAILED)
+            forget_room(&one);
+        else if (one.heartbeat_us < oldest_us)
+            oldest_us = one.heartbeat_us;
+#define X(name) s->name += one.name;
+        STATS(X)
+#undef X
+    }
+    s->heartbeat_us = oldest_us < INT64_MAX ? oldest_us : first_us;
+}
+
+/* ---- which one ---- */
+
+/* What the prompt begins with, page by page: hash[k] is of its first k + 1 pages. */
+static int prompt_pages(const struct job *j, uint64_t hash[PAGES_KNOWN])
+{
+    const struct text_spec *s = &j->text;
+    if (j->kind != JOB_TEXT || s->no_cache || s->picture || s->n_prompts < 1)
+        return 0;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (const char *c = s->model ? s->model : ""; *c; c++)
+        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    int n = s->n_prompt[0] / KV_PAGE_TOKENS;
+    n = n < PAGES_KNOWN ? n : PAGES_KNOWN;
+    for (int i = 0; i < n * KV_PAGE_TOKENS; i++) {
+        h = (h ^ (uint32_t)s->prompts[0][i]) * 0x100000001b3u;
+        h ^= h >> 29;
+        hash[i / KV_PAGE_TOKENS] = h;
+    }
+    return n;
+}
+
+static int known_pages(const struct replica *p, const uint64_t *hash, int n)
+{
+    int known = 0;
+    while (known < n && atomic_load_explicit(&p->seen[hash[known] % PROMPTS],
+                                             memory_order_relaxed) == hash[known])
+        known++;
+    return known;
+}
+
+static void remember_pages(struct replica *p, const uint64_t *hash, int n)
+{
+    for (int i = 0; i < n; i++)
+        atomic_store_explicit(&p->seen[hash[i] % PROMPTS], hash[i], memory_order_relaxed);
+}
+
+static int work_of(const struct engine *g)
+{
+    struct engine_stats s;
+    engine_stats(g, &s);
+    return s.jobs_waiting + s.sequences_running + s.images_running;
+}
+
+/* -1: none that lives and was not tried. */
+static int choose(const struct replicas *r, unsigned tried, const uint64_t *hash, int n_pages)
+{
+    int work[REPLICAS_MAX], best = -1, most = 0, keeper = -1;
+    for (int i = 0; i < r->n; i++) {
+        if (tried >> i & 1 || !lives(r, i))
+            continue;
+        work[i] = work_of(r->all[i].engine);
+        if (best < 0 || work[i] < work[best] ||
+            (work[i] == work[best] &&
+             atomic_load(&r->all[i].n_given) < atomic_load(&r->all[best].n_given)))
+            best = i;
+    }
+    for (int i = 0; i < r->n; i++) {
+        if (tried >> i & 1 || !lives(r, i) || best < 0)
+            continue;
+        int known = known_pages(&r->all[i], hash, n_pages);
+        if (known >= PAGES_WORTH && 2 * known >= n_pages && known > most &&
+            work[i] <= work[best] + JOBS_MORE) {
+            keeper = i;
+            most = known;
+        }
+    }
+    return keeper >= 0 ? keeper : best;
+}
+
+/* For those whose answer nobody waits for. */
+static void submit_copy(struct engine *g, const struct job *j)
+{
+    struct job *copy = job_new(1 << 12);
+    copy->kind = j->kind;
+    copy->adapter.model = arena_strdup(&copy->arena, j->adapter.model);
+    copy->adapter.name = arena_strdup(&copy->arena, j->adapter.name);
+    if (copy->adapter.model && copy->adapter.name)
+        (void)engine_submit(g, copy, NULL);
+    job_unref(copy);
+}
+
+int replicas_submit(struct replicas *r, struct job *j, struct err *e)
+{
+    if (r->n == 1)
+        return engine_submit(r->all[0].engine, j, e);
+    if (replicas_state(r) != ENGINE_READY)
+        return err_set(e, ERR_UNAVAILABLE, "the devices are not ready");
+    uint64_t hash[PAGES_KNOWN];
+    const int n_pages = prompt_pages(j, hash);
+    struct err why = {0};
+    unsigned tried = 0;
+    int rc = err_set(&why, ERR_UNAVAILABLE, "all devices have failed");
+    for (int i; (i = choose(r, tried, hash, n_pages)) >= 0; tried |= 1u << i) {
+        struct replica *p = &r->all[i];
+        rc = engine_submit(p->engine, j, &why);
+        if (rc == ERR_BUSY || rc == ERR_UNAVAILABLE)
+            continue;
+        if (rc == 0) {
+            atomic_fetch_add(&p->n_given, 1);
+            remember_pages(p, hash, n_pages);
+        }
+        for (int k = 0; rc == 0 && j->kind == JOB_ADAPTER && k < r->n; k++)
+            if (k != i && lives(r, k))
+                submit_copy(r->all[k].engine, j);
+        break;
+    }
+    if (rc && e)
+        *e = why;
+    return rc;
+}
+
+/* ---- adapters ---- */
+
+static struct engine_adapter *find_adapter(struct engine_adapter *list, int n,
+                                           const struct engine_adapter *like)
+{
+    for (int i = 0; i < n; i++) {
+        bool same_model = !list[i].model || !like->model || strcmp(list[i].model, like->model) == 0;
+        if (same_model && strcmp(list[i].name, like->name) == 0)
+            return &list[i];
+    }
+    return NULL;
+}
+
+/* What one engine knows, into what is known so far. */
+static void merge_adapters(struct engine_adapter *list, int *n, const struct engine_adapter *more,
+                           int n_more)
+{
+    for (int i = 0; i < n_more; i++) {
+        struct engine_adapter *have = find_adapter(list, *n, &more[i]);
+        if (!have && *n < ENGINE_ADAPTER_FILES_MAX) {
+            list[(*n)++] = more[i];
+        } else if (have && more[i].loaded) {
+            struct engine_adapter both = more[i];
+            both.pinned |= have->pinned;
+            both.n_users += have->n_users;
+            *have = both;
+        }
+    }
+}
+
+int replicas_adapter_list(struct replicas *r, struct engine_adapter **list, int *n, struct err *e)
+{
+    struct engine_adapter *all = NULL;
+    int n_all = 0, rc = 0;
+    if (r->n == 1)
+        return engine_adapter_list(r->all[0].engine, list, n, e);
+    all = mem_try(ENGINE_ADAPTER_FILES_MAX, sizeof *all);
+    if (!all)
+        return err_set(e, ERR_NOMEM, "no memory for the list of adapters");
+    for (int i = 0; i < r->n && rc == 0; i++) {
+        struct engine_adapter *more = NULL;
+        int n_more = 0;
+        if (!lives(r, i))
+            continue;
+        rc = engine_adapter_list(r->all[i].engine, &more, &n_more, e);
+        if (rc == 0)
+            merge_adapters(all, &n_all, more, n_more);
+        free(more);
+    }
+    if (rc) {
+        free(all);
+        return rc;
+    }
+    *list = all;
+    *n = n_all;
+    return 0;
+}
+
+int replicas_adapter_unload(struct replicas *r, const char *model, const char *name, int *n_users,
+                            struct err *e)
+{
+    struct err why = {0};
+    int users = 0, rc = ERR_NOTFOUND;
+    err_set(&why, ERR_UNAVAILABLE, "all devices have failed");
+    for (int i = 0; i < r->n; i++) {
+        int one = 0;
+        if (r->n > 1 && !lives(r, i))
+            continue;
+        if (engine_adapter_unload(r->all[i].engine, model, name, &one, &why) == 0)
+            rc = 0;
+        users += one;
+    }
+    if (rc == 0)
+        *n_users = users;
+    else if (e)
+        *e = why;
+    return rc ? why.code : 0;
+}
