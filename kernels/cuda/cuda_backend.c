@@ -14,6 +14,13 @@
 /* Of up to 8 arrays; and the queue sends whole rounds. */
 #define PARAM_SLACK ((size_t)8 * PARAM_ALIGN + CUDA_QUEUE_ROUND)
 
+void cuda_enter(const struct cuda_backend *cb)
+{
+    static _Thread_local int now = -1; /* nobody else calls cudaSetDevice */
+    if (now != cb->device && cudaSetDevice(cb->device) == cudaSuccess)
+        now = cb->device;
+}
+
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what)
 {
     if (rc == cudaSuccess)
@@ -26,6 +33,7 @@ bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what)
 
 cudaStream_t cuda_stream(struct cuda_backend *cb)
 {
+    cuda_enter(cb);
     if (cb->landing && !cb->dead) {
         cuda_check(cb, cudaEventRecord(cb->landed, cb->copy), "recording an event");
         cuda_check(cb, cudaStreamWaitEvent(cb->compute, cb->landed, 0), "waiting for an event");
@@ -153,6 +161,7 @@ void *cuda_scratch(struct cuda_backend *cb, size_t bytes)
 static int sync_device(struct backend *be, struct err *e)
 {
     struct cuda_backend *cb = cuda_of(be);
+    cuda_enter(cb);
     cuda_flush(cb);
     cuda_check(cb, cudaGetLastError(), "a kernel was not launched");
     if (!cb->dead)
@@ -170,6 +179,7 @@ static int sync_device(struct backend *be, struct err *e)
 static void close_device(struct backend *be)
 {
     struct cuda_backend *cb = cuda_of(be);
+    cuda_enter(cb);
     cuda_mem_free(be, cb->scratch);
     cuda_op_close(cb);
     cudaFreeHost(cb->params.host);
@@ -195,9 +205,8 @@ int cuda_backend_count(void)
 
 static int open_streams(struct cuda_backend *cb, struct err *e)
 {
-    cudaError_t rc = cudaSetDevice(cb->device);
-    if (rc == cudaSuccess)
-        rc = cudaStreamCreateWithFlags(&cb->compute, cudaStreamNonBlocking);
+    cuda_enter(cb);
+    cudaError_t rc = cudaStreamCreateWithFlags(&cb->compute, cudaStreamNonBlocking);
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&cb->copy, cudaStreamNonBlocking);
     if (rc == cudaSuccess)

@@ -65,6 +65,8 @@ static inline struct cuda_backend *cuda_of(struct backend *be)
 int cuda_backend_open(struct backend **out, int device, struct err *e);
 int cuda_backend_count(void); /* devices; 0 without a driver */
 
+/* Makes it the device of the calling thread: before launches, allocations and questions about memory. */
+void cuda_enter(const struct cuda_backend *cb);
 /* Keeps the first failure; true when rc is success and the device lives. */
 bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
 /* Where an op queues its launches; called once before them. */

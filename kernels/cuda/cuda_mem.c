@@ -121,6 +121,7 @@ void *cuda_mem_alloc(struct backend *be, size_t bytes, struct err *e)
 {
     struct cuda_backend *cb = cuda_of(be);
     void *p = NULL;
+    cuda_enter(cb);
     if (bytes < SIZE_MAX - POOL_ALIGN && !cb->dead) {
         size_t all = (bytes + (bytes == 0) + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN;
         bool own = all >= CHUNK_BYTES / 2;
@@ -159,6 +160,7 @@ void cuda_mem_free(struct backend *be, void *p)
 void *cuda_mem_host(struct backend *be, size_t bytes, struct err *e)
 {
     void *p = NULL;
+    cuda_enter(cuda_of(be));
     if (cudaMallocHost(&p, bytes + (bytes == 0)) == cudaSuccess) {
         memset(p, 0, bytes);
         return p;
@@ -176,8 +178,8 @@ void cuda_mem_host_free(struct backend *be, void *p)
 
 size_t cuda_mem_free_bytes(struct backend *be)
 {
-    (void)be;
     size_t left = 0, total = 0;
+    cuda_enter(cuda_of(be));
     return cudaMemGetInfo(&left, &total) == cudaSuccess ? left : 0;
 }
 
