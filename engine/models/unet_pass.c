@@ -230,6 +230,7 @@ static void record_deep(struct pass *s, struct tensor *x)
         *x = PROGRAM_PINNED(s->p, skip->dims[0], skip->dims[1], skip->dims[2],
                             unet_deep_channels(s->m, s->branch));
     s->out->deep = *x;
+    program_host(s->p, x, s->parts & UNET_DEEP ? PROGRAM_OUT : PROGRAM_IN);
 }
 
 static struct tensor record_up(struct pass *s, struct tensor x, int n_skips)
@@ -305,10 +306,12 @@ static void record_head(struct pass *s, const struct unet_places *places, const 
 {
     s->out->n_head = s->branch + 1;
     s->out->head = program_array(s->p, (size_t)s->out->n_head, sizeof *s->out->head);
-    for (int i = 0; i <= s->branch; i++)
+    for (int i = 0; i <= s->branch; i++) {
         s->skips[i] = s->out->head[i] =
             PROGRAM_PINNED(s->p, size[0], size[1] / places->at[i].shrink,
                            size[2] / places->at[i].shrink, places->at[i].c);
+        program_host(s->p, &s->skips[i], PROGRAM_IN);
+    }
 }
 
 /* And as results. */
@@ -318,6 +321,7 @@ static void keep_head(struct pass *s)
     s->out->head = program_array(s->p, (size_t)s->n_skips, sizeof *s->out->head);
     for (int i = 0; i < s->n_skips; i++) {
         program_pin(s->p, &s->skips[i]);
+        program_host(s->p, &s->skips[i], PROGRAM_OUT);
         s->out->head[i] = s->skips[i];
     }
 }

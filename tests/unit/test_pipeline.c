@@ -14,7 +14,7 @@
 #include "engine/pipeline.h"
 #include "engine/turns.h"
 
-enum { W = 48, H = 32, JOBS = 6 };
+enum { W = 48, H = 32, JOBS = 9 };
 
 static struct backend *be;
 static struct diffusion *sd15;
@@ -155,13 +155,21 @@ static bool work(struct bench *b, struct run *runs, int n_runs, int n_ops)
     return !pipeline_has_work(&b->p);
 }
 
+static const struct step_cache_spec caches[] = {
+    {.kind = STEP_CACHE_NONE},
+    {.kind = STEP_CACHE_DEEPCACHE, .interval = 3, .branch = 1},
+    {.kind = STEP_CACHE_FIRST_BLOCK, .threshold = 0.3f},
+    {.kind = STEP_CACHE_DEEPCACHE, .interval = 2},
+};
+
 /* Requests that differ in all that they may differ in. */
 static struct image_spec spec_of(int k, const uint8_t *init, const uint8_t *mask)
 {
     struct image_spec s = plain_spec();
     s.seed = (uint64_t)(100 + k);
     s.steps = 2 + k % 3;
-    s.scheduler = (int[]){0, NOISE_EULER_A, NOISE_DPMPP_2M, NOISE_HEUN, NOISE_DDIM, NOISE_LCM}[k];
+    s.scheduler = (int[]){0,         NOISE_EULER_A, NOISE_DPMPP_2M, NOISE_HEUN, NOISE_DDIM,
+                          NOISE_LCM, NOISE_EULER_A, NOISE_DPMPP_2M, 0}[k];
     s.n = k % 2 + 1;
     s.guidance_scale = k == 2 ? 1.0f : 2.0f + (float)k;
     s.prompt = k % 3 ? "a photo of the (old:1.3) city" : "a red cat";
@@ -174,6 +182,10 @@ static struct image_spec spec_of(int k, const uint8_t *init, const uint8_t *mask
     if (k == 5)
         s.mask = mask;
     s.partial_images = k == 3;
+    if (k >= 6) {
+        s.step_cache = caches[k - 5];
+        s.steps = 5;
+    }
     return s;
 }
 
@@ -236,9 +248,8 @@ static int count_ops(const struct image_spec *s)
     return n + 1;
 }
 
-static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **state)
+static void cancel_everywhere(const struct step_cache_spec *cache)
 {
-    (void)state;
     static uint8_t init[W * H * 3], mask[W * H];
     memset(mask, 255, sizeof mask);
     struct image_spec s = plain_spec(), other = plain_spec();
@@ -247,6 +258,8 @@ static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **
     s.mask = mask;
     s.partial_images = 1;
     other.seed = 77;
+    s.step_cache = other.step_cache = *cache;
+    s.steps = other.steps = cache->kind == STEP_CACHE_NONE ? 2 : 3;
     other.prompt = s.prompt; /* a prompt and a batch in common */
     struct run expected, a, b[1];
     struct bench alone;
@@ -298,6 +311,38 @@ static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **
         bench_close(&t);
     }
     run_close(&expected);
+}
+
+static void pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        cancel_everywhere(&caches[i]);
+}
+
+/* Of a picture with a cache the task has so much more. */
+static void pipeline_holds_what_steps_leave(void **state)
+{
+    (void)state;
+    struct image_spec s = plain_spec();
+    struct bench b;
+    struct run r;
+    size_t bytes[3];
+    for (int i = 0; i < 3; i++) {
+        s.step_cache = caches[i];
+        bench_open(&b, (size_t)1 << 26, 2);
+        run_open(&r, &s);
+        bytes[i] = r.task.image->state_bytes;
+        assert_true(place(&b, &r));
+        assert_true(held(&b) >= bytes[i]);
+        while (!work(&b, &r, 1, 1000))
+            ;
+        run_close(&r);
+        bench_close(&b);
+    }
+    const size_t skip = (size_t)(W / 8) * (H / 8) * 8 * sizeof(float); /* of the first level */
+    assert_true(bytes[1] >= bytes[0] + 2 * skip);
+    assert_true(bytes[2] >= bytes[0] + 2 * 4 * skip);
 }
 
 /* A large picture of many steps runs in all places; the small one comes in, and is ready long before. */
@@ -480,6 +525,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipeline_gives_the_same_bytes_alone_and_together),
         cmocka_unit_test(pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled),
+        cmocka_unit_test(pipeline_holds_what_steps_leave),
         cmocka_unit_test(pipeline_forgets_who_left_a_pass),
         cmocka_unit_test(pipeline_lets_small_pictures_through),
         cmocka_unit_test(pipeline_admits_exactly_what_fits),
