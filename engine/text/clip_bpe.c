@@ -458,20 +458,10 @@ int clip_bpe_encode(const struct clip_bpe *t, struct clip_bpe_work *w, const cha
                     struct token_list *out, struct err *e)
 {
     struct encode x = {.t = t, .w = w, .out = out, .e = e};
-    char *repaired = NULL;
-    if (len > CLIP_BPE_MAX_BYTES)
-        return err_set(e, ERR_TOOBIG, "the text has %zu bytes, allowed are %d", len,
-                       CLIP_BPE_MAX_BYTES);
-    if (!utf8_valid(text, len)) {
-        size_t n = utf8_repair(NULL, text, len);
-        repaired = mem_try(n + 1, 1);
-        if (repaired == NULL)
-            return err_set(e, ERR_NOMEM, "no memory to tokenise %zu bytes", len);
-        utf8_repair(repaired, text, len);
-        text = repaired;
-        len = n;
-    }
-    int rc = encode_text(&x, text, len);
+    char *repaired;
+    int rc = vocab_repair_text(&text, &len, CLIP_BPE_MAX_BYTES, &repaired, e);
+    if (rc == 0)
+        rc = encode_text(&x, text, len);
     free(repaired);
     return rc;
 }

@@ -215,3 +215,20 @@ int token_list_push(struct token_list *l, int32_t id, struct err *e)
     l->ids[l->n++] = id;
     return 0;
 }
+
+int vocab_repair_text(const char **text, size_t *len, size_t max, char **copy, struct err *e)
+{
+    *copy = NULL;
+    if (*len > max)
+        return err_set(e, ERR_TOOBIG, "the text has %zu bytes, allowed are %zu", *len, max);
+    if (utf8_valid(*text, *len))
+        return 0;
+    size_t n = utf8_repair(NULL, *text, *len);
+    *copy = mem_try(n + 1, 1);
+    if (*copy == NULL)
+        return err_set(e, ERR_NOMEM, "no memory to tokenise %zu bytes", *len);
+    utf8_repair(*copy, *text, *len);
+    *text = *copy;
+    *len = n;
+    return 0;
+}

@@ -60,4 +60,8 @@ struct token_list {
     size_t n, cap, max;
 };
 int token_list_push(struct token_list *l, int32_t id, struct err *e); /* ERR_TOOBIG, ERR_NOMEM */
+
+/* *text and *len become valid UTF-8: they stay, or are a repaired copy in *copy, for free() (else NULL).
+ * ERR_TOOBIG for more than max bytes, ERR_NOMEM. */
+int vocab_repair_text(const char **text, size_t *len, size_t max, char **copy, struct err *e);
 #endif
