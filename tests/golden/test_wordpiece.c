@@ -14,56 +14,15 @@
 #include <cmocka.h>
 
 #include "engine/text/wordpiece.h"
+#include "tests/temp_dir.h"
 
-enum { MAX_LINE = 1 << 16, N_FILES = 3 };
+enum { MAX_LINE = 1 << 16 };
 static char line[MAX_LINE], text[MAX_LINE / 2], back[MAX_LINE / 2];
-static const char *const files[N_FILES] = {"vocab.txt", "tokenizer_config.json", "tokenizer.json"};
-static char dir[64];
 
 static const char *fixtures(void)
 {
     const char *d = getenv("WORDPIECE_FIXTURES");
     return d ? d : "tests/fixtures/wordpiece";
-}
-
-static const char *path_of(const char *name)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void clear(void)
-{
-    for (int i = 0; i < N_FILES; i++)
-        unlink(path_of(files[i]));
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_wordpiece.XXXXXX");
-    return mkdtemp(dir) == NULL;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    clear();
-    return rmdir(dir);
-}
-
-static void put(const char *name, const char *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
-}
-
-static void put_text(const char *name, const char *s)
-{
-    put(name, s, strlen(s));
 }
 
 static struct wordpiece *opened(const char *path)
@@ -79,7 +38,7 @@ static void refused(int code, const char *words)
 {
     struct wordpiece *t = NULL;
     struct err e = {0};
-    int rc = wordpiece_open(&t, dir, &e);
+    int rc = wordpiece_open(&t, temp_dir, &e);
     if (rc == 0)
         wordpiece_close(t);
     if (strstr(e.msg, words) == NULL)
@@ -142,10 +101,10 @@ static struct wordpiece *opened_cased(void)
     assert_non_null(f);
     size_t n = fread(vocab, 1, sizeof vocab, f);
     fclose(f);
-    clear();
-    put("vocab.txt", vocab, n);
-    put_text("tokenizer_config.json", "{\"do_lower_case\":false,\"strip_accents\":null}");
-    return opened(dir);
+    temp_dir_clear();
+    temp_dir_put("vocab.txt", vocab, n);
+    temp_dir_put_text("tokenizer_config.json", "{\"do_lower_case\":false,\"strip_accents\":null}");
+    return opened(temp_dir);
 }
 
 static void wordpiece_gives_the_ids_of_transformers(void **state)
@@ -193,9 +152,9 @@ static void ids_are(const struct wordpiece *t, const char *s, const char *expect
 static void wordpiece_reads_both_kinds_of_files(void **state)
 {
     (void)state;
-    clear();
-    put_text("vocab.txt", "[PAD]\r\n[UNK]\r\na\r\n##b\r\nab\r\n\r\nc");
-    struct wordpiece *t = opened(dir);
+    temp_dir_clear();
+    temp_dir_put_text("vocab.txt", "[PAD]\r\n[UNK]\r\na\r\n##b\r\nab\r\n\r\nc");
+    struct wordpiece *t = opened(temp_dir);
     assert_int_equal(wordpiece_info(t)->n_vocab, 7);
     assert_int_equal(wordpiece_info(t)->pad, 0);
     assert_int_equal(wordpiece_info(t)->unk, 1);
@@ -208,11 +167,12 @@ static void wordpiece_reads_both_kinds_of_files(void **state)
             "c",
             "1");
     wordpiece_close(t);
-    clear();
-    put_text("tokenizer.json",
-             "{\"normalizer\":{\"lowercase\":false},\"model\":{\"type\":\"WordPiece\","
-             "\"continuing_subword_prefix\":\"##\",\"vocab\":{\"[UNK]\":5,\"a\":1,\"##b\":0}}}");
-    t = opened(dir);
+    temp_dir_clear();
+    temp_dir_put_text(
+        "tokenizer.json",
+        "{\"normalizer\":{\"lowercase\":false},\"model\":{\"type\":\"WordPiece\","
+        "\"continuing_subword_prefix\":\"##\",\"vocab\":{\"[UNK]\":5,\"a\":1,\"##b\":0}}}");
+    t = opened(temp_dir);
     assert_int_equal(wordpiece_info(t)->n_vocab, 6);
     ids_are(t, "abb A", "1 0 0 5");
     const int32_t ids[] = {1, 0, 3, -1, 99, 1, 5};
@@ -229,22 +189,22 @@ static void wordpiece_reads_both_kinds_of_files(void **state)
 static void wordpiece_refuses_files_that_are_wrong(void **state)
 {
     (void)state;
-    clear();
+    temp_dir_clear();
     refused(ERR_NOTFOUND, "neither vocab.txt nor tokenizer.json");
-    put_text("vocab.txt", "");
+    temp_dir_put_text("vocab.txt", "");
     refused(ERR_CORRUPT, "0 tokens");
-    put_text("vocab.txt", "a\nb\n");
+    temp_dir_put_text("vocab.txt", "a\nb\n");
     refused(ERR_CORRUPT, "[UNK] is not");
-    put_text("vocab.txt", "a\n[UNK]\n");
-    put_text("tokenizer_config.json", "{\"do_lower_case\":1}");
+    temp_dir_put_text("vocab.txt", "a\n[UNK]\n");
+    temp_dir_put_text("tokenizer_config.json", "{\"do_lower_case\":1}");
     refused(ERR_INVALID, "do_lower_case");
-    put_text("tokenizer_config.json", "{");
+    temp_dir_put_text("tokenizer_config.json", "{");
     refused(ERR_CORRUPT, "tokenizer_config.json");
-    clear();
-    put_text("tokenizer.json", "{\"model\":{\"type\":\"BPE\"}}");
+    temp_dir_clear();
+    temp_dir_put_text("tokenizer.json", "{\"model\":{\"type\":\"BPE\"}}");
     refused(ERR_UNSUPPORTED, "not the tokenizer of a BERT");
-    put_text("tokenizer.json", "{\"model\":{\"continuing_subword_prefix\":\"##\","
-                               "\"vocab\":{\"[UNK]\":0,\"a\":1e7}}}");
+    temp_dir_put_text("tokenizer.json", "{\"model\":{\"continuing_subword_prefix\":\"##\","
+                                        "\"vocab\":{\"[UNK]\":0,\"a\":1e7}}}");
     refused(ERR_CORRUPT, "id is not a number");
 }
 
@@ -277,5 +237,5 @@ int main(void)
         cmocka_unit_test(wordpiece_refuses_files_that_are_wrong),
         cmocka_unit_test(wordpiece_has_limits),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }

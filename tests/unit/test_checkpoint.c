@@ -18,47 +18,7 @@
 #include "base/json.h"
 #include "engine/checkpoint.h"
 #include "engine/text/clip_bpe.h"
-
-static char dir[64];
-
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_checkpoint.XXXXXX");
-    return mkdtemp(dir) == NULL;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    return nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-static void put(const char *name, const void *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
-}
-
-static void put_text(const char *name, const char *text)
-{
-    put(name, text, strlen(text));
-}
+#include "tests/temp_dir.h"
 
 /* ---- safetensors in the making ---- */
 
@@ -103,7 +63,7 @@ static void finish(struct maker *m, const char *file)
     buf_add(&b, m->header.data, m->header.len);
     for (uint64_t i = 0; i < m->n_data; i++)
         buf_addc(&b, (char)(i % 4 == 3 ? 0x3F : i)); /* floats near 0.5 */
-    put(file, b.data, b.len);
+    temp_dir_put(file, b.data, b.len);
     buf_free(&b);
     buf_free(&m->header);
 }
@@ -133,7 +93,7 @@ static struct checkpoint *opened(const char *name, const struct checkpoint_optio
 {
     struct checkpoint *c = NULL;
     struct err e;
-    if (checkpoint_open(&c, path_of(name), o, &e) != 0)
+    if (checkpoint_open(&c, temp_dir_path(name), o, &e) != 0)
         fail_msg("%s", e.msg);
     return c;
 }
@@ -142,7 +102,7 @@ static void refused(const char *name, int code, const char *words)
 {
     struct checkpoint *c = NULL;
     struct err e = {0};
-    int rc = checkpoint_open(&c, path_of(name), NULL, &e);
+    int rc = checkpoint_open(&c, temp_dir_path(name), NULL, &e);
     if (rc == 0)
         checkpoint_close(c);
     if (strstr(e.msg, words) == NULL)
@@ -156,15 +116,15 @@ static void refused(const char *name, int code, const char *words)
 static void checkpoint_refuses_pickles(void **state)
 {
     (void)state;
-    put("model.ckpt", "PK\3\4aaaaaaaaaaaaaaaa", 20);
+    temp_dir_put("model.ckpt", "PK\3\4aaaaaaaaaaaaaaaa", 20);
     refused("model.ckpt", ERR_UNSUPPORTED, "weights_only=True");
-    put("model.pt", "\x80\2}q\0(X\1\0\0\0aq\1K\1u.", 18);
+    temp_dir_put("model.pt", "\x80\2}q\0(X\1\0\0\0aq\1K\1u.", 18);
     refused("model.pt", ERR_UNSUPPORTED, "pickle");
-    assert_false(checkpoint_is_image(path_of("model.pt")));
-    put_text("model.txt", "hello, this is no model");
+    assert_false(checkpoint_is_image(temp_dir_path("model.pt")));
+    temp_dir_put_text("model.txt", "hello, this is no model");
     refused("model.txt", ERR_CORRUPT, "not a safetensors file");
-    assert_false(checkpoint_is_image(path_of("model.txt")));
-    put("empty", "", 0);
+    assert_false(checkpoint_is_image(temp_dir_path("model.txt")));
+    temp_dir_put("empty", "", 0);
     refused("empty", ERR_CORRUPT, "not a safetensors file");
     refused("nothing", ERR_NOTFOUND, "cannot open");
 }
@@ -266,7 +226,7 @@ static void checkpoint_hears_markers_of_the_prediction(void **state)
         {"parameterization:", "v_prediction"},
         {"", "v_prediction"}};
     for (size_t i = 0; i < sizeof yaml / sizeof *yaml; i++) {
-        put_text("v.yaml", yaml[i][0]);
+        temp_dir_put_text("v.yaml", yaml[i][0]);
         c = opened("v.safetensors", NULL);
         assert_string_equal(prediction(c), yaml[i][1]);
         checkpoint_close(c);
@@ -311,12 +271,12 @@ static void checkpoint_finds_a_tokenizer_beside_a_file(void **state)
     assert_int_equal(clip_bpe_info(t)->pad, 0);
     clip_bpe_close(t);
     checkpoint_close(c);
-    assert_int_equal(mkdir(path_of("tokenizer"), 0700), 0);
+    assert_int_equal(mkdir(temp_dir_path("tokenizer"), 0700), 0);
     c = opened("a.b.safetensors", NULL);
     assert_int_equal(checkpoint_tokenizer(c, 0, &t, &e), ERR_NOTFOUND);
     assert_non_null(strstr(e.msg, "/tokenizer has neither"));
     checkpoint_close(c);
-    assert_int_equal(mkdir(path_of("a.b.tokenizer"), 0700), 0);
+    assert_int_equal(mkdir(temp_dir_path("a.b.tokenizer"), 0700), 0);
     c = opened("a.b.safetensors", NULL);
     assert_int_equal(checkpoint_tokenizer(c, 0, &t, &e), ERR_NOTFOUND);
     assert_non_null(strstr(e.msg, "/a.b.tokenizer has neither"));
@@ -338,19 +298,19 @@ static void make_dir(void)
                                            {"m/text_encoder", "model.safetensors"}};
     char name[128];
     struct maker m;
-    mkdir(path_of("m"), 0700);
-    mkdir(path_of("m/scheduler"), 0700);
+    mkdir(temp_dir_path("m"), 0700);
+    mkdir(temp_dir_path("m/scheduler"), 0700);
     for (size_t i = 0; i < 3; i++) {
-        mkdir(path_of(parts[i][0]), 0700);
+        mkdir(temp_dir_path(parts[i][0]), 0700);
         snprintf(name, sizeof name, "%s/config.json", parts[i][0]);
-        put_text(name, "{}");
+        temp_dir_put_text(name, "{}");
         snprintf(name, sizeof name, "%s/%s", parts[i][0], parts[i][1]);
         begin(&m);
         add(&m, "a.weight", "2");
         finish(&m, name);
     }
-    put_text("m/model_index.json", INDEX);
-    put_text("m/scheduler/scheduler_config.json", "{}");
+    temp_dir_put_text("m/model_index.json", INDEX);
+    temp_dir_put_text("m/scheduler/scheduler_config.json", "{}");
 }
 
 static void checkpoint_never_leaves_its_directory(void **state)
@@ -367,28 +327,28 @@ static void checkpoint_never_leaves_its_directory(void **state)
     assert_int_equal(checkpoint_tokenizer(c, 1, &t, &e), ERR_NOTFOUND);
     assert_non_null(strstr(e.msg, "into tokenizer_2/ in it"));
     checkpoint_close(c);
-    unlink(path_of("m/unet/diffusion_pytorch_model.safetensors"));
+    unlink(temp_dir_path("m/unet/diffusion_pytorch_model.safetensors"));
     begin(&m);
     add(&m, "a.weight", "2");
     finish(&m, "outside.safetensors");
     for (size_t i = 0; i < sizeof shards / sizeof *shards; i++) {
         char text[200];
         snprintf(text, sizeof text, "{\"weight_map\":{\"a.weight\":\"%s\"}}", shards[i]);
-        put_text(index, text);
+        temp_dir_put_text(index, text);
         refused("m", ERR_CORRUPT, "is no .safetensors beside");
     }
-    put_text(index, "{\"weight_map\":{\"a.weight\":\"gone.safetensors\"}}");
+    temp_dir_put_text(index, "{\"weight_map\":{\"a.weight\":\"gone.safetensors\"}}");
     refused("m", ERR_NOTFOUND, "cannot read");
-    put_text(index, "{\"weight_map\":[]}");
+    temp_dir_put_text(index, "{\"weight_map\":[]}");
     refused("m", ERR_CORRUPT, "no weight_map");
-    put_text(index, "{\"weight_map\":{}}");
+    temp_dir_put_text(index, "{\"weight_map\":{}}");
     refused("m", ERR_CORRUPT, "has no tensors");
     begin(&m);
     add(&m, "b.weight", "2");
     finish(&m, "m/unet/x.safetensors");
-    put_text(index, "{\"weight_map\":{\"a.weight\":\"x.safetensors\"}}");
+    temp_dir_put_text(index, "{\"weight_map\":{\"a.weight\":\"x.safetensors\"}}");
     refused("m", ERR_CORRUPT, "is not in its shard");
-    put_text(index, "{\"weight_map\":{\"b.weight\":\"x.safetensors\"}}");
+    temp_dir_put_text(index, "{\"weight_map\":{\"b.weight\":\"x.safetensors\"}}");
     checkpoint_close(opened("m", NULL));
 }
 
@@ -396,29 +356,29 @@ static void checkpoint_refuses_directories_that_are_not_whole(void **state)
 {
     (void)state;
     make_dir();
-    put_text("m/model_index.json", "[]");
+    temp_dir_put_text("m/model_index.json", "[]");
     refused("m", ERR_CORRUPT, "not a JSON object");
-    put_text("m/model_index.json", "{\"_class_name\":\"FluxPipeline\"}");
+    temp_dir_put_text("m/model_index.json", "{\"_class_name\":\"FluxPipeline\"}");
     refused("m", ERR_UNSUPPORTED, "FluxPipeline without unet");
-    put_text("m/model_index.json", "{\"unet\":[\"diffusers\",\"UNet3DConditionModel\"]}");
+    temp_dir_put_text("m/model_index.json", "{\"unet\":[\"diffusers\",\"UNet3DConditionModel\"]}");
     refused("m", ERR_UNSUPPORTED, "UNet3DConditionModel; served are UNet2DConditionModel");
-    put_text("m/model_index.json", "{\"unet\":[null,null]}");
+    temp_dir_put_text("m/model_index.json", "{\"unet\":[null,null]}");
     refused("m", ERR_UNSUPPORTED, "without unet");
-    put_text("m/model_index.json", INDEX);
-    put_text("m/unet/config.json", "{\"a\":");
+    temp_dir_put_text("m/model_index.json", INDEX);
+    temp_dir_put_text("m/unet/config.json", "{\"a\":");
     refused("m", ERR_CORRUPT, "config.json");
-    unlink(path_of("m/unet/config.json"));
+    unlink(temp_dir_path("m/unet/config.json"));
     refused("m", ERR_NOTFOUND, "config.json");
-    put_text("m/unet/config.json", "{}");
-    unlink(path_of("m/scheduler/scheduler_config.json"));
+    temp_dir_put_text("m/unet/config.json", "{}");
+    unlink(temp_dir_path("m/scheduler/scheduler_config.json"));
     refused("m", ERR_NOTFOUND, "scheduler_config.json");
-    put_text("m/scheduler/scheduler_config.json", "{}");
-    unlink(path_of("m/vae/diffusion_pytorch_model.safetensors"));
+    temp_dir_put_text("m/scheduler/scheduler_config.json", "{}");
+    unlink(temp_dir_path("m/vae/diffusion_pytorch_model.safetensors"));
     refused("m", ERR_NOTFOUND, "has no diffusion_pytorch_model.safetensors");
-    put_text("m/vae/diffusion_pytorch_model.bin", "PK");
+    temp_dir_put_text("m/vae/diffusion_pytorch_model.bin", "PK");
     refused("m", ERR_UNSUPPORTED, "save_pretrained");
-    unlink(path_of("m/vae/diffusion_pytorch_model.bin"));
-    mkdir(path_of("none"), 0700);
+    unlink(temp_dir_path("m/vae/diffusion_pytorch_model.bin"));
+    mkdir(temp_dir_path("none"), 0700);
     refused("none", ERR_NOTFOUND, "neither model_index.json");
 }
 
@@ -426,12 +386,12 @@ static void checkpoint_reads_a_part_alone(void **state)
 {
     (void)state;
     struct maker m;
-    mkdir(path_of("taesd"), 0700);
-    put_text("taesd/config.json", "{\"_class_name\":\"AutoencoderTiny\"}");
+    mkdir(temp_dir_path("taesd"), 0700);
+    temp_dir_put_text("taesd/config.json", "{\"_class_name\":\"AutoencoderTiny\"}");
     begin(&m);
     add(&m, "decoder.layers.0.weight", "2,2,3,3");
     finish(&m, "taesd/diffusion_pytorch_model.safetensors");
-    assert_true(checkpoint_is_image(path_of("taesd")));
+    assert_true(checkpoint_is_image(temp_dir_path("taesd")));
     struct checkpoint *c = opened("taesd", NULL);
     assert_int_equal(checkpoint_family(c), CHECKPOINT_ALONE);
     assert_true(checkpoint_has(c, CHECKPOINT_VAE));
@@ -441,9 +401,9 @@ static void checkpoint_reads_a_part_alone(void **state)
     assert_null(checkpoint_find(c, CHECKPOINT_UNET, "a"));
     assert_int_equal(checkpoint_find(c, CHECKPOINT_VAE, "decoder.layers.0.weight")->ndim, 4);
     checkpoint_close(c);
-    put_text("taesd/config.json", "{\"_class_name\":\"AutoencoderKLWan\"}");
+    temp_dir_put_text("taesd/config.json", "{\"_class_name\":\"AutoencoderKLWan\"}");
     refused("taesd", ERR_UNSUPPORTED, "AutoencoderKLWan");
-    put_text("taesd/config.json", "{\"architectures\":[\"Llama\"]}");
+    temp_dir_put_text("taesd/config.json", "{\"architectures\":[\"Llama\"]}");
     refused("taesd", ERR_UNSUPPORTED, "not the part of an image model");
 }
 
@@ -460,5 +420,5 @@ int main(void)
         cmocka_unit_test(checkpoint_refuses_directories_that_are_not_whole),
         cmocka_unit_test(checkpoint_reads_a_part_alone),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }

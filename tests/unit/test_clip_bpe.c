@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "engine/text/clip_bpe.h"
+#include "tests/temp_dir.h"
 
 #define SPECIALS "\"<|startoftext|>\":8,\"<|endoftext|>\":9"
 #define VOCAB                                                                         \
@@ -21,59 +22,19 @@
     "w>\":7," SPECIALS "}"
 #define MERGES "#version: 0.2\na b\na b</w>\nab ab</w>\n"
 
-static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer.json",
-                                    "tokenizer_config.json", "special_tokens_map.json"};
-enum { N_FILES = sizeof files / sizeof *files };
-static char dir[64];
-
-static const char *path_of(const char *name)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void clear(void)
-{
-    for (int i = 0; i < N_FILES; i++)
-        unlink(path_of(files[i]));
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/test_clip_bpe.XXXXXX");
-    return mkdtemp(dir) == NULL;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    clear();
-    return rmdir(dir);
-}
-
-static void put(const char *name, const char *text)
-{
-    FILE *f = fopen(path_of(name), "w");
-    assert_non_null(f);
-    assert_int_equal(fwrite(text, 1, strlen(text), f), strlen(text));
-    assert_int_equal(fclose(f), 0);
-}
-
 /* Only these two. */
 static void make(const char *vocab, const char *merges)
 {
-    clear();
-    put("vocab.json", vocab);
-    put("merges.txt", merges);
+    temp_dir_clear();
+    temp_dir_put_text("vocab.json", vocab);
+    temp_dir_put_text("merges.txt", merges);
 }
 
 static struct clip_bpe *opened(const char *pad)
 {
     struct clip_bpe *t = NULL;
     struct err e;
-    if (clip_bpe_open(&t, dir, pad, &e) != 0)
+    if (clip_bpe_open(&t, temp_dir, pad, &e) != 0)
         fail_msg("%s", e.msg);
     return t;
 }
@@ -82,7 +43,7 @@ static void refused(int code, const char *words)
 {
     struct clip_bpe *t = NULL;
     struct err e = {0};
-    int rc = clip_bpe_open(&t, dir, NULL, &e);
+    int rc = clip_bpe_open(&t, temp_dir, NULL, &e);
     if (rc == 0)
         clip_bpe_close(t);
     if (strstr(e.msg, words) == NULL)
@@ -142,8 +103,9 @@ static void clip_bpe_marks_the_end_of_a_word(void **state)
 static void clip_bpe_reads_tokenizer_json(void **state)
 {
     (void)state;
-    clear();
-    put("tokenizer.json",
+    temp_dir_clear();
+    temp_dir_put_text(
+        "tokenizer.json",
         "{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":" VOCAB
         ",\"merges\":[\"a b\",[\"a\",\"b</w>\"],\"ab ab</w>\"]}}");
     struct clip_bpe *t = opened(NULL);
@@ -151,14 +113,18 @@ static void clip_bpe_reads_tokenizer_json(void **state)
     assert_int_equal(clip_bpe_info(t)->n_vocab, 10);
     assert_int_equal(clip_bpe_info(t)->comma, -1);
     clip_bpe_close(t);
-    put("tokenizer.json", "{\"model\":{\"type\":\"BPE\",\"vocab\":" VOCAB ",\"merges\":[]}}");
+    temp_dir_put_text("tokenizer.json",
+                      "{\"model\":{\"type\":\"BPE\",\"vocab\":" VOCAB ",\"merges\":[]}}");
     refused(ERR_UNSUPPORTED, "not the tokenizer of a CLIP");
-    put("tokenizer.json", "{\"model\":{\"type\":\"WordPiece\",\"end_of_word_suffix\":\"</w>\"}}");
+    temp_dir_put_text("tokenizer.json",
+                      "{\"model\":{\"type\":\"WordPiece\",\"end_of_word_suffix\":\"</w>\"}}");
     refused(ERR_UNSUPPORTED, "not the tokenizer of a CLIP");
-    put("tokenizer.json", "{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":" VOCAB "}}");
+    temp_dir_put_text("tokenizer.json",
+                      "{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":" VOCAB "}}");
     refused(ERR_CORRUPT, "no merges");
-    put("tokenizer.json",
-        "{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":" VOCAB ",\"merges\":[[\"a\"]]}}");
+    temp_dir_put_text("tokenizer.json",
+                      "{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":" VOCAB
+                      ",\"merges\":[[\"a\"]]}}");
     refused(ERR_CORRUPT, "not two tokens");
 }
 
@@ -166,9 +132,9 @@ static int32_t pad_of(const char *config, const char *map)
 {
     make(VOCAB, MERGES);
     if (config != NULL)
-        put("tokenizer_config.json", config);
+        temp_dir_put_text("tokenizer_config.json", config);
     if (map != NULL)
-        put("special_tokens_map.json", map);
+        temp_dir_put_text("special_tokens_map.json", map);
     struct clip_bpe *t = opened(NULL);
     int32_t pad = clip_bpe_info(t)->pad;
     clip_bpe_close(t);
@@ -190,19 +156,19 @@ static void clip_bpe_finds_the_token_that_pads(void **state)
     struct clip_bpe *t = opened("a</w>");
     assert_int_equal(clip_bpe_info(t)->pad, 3);
     clip_bpe_close(t);
-    put("special_tokens_map.json", "{\"pad_token\":\"[PAD]\"}");
-    put("tokenizer_config.json", "{}");
+    temp_dir_put_text("special_tokens_map.json", "{\"pad_token\":\"[PAD]\"}");
+    temp_dir_put_text("tokenizer_config.json", "{}");
     refused(ERR_CORRUPT, "\"[PAD]\" is not in the vocabulary");
-    put("special_tokens_map.json", "nonsense");
+    temp_dir_put_text("special_tokens_map.json", "nonsense");
     refused(ERR_CORRUPT, "special_tokens_map.json");
 }
 
 static void clip_bpe_refuses_files_that_are_wrong(void **state)
 {
     (void)state;
-    clear();
+    temp_dir_clear();
     refused(ERR_NOTFOUND, "neither vocab.json and merges.txt nor tokenizer.json");
-    put("vocab.json", VOCAB);
+    temp_dir_put_text("vocab.json", VOCAB);
     refused(ERR_NOTFOUND, "neither vocab.json and merges.txt nor tokenizer.json");
     make("[]", MERGES);
     refused(ERR_CORRUPT, "tokens, expected 2");
@@ -263,5 +229,5 @@ int main(void)
         cmocka_unit_test(clip_bpe_refuses_files_that_are_wrong),
         cmocka_unit_test(clip_bpe_has_limits),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
