@@ -80,15 +80,18 @@ def scale_of(name, shape):
     return round(math.log2(591 / gain)), int(norm and name.endswith("weight"))
 
 
-def seeded(number, shape, shift, offset):
+def seeded_bits(number, n):
     """As tests/golden/seeded.h: splitmix64 of the tensor's number and the value's."""
-    z = np.arange(math.prod(shape), dtype=np.uint64) + (np.uint64(number) << np.uint64(32))
+    z = np.arange(n, dtype=np.uint64) + (np.uint64(number) << np.uint64(32))
     with np.errstate(over="ignore"):
         z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    k = (z >> np.uint64(53)).astype(np.int64) - 1024
+        return z ^ (z >> np.uint64(31))
+
+
+def seeded(number, shape, shift, offset):
+    k = (seeded_bits(number, math.prod(shape)) >> np.uint64(53)).astype(np.int64) - 1024
     return torch.from_numpy((offset + k / 2.0**shift).astype(np.float32).reshape(shape))
 
 

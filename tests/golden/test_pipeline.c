@@ -20,10 +20,11 @@
 #include "engine/engine.h"
 #include "engine/noise.h"
 #include "tests/golden/seeded.h"
+#include "tests/temp_dir.h"
 
 #define DIR "tests/fixtures/"
 
-enum { CASES_MAX = 64, SIDE_MAX = 128 };
+enum { CASES_MAX = 64, SIDE_MAX = 128, PATH_LEN = 256 };
 static const double min_psnr = 50;
 
 struct picture_case {
@@ -45,29 +46,31 @@ static int n_cases;
 
 static struct seeded single; /* the refiner as one file */
 
-static struct engine *open_engine(void)
+static const struct engine_model fixtures[] = {
+    {.id = "sd15", .path = DIR "sd_sd15"},
+    {.id = "sd21", .path = DIR "sd_sd21"},
+    {.id = "sdxl", .path = DIR "sd_sdxl"},
+    {.id = "inpaint", .path = DIR "sd_inpaint"},
+    {.id = "lcm", .path = DIR "sd_lcm"},
+    {.id = "refiner", .path = DIR "sd_refiner"},
+    {.id = "single_refiner", .path = single.path, .tokenizer = DIR "sd_sdxl/tokenizer_2"},
+    {.id = "upscaler", .path = DIR "sd_upscaler"},
+    {.id = "control_a", .path = DIR "control_a"},
+    {.id = "control_b", .path = DIR "control_b"},
+    {.id = "control_pool", .path = DIR "control_pool"},
+    {.id = "control_sd21", .path = DIR "control_sd21"},
+    {.id = "control_sdxl", .path = DIR "control_sdxl"},
+    {.id = "control_full", .path = DIR "control_full"},
+    {.id = "control_light", .path = DIR "control_light"},
+    {.id = "control_xl", .path = DIR "control_xl"},
+};
+enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures };
+
+static struct engine *open_engine(const struct engine_model *models, int n_models)
 {
-    const struct engine_model models[] = {
-        {.id = "sd15", .path = DIR "sd_sd15"},
-        {.id = "sd21", .path = DIR "sd_sd21"},
-        {.id = "sdxl", .path = DIR "sd_sdxl"},
-        {.id = "inpaint", .path = DIR "sd_inpaint"},
-        {.id = "lcm", .path = DIR "sd_lcm"},
-        {.id = "refiner", .path = DIR "sd_refiner"},
-        {.id = "single_refiner", .path = single.path, .tokenizer = DIR "sd_sdxl/tokenizer_2"},
-        {.id = "upscaler", .path = DIR "sd_upscaler"},
-        {.id = "control_a", .path = DIR "control_a"},
-        {.id = "control_b", .path = DIR "control_b"},
-        {.id = "control_pool", .path = DIR "control_pool"},
-        {.id = "control_sd21", .path = DIR "control_sd21"},
-        {.id = "control_sdxl", .path = DIR "control_sdxl"},
-        {.id = "control_full", .path = DIR "control_full"},
-        {.id = "control_light", .path = DIR "control_light"},
-        {.id = "control_xl", .path = DIR "control_xl"},
-    };
     const struct engine_options o = {.device = "cpu",
                                      .n_threads = 2,
-                                     .n_models = sizeof models / sizeof *models,
+                                     .n_models = n_models,
                                      .models = models,
                                      .cache_bytes = (size_t)1 << 28,
                                      .max_images = 16};
@@ -293,10 +296,11 @@ static bool poll_case(struct picture_case *c)
     return ended;
 }
 
-static void compare_all(const char *json_path, const char *bin_path)
+static void compare_with(const struct engine_model *models, int n_models, const char *json_path,
+                         const char *bin_path)
 {
     read_cases(json_path, bin_path);
-    struct engine *g = open_engine();
+    struct engine *g = open_engine(models, n_models);
     struct err e;
     int n_bad = 0;
     for (int i = 0; i < n_cases; i++) {
@@ -328,6 +332,11 @@ static void compare_all(const char *json_path, const char *bin_path)
     json_free(doc);
     file_close(&json_file);
     file_close(&pictures);
+}
+
+static void compare_all(const char *json_path, const char *bin_path)
+{
+    compare_with(fixtures, N_FIXTURES, json_path, bin_path);
 }
 
 static void pipeline_makes_the_pictures_of_diffusers(void **state)
@@ -380,6 +389,25 @@ static void pipeline_caches_steps_as_written_out_over_diffusers(void **state)
     compare_all(DIR "cache.json", DIR "cache.bin");
 }
 
+static void pipeline_draws_from_single_files_as_diffusers_does(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"sd15.safetensors", "sd21.safetensors", "sdxl.safetensors",
+                                        "sd15_q8_0.gguf", "sdxl_q4_0.gguf"};
+    enum { N = sizeof names / sizeof *names };
+    struct engine_model models[N];
+    char paths[N][PATH_LEN], head[PATH_LEN], list[PATH_LEN];
+    for (int i = 0; i < N; i++) {
+        snprintf(paths[i], PATH_LEN, "%s", temp_dir_path(names[i]));
+        snprintf(head, sizeof head, DIR "files/%s.head", names[i]);
+        snprintf(list, sizeof list, DIR "files/%s.tsv", names[i]);
+        seeded_fill(paths[i], head, list);
+        models[i] = (struct engine_model){
+            .id = names[i], .path = paths[i], .tokenizer = DIR "sd_sdxl/tokenizer"};
+    }
+    compare_with(models, N, DIR "files/files.json", DIR "files/files.bin");
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -390,6 +418,8 @@ int main(void)
         cmocka_unit_test(pipeline_enlarges_pictures_as_diffusers_does),
         cmocka_unit_test(pipeline_refines_with_a_single_file),
         cmocka_unit_test(pipeline_caches_steps_as_written_out_over_diffusers),
+        cmocka_unit_test_setup_teardown(pipeline_draws_from_single_files_as_diffusers_does,
+                                        temp_dir_make, temp_dir_remove),
     };
     return cmocka_run_group_tests(tests, make_single, remove_single);
 }
