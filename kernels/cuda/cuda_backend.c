@@ -45,10 +45,13 @@ cudaStream_t cuda_stream(struct cuda_backend *cb)
 
 void cuda_flush(struct cuda_backend *cb)
 {
-    if (cb->dead)
+    const char *what = "";
+    if (cb->dead) {
         cuda_queue_forget(cb->queue);
-    else
-        cuda_check(cb, cuda_queue_flush(cb->queue), "a kernel was not launched");
+        return;
+    }
+    cudaError_t rc = cuda_queue_flush(cb->queue, &what);
+    cuda_check(cb, rc, what);
 }
 
 void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes,

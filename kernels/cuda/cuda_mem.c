@@ -166,7 +166,7 @@ void *cuda_mem_host(struct backend *be, size_t bytes, struct err *e)
         return p;
     }
     cudaGetLastError();
-    err_set(e, ERR_NOMEM, "%s: no pinned memory for %zu MiB", be->name, bytes >> 20);
+    err_set(e, ERR_NOMEM, "%s: no pinned memory for %zu bytes", be->name, bytes);
     return NULL;
 }
 

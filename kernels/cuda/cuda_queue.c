@@ -57,6 +57,7 @@ struct cuda_queue {
     struct known graphs[N_GRAPHS], seen[N_SEEN];
     uint64_t clock;
     cudaError_t error; /* of what went by itself */
+    const char *what;  /* failed */
     struct cuda_queue_stats stats;
 };
 
@@ -125,7 +126,7 @@ static size_t aligned(size_t bytes)
 static struct command *add(struct cuda_queue *q, enum kind kind, size_t args_bytes)
 {
     if (q->held.n >= MAX_COMMANDS) {
-        cudaError_t rc = cuda_queue_flush(q);
+        cudaError_t rc = cuda_queue_flush(q, &q->what);
         q->error = q->error == cudaSuccess ? rc : q->error;
     }
     const size_t bytes = aligned(sizeof(struct command)) + args_bytes;
@@ -196,7 +197,7 @@ void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream)
 {
     if (!holds_back(stream) || k->n_args > MAX_ARGS) {
         if (holds_back(stream))
-            cuda_queue_flush(current);
+            current->error = cuda_queue_flush(current, &current->what);
         launch(k->function, k->grid, k->block, k->args, k->shared_bytes, stream);
         return;
     }
@@ -236,12 +237,15 @@ static cudaError_t issue_one(struct command *c, cudaStream_t stream)
     }
 }
 
-static cudaError_t issue(const struct list *l, cudaStream_t stream)
+static cudaError_t issue(struct cuda_queue *q, const struct list *l)
 {
+    static const char *const whats[] = {
+        [KERNEL] = "a kernel was not launched", [COPY] = "a copy", [CLEAR] = "clearing memory"};
     cudaError_t rc = cudaSuccess;
     for (size_t at = 0; at < l->bytes && rc == cudaSuccess;) {
         struct command *c = (struct command *)(void *)(l->data + at);
-        rc = issue_one(c, stream);
+        rc = issue_one(c, q->stream);
+        q->what = whats[c->kind];
         at += c->bytes;
     }
     return rc;
@@ -275,7 +279,7 @@ static cudaError_t capture(struct cuda_queue *q, const struct list *l, cudaGraph
     cudaError_t rc = cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal);
     if (rc != cudaSuccess)
         return rc;
-    rc = issue(l, q->stream);
+    rc = issue(q, l);
     cudaError_t end = cudaStreamEndCapture(q->stream, graph); /* whatever went wrong before */
     return rc != cudaSuccess ? rc : end;
 }
@@ -324,6 +328,7 @@ static void keep_list(struct list *to, const struct list *l)
 static cudaError_t run_graph(struct cuda_queue *q, struct known *k)
 {
     k->used = q->clock;
+    q->what = "a graph was not launched";
     q->stats.graph_launches++;
     return cudaGraphLaunch(k->exec, q->stream);
 }
@@ -337,7 +342,7 @@ static cudaError_t promote(struct cuda_queue *q, struct known *s)
     g->used = 0;
     if (instantiate(q, &s->list, &exec) != cudaSuccess) {
         g->list.bytes = 0;
-        return issue(&s->list, q->stream); /* a device that is lost says so again */
+        return issue(q, &s->list); /* a device that is lost says so again */
     }
     struct list spare = g->list;
     g->list = s->list;
@@ -348,11 +353,12 @@ static cudaError_t promote(struct cuda_queue *q, struct known *s)
     return run_graph(q, g);
 }
 
-cudaError_t cuda_queue_flush(struct cuda_queue *q)
+cudaError_t cuda_queue_flush(struct cuda_queue *q, const char **what)
 {
     const struct list *l = &q->held;
     cudaError_t rc = q->error;
     q->error = cudaSuccess;
+    *what = q->what;
     if (rc != cudaSuccess || l->n == 0) {
         cuda_queue_forget(q);
         return rc;
@@ -365,15 +371,16 @@ cudaError_t cuda_queue_flush(struct cuda_queue *q)
         rc = run_graph(q, k);
     } else if (l->n < GRAPH_MIN || l->bytes > GRAPH_MAX_BYTES ||
                q->stats.failures >= MAX_FAILURES) {
-        rc = issue(l, q->stream);
+        rc = issue(q, l);
     } else if ((k = find(q->seen, N_SEEN, l)) != NULL) {
         rc = promote(q, k);
     } else {
         k = oldest(q->seen, N_SEEN);
         keep_list(&k->list, l);
         k->used = q->clock;
-        rc = issue(l, q->stream);
+        rc = issue(q, l);
     }
+    *what = q->what;
     cuda_queue_forget(q);
     return rc;
 }

@@ -38,8 +38,8 @@ void cuda_queue_use(struct cuda_queue *q);
 void cuda_queue_send(struct cuda_queue *q, void *to, const void *pinned, size_t bytes);
 void cuda_queue_copy(struct cuda_queue *q, void *to, const void *from, size_t bytes,
                      enum cudaMemcpyKind kind);
-/* Into the stream with all; the first error. */
-cudaError_t cuda_queue_flush(struct cuda_queue *q);
+/* Into the stream with all; the first error, and what it was that failed. */
+cudaError_t cuda_queue_flush(struct cuda_queue *q, const char **what);
 /* No device to launch on any more. */
 void cuda_queue_forget(struct cuda_queue *q);
 struct cuda_queue_stats cuda_queue_stats(const struct cuda_queue *q);

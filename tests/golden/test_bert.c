@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "engine/model.h"
 #include "engine/models/bert.h"
+#include "tests/golden/device.h"
 
 #define TINY   "tests/fixtures/bert_tiny"
 #define MINILM "models/cache/all-MiniLM-L6-v2"
@@ -31,7 +32,7 @@ static int setup(void **state)
     struct buf text;
     struct err e;
     buf_init(&text, 1 << 20);
-    int rc = backend_open(&be, getenv("BACKEND") ? getenv("BACKEND") : "cpu", 2, &e);
+    int rc = backend_open(&be, golden_device(), 2, &e);
     if (rc == 0)
         rc = file_read(&text, TINY "/golden.json", &e);
     if (rc == 0)

@@ -18,6 +18,7 @@
 #include "engine/safetensors.h"
 #include "engine/text/vocab.h"
 #include "engine/text/wordpiece.h"
+#include "tests/golden/device.h"
 
 #define DIR   "tests/fixtures/blip_"
 #define BOUND 1e-3
@@ -36,7 +37,7 @@ static int open_backend(void **state)
 {
     (void)state;
     struct err e = {0};
-    return backend_open(&be, getenv("BACKEND") ? getenv("BACKEND") : "cpu", 2, &e);
+    return backend_open(&be, golden_device(), 2, &e);
 }
 
 static int close_backend(void **state)

@@ -15,6 +15,7 @@
 
 #include "engine/models/control.h"
 #include "engine/safetensors.h"
+#include "tests/golden/device.h"
 
 #define DIR "tests/fixtures/"
 
@@ -37,8 +38,7 @@ static int setup(void **state)
 {
     (void)state;
     struct err e;
-    const char *name = getenv("BACKEND");
-    return backend_open(&be, name != NULL ? name : "cpu", 0, NULL) != 0 ||
+    return backend_open(&be, golden_device(), 0, NULL) != 0 ||
            safetensors_open(&values, DIR "control.safetensors", &e) != 0;
 }
 

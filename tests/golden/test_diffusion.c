@@ -16,6 +16,7 @@
 #include "engine/models/image_model.h"
 #include "engine/models/nn.h"
 #include "engine/safetensors.h"
+#include "tests/golden/device.h"
 #include "tests/golden/seeded.h"
 
 /* Largest error over the largest value.  f32 sums in another order: measured 1e-6; 1e-5 where the sine of a
@@ -27,8 +28,7 @@ static struct backend *be;
 static int open_backend(void **state)
 {
     (void)state;
-    const char *name = getenv("BACKEND");
-    return backend_open(&be, name != NULL ? name : "cpu", 0, NULL);
+    return backend_open(&be, golden_device(), 0, NULL);
 }
 
 static int close_backend(void **state)

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "engine/model.h"
 #include "kernels/quant.h"
+#include "tests/golden/device.h"
 
 enum { MAX_ROWS = 128, MAX_SEQS = 4, CONTEXT = 512, MAX_PAGES = CONTEXT / KV_PAGE_TOKENS };
 
@@ -44,9 +45,8 @@ static void must(int rc, const struct err *e)
 static int open_backend(void **state)
 {
     (void)state;
-    const char *name = getenv("BACKEND");
     struct err e = {0};
-    return backend_open(&be, name != NULL ? name : "cpu", 0, &e);
+    return backend_open(&be, golden_device(), 0, &e);
 }
 
 static int close_backend(void **state)

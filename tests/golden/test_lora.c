@@ -19,6 +19,7 @@
 #include "engine/diffusion.h"
 #include "engine/engine.h"
 #include "engine/models/image_adapter.h"
+#include "tests/golden/device.h"
 
 #define DIR "tests/fixtures/"
 
@@ -48,7 +49,8 @@ static struct engine *open_engine(void)
 {
     const struct engine_model models[] = {{.id = "sd15", .path = DIR "sd_sd15"},
                                           {.id = "sdxl", .path = DIR "sd_sdxl"}};
-    const struct engine_options o = {.device = "cpu",
+    const struct engine_options o = {.device = golden_device(),
+                                     .graphs = true,
                                      .n_threads = 2,
                                      .n_models = sizeof models / sizeof *models,
                                      .models = models,
@@ -276,7 +278,7 @@ static void tensors_are_those_of_diffusers(void **state)
     struct file f;
     struct err e = {0};
     struct backend *be;
-    must(backend_open(&be, "cpu", 2, &e), &e);
+    must(backend_open(&be, golden_device(), 2, &e), &e);
     must(file_open(&f, DIR "lora/tensors.bin", &e), &e);
     float *ref = malloc(f.size);
     memcpy(ref, f.data, f.size);

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/noise.h"
+#include "tests/golden/device.h"
 #include "tests/golden/seeded.h"
 #include "tests/temp_dir.h"
 
@@ -68,7 +69,8 @@ enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 static struct engine *open_engine(const struct engine_model *models, int n_models)
 {
-    const struct engine_options o = {.device = "cpu",
+    const struct engine_options o = {.device = golden_device(),
+                                     .graphs = true,
                                      .n_threads = 2,
                                      .n_models = n_models,
                                      .models = models,

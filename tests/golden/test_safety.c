@@ -17,6 +17,7 @@
 #include "engine/models/nn.h"
 #include "engine/models/safety.h"
 #include "engine/safetensors.h"
+#include "tests/golden/device.h"
 
 #define MODEL "tests/fixtures/sd_safety"
 
@@ -36,7 +37,7 @@ static int open_all(void **state)
     (void)state;
     struct err e = {0};
     nn_slice_flops = 1e4; /* many pieces of a small pass */
-    int rc = backend_open(&be, "cpu", 0, &e);
+    int rc = backend_open(&be, golden_device(), 0, &e);
     if (rc == 0)
         rc = checkpoint_open(&checkpoint, MODEL, NULL, &e);
     if (rc == 0)

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "engine/models/upscaler.h"
+#include "tests/golden/device.h"
 
 #define DIR "tests/fixtures/"
 
@@ -26,7 +27,7 @@ static int setup(void **state)
     (void)state;
     struct err e;
     log_init(LOG_ERROR, false);
-    return backend_open(&be, "cpu", 2, &e);
+    return backend_open(&be, golden_device(), 2, &e);
 }
 
 static int teardown(void **state)
