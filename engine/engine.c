@@ -253,6 +253,10 @@ static int64_t lend_until(bool busy)
 /* Runs the next unit.  1: done, 0: there is nothing to run, else the device failed. */
 static int run_unit(struct engine *g, struct err *e)
 {
+    if (g->choose.n_ahead > 0) {
+        int rc = engine_choose_turn(g, e);
+        return rc < 0 ? rc : 1;
+    }
     const struct sched_plan *p = sched_next(&g->sched);
     if (!p)
         return 0;

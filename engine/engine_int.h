@@ -25,11 +25,32 @@ enum {
 /* clang-format off */
 #define STATS(X) \
     X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
-    X(cached_tokens) X(generated_tokens) X(steps) X(step_rows) X(pages_total) X(pages_used) \
+    X(cached_tokens) X(generated_tokens) X(steps) X(steps_ahead) X(step_rows) X(pages_total) X(pages_used) \
     X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
     X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images) \
     X(images_flagged) X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
 /* clang-format on */
+
+/* Of engine_choose.c; all NULL where the host chooses tokens. */
+struct engine_choose {
+    int max_rows; /* of the arrays */
+    struct choose_row *rows;
+    bool *host;
+    int32_t *ids;                 /* what penalties look at */
+    int32_t *there[CHOOSE_SLOTS]; /* tokens on the device */
+    int32_t *here[CHOOSE_SLOTS];  /* and on the host */
+    int slot;                     /* of the next step, or of the one ahead */
+    int n_ahead,
+        model; /* rows of the step that is under way, ahead of the host; 0: there is none */
+    int64_t since_us;
+    struct engine_ahead_part {
+        struct seq *seq;
+        uint64_t order; /* the sequence it was; another one may be there now */
+    } * parts;
+    int32_t *pos;
+    struct kv_row *kv;
+    struct sched_part *done;
+};
 
 struct adapter;      /* engine_adapter.c */
 struct adapter_wait; /* a job that waits for one */
@@ -95,8 +116,9 @@ struct engine {
     struct cache *cache;
     struct sched sched;
     size_t page_bytes; /* of the first text model, for the counts of pages */
-    float *logits;     /* [max logits, largest n_vocab] */
-    bool dirty;        /* events went out since the last wake */
+    struct engine_choose choose;
+    float *logits; /* [max logits, largest n_vocab] */
+    bool dirty;    /* events went out since the last wake */
 };
 
 #define STAT_ADD(g, name, v) atomic_fetch_add_explicit(&(g)->stats.name, (v), memory_order_relaxed)
@@ -148,6 +170,20 @@ void engine_text_fail(struct engine *g, struct task *t, const struct err *e);
 void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const char *stop);
 /* The plan's step.  An error is the device's. */
 int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e);
+
+/* The next token of a sequence, chosen by the device; -1: there is none.  The sequence may be gone afterwards. */
+void engine_text_take(struct engine *g, struct seq *q, int32_t id);
+
+/* engine_choose.c */
+int engine_choose_open(struct engine *g, const struct sched_options *o, struct err *e);
+void engine_choose_close(struct engine *g);
+/* What the device is to choose in a step; false: nothing. */
+bool engine_choose_fill(struct engine *g, const struct sched_plan *p, struct text_choose *out);
+/* After the step was queued: launches the next one too, if it can be. */
+int engine_choose_ahead(struct engine *g, const struct sched_plan *p, struct err *e);
+int engine_choose_wait(struct engine *g, const struct text_choose *t, int n_logits, struct err *e);
+/* The step that is under way is the next unit: its tokens, and perhaps the step after it. */
+int engine_choose_turn(struct engine *g, struct err *e);
 
 /* engine_caption.c: what caption jobs have besides a text job's */
 /* Checks a spec against the card, and gives t its look. */

@@ -128,11 +128,14 @@ int engine_load(struct engine *g, struct err *e)
     if (!g->logits)
         return err_set(e, ERR_NOMEM, "no memory for logits");
     rc = sched_init(&g->sched, g->cache, &o, g->sched_models, g->o.n_models, e);
+    if (rc == 0)
+        rc = engine_choose_open(g, &o, e);
     return rc ? rc : engine_models_preload(g, e);
 }
 
 void engine_load_undo(struct engine *g)
 {
+    engine_choose_close(g);
     sched_fini(&g->sched);
     engine_adapter_close(g);
     engine_models_close(g);

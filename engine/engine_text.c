@@ -192,6 +192,23 @@ static int score_row(struct engine *g, struct seq *q, float *logits, int at, str
     return rc;
 }
 
+/* The next token is known.  The sequence may be gone afterwards. */
+static int take_token(struct engine *g, struct seq *q, const struct token_info *info, struct err *e)
+{
+    if (q->first_token_us == 0)
+        q->first_token_us = clock_us();
+    if (q->task->first_token_us == 0)
+        q->task->first_token_us = q->first_token_us;
+    q->ids[q->n_ids++] = info->id;
+    STAT_ADD(g, generated_tokens, 1);
+    enum finish how;
+    const char *stop;
+    int rc = emit_token(q, engine_facts(g, q->task->model)->tokenizer, info, &how, &stop, e);
+    if (rc == 0 && how != FINISH_NONE)
+        engine_text_finish(g, q, how, stop);
+    return rc;
+}
+
 /* The row that chooses the next token.  The sequence may be gone afterwards. */
 static int choose_row(struct engine *g, struct seq *q, float *logits, struct err *e)
 {
@@ -210,24 +227,28 @@ static int choose_row(struct engine *g, struct seq *q, float *logits, struct err
     };
     struct token_info info;
     int rc = sample_next(m->sample, logits, &args, &info, e);
-    if (rc)
-        return rc;
-    if (q->first_token_us == 0)
-        q->first_token_us = clock_us();
-    if (q->task->first_token_us == 0)
-        q->task->first_token_us = q->first_token_us;
-    q->ids[q->n_ids++] = info.id;
-    STAT_ADD(g, generated_tokens, 1);
-    enum finish how;
-    const char *stop;
-    rc = emit_token(q, model_card(m->facts)->tokenizer, &info, &how, &stop, e);
-    if (rc == 0 && how != FINISH_NONE)
-        engine_text_finish(g, q, how, stop);
-    return rc;
+    return rc ? rc : take_token(g, q, &info, e);
 }
 
-/* Samples and emits for one part of a step that was computed. */
-static void finish_part(struct engine *g, const struct sched_plan *p, const struct sched_part *part)
+static int take_chosen(struct engine *g, struct seq *q, int32_t id, struct err *e)
+{
+    const struct token_info info = {.id = id};
+    if (id < 0)
+        return err_set(e, ERR_DEVICE, "the model produced no finite logits");
+    return take_token(g, q, &info, e);
+}
+
+void engine_text_take(struct engine *g, struct seq *q, int32_t id)
+{
+    struct err e = {0};
+    g->dirty = true;
+    if (take_chosen(g, q, id, &e) != 0)
+        engine_text_fail(g, q->task, &e);
+}
+
+/* Samples and emits for one part of a step that was computed; chosen: what the device has sampled, or NULL. */
+static void finish_part(struct engine *g, const struct sched_plan *p, const struct sched_part *part,
+                        const struct text_choose *chosen)
 {
     struct seq *q = part->seq;
     if (!q->task)
@@ -247,7 +268,9 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
     for (int i = 0; i < part->n_logits && rc == 0; i++) {
         int k = part->first_logit + i, at = p->batch.pos[p->batch.logit_rows[k]];
         float *logits = p->batch.logits + (size_t)k * n_vocab;
-        rc = at + 1 < q->n_prompt ? score_row(g, q, logits, at, &e) : choose_row(g, q, logits, &e);
+        rc = chosen && !chosen->host[k] ? take_chosen(g, q, chosen->here[k], &e)
+             : at + 1 < q->n_prompt     ? score_row(g, q, logits, at, &e)
+                                        : choose_row(g, q, logits, &e);
         if (rc == 0 && !q->task)
             return;
     }
@@ -264,14 +287,21 @@ int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e)
     struct sched_plan step = *p;
     step.batch = batch;
     int64_t start = clock_us();
+    struct text_choose choose;
+    if (engine_choose_fill(g, &step, &choose))
+        batch.choose = &choose;
     int rc = model_forward(g->models[p->model].model, cache_pool_base(g->models[p->model].pool),
                            &batch, e);
+    if (rc == 0 && batch.choose)
+        rc = engine_choose_ahead(g, &step, e);
+    if (rc == 0 && batch.choose)
+        rc = engine_choose_wait(g, &choose, batch.n_logits, e);
     if (rc)
         return rc;
     sched_done(&g->sched, &step, (double)(clock_us() - start));
     STAT_ADD(g, steps, 1);
     STAT_ADD(g, step_rows, batch.n_rows);
     for (int i = 0; i < step.n_parts; i++)
-        finish_part(g, &step, &step.parts[i]);
+        finish_part(g, &step, &step.parts[i], batch.choose);
     return 0;
 }

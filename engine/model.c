@@ -603,6 +603,11 @@ size_t model_page_bytes(const struct model *m)
     return m->text->page_bytes;
 }
 
+bool model_chooses(const struct model *m)
+{
+    return m->text->chooses;
+}
+
 int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e)
 {
     return m->text->forward(m->text, kv_base, b, e);

@@ -84,16 +84,29 @@ struct text_view {
     int n_keys;
 };
 
+/* Tokens that the device chooses (kernels/choose.h). */
+struct text_choose {
+    const struct choose_row *rows; /* [n_logits] */
+    const bool *host;              /* [n_logits] true: the logits go to the host instead */
+    const int32_t *ids;
+    int n_ids;
+    int32_t *there, *here; /* [n_logits] */
+    int slot;
+};
+
 /* One forward pass over rows of any mixture of sequences. */
 struct text_batch {
     int n_rows;
     const int32_t *ids;                   /* [n_rows] */
+    const int32_t *ids_there;             /* [n_rows] of the device, instead; or NULL */
     const int32_t *pos;                   /* [n_rows] */
     const struct kv_row *rows;            /* [n_rows] where each row's KV lies */
     const struct text_view *const *views; /* [n_rows], of caption models; else NULL */
     int n_logits;
     const int32_t *logit_rows; /* [n_logits] rows whose logits are wanted */
     float *logits;             /* [n_logits, n_vocab] out */
+    /* NULL, or for a model that chooses: the pass is only queued, and logits are there after a sync. */
+    const struct text_choose *choose;
 };
 
 struct model;
@@ -139,6 +152,7 @@ struct bert *model_bert(const struct model *m);
 
 /* Text and caption models: bytes of one KV page of this model (KV_PAGE_TOKENS tokens, all layers, K and V). */
 size_t model_page_bytes(const struct model *m);
+bool model_chooses(const struct model *m); /* takes batch.choose */
 /* kv_base: where page 0 of this model's pool lies. ERR_DEVICE when the backend died. */
 int model_forward(struct model *m, char *kv_base, const struct text_batch *b, struct err *e);
 #endif

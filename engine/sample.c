@@ -380,15 +380,16 @@ static int32_t draw_any(const struct sample *s, double total, double u)
     return last;
 }
 
-static int32_t draw(const struct cand *c, int n, double u)
+/* In the order of ids, as a device does: the last of the fewest first ones whose weights reach u of all. */
+static int32_t draw(struct cand *c, int n, double u)
 {
-    double left = u * mass(c, n);
-    for (int i = 0; i < n; i++) {
-        left -= (double)c[i].w;
-        if (left < 0)
-            return c[i].id;
-    }
-    return c[n - 1].id;
+    for (int i = 0; i < n; i++)
+        c[i].key = 0;
+    n = cut(c, n, u * mass(c, n), false);
+    int32_t id = c[0].id;
+    for (int i = 1; i < n; i++)
+        id = c[i].id > id ? c[i].id : id;
+    return id;
 }
 
 /* min_p: at least this share of the best candidate's weight. */

@@ -292,6 +292,19 @@ static bool model_has_work(const struct sched *s, int model)
     return false;
 }
 
+bool sched_decodes_only(const struct sched *s, int model)
+{
+    for (int i = 0; i < s->n_models; i++)
+        if (i != model && model_has_work(s, i))
+            return false;
+    for (int k = 0; k < s->n_running; k++) {
+        const struct seq *q = s->order[k];
+        if (q->task->model != model || q->n_done < q->n_prompt - 1 || waits_for_look(q))
+            return false;
+    }
+    return s->head == NULL;
+}
+
 /* The picture that the model looks at now, if it is its turn; else NULL. */
 static struct task *next_look(struct sched *s, int model)
 {

@@ -119,6 +119,8 @@ struct seq *sched_admit(struct sched *s, struct task **other);
 const struct sched_plan *sched_next(struct sched *s);
 /* The plan's forward pass was done and took cost_us: positions advance, full pages are shared. */
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us);
+/* Nobody waits, no other model has work, and of this one every sequence is past its prompt. */
+bool sched_decodes_only(const struct sched *s, int model);
 /* Takes a sequence out; its pages are free at once. */
 void sched_leave(struct sched *s, struct seq *q);
 #endif

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "base/err.h"
+#include "kernels/choose.h"
 #include "kernels/ops.h"
 
 /* What a device can do at most, all workers together. */
@@ -34,6 +35,9 @@ struct backend {
                    size_t bytes); /* keeps nothing */
     void (*download)(struct backend *be, void *to, const void *from, size_t bytes); /* till sync */
     void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
+    /* NULL: the host chooses.  Queued like an op; chosen waits for it, and for nothing that came later. */
+    void (*choose)(struct backend *be, const struct op_choose *p);
+    int (*chosen)(struct backend *be, int slot, struct err *e);
     size_t (*free_bytes)(struct backend *be); /* of a device; NULL: ask the system */
     int (*sync)(struct backend *be, struct err *e);
     void (*close)(struct backend *be);

@@ -14,12 +14,14 @@
 struct weight; /* a matrix [n_out, n_in] in the backend's own layout: backend.h */
 
 /* out[r, :] = w[ids[r], :]        out [rows, dim]   ids [rows], each within w's rows
+ * there [rows] or NULL: ids that are on the device, instead (struct op_choose); -1 stands for any
  * own [rows] or NULL: where own[r] is not NULL its dim floats are the row instead (learned tokens) */
 struct op_embed {
     struct tensor *out;
     const struct weight *w;
     const int32_t *ids;
     const float *const *own;
+    const int32_t *there;
 };
 
 #define LINEAR_MAX 3

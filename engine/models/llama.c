@@ -481,9 +481,21 @@ static void logits(struct llama *m, const struct text_batch *b)
     struct tensor out =
         rows_of(m->logits != NULL ? m->logits : b->logits, b->n_logits, m->c.n_vocab);
     OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .precise = true);
-    if (m->logits != NULL)
-        be->download(be, b->logits, m->logits,
-                     (size_t)b->n_logits * (size_t)m->c.n_vocab * sizeof(float));
+    const size_t row = (size_t)m->c.n_vocab;
+    for (int i = 0; b->choose != NULL && i < b->n_logits; i++)
+        if (b->choose->host[i])
+            be->download(be, b->logits + (size_t)i * row, m->logits + (size_t)i * row,
+                         row * sizeof(float));
+    if (b->choose != NULL)
+        be->choose(be, &(const struct op_choose){.logits = &out,
+                                                 .rows = b->choose->rows,
+                                                 .ids = b->choose->ids,
+                                                 .n_ids = b->choose->n_ids,
+                                                 .there = b->choose->there,
+                                                 .here = b->choose->here,
+                                                 .slot = b->choose->slot});
+    else if (m->logits != NULL)
+        be->download(be, b->logits, m->logits, (size_t)b->n_logits * row * sizeof(float));
 }
 
 static int check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
@@ -491,7 +503,7 @@ static int check_batch(const struct llama *m, const struct text_batch *b, struct
     if (b->n_rows < 1 || b->n_rows > m->max_rows || b->n_logits < 0 || b->n_logits > m->max_logits)
         return err_set(e, ERR_INVALID, "a batch of %d rows and %d logits, allowed are %d and %d",
                        b->n_rows, b->n_logits, m->max_rows, m->max_logits);
-    for (int r = 0; r < b->n_rows; r++)
+    for (int r = 0; r < b->n_rows && b->ids_there == NULL; r++)
         if (b->ids[r] < 0 || b->ids[r] >= m->c.n_vocab)
             return err_set(e, ERR_INVALID, "token %d is outside the vocabulary of %d", b->ids[r],
                            m->c.n_vocab);
@@ -522,7 +534,7 @@ static int llama_forward(struct text_model *base, char *kv_base, const struct te
     if (rc != 0)
         return rc;
     struct tensor x = rows_of(m->x, b->n_rows, m->c.n_embd);
-    OP(m->be, embed, .out = &x, .w = m->embd, .ids = b->ids);
+    OP(m->be, embed, .out = &x, .w = m->embd, .ids = b->ids, .there = b->ids_there);
     for (int i = 0; i < m->c.n_layers; i++) {
         attention(m, i, kv_base, b);
         if (i < m->c.n_layers - 1 || b->n_logits > 0)
@@ -530,7 +542,7 @@ static int llama_forward(struct text_model *base, char *kv_base, const struct te
     }
     if (b->n_logits > 0)
         logits(m, b);
-    return m->be->sync(m->be, e);
+    return b->choose != NULL ? 0 : m->be->sync(m->be, e);
 }
 
 /* ---- open and close ---- */
@@ -580,6 +592,7 @@ int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
     struct llama *m = xcalloc(1, sizeof *m);
     m->base.forward = llama_forward;
     m->base.close = llama_close;
+    m->base.chooses = be->choose != NULL;
     m->be = be;
     m->max_rows = o->max_rows;
     m->max_logits = o->max_logits < o->max_rows ? o->max_logits : o->max_rows;

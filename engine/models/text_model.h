@@ -11,6 +11,7 @@ struct text_model {
     int n_vocab;
     int n_ctx_train, n_ctx; /* as in struct model_card */
     size_t weight_bytes, page_bytes;
+    bool chooses; /* model_chooses */
     int (*forward)(struct text_model *m, char *kv_base, const struct text_batch *b, struct err *e);
     void (*close)(struct text_model *m);
 };

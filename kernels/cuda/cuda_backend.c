@@ -9,7 +9,7 @@
 #include "base/arena.h"
 #include "kernels/cuda/cuda_op.h"
 
-#define PARAM_BYTES ((size_t)4 << 20)
+#define PARAM_BYTES ((size_t)4 << 20) /* of each half */
 #define PARAM_ALIGN 64
 /* Of up to 8 arrays; and the queue sends whole rounds. */
 #define PARAM_SLACK ((size_t)8 * PARAM_ALIGN + CUDA_QUEUE_ROUND)
@@ -69,8 +69,15 @@ void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes
 /* Starts the ring over, when everything that read it is done. */
 static void restart_params(struct cuda_backend *cb)
 {
-    cb->params.used = 0;
+    cb->params.used = cb->params.half ? PARAM_BYTES : 0;
+    cb->params.bytes = cb->params.used + PARAM_BYTES;
     cb->params.n_recent = 0;
+}
+
+void cuda_param_turn(struct cuda_backend *cb)
+{
+    cb->params.half = !cb->params.half;
+    restart_params(cb);
 }
 
 bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
@@ -78,7 +85,7 @@ bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
     struct cuda_params *p = &cb->params;
     if (cb->dead || bytes + PARAM_SLACK <= p->bytes - p->used)
         return !cb->dead;
-    if (bytes + PARAM_SLACK > p->bytes)
+    if (bytes + PARAM_SLACK > PARAM_BYTES)
         return cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
     cuda_flush(cb);
     if (!cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing"))
@@ -193,6 +200,9 @@ static void close_device(struct backend *be)
         cudaEventDestroy(cb->queued);
     if (cb->landed)
         cudaEventDestroy(cb->landed);
+    for (int i = 0; i < CHOOSE_SLOTS; i++)
+        if (cb->chosen[i])
+            cudaEventDestroy(cb->chosen[i]);
     if (cb->copy)
         cudaStreamDestroy(cb->copy);
     if (cb->compute)
@@ -216,11 +226,13 @@ static int open_streams(struct cuda_backend *cb, struct err *e)
         rc = cudaEventCreateWithFlags(&cb->queued, cudaEventDisableTiming);
     if (rc == cudaSuccess)
         rc = cudaEventCreateWithFlags(&cb->landed, cudaEventDisableTiming);
-    cb->params.bytes = PARAM_BYTES;
+    for (int i = 0; i < CHOOSE_SLOTS && rc == cudaSuccess; i++)
+        rc = cudaEventCreateWithFlags(&cb->chosen[i], cudaEventDisableTiming);
+    restart_params(cb);
     if (rc == cudaSuccess)
-        rc = cudaMallocHost((void **)&cb->params.host, PARAM_BYTES);
+        rc = cudaMallocHost((void **)&cb->params.host, 2 * PARAM_BYTES);
     if (rc == cudaSuccess)
-        rc = cudaMalloc((void **)&cb->params.device, PARAM_BYTES);
+        rc = cudaMalloc((void **)&cb->params.device, 2 * PARAM_BYTES);
     if (rc != cudaSuccess)
         return err_set(e, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s",
                        cb->name, cudaGetErrorString(rc));
@@ -254,6 +266,8 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .upload = cuda_mem_upload,
         .download = cuda_mem_download,
         .copy = cuda_mem_copy,
+        .choose = cuda_op_choose,
+        .chosen = cuda_op_chosen,
         .free_bytes = cuda_mem_free_bytes,
         .sync = sync_device,
         .close = close_device,

@@ -17,10 +17,13 @@ struct cuda_pool;
 struct cuda_blas;
 
 /* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
- * A ring that starts over at each sync: the same ops get the same places at every step. */
+ * A ring of two halves: each starts over at a sync, and a choice of tokens changes halves; so the same ops get
+ * the same places at every step. */
 struct cuda_params {
     char *host, *device; /* pinned; its twin */
-    size_t bytes, used;
+    size_t bytes,
+        used; /* of the half in use: the other one may belong to a choice that is under way */
+    int half;
     struct {
         size_t at, bytes;
     } recent[8]; /* what a step uploads once for all its layers */
@@ -42,7 +45,7 @@ struct cuda_backend {
     char why[160]; /* it died */
     cudaStream_t compute, copy;
     struct cuda_queue *queue; /* of compute; launches are held back in it while be.graphs */
-    cudaEvent_t queued, landed;
+    cudaEvent_t queued, landed, chosen[CHOOSE_SLOTS];
     bool landing; /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
     struct cuda_blas *blas; /* NULL: there is no cuBLAS */
@@ -83,6 +86,8 @@ const void *cuda_param(struct cuda_backend *cb, const void *host, size_t bytes);
 /* The same, to be filled by the caller before cuda_param_send. */
 void *cuda_param_new(struct cuda_backend *cb, size_t bytes);
 const void *cuda_param_send(struct cuda_backend *cb, void *filled, size_t bytes);
+/* The ring goes on in its other half, whose last user is done. */
+void cuda_param_turn(struct cuda_backend *cb);
 /* Device memory of the op that runs now; NULL when there is none (the backend is then dead). */
 void *cuda_scratch(struct cuda_backend *cb, size_t bytes);
 

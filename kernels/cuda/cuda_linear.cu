@@ -102,7 +102,7 @@ template <int type>
 __global__ void __launch_bounds__(EMBED_THREADS)
     embed_kernel(float *out, const uint8_t *w, size_t panel_bytes, const int32_t *ids, int n_in)
 {
-    const int id = ids[blockIdx.x];
+    const int id = ids[blockIdx.x] < 0 ? 0 : ids[blockIdx.x]; /* the host throws that row away */
     const uint8_t *panel = w + (size_t)(id / CUDA_PANEL) * panel_bytes;
     for (int k = threadIdx.x; k < n_in; k += EMBED_THREADS)
         out[(size_t)blockIdx.x * n_in + k] = cuda_value<type>(panel, id % CUDA_PANEL, k);
@@ -111,7 +111,8 @@ __global__ void __launch_bounds__(EMBED_THREADS)
 __global__ void __launch_bounds__(EMBED_THREADS)
     embed_f32_kernel(float *out, const float *w, const int32_t *ids, int n_in)
 {
-    const float *row = w + (size_t)ids[blockIdx.x] * ((n_in + 3) / 4 * 4);
+    const int id = ids[blockIdx.x] < 0 ? 0 : ids[blockIdx.x];
+    const float *row = w + (size_t)id * ((n_in + 3) / 4 * 4);
     for (int k = threadIdx.x; k < n_in; k += EMBED_THREADS)
         out[(size_t)blockIdx.x * n_in + k] = row[k];
 }

@@ -29,5 +29,7 @@ int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type
 size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);
 void cuda_op_weight_close(struct backend *be, struct weight *w);
 void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
+void cuda_op_choose(struct backend *be, const struct op_choose *p);
+int cuda_op_chosen(struct backend *be, int slot, struct err *e);
 int cuda_op_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
 #endif

@@ -106,7 +106,9 @@ void cuda_embed(struct backend *be, const struct op_embed *p)
     const int rows = cuda_op_rows(p->out), dim = cuda_op_cols(p->out);
     assert(dim == p->w->n_in);
     const size_t bytes = (size_t)rows * sizeof *p->ids;
-    const int32_t *ids = cuda_param_begin(cb, bytes) ? cuda_param(cb, p->ids, bytes) : NULL;
+    const int32_t *ids = p->there;
+    if (!ids && cuda_param_begin(cb, bytes))
+        ids = cuda_param(cb, p->ids, bytes);
     if (!cb->dead)
         cuda_embed_launch(p->out->data, cuda_matrix(p->w)->data, p->w->type, dim, ids, rows,
                           cuda_stream(cb));
