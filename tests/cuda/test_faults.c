@@ -18,8 +18,8 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "engine/engine.h"
-#include <cuda_runtime_api.h>
 #include "tests/cuemu/cuemu.h"
+#include <cuda_runtime_api.h>
 
 enum { SIDE = 16, TOKENS = 5, HANG_S = 120 };
 
@@ -155,7 +155,10 @@ static int one_fault(enum cuemu_call call, int n, const char *fault)
             fail_msg("%s: the failure says \"%s\"", fault, e.msg);
     }
     if (getenv("FAULTS_SAY") && hit)
-        printf("%s: %s%s\n", fault, failed ? "dead: " : served ? "served" : "a request failed",
+        printf("%s: %s%s\n", fault,
+               failed   ? "dead: "
+               : served ? "served"
+                        : "a request failed",
                failed ? e.msg : "");
     engine_close(g);
     cuemu_fail(call, 0);
@@ -182,16 +185,17 @@ static void every(enum cuemu_call call, const char *name)
         snprintf(fault, sizeof fault, "%s:%d", name, n);
         one_fault(call, n, fault);
     }
-    printf("%s: %d of %d calls failed: %d dead at the start, %d later, %d served but for a request, "
-           "%d served all\n",
-           name, seen.tried, n_calls, seen.dead_start, seen.dead_later, seen.refused, seen.served);
+    printf(
+        "%s: %d of %d calls failed: %d dead at the start, %d later, %d served but for a request, "
+        "%d served all\n",
+        name, seen.tried, n_calls, seen.dead_start, seen.dead_later, seen.refused, seen.served);
 }
 
-#define KIND(name, call)                  \
+#define KIND(name, call)                   \
     static void name##_fails(void **state) \
-    {                                     \
-        (void)state;                      \
-        every(call, #name);               \
+    {                                      \
+        (void)state;                       \
+        every(call, #name);                \
     }
 KIND(malloc, CUEMU_MALLOC)
 KIND(host, CUEMU_HOST)
