@@ -62,6 +62,7 @@ EMU_CU   = -fsanitize=alignment -fsanitize-undefined-trap-on-error $(SAN)
 EMU_RT   := $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
 EMU_TEST := $(patsubst %.c,$(B)/cuda-emu/%,$(wildcard tests/cuda/test_*.c))
 DEVICE_GOLDEN := $(addprefix tests/golden/test_,llama diffusion blip bert control lora pipeline safety upscaler)
+EMU_QUICK := $(addprefix $(B)/cuda-emu/tests/golden/test_,blip bert safety) # of seconds, in make test too
 EMU_GOLDEN := $(addprefix $(B)/cuda-emu/,$(DEVICE_GOLDEN))
 EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
             $(EMU_RT)
@@ -129,7 +130,7 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) $(EMU_QUICK) ## the same on an emulated GPU, for tests
 .PHONY: cuda-gate cuda-report cuda-faults cuda-golden
 cuda-golden: $(EMU_GOLDEN)             ## every family of models against its references, on the emulated GPU
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda-golden $(if $(T),--match $(T))

@@ -2,8 +2,9 @@
 """Runs the test suites, prints one line a program and ends with `N passed, N failed`.
 
 Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
-planted for it, and kcheck on it), ptxvm (the virtual machine for PTX, and the CUDA kernels on it), golden
+planted for it, its host side, and kcheck on it), ptxvm (the virtual machine for PTX, and the CUDA kernels on it), golden
 (cmocka), api (pytest);
+cuda-golden (the golden tests of models on the emulated device; only when asked for) takes minutes;
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
@@ -107,11 +108,18 @@ class Run:
         self.programs(f"{emulated}/tests/cuda", "cuda")
         self.program("cuda/kcheck", [f"{emulated}/kcheck", "--device", "cuda:0"] +
                      ([self.args.match] if self.args.match else []))
+        for name in ("bert", "blip", "safety"):
+            if self.args.match in f"test_{name}":
+                self.program(f"cuda/golden {name}", [f"{emulated}/tests/golden/test_{name}"],
+                             {"BACKEND": "cuda:0"})
         if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():
             self.program("cuda/gate", ["make", "--no-print-directory", "-s", "-j2", "cuda-gate"])
         self.make("SANITIZE=thread", thread)
         for missing, code in (("none", 0), ("barrier", 66), ("syncwarp", 66)):
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
+
+    def cuda_golden(self):
+        self.programs(f"{self.args.build}/cuda-emu/tests/golden", "cuda-golden", {"BACKEND": "cuda:0"})
 
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")
@@ -157,13 +165,13 @@ class Run:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build")
-    parser.add_argument("--suite", action="append", choices=DEFAULT)
+    parser.add_argument("--suite", action="append", choices=[*DEFAULT, "cuda-golden"])
     parser.add_argument("--match", default="")
     parser.add_argument("--fast", action="store_true", help="stop the API tests at the first failure")
     parser.add_argument("--verbose", action="store_true")
     run = Run(parser.parse_args())
     for suite in run.args.suite or DEFAULT:
-        getattr(run, suite)()
+        getattr(run, suite.replace("-", "_"))()
     skipped = f", {run.skipped} skipped" if run.skipped else ""
     print(f"{run.passed} passed, {run.failed} failed{skipped}")
     return 1 if run.failed or not run.passed else 0
