@@ -42,7 +42,7 @@ static inline void temp_dir_clear(void)
 /* Valid until the next call but three. */
 static inline const char *temp_dir_path(const char *name)
 {
-    static char paths[4][256];
+    static char paths[4][512];
     static unsigned next;
     char *path = paths[next++ % 4];
     snprintf(path, sizeof paths[0], "%s/%s", temp_dir, name);

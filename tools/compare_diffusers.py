@@ -15,7 +15,6 @@ import io
 import json
 import pathlib
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,27 +70,15 @@ def config_of(r, name):
     return keep
 
 
-def write_model(to, name, config):
-    """taesd: sd15 with an AutoencoderTiny as its VAE."""
-    tiny = name == "taesd"
-    shutil.copytree(FIXTURES / ("sd_sd15" if tiny else f"sd_{name}"), to)
-    index = json.loads((to / "model_index.json").read_text())
-    if tiny:
-        shutil.rmtree(to / "vae")
-        shutil.copytree(FIXTURES / "sd_taesd", to / "vae")
-        index["vae"] = ["diffusers", "AutoencoderTiny"]
-    index["scheduler"] = ["diffusers", config["_class_name"]]
-    (to / "scheduler/scheduler_config.json").write_text(json.dumps(config))
-    (to / "model_index.json").write_text(json.dumps(index))
-
-
 def write_models(r, folder, n):
     """n variants, links to the weights and a config of their own."""
     made = []
     for i in range(n):
         name = r.choice(MODELS)
         config = config_of(r, "sd15" if name == "taesd" else name)
-        write_model(folder / f"sd_{name}{i}", name, config)
+        source = "sd15" if name == "taesd" else name
+        golden.write_variant(folder / f"sd_{name}{i}", FIXTURES / f"sd_{source}", config,
+                             name == "taesd")
         made.append({"model": f"{name}{i}", "base": name, "config": config})
     return made
 
@@ -155,14 +142,12 @@ def scheduler_of(pipe, case):
 
 
 def prepare_reference():
-    """Quiet; the same noise in float64; what diffusers still asks of transformers before 5."""
+    """Quiet; the same noise in float64."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for module in (diffusers, transformers):
         module.utils.logging.set_verbosity_error()
         module.utils.logging.disable_progress_bar()
-    if not hasattr(transformers.CLIPTextModel, "text_model"):
-        transformers.CLIPTextModel.text_model = property(lambda self: self)
     randn = torch.randn
 
     def randn32(*size, dtype=None, **more):

@@ -10,7 +10,9 @@ Writes tests/fixtures/pipeline.json, the requests, and pipeline.bin with the pic
 import argparse
 import json
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
                        StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, TCDScheduler,
                        UniPCMultistepScheduler)
 from PIL import Image
+from transformers import CLIPTextModel
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -69,14 +72,46 @@ PIPELINES = {
 }
 
 
-def load(folder, name, kind):
+# Other models over the same weights; tests/golden/test_pipeline.c makes the same of links.  The configs are
+# such as early models came with: the pipelines correct them.
+OLD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+VARIANTS = {
+    "taesd": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1} | OLD,
+    "old_pndm": {"_class_name": "PNDMScheduler"} | OLD,
+    "old_ddim": {"_class_name": "DDIMScheduler"} | OLD,
+}
+
+
+def write_variant(to, source, config, tiny=False):
+    """A model's directory with another scheduler config; tiny: with an AutoencoderTiny as its VAE."""
+    shutil.copytree(source, to)
+    index = json.loads((to / "model_index.json").read_text())
+    if tiny:
+        shutil.rmtree(to / "vae")
+        shutil.copytree(source.parent / "sd_taesd", to / "vae")
+        index["vae"] = ["diffusers", "AutoencoderTiny"]
+    index["scheduler"] = ["diffusers", config["_class_name"]]
+    (to / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    (to / "model_index.json").write_text(json.dumps(index))
+
+
+def read(source, name, kind):
     more = {"add_watermarker": False} if name == "sdxl" else {
         "safety_checker": None, "feature_extractor": None, "image_encoder": None,
         "requires_safety_checker": False}
     cls = PIPELINES["sdxl" if name == "sdxl" else "sd"][kind]
     if name == "lcm" and kind == "image":
         cls = LatentConsistencyModelImg2ImgPipeline
-    pipe = cls.from_pretrained(folder / f"sd_{name}", torch_dtype=torch.float32, **more)
+    return cls.from_pretrained(source, torch_dtype=torch.float32, **more)
+
+
+def load(folder, name, kind):
+    source = folder / f"sd_{name}"
+    with tempfile.TemporaryDirectory() as made:
+        if name in VARIANTS:
+            source = pathlib.Path(made) / name
+            write_variant(source, folder / "sd_sd15", VARIANTS[name], name == "taesd")
+        pipe = read(source, name, kind)
     for part in ("tokenizer", "tokenizer_2"):
         if hasattr(pipe, part):
             getattr(pipe, part).model_max_length = 77
@@ -104,6 +139,10 @@ def embed(pipe, parts, n_chunks):
     return torch.cat(out, 1)
 
 
+if not hasattr(CLIPTextModel, "text_model"):  # diffusers asks for it with clip_skip
+    CLIPTextModel.text_model = property(lambda self: self)
+
+
 def picture(folder, case):
     """One case's picture(s) by diffusers."""
     kind = "mask" if case.get("mask") else "image" if case.get("image") else "text"
@@ -123,6 +162,8 @@ def picture(folder, case):
         args["negative_prompt_embeds"] = embed(pipe, [(case["negative"], 1.0)], case["chunks"])
     elif case.get("negative") is not None:
         args["negative_prompt"] = [case["negative"]] * n
+    if case.get("skip"):
+        args["clip_skip"] = case["skip"]
     if case.get("rescale"):
         args["guidance_rescale"] = case["rescale"]
     if kind != "text":
@@ -184,6 +225,19 @@ def make_cases():
         image | wide | {"name": "sdxl, image to image", "strength": 0.5},
         mask | wide | {"name": "sdxl, inpainting", "strength": 0.9,
                        "scheduler": "dpmpp_2m_karras"},
+    ]
+    cases += [c | {"model": "taesd"} for c in (
+        base | {"name": "a tiny VAE"},
+        image | {"name": "a tiny VAE, image to image", "n": 2, "scheduler": "euler_a"},
+        mask | {"name": "a tiny VAE, inpainting", "strength": 0.8, "scheduler": "dpmpp_2m"})]
+    cases += [
+        base | {"name": "an old config", "model": "old_pndm"},
+        image | {"name": "an old config, image to image", "model": "old_pndm"},
+        mask | {"name": "an old config, inpainting", "model": "old_pndm", "strength": 0.7},
+        base | {"name": "an old config that clips", "model": "old_ddim"},
+        base | {"name": "another class over an old config", "model": "old_ddim",
+                "scheduler": "ddpm"},
+        base | {"name": "clip_skip", "skip": 1, "scheduler": "euler"},
     ]
     return cases
 

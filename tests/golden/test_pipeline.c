@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +66,7 @@ static const struct engine_model fixtures[] = {
     {.id = "control_light", .path = DIR "control_light"},
     {.id = "control_xl", .path = DIR "control_xl"},
 };
-enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures };
+enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures, N_VARIANTS = 3 };
 
 static struct engine *open_engine(const struct engine_model *models, int n_models)
 {
@@ -220,6 +221,7 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
     s->height = (int)number(o, "height", 0);
     s->steps = (int)number(o, "steps", 0);
     s->guidance_scale = (float)number(o, "guidance", NAN);
+    s->clip_skip = (int)number(o, "skip", -1);
     s->guidance_rescale = (float)number(o, "rescale", 0);
     s->strength = (float)number(o, "strength", NAN);
     s->seed = (uint64_t)number(o, "seed", 0);
@@ -341,10 +343,44 @@ static void compare_all(const char *json_path, const char *bin_path)
     compare_with(fixtures, N_FIXTURES, json_path, bin_path);
 }
 
+/* VARIANTS of make_pipeline_golden.py: sd_sd15 with another scheduler config, and perhaps with sd_taesd. */
+static void make_variant(struct engine_model *m, const char *id, const char *config)
+{
+    static const char *const parts[] = {"model_index.json", "text_encoder", "tokenizer", "unet",
+                                        "vae"};
+    static char paths[N_VARIANTS][PATH_LEN];
+    static int n;
+    char name[PATH_LEN], source[PATH_LEN], target[PATH_MAX];
+    char *path = paths[n++ % N_VARIANTS];
+    snprintf(path, PATH_LEN, "%s", temp_dir_path(id));
+    *m = (struct engine_model){.id = id, .path = path};
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        const bool tiny = strcmp(parts[i], "vae") == 0 && strcmp(id, "taesd") == 0;
+        snprintf(source, sizeof source, DIR "%s%s", tiny ? "sd_taesd" : "sd_sd15/",
+                 tiny ? "" : parts[i]);
+        snprintf(name, sizeof name, "%s/%s", id, parts[i]);
+        assert_non_null(realpath(source, target));
+        assert_int_equal(symlink(target, temp_dir_path(name)), 0);
+    }
+    snprintf(name, sizeof name, "%s/scheduler", id);
+    assert_int_equal(mkdir(temp_dir_path(name), 0700), 0);
+    snprintf(name, sizeof name, "%s/scheduler/scheduler_config.json", id);
+    temp_dir_put_text(name, config);
+}
+
+#define OLD "\"beta_start\":0.00085,\"beta_end\":0.012,\"beta_schedule\":\"scaled_linear\"}"
 static void pipeline_makes_the_pictures_of_diffusers(void **state)
 {
     (void)state;
-    compare_all(DIR "pipeline.json", DIR "pipeline.bin");
+    struct engine_model models[N_FIXTURES + N_VARIANTS];
+    memcpy(models, fixtures, sizeof fixtures);
+    make_variant(
+        models + N_FIXTURES, "taesd",
+        "{\"_class_name\":\"PNDMScheduler\",\"skip_prk_steps\":true,\"steps_offset\":1," OLD);
+    make_variant(models + N_FIXTURES + 1, "old_pndm", "{\"_class_name\":\"PNDMScheduler\"," OLD);
+    make_variant(models + N_FIXTURES + 2, "old_ddim", "{\"_class_name\":\"DDIMScheduler\"," OLD);
+    compare_with(models, N_FIXTURES + N_VARIANTS, DIR "pipeline.json", DIR "pipeline.bin");
 }
 
 static void pipeline_makes_second_passes_as_diffusers_parts_do(void **state)
@@ -414,7 +450,8 @@ int main(void)
 {
     log_init(LOG_ERROR, false);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pipeline_makes_the_pictures_of_diffusers),
+        cmocka_unit_test_setup_teardown(pipeline_makes_the_pictures_of_diffusers, temp_dir_make,
+                                        temp_dir_remove),
         cmocka_unit_test(pipeline_makes_second_passes_as_diffusers_parts_do),
         cmocka_unit_test(pipeline_steers_pictures_as_diffusers_does),
         cmocka_unit_test(pipeline_enlarges_pictures_as_diffusers_does),
