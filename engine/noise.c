@@ -380,6 +380,7 @@ int noise_open(struct noise **out, const struct noise_config *config, const stru
         rc = p.k->compile(&p, e);
     if (rc == 0)
         rc = check_finite(&p, e);
+    n->n_planned = n->n_calls;
     if (rc == 0 && args->end > 0)
         rc = cut_end(&p, e);
     free(p.abar);
@@ -430,6 +431,11 @@ enum noise_scheduler noise_kind(const struct noise *n)
 int noise_n_calls(const struct noise *n)
 {
     return n->n_calls;
+}
+
+int noise_n_planned(const struct noise *n)
+{
+    return n->n_planned;
 }
 
 int noise_n_steps(const struct noise *n)

@@ -149,6 +149,7 @@ int noise_level_parts(const struct noise_config *config, int level, float parts[
 
 enum noise_scheduler noise_kind(const struct noise *n); /* never NOISE_DEFAULT */
 int noise_n_calls(const struct noise *n);               /* of the model */
+int noise_n_planned(const struct noise *n);             /* the same before args.end left some out */
 int noise_n_steps(const struct noise *n);               /* what a person calls steps */
 int noise_step_of(const struct noise *n, int call);     /* 0 ... n_steps - 1 */
 float noise_timestep(const struct noise *n, int call);  /* not always whole */

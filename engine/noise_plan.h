@@ -53,7 +53,7 @@ struct noise_call {
 
 struct noise {
     enum noise_scheduler kind;
-    int n_calls, n_steps;
+    int n_calls, n_steps, n_planned; /* n_planned: calls before args.end left some out */
     float init_sigma, clip_range;
     double sigma_low, sigma_high; /* the ends of the Brownian path */
     unsigned regs;                /* bit r: register r is used */

@@ -57,8 +57,11 @@ static size_t lay_out(struct image_task *it, float *memory)
     for (int i = 0; i < picture_n_moments(it); i++)
         it->moments[i] = take(&l, 2 * n);
     it->mask = it->spec.mask ? take(&l, n / (size_t)it->shape.c) : NULL;
-    for (int i = 0; i < it->spec.n_controls; i++)
-        it->steer.hints[i] = take(&l, steer_hint_floats(it, i));
+    for (int i = 0; i < it->spec.n_controls; i++) {
+        const size_t seen = steer_seen_bytes(it, i);
+        it->steer.seen[i] = seen > 0 ? (uint8_t *)take(&l, seen / sizeof(float) + 1) : NULL;
+        it->steer.hints[i] = take(&l, (size_t)picture_n_windows(it) * steer_hint_floats(it, i));
+    }
     const bool pixels = it->stage.later && it->from == FROM_INIT;
     for (int i = 0; i < it->spec.n; i++) {
         struct picture *p = &it->pictures[i];
@@ -116,8 +119,6 @@ static int prepare(struct image_task *it, struct err *e)
     it->guided = diffusion_guided(d, s);
     rc = picture_small_check(it, e);
     if (rc == 0)
-        rc = steer_check(it, e);
-    if (rc == 0)
         rc = step_cache_check(it, e);
     if (rc)
         return rc;
@@ -127,10 +128,14 @@ static int prepare(struct image_task *it, struct err *e)
     it->shape = (struct noise_shape){.h = latent_side(d->info, s->height),
                                      .w = latent_side(d->info, s->width),
                                      .c = d->info->latent_channels};
-    const int window = /* what steers sees the whole picture */
-        s->n_controls > 0 ? 0 : image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
+    const int window = image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
     it->win_y = tiles_axis(it->shape.h, window ? window : it->shape.h, window * 3 / 4 + 1);
     it->win_x = tiles_axis(it->shape.w, window ? window : it->shape.w, window * 3 / 4 + 1);
+    if (s->n_controls > 0 && window > 0 && s->step_cache.kind == STEP_CACHE_FIRST_BLOCK)
+        s->step_cache.kind = STEP_CACHE_NONE; /* its heads come before any window is done */
+    rc = steer_check(it, e);
+    if (rc)
+        return rc;
     const struct noise_args args = {
         .choice = {.scheduler = (enum noise_scheduler)s->scheduler,
                    .sigmas = (enum noise_sigmas)s->sigmas,
@@ -327,9 +332,19 @@ bool picture_is_denoised(const struct picture *p)
     return p->begun && p->call >= noise_n_calls(p->task->noise);
 }
 
+int picture_n_windows(const struct image_task *it)
+{
+    return it->win_y.n * it->win_x.n;
+}
+
 int picture_n_rows(const struct image_task *it)
 {
-    return it->win_y.n * it->win_x.n * (it->guided ? 2 : 1);
+    return picture_n_windows(it) * (it->guided ? 2 : 1);
+}
+
+int picture_window(const struct picture *p)
+{
+    return p->rows_out / (p->task->guided ? 2 : 1);
 }
 
 int picture_row_side(const struct image_task *it, int row)
@@ -347,10 +362,17 @@ static void window_of(const struct image_task *it, int row, int *y, int *x)
 
 void picture_control_input(const struct picture *p, float *x)
 {
-    const float scale = noise_input_scale(p->task->noise, p->call);
-    const size_t n = latent_floats(p->task);
-    for (size_t i = 0; i < n; i++)
-        x[i] = p->latent[i] * scale;
+    const struct image_task *it = p->task;
+    const float scale = noise_input_scale(it->noise, p->call);
+    const size_t c = (size_t)it->shape.c, n = (size_t)it->win_x.tile * c;
+    int iy, ix;
+    window_of(it, p->rows_out, &iy, &ix);
+    const int y0 = tiles_begin(&it->win_y, iy), x0 = tiles_begin(&it->win_x, ix);
+    for (int y = y0; y < y0 + it->win_y.tile; y++) {
+        const float *row = p->latent + ((size_t)y * (size_t)it->shape.w + (size_t)x0) * c;
+        for (size_t i = 0; i < n; i++)
+            *x++ = row[i] * scale;
+    }
 }
 
 void picture_unet_input(const struct picture *p, int row, float *x)

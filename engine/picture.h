@@ -117,11 +117,13 @@ void picture_begin(struct picture *p);
 bool picture_is_denoised(const struct picture *p);
 /* Rows of a call of the UNet for one picture: windows times sides. */
 int picture_n_rows(const struct image_task *it);
+int picture_n_windows(const struct image_task *it);
+int picture_window(const struct picture *p); /* of the row that comes next */
 int picture_row_side(const struct image_task *it,
                      int row); /* 0: the prompt's, 1: the negative one's */
 /* The UNet's input for row `row` of this call, [win_y.tile, win_x.tile, in_channels]. */
 void picture_unet_input(const struct picture *p, int row, float *x);
-/* The same of a ControlNet: [h, w, latent_channels]. */
+/* The same of a ControlNet, of the window that comes next: [win_y.tile, win_x.tile, latent_channels]. */
 void picture_control_input(const struct picture *p, float *x);
 /* Its answer, [win_y.tile, win_x.tile, c]; rows come in order. */
 void picture_unet_output(struct picture *p, const float *out);

@@ -2,7 +2,7 @@
  *
  * Keys.  A pass of a control is told from those of others by the control's number in p->controls: PASS_HINT has
  * number, height, width in pixels; PASS_CONTROL has rows + number * 256 + chunks of the prompt * 65536,
- * and h and w of the latent. */
+ * and h and w of the latent; all sizes are of a window. */
 #include "engine/pipeline_steer.h"
 
 #include <limits.h>
@@ -35,13 +35,14 @@ static int too_many(struct err *e)
 
 static struct pass_key hint_key(int number, const struct image_task *it)
 {
-    return (struct pass_key){PASS_HINT, number, it->spec.height, it->spec.width};
+    const int scale = it->d->info->scale;
+    return (struct pass_key){PASS_HINT, number, it->win_y.tile * scale, it->win_x.tile * scale};
 }
 
 static struct pass_key net_key(int number, const struct image_task *it, int rows)
 {
     return (struct pass_key){PASS_CONTROL, rows | number << 8 | it->prompts[0].n_chunks << 16,
-                             it->shape.h, it->shape.w};
+                             it->win_y.tile, it->win_x.tile};
 }
 
 static struct control *control_of(const struct pipeline *p, const struct pass_key *k)
@@ -100,40 +101,69 @@ size_t pipeline_steer_largest(struct pipeline *p, const struct image_task *it, i
 
 /* ---- looking ---- */
 
-/* The control's picture in the task's size, into the pass. */
-static int show(struct control_hint *u, const struct control_spec *s, struct err *e)
+/* The control's picture in the task's size, and what is hidden of it, [height, width]. */
+static int fit(struct image_task *it, int i, struct err *e)
 {
-    struct image rgb = {0}, hidden = {0};
+    const struct control_spec *s = &it->spec.controls[i];
     const struct image from = {s->width, s->height, 3, (uint8_t *)(uintptr_t)s->picture};
     const struct image mask = {s->width, s->height, 1, (uint8_t *)(uintptr_t)s->hidden};
-    if (s->width == u->width && s->height == u->height) {
-        control_hint_look(u, s->picture, s->hidden);
-        return 0;
-    }
-    int rc = image_resize(&rgb, &from, u->width, u->height, IMAGE_LANCZOS, e);
+    struct image rgb = {0}, hidden = {0};
+    int rc = image_resize(&rgb, &from, it->spec.width, it->spec.height, IMAGE_LANCZOS, e);
     if (rc == 0 && s->hidden)
-        rc = image_resize(&hidden, &mask, u->width, u->height, IMAGE_BILINEAR, e);
+        rc = image_resize(&hidden, &mask, it->spec.width, it->spec.height, IMAGE_BILINEAR, e);
     if (rc == 0)
-        control_hint_look(u, rgb.data, hidden.data);
+        memcpy(it->steer.seen[i], rgb.data, image_bytes(&rgb));
+    if (rc == 0 && s->hidden)
+        memcpy(it->steer.seen[i] + image_bytes(&rgb), hidden.data, image_bytes(&hidden));
+    it->steer.fitted[i] = rc == 0;
     image_free(&rgb);
     image_free(&hidden);
+    return rc;
+}
+
+/* What the window has of it, into the pass. */
+static int show(struct control_hint *u, const struct image_task *it, int i, struct err *e)
+{
+    const struct control_spec *s = &it->spec.controls[i];
+    const int window = it->steer.n_looked[i], scale = it->d->info->scale;
+    const int width = it->spec.width, height = it->spec.height;
+    const int y = tiles_begin(&it->win_y, window / it->win_x.n) * scale;
+    const int x = tiles_begin(&it->win_x, window % it->win_x.n) * scale;
+    const uint8_t *seen = it->steer.seen[i];
+    const struct image rgb = {width, height, 3, (uint8_t *)(uintptr_t)(seen ? seen : s->picture)};
+    const struct image hidden = {
+        width, height, 1, (uint8_t *)(uintptr_t)(seen ? seen + image_bytes(&rgb) : s->hidden)};
+    if (picture_n_windows(it) == 1) {
+        control_hint_look(u, rgb.data, s->hidden ? hidden.data : NULL);
+        return 0;
+    }
+    struct image part = {0}, part_hidden = {0};
+    int rc = image_crop(&part, &rgb, x, y, u->width, u->height, 0, e);
+    if (rc == 0 && s->hidden)
+        rc = image_crop(&part_hidden, &hidden, x, y, u->width, u->height, 0, e);
+    if (rc == 0)
+        control_hint_look(u, part.data, part_hidden.data);
+    image_free(&part);
+    image_free(&part_hidden);
     return rc;
 }
 
 int pipeline_steer_look(struct pipeline *p, struct image_task *it, struct err *e)
 {
     for (int i = 0; i < it->spec.n_controls; i++) {
-        if (it->steer.looked[i])
+        if (it->steer.n_looked[i] == picture_n_windows(it))
             continue;
         const int number = number_of(p, it->task->controls[i]);
         int rc = number < 0 ? too_many(e) : pass_make_current(p, hint_key(number, it), e);
+        if (rc == 0 && it->steer.seen[i] && !it->steer.fitted[i])
+            rc = fit(it, i, e);
         if (rc)
             return rc;
         struct control_hint *u = (struct control_hint *)p->current->unit;
-        u->hint = it->steer.hints[i];
+        u->hint = it->steer.hints[i] + (size_t)it->steer.n_looked[i] * steer_hint_floats(it, i);
         p->run.task = it;
         p->run.which = i;
-        return (rc = show(u, &it->spec.controls[i], e)) ? rc : 1;
+        return (rc = show(u, it, i, e)) ? rc : 1;
     }
     return 0;
 }
@@ -184,14 +214,15 @@ static void fill_row(struct control_row *row, const struct share *s)
     *row = (struct control_row){.context = en->context,
                                 .timestep = noise_timestep(it->noise, pic->call),
                                 .pooled = en->pooled,
-                                .hint = it->steer.hints[s->control],
+                                .hint = steer_hint(pic, s->control),
                                 .scale = spec->scale,
                                 .guess = spec->guess,
                                 .residuals = pic->steer.residuals[s->side],
                                 .n_residuals = steer_residual_floats(it),
                                 .fresh = steer_begin(s->picture, s->side)};
     steer_add(s->picture, s->side);
-    const float h = (float)it->spec.height, w = (float)it->spec.width;
+    const int scale = it->d->info->scale;
+    const float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
     const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
     memcpy(row->time_ids, ids, sizeof ids);
 }
@@ -212,14 +243,14 @@ static int begin_shares(struct pipeline *p, const struct share *shares, int n, s
     if (rc)
         return rc;
     struct control_net *u = (struct control_net *)p->current->unit;
-    const size_t n_in = (size_t)it->shape.h * (size_t)it->shape.w * (size_t)it->shape.c;
+    const size_t n_in = (size_t)it->win_y.tile * (size_t)it->win_x.tile * (size_t)it->shape.c;
     p->run.n_rows = n;
     for (int i = 0; i < n; i++) {
         struct picture *pic = shares[i].picture;
         fill_row(&u->rows[i], &shares[i]);
         picture_control_input(pic, u->x + (size_t)i * n_in);
         p->run.rows[i].picture = pic;
-        p->run.rows[i].row = shares[i].side; /* a steered picture has one window */
+        p->run.rows[i].row = shares[i].side; /* of the picture's window */
         p->run.rows[i].control = shares[i].control;
     }
     return 1;
@@ -255,7 +286,7 @@ int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind)
 void pipeline_steer_end(struct pipeline *p)
 {
     if (p->current->key.kind == PASS_HINT) {
-        p->run.task->steer.looked[p->run.which] = true;
+        p->run.task->steer.n_looked[p->run.which]++;
         return;
     }
     for (int i = 0; i < p->run.n_rows; i++) {

@@ -68,6 +68,14 @@ static struct group group_of(const struct pipeline *p, unsigned parts, int n)
     return g;
 }
 
+/* Rows of this call that a pass may have; those of a steered picture are of one window, whose residuals it has. */
+static int rows_end(const struct picture *pic)
+{
+    const int n = picture_n_rows(pic->task);
+    const int n_sides = n / picture_n_windows(pic->task);
+    return pic->task->spec.n_controls > 0 ? (picture_window(pic) + 1) * n_sides : n;
+}
+
 /* Into p->run.rows: the picture's rows and, while there is room, those of others of its size behind it which compute
  * the same parts.  Rows of a picture come in order, so those of other parts end it. */
 static struct group gather(struct pipeline *p, struct picture *first)
@@ -79,7 +87,7 @@ static struct group gather(struct pipeline *p, struct picture *first)
         if (!pipeline_unet_same(pic->task, it) || !wants_unet(pic))
             continue;
         /* those before were in passes that had no more room */
-        const int end = picture_n_rows(pic->task);
+        const int end = rows_end(pic);
         for (int row = step_cache_at(pic, g.parts);
              row < end && n < PIPELINE_ROWS_MAX && joins(&g, pic, row); row++) {
             p->run.rows[n].picture = pic;
@@ -186,8 +194,12 @@ void pipeline_unet_end(struct pipeline *p)
         const struct image_task *it = pic->task;
         picture_unet_output(pic, u->out + (size_t)i * (size_t)(it->win_y.tile * it->win_x.tile) *
                                               (size_t)it->shape.c);
-        if (pic->rows_out < picture_n_rows(it))
+        if (pic->rows_out < picture_n_rows(it)) {
+            if (it->spec.n_controls > 0 &&
+                pic->rows_out == picture_window(pic) * (it->guided ? 2 : 1))
+                steer_end(pic);
             continue;
+        }
         picture_step(pic);
         p->n_steps++;
         if (pic->preview_due && !p->d->info->has_preview) {

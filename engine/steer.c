@@ -4,6 +4,16 @@
 #include "engine/models/control.h"
 #include "engine/picture.h"
 
+static int window_height(const struct image_task *it)
+{
+    return it->win_y.tile * it->d->info->scale;
+}
+
+static int window_width(const struct image_task *it)
+{
+    return it->win_x.tile * it->d->info->scale;
+}
+
 static const struct control *control_at(const struct image_task *it, int i)
 {
     return it->task->controls[i];
@@ -11,10 +21,6 @@ static const struct control *control_at(const struct image_task *it, int i)
 
 int steer_check(const struct image_task *it, struct err *e)
 {
-    if (it->spec.tiled && it->spec.n_controls > 0) {
-        err_set(e, ERR_UNSUPPORTED, "a picture that is made in windows (tiled) cannot be steered");
-        return err_param(e, "control");
-    }
     for (int i = 0; i < it->spec.n_controls; i++) {
         const struct control_spec *s = &it->spec.controls[i];
         const struct control *c = control_at(it, i);
@@ -22,9 +28,9 @@ int steer_check(const struct image_task *it, struct err *e)
         int rc = control_fits(c, it->d->model, e);
         if (rc == 0 && s->guess && control_info(c)->adapter)
             rc = err_set(e, ERR_INVALID, "a T2I-Adapter has no guess mode");
-        if (rc == 0 && (it->spec.width % multiple || it->spec.height % multiple))
-            rc = err_set(e, ERR_INVALID, "it steers pictures whose sides are multiples of %d",
-                         multiple);
+        if (rc == 0 && (window_width(it) % multiple || window_height(it) % multiple))
+            rc = err_set(e, ERR_INVALID, "it steers %s whose sides are multiples of %d",
+                         picture_n_windows(it) > 1 ? "windows" : "pictures", multiple);
         if (rc) {
             err_wrap(e, "control %.80s", s->model);
             return err_param(e, "control");
@@ -35,12 +41,26 @@ int steer_check(const struct image_task *it, struct err *e)
 
 size_t steer_hint_floats(const struct image_task *it, int control)
 {
-    return control_hint_floats(control_at(it, control), it->spec.height, it->spec.width);
+    return control_hint_floats(control_at(it, control), window_height(it), window_width(it));
+}
+
+const float *steer_hint(const struct picture *p, int control)
+{
+    const struct image_task *it = p->task;
+    return it->steer.hints[control] + (size_t)picture_window(p) * steer_hint_floats(it, control);
+}
+
+size_t steer_seen_bytes(const struct image_task *it, int control)
+{
+    const struct control_spec *s = &it->spec.controls[control];
+    if (s->width == it->spec.width && s->height == it->spec.height)
+        return 0;
+    return (size_t)it->spec.width * (size_t)it->spec.height * (s->hidden ? 4 : 3);
 }
 
 size_t steer_residual_floats(const struct image_task *it)
 {
-    return image_residual_floats(it->d->model, it->shape.h, it->shape.w);
+    return image_residual_floats(it->d->model, it->win_y.tile, it->win_x.tile);
 }
 
 /* A pooled ControlNet and one in guess mode leave the negative prompt alone. */
@@ -70,7 +90,7 @@ double steer_cost(const struct image_task *it)
 bool steer_works(const struct picture *p, int control, int side)
 {
     const struct control_spec *s = &p->task->spec.controls[control];
-    const double n = noise_n_calls(p->task->noise);
+    const double n = noise_n_planned(p->task->noise);
     return s->scale != 0 && is_on_side(p->task, control, side) && p->call / n >= s->start &&
            (p->call + 1) / n <= s->end;
 }
@@ -109,9 +129,9 @@ bool steer_begin(struct picture *p, int side)
     for (size_t k = 0; k < n; k++)
         to[k] = -0.0f; /* adding it changes nothing at all */
     for (int i = 0; i < it->spec.n_controls; i++) {
-        const struct control_features f = {.hint = it->steer.hints[i],
-                                           .height = it->spec.height,
-                                           .width = it->spec.width,
+        const struct control_features f = {.hint = steer_hint(p, i),
+                                           .height = window_height(it),
+                                           .width = window_width(it),
                                            .scale = it->spec.controls[i].scale};
         if (bits & (1U << i))
             control_add_features(control_at(it, i), it->d->model, &f, to);
@@ -138,6 +158,8 @@ void steer_end(struct picture *p)
     for (int side = 0; side < 2; side++) {
         p->steer.begun[side] = false;
         p->steer.shares[side] = 0;
+        if (picture_n_windows(p->task) > 1)
+            p->steer.clean[side] = 0; /* the next window has others */
     }
 }
 

@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from make_image_golden import OUT, randomise
+from make_passes_golden import axis, load_refiner
 from make_pipeline_golden import SCHEDULERS, init_image, load, mask_image
 
 SMALL = {"conditioning_embedding_out_channels": (4, 8), "mid_block_type": "UNetMidBlock2D",
@@ -187,6 +188,49 @@ def control_picture(control, name, width, height):
     return picture.convert("L") if ADAPTERS.get(name, {}).get("in_channels") == 1 else picture
 
 
+def windowed(pipe, adapter_scale):
+    """What the pipeline computes with its UNet, on overlapping windows: each control sees its picture's part."""
+    unet, control = pipe.unet, getattr(pipe, "controlnet", None) or pipe.adapter
+    whole, look, seen = unet.forward, control.forward, {}
+    side, zoom = unet.config.sample_size, pipe.vae_scale_factor
+
+    def cut(x, y, k, scale):
+        if isinstance(x, list):
+            return [cut(part, y, k, scale) for part in x]
+        return x[:, :, y * scale:(y + seen["h"]) * scale, k * scale:(k + seen["w"]) * scale]
+
+    def stash(*args, **kwargs):
+        seen.update(args=args, kwargs=kwargs)
+        if control is not getattr(pipe, "adapter", None):
+            return [torch.zeros(1)], torch.zeros(1)
+        return look(*args, **kwargs)
+
+    def residuals(x, y, k, adapter):
+        if adapter:
+            states = look(cut(seen["args"][0], y, k, zoom))
+            return {"down_intrablock_additional_residuals": [
+                torch.cat([v * adapter_scale] * len(x)) for v in states]}
+        more = dict(seen["kwargs"], controlnet_cond=cut(seen["kwargs"]["controlnet_cond"], y, k, zoom))
+        down, mid = look(x, *seen["args"][1:], **more)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    def forward(x, *args, **kwargs):
+        adapter = kwargs.get("down_intrablock_additional_residuals") is not None
+        kwargs = {k: v for k, v in kwargs.items() if "additional_residual" not in k}
+        h, w = x.shape[2:]
+        (ys, sy), (xs, sx) = (axis(n, side, side * 3 // 4 + 1) for n in (h, w))
+        seen.update(h=min(side, h), w=min(side, w))
+        out = torch.zeros_like(x)
+        for i, y in enumerate(ys):
+            for j, k in enumerate(xs):
+                part = cut(x, y, k, 1)
+                got = whole(part, *args, **kwargs, **residuals(part, y, k, adapter))[0]
+                share = np.outer(sy[i][y:y + seen["h"]], sx[j][k:k + seen["w"]])
+                out[:, :, y:y + seen["h"], k:k + seen["w"]] += torch.from_numpy(share) * got
+        return (out,)
+    unet.forward, control.forward = forward, stash
+
+
 def picture(out, nets, case):
     kind = "mask" if case.get("mask") else "image" if case.get("image") else "text"
     family = "sdxl" if case["model"] == "sdxl" else "sd"
@@ -223,8 +267,45 @@ def picture(out, nets, case):
     if kind == "mask":
         args["mask_image"] = Image.fromarray(mask_image(w, h))
     pipe.set_progress_bar_config(disable=True)
+    if case.get("tiled"):
+        forwards = pipe.unet, (getattr(pipe, "controlnet", None) or pipe.adapter)
+        windowed(pipe, scales[0])
+        side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        args |= {"original_size": (min(h, side), min(w, side)),
+                 "target_size": (min(h, side), min(w, side))} if family == "sdxl" else {}
     with torch.no_grad():
-        return (pipe(**args).images[0] * 255).round().astype(np.uint8)
+        if case.get("refiner"):
+            images = refined(out, pipe, args, case)
+        elif "hires_how" in case:
+            images = hires(pipe, args, case, pictures, parts | more)
+        else:
+            images = pipe(**args).images
+    for part in forwards if case.get("tiled") else ():
+        del part.forward  # the class's again
+    return (images[0] * 255).round().astype(np.uint8)
+
+
+def refined(out, pipe, args, case):
+    """The base model's part of the steps is steered, the refiner is not."""
+    latent = pipe(**args | {"output_type": "latent"}, denoising_end=case["switch_at"]).images
+    size, refiner = (case["height"], case["width"]), load_refiner(out)
+    return refiner(**{k: args[k] for k in ("prompt", "negative_prompt", "num_inference_steps",
+                                           "guidance_scale", "output_type")},
+                   generator=torch.Generator("cpu").manual_seed(case["seed"]), image=latent,
+                   denoising_start=case["switch_at"], original_size=size, target_size=size).images
+
+
+def hires(pipe, args, case, pictures, parts):
+    """Both are steered, the second by the picture enlarged."""
+    size = (case["out_w"], case["out_h"])
+    small = pipe(**args | {"output_type": "pil"}).images[0]
+    second = StableDiffusionControlNetImg2ImgPipeline(controlnet=pipe.controlnet, **parts)
+    second.set_progress_bar_config(disable=True)
+    return second(**args | {
+        "image": small.resize(size, Image.LANCZOS), "width": size[0], "height": size[1],
+        "control_image": pictures[0].resize(size, Image.LANCZOS), "strength": case["hires_strength"],
+        "num_inference_steps": case["hires_steps"],
+        "generator": torch.Generator("cpu").manual_seed(case["seed"])}).images
 
 
 def make_cases():
@@ -233,6 +314,7 @@ def make_cases():
     one, two = {"model": "a", "scale": 0.8}, {"model": "b", "scale": 0.6, "hint": 1}
     xl = {"model": "sdxl", "scale": 0.7}
     wide = base | {"model": "sdxl", "width": 48, "height": 32}
+    large = base | {"tiled": True, "width": 48, "height": 40}
     return [
         base | {"name": "one", "control": [one]},
         base | {"name": "two", "control": [one, two]},
@@ -256,6 +338,17 @@ def make_cases():
         base | {"name": "two adapters", "control": [{"model": "full", "scale": 0.5},
                                                     {"model": "full", "scale": 0.4, "hint": 1}]},
         wide | {"name": "sdxl adapter", "control": [{"model": "xl", "scale": 0.5}]},
+        large | {"name": "windows", "control": [one]},
+        large | {"name": "windows, two in some steps", "guidance": 1.0,
+                 "control": [one | {"end": 0.6}, two]},
+        large | {"name": "windows, adapter", "control": [{"model": "full", "scale": 0.8}]},
+        wide | {"name": "sdxl windows", "tiled": True, "control": [xl]},
+        wide | {"name": "steered, then refined", "refiner": True, "switch_at": 0.6, "steps": 8,
+                "control": [xl | {"end": 0.5}]},
+        wide | {"name": "steered by an adapter, then refined", "refiner": True, "switch_at": 0.5,
+                "control": [{"model": "xl", "scale": 0.5}]},
+        base | {"name": "steered, larger, steered", "out_w": 48, "out_h": 40, "hires_how": 3,
+                "hires_steps": 6, "hires_strength": 0.6, "control": [one]},
     ]
 
 

@@ -95,14 +95,19 @@ def windows(unet, side, channels=4):
     return forward
 
 
-def refined(folder, case):
-    base = scheduled(load(folder, "sdxl", "text"), case)
-    latent = base(**arguments(case, case["steps"]), width=case["width"], height=case["height"],
-                  denoising_end=case["switch_at"], output_type="latent").images
+def load_refiner(folder):
     pipe = StableDiffusionXLImg2ImgPipeline.from_pretrained(
         folder / "sd_refiner", torch_dtype=torch.float32, add_watermarker=False)
     pipe.tokenizer_2.model_max_length = 77
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def refined(folder, case):
+    base = scheduled(load(folder, "sdxl", "text"), case)
+    latent = base(**arguments(case, case["steps"]), width=case["width"], height=case["height"],
+                  denoising_end=case["switch_at"], output_type="latent").images
+    pipe = load_refiner(folder)
     size = (case["height"], case["width"])
     return scheduled(pipe, case)(
         **arguments(case, case["steps"]), image=latent, denoising_start=case["switch_at"],

@@ -37,7 +37,8 @@ IMAGE = data_url(stripes())
 def steered(start):
     return start("--threads", 1, "--cache_mib", 1024, "--images_at_once", 16, "--max_image_rows", 32,
                  models={"painter": PAINTER, "xl": FIXTURES / "sd_sdxl", "tiny": TINY,
-                         "sdxl": FIXTURES / "control_sdxl", **CONTROLS})
+                         "sdxl": FIXTURES / "control_sdxl",
+                         "refiner": FIXTURES / "sd_refiner", **CONTROLS})
 
 
 def pixels_of(status, answer):
@@ -75,6 +76,31 @@ def test_each_setting_changes_the_picture(steered):
     assert len(set(seen)) == len(seen)
     assert pixels(steered, []) == seen[0] and pixels(steered, [one | {"scale": 0}]) == seen[0]
     assert pixels(steered, [one | {"preprocessor": "none"}]) == seen[1]
+
+
+@pytest.mark.parametrize("fields", [
+    {"model": "painter", "size": "80x64", "tiled": True},
+    {"model": "painter", "size": "80x64", "tiled": True, "step_cache": "deepcache:2"},
+    {"model": "painter", "size": "32x32", "tiled": True, "hires": {"size": "80x64", "steps": 3}},
+    {"model": "xl", "size": "64x32", "refiner": {"model": "refiner", "switch_at": 0.5}},
+    {"model": "xl", "size": "48x32", "tiled": True, "n": 2, "hires": {"size": "64x48", "upscaler": "image"},
+     "refiner": {"model": "refiner"}},
+])
+def test_windows_and_second_passes_are_steered(steered, fields):
+    names = ("sdxl",) if fields["model"] == "xl" else ("a", "full")
+    control = [{"model": name, "image": IMAGE} for name in names]
+    body = SMALL | fields | {"steps": 4}
+    first, second, plain = (steered.post(GENERATE, body | {"control": c}) for c in (control, control, []))
+    assert first[0] == 200, first[1]
+    assert first[1]["data"] == second[1]["data"] != plain[1]["data"]
+    steered.wait_metric("duetto:images_held_bytes", 0)
+
+
+def test_the_first_block_is_not_cached_in_steered_windows(steered):
+    one = [{"model": "a", "image": IMAGE}]
+    seen = [pixels(steered, one, model="painter", size="80x64", tiled=True, step_cache=cache)
+            for cache in ("first_block:5", "off")]
+    assert seen[0] == seen[1]
 
 
 def test_edits_and_variations_are_steered_by_their_own_picture(steered):
