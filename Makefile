@@ -8,7 +8,7 @@ PYTHON  ?= python3
 VERSION := $(shell cat VERSION)
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) -g -fno-math-errno -fno-trapping-math $(WARN) -I. -MMD -MP $(SAN)
-LDLIBS  += -lmicrohttpd -luv -lcjson -lpcre2-8 -lutf8proc -lpng16 -ljpeg -lwebp -lpthread -lm
+LDLIBS  += -lmicrohttpd -luv -lcjson -lpcre2-8 -lutf8proc -lpng16 -ljpeg -lwebp -Wl,--as-needed -lcurl -lpthread -lm
 ifdef WERROR
 WARN    += -Werror
 endif

@@ -25,6 +25,7 @@ PARSERS = {
     "base/utf8.c": "fuzz_utf8.c",
     "base/base64.c": "fuzz_base64.c",
     "base/codec.c": "fuzz_codec.c",
+    "base/fetch.c": "fuzz_fetch.c",
     "engine/gguf.c": "fuzz_gguf.c",
     "engine/safetensors.c": "fuzz_safetensors.c",
     "engine/noise_config.c": "fuzz_noise.c",
