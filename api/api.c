@@ -461,6 +461,8 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     struct err e = {0};
     c->priv->owner = rq->owner;
     c->priv->safety = rq->safety;
+    c->priv->may_wait = rq->may_wait;
+    c->priv->gone = rq->gone;
     c->priv->sdapi = strncmp(rq->route->path, "/sdapi/", 7) == 0;
     c->priv->request_id = xstrdup(rq->request_id != NULL ? rq->request_id : "");
     int err = begin(c, rq, &e);
@@ -468,6 +470,7 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
         err = err_set(&e, ERR_TOOBIG, "the answer is larger than this server allows");
         err_reason(&e, "answer_too_large");
     }
+    c->fetch = c->fetch && err != 0;
     if (err != 0) {
         drop_job(c);
         c->background = false;

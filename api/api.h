@@ -5,6 +5,7 @@
  *   route = api_route(method, path)              loop     404 / 405 come from here
  *   api_begin(api, request)                      loop, or a worker when the body is large
  *     -> answered at once (call->state == API_DONE), or a job was submitted (API_RUNNING)
+ *     -> call->fetch: pictures are to be fetched first; api_end, and api_begin on a thread that may wait
  *   api_adopt(api, call)                         loop: a call that asked to be a job of its own goes to
  *                                                the table of jobs, and what is answered is its id
  *   api_pump(call, until)                        loop, after each wake: takes the job's events
@@ -14,6 +15,7 @@
  */
 #ifndef API_API_H
 #define API_API_H
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +25,7 @@
 #include "engine/replicas.h"
 
 struct api;
+struct fetch; /* base/fetch.h */
 
 /* Limits and defaults, from the configuration table. */
 struct api_options {
@@ -32,18 +35,20 @@ struct api_options {
     int max_prompts;    /* prompts of one completions request */
     int max_stop_bytes; /* length of one stop string */
     int max_messages;
-    int default_max_tokens;   /* when a request names none; 0: what the context leaves */
-    size_t max_answer_bytes;  /* of a response that is not streamed, and of a stream's backlog */
-    bool strict;              /* unknown request fields are an error instead of ignored */
-    bool client_templates;    /* requests may bring chat_template (off) */
-    size_t max_image_bytes;   /* of an uploaded picture's file */
-    int64_t max_image_pixels; /* of an uploaded picture, and of all pictures of a request */
-    int max_images;           /* n of a request */
-    int max_controls;         /* ControlNets and T2I-Adapters of a request */
-    const char *step_cache;   /* of requests for pictures that name none; NULL: off */
-    int max_jobs;             /* running and finished ones that are kept */
-    size_t max_jobs_bytes;    /* of the answers that are kept */
-    int64_t job_ttl_s;        /* a finished job is kept so long */
+    int default_max_tokens;    /* when a request names none; 0: what the context leaves */
+    size_t max_answer_bytes;   /* of a response that is not streamed, and of a stream's backlog */
+    bool strict;               /* unknown request fields are an error instead of ignored */
+    bool client_templates;     /* requests may bring chat_template (off) */
+    size_t max_image_bytes;    /* of an uploaded picture's file */
+    int64_t max_image_pixels;  /* of an uploaded picture, and of all pictures of a request */
+    int max_images;            /* n of a request */
+    int max_controls;          /* ControlNets and T2I-Adapters of a request */
+    const char *step_cache;    /* of requests for pictures that name none; NULL: off */
+    int max_jobs;              /* running and finished ones that are kept */
+    size_t max_jobs_bytes;     /* of the answers that are kept */
+    int64_t job_ttl_s;         /* a finished job is kept so long */
+    const struct fetch *fetch; /* gets pictures by URL; NULL: they are refused */
+    int64_t fetch_timeout_us;  /* for all pictures of a request */
     const char *version;
     struct replicas *engine;
 };
@@ -133,6 +138,8 @@ struct api_request {
     size_t body_len;
     const char *content_type; /* NULL: none */
     const char *request_id;
+    bool may_wait;             /* for the network: this is a thread for that */
+    const atomic_bool *gone;   /* true: the client has left; may be NULL */
     int owner;                 /* which API key; jobs belong to it */
     enum safety_action safety; /* that key's */
 };
@@ -151,6 +158,8 @@ struct api_call {
     bool more;       /* events may be left: pump again */
     bool work;       /* api_work wants a worker; pumping goes on after api_worked */
     bool background; /* it is to outlive its request: api_adopt */
+    bool
+        fetch; /* nothing was begun: a picture has to be fetched.  api_begin again, with may_wait */
     const char *content_type;
     int retry_after_s; /* > 0: send Retry-After */
     struct buf out;    /* what is to be sent */

@@ -47,6 +47,10 @@ struct api_call_private {
     struct sdapi_call *sd; /* calls of /sdapi/v1, else NULL */
     bool sdapi;            /* errors are told as there too */
     enum safety_action safety;
+    bool
+        may_wait; /* for pictures that have to be fetched; until when, and whether they are still wanted */
+    int64_t fetch_until_us;
+    const atomic_bool *gone;
     char *request_id; /* for log lines */
     struct err err;   /* what error_reason points into */
     int64_t begin_us;
@@ -93,9 +97,6 @@ int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 /* A chat with a picture, or with a caption model. */
 int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);
 bool captions_is_chat(const struct api *a, const struct cJSON *body);
-/* "data:image/png;base64,iVBO..." or the base64 alone: the bytes of a file.  URLs are not fetched. */
-int captions_base64(const char *text, const char *param, size_t max, struct buf *out,
-                    struct err *e);
 int completions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int models_list(struct api_call *c, struct err *e);
 int models_one(struct api_call *c, const char *path, struct err *e);

@@ -8,32 +8,13 @@
 #include <string.h>
 
 #include "api/call.h"
-#include "base/base64.h"
+#include "api/image_source.h"
 #include "base/codec.h"
 
 static const char *const modes[] = {
     [CAPTION_TEXT] = "caption", [CAPTION_VQA] = "vqa", [CAPTION_MATCH] = "itm"};
 
 /* ---- The picture ---- */
-
-int captions_base64(const char *text, const char *param, size_t max, struct buf *out, struct err *e)
-{
-    if (strncmp(text, "http:", 5) == 0 || strncmp(text, "https:", 6) == 0) {
-        err_set(e, ERR_UNSUPPORTED,
-                "%s: this server fetches nothing; send the picture itself as data: URL", param);
-        return err_param(e, "%s", param);
-    }
-    if (strncmp(text, "data:", 5) == 0) {
-        const char *comma = strstr(text, ";base64,");
-        text = comma != NULL ? comma + strlen(";base64,") : "";
-    }
-    int err = base64_decode(out, text, strlen(text));
-    if (err == 0)
-        return 0;
-    err_set(e, err, err == ERR_TOOBIG ? "%s has more than %zu bytes" : "%s is not base64", param,
-            max);
-    return err_param(e, "%s", param);
-}
 
 /* "...", {"url": "..."}, {"image_url": either} or {"b64_json": "..."}; NULL: none of these. */
 static const char *url_of(const struct cJSON *v)
@@ -47,13 +28,14 @@ static const char *url_of(const struct cJSON *v)
     return json_str(v);
 }
 
-static int decode(const struct api_options *o, const char *url, const char *param,
-                  struct image *out, struct err *e)
+static int decode(struct api_call *c, const char *url, const char *param, struct image *out,
+                  struct err *e)
 {
+    const struct api_options *o = &c->priv->api->o;
     const struct codec_limits lim = {o->max_image_bytes, o->max_image_pixels};
     struct buf file;
     buf_init(&file, o->max_image_bytes);
-    int err = captions_base64(url, param, o->max_image_bytes, &file, e);
+    int err = image_source_bytes(c, url, param, &file, e);
     if (err == 0 && (err = codec_decode(out, buf_str(&file), file.len, &lim, e)) != 0) {
         err_wrap(e, "%s", param);
         err_param(e, "%s", param);
@@ -67,7 +49,7 @@ static int set_picture(struct api_call *c, const struct caption_card *card, cons
                        const char *param, struct err *e)
 {
     struct image full = {0}, rgb = {0}, fit = {0};
-    int err = decode(&c->priv->api->o, url, param, &full, e);
+    int err = decode(c, url, param, &full, e);
     if (err == 0)
         err = image_convert(&rgb, &full, 3, e);
     if (err == 0)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/image_source.h"
 #include "base/codec.h"
 #include "base/image_filter.h"
 
@@ -81,13 +82,12 @@ static int decode_json(const struct source *s, const struct cJSON *v, const char
                        struct image *out, struct err *e)
 {
     struct buf file;
-    const size_t max = s->c->priv->api->o.max_image_bytes;
     if (json_type(v) == JSON_OBJECT)
         v = json_get(v, json_get(v, "image_url") != NULL ? "image_url" : "b64_json");
     if (json_str(v) == NULL)
         return missing(what, e);
-    buf_init(&file, max);
-    int err = captions_base64(json_str(v), what, max, &file, e);
+    buf_init(&file, s->c->priv->api->o.max_image_bytes);
+    int err = image_source_bytes(s->c, json_str(v), what, &file, e);
     if (err == 0 && (err = decode(s, buf_str(&file), file.len, out, e)) != 0)
         err_wrap(e, "%s", what);
     buf_free(&file);

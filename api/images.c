@@ -9,6 +9,7 @@
 #include "api/image_control.h"
 #include "api/image_lists.h"
 #include "api/image_passes.h"
+#include "api/image_source.h"
 #include "api/loras.h"
 #include "api/outpaint.h"
 #include "api/sdapi.h"
@@ -60,11 +61,11 @@ static int find_in_form(const struct multipart *form, struct upload *image, stru
     return 0;
 }
 
-static int read_base64(const char *text, const char *param, size_t max, struct upload *u,
-                       struct err *e)
+static int read_text(struct api_call *c, const char *text, const char *param, struct upload *u,
+                     struct err *e)
 {
-    buf_init(&u->decoded, max);
-    int err = captions_base64(text, param, max, &u->decoded, e);
+    buf_init(&u->decoded, c->priv->api->o.max_image_bytes);
+    int err = image_source_bytes(c, text, param, &u->decoded, e);
     if (err != 0)
         return err;
     u->param = param;
@@ -74,8 +75,8 @@ static int read_base64(const char *text, const char *param, size_t max, struct u
 }
 
 /* A string, {"image_url": string}, {"b64_json": string}, or a list of one of these. */
-static int find_in_json(const struct cJSON *v, const char *param, size_t max, struct upload *u,
-                        struct err *e)
+static int find_in_json(struct api_call *c, const struct cJSON *v, const char *param,
+                        struct upload *u, struct err *e)
 {
     if (json_type(v) == JSON_NULL)
         return 0;
@@ -92,19 +93,18 @@ static int find_in_json(const struct cJSON *v, const char *param, size_t max, st
         err_set(e, ERR_INVALID, "%s must be a picture as base64 or data: URL", param);
         return err_param(e, "%s", param);
     }
-    return read_base64(json_str(v), param, max, u, e);
+    return read_text(c, json_str(v), param, u, e);
 }
 
 static int find_uploads(struct api_call *c, const struct cJSON *body, const struct multipart *form,
                         unsigned where, struct upload *image, struct upload *mask, struct err *e)
 {
     static const char *const names[] = {"image", "image[]", "images"};
-    size_t max = c->priv->api->o.max_image_bytes;
     int err = form != NULL ? find_in_form(form, image, mask, e) : 0;
     for (size_t i = 0; err == 0 && i < sizeof names / sizeof *names; i++)
-        err = find_in_json(json_get(body, names[i]), "image", max, image, e);
+        err = find_in_json(c, json_get(body, names[i]), "image", image, e);
     if (err == 0 && where == PARAM_EDIT)
-        err = find_in_json(json_get(body, "mask"), "mask", max, mask, e);
+        err = find_in_json(c, json_get(body, "mask"), "mask", mask, e);
     if (err != 0)
         return err;
     if (!given(image)) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/image_params.h"
+#include "api/image_source.h"
 #include "base/base64.h"
 #include "engine/noise.h"
 
@@ -108,13 +109,14 @@ static const struct sdapi_params defaults = {
 
 /* ---- pictures ---- */
 
-int sdapi_decode(const struct api *a, const char *text, const char *param, struct image *out,
+int sdapi_decode(struct api_call *c, const char *text, const char *param, struct image *out,
                  struct err *e)
 {
-    const struct codec_limits lim = {a->o.max_image_bytes, a->o.max_image_pixels};
+    const struct api_options *o = &c->priv->api->o;
+    const struct codec_limits lim = {o->max_image_bytes, o->max_image_pixels};
     struct buf file;
-    buf_init(&file, a->o.max_image_bytes);
-    int err = captions_base64(text, param, a->o.max_image_bytes, &file, e);
+    buf_init(&file, o->max_image_bytes);
+    int err = image_source_bytes(c, text, param, &file, e);
     if (err == 0 && codec_decode(out, buf_str(&file), file.len, &lim, e) != 0) {
         err_wrap(e, "%s", param);
         err = err_param(e, "%s", param);

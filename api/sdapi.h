@@ -80,7 +80,7 @@ int64_t sdapi_state_clip(const struct api *a, int owner); /* as there: 1 or more
 /* The picture and the mask of img2img as base64 for /v1/images; *p gets its size. */
 int sdapi_mask_prepare(struct api_call *c, const struct cJSON *body, struct buf *image,
                        struct buf *mask, struct err *e);
-int sdapi_decode(const struct api *a, const char *text, const char *param, struct image *out,
+int sdapi_decode(struct api_call *c, const char *text, const char *param, struct image *out,
                  struct err *e);
 int sdapi_encode(const struct image *im, struct buf *base64, struct err *e);
 

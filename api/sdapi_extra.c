@@ -158,7 +158,7 @@ int sdapi_extra(struct api_call *c, const struct cJSON *body, struct err *e)
         err_set(e, ERR_INVALID, "image is missing: a picture as base64");
         err = err_param(e, "image");
     }
-    if (err != 0 || (err = sdapi_decode(a, x.image, "image", &im, e)) != 0)
+    if (err != 0 || (err = sdapi_decode(c, x.image, "image", &im, e)) != 0)
         return err;
     if (is_network(a, x.upscaler)) {
         err = begin_network(c, &x, &im, e);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/image_source.h"
 #include "api/sdapi.h"
 #include "base/clock.h"
 
@@ -128,7 +129,7 @@ int sdapi_info_png(struct api_call *c, const struct cJSON *body, struct err *e)
         return err;
     buf_init(&file, a->o.max_image_bytes);
     buf_init(&text, TEXT_BYTES_MAX);
-    err = captions_base64(image, "image", a->o.max_image_bytes, &file, e);
+    err = image_source_bytes(c, image, "image", &file, e);
     if (err == 0) {
         struct json_writer w;
         codec_text_find(buf_str(&file), file.len, "parameters", &text); /* none is an answer too */

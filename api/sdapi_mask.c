@@ -114,11 +114,11 @@ static int fill(struct image *rgb, const struct image *mask, struct err *e)
 /* ---- the request ---- */
 
 /* Gray and as large as the picture: alpha where there is some, else how white it is. */
-static int read_mask(const struct api *a, const struct sdapi_params *p, const struct image *im,
+static int read_mask(struct api_call *c, const struct sdapi_params *p, const struct image *im,
                      struct image *out, struct err *e)
 {
     struct image raw = {0}, gray = {0}, fit = {0};
-    int err = sdapi_decode(a, p->mask, "mask", &raw, e);
+    int err = sdapi_decode(c, p->mask, "mask", &raw, e);
     if (err == 0)
         err =
             raw.channels == 4 ? image_channel(&gray, &raw, 3, e) : image_convert(&gray, &raw, 1, e);
@@ -208,7 +208,7 @@ static int prepare(struct api_call *c, struct image *im, struct image *mask, str
     struct sdapi_call *sd = c->priv->sd;
     int err = 0;
     if (sd->p.mask != NULL)
-        err = read_mask(c->priv->api, &sd->p, im, mask, e);
+        err = read_mask(c, &sd->p, im, mask, e);
     if (err == 0 && mask->data != NULL)
         err = cut_both(sd, im, mask, e);
     if (err == 0 && mask->data != NULL && sd->p.fill == 0)
@@ -243,7 +243,7 @@ int sdapi_mask_prepare(struct api_call *c, const struct cJSON *body, struct buf 
         return err_param(e, "width");
     }
     struct image raw = {0}, rgb = {0}, hole = {0};
-    int err = sdapi_decode(c->priv->api, json_str(first), "init_images", &raw, e);
+    int err = sdapi_decode(c, json_str(first), "init_images", &raw, e);
     if (err == 0)
         err = image_convert(&rgb, &raw, 3, e);
     image_free(&raw);

@@ -59,6 +59,11 @@
     I(max_jobs, 64, 1, 10000, "background jobs that run or are kept; more get 429") \
     I(max_jobs_mib, 256, 1, 1 << 20, "memory for the answers of finished jobs; the oldest go first") \
     I(job_ttl_s, 3600, 1, 1 << 24, "seconds that a finished job is kept") \
+    S(image_urls, "off", "off listed public", "pictures by http(s) URL: refused; from hosts of image_url_allow; from every public address as well") \
+    S(image_url_allow, "", NULL, "with commas: hosts (example.org, *.example.org), and networks that are no public addresses (10.0.0.0/8)") \
+    S(image_url_ports, "80,443", NULL, "ports that pictures may be fetched from, with commas") \
+    I(image_url_timeout_ms, 10000, 100, 300000, "milliseconds for fetching all pictures of a request") \
+    I(max_image_urls, 16, 1, 256, "requests whose pictures are being fetched at once; more get 429") \
     B(strict, false, "refuse unknown request fields instead of ignoring them") \
     B(client_templates, false, "let requests bring a chat_template of their own") \
     I(max_connections, 1024, 1, 100000, "open connections; more wait in the backlog") \

@@ -1,5 +1,5 @@
 /* A client connection and the one request it carries at a time (HTTP/1.1 without pipelined work).
- * Private to server/http.c, server/respond.c and server/deadlines.c.  Thread: loop. */
+ * Private to server/http.c, server/respond.c, server/work.c and server/deadlines.c.  Thread: loop. */
 #ifndef SERVER_CONN_H
 #define SERVER_CONN_H
 #include <microhttpd.h>
@@ -33,14 +33,17 @@ struct conn {
     size_t target_len;
     bool responded; /* a response is queued */
     bool client_gone;
-    bool working; /* api_begin runs on a worker */
-    bool cors;    /* the origin may read the answer */
+    atomic_bool gone; /* nobody waits for the answer, also for other threads */
+    bool working;     /* api_begin runs on a worker, or on a thread of its own */
+    bool cors;        /* the origin may read the answer */
     const struct api_route *route;
     const char *path; /* libmicrohttpd's until the request is complete, or path_copy */
     char *path_copy;  /* for a worker: it may end after the connection */
     struct api_call *call;
     struct api_call *worked; /* what the worker made */
     uv_work_t work;
+    uv_thread_t fetcher; /* and how it says that it has ended */
+    uv_async_t fetched;
     struct err refusal; /* code != 0: answer with this once the body is in */
     int refusal_status;
     bool answer_now; /* when it is refused: before the body */
@@ -68,7 +71,8 @@ struct http {
     struct conn *conns;
     struct conn *events_from; /* the next to get its events; NULL: the first */
     int n_conns;
-    int in_flight, working; /* requests; calls on a worker */
+    int in_flight, working; /* requests; calls on other threads */
+    int fetching;           /* of these, on threads of their own */
     size_t upload_bytes;    /* of all bodies with pictures that are arriving */
     int open_handles;       /* of the four above; freed when the last is closed */
     bool refusing, closing;
@@ -78,11 +82,20 @@ struct http {
 
 /* http.c */
 void http_drive(struct http *h);
+void http_unref(struct conn *c);
+/* The request that the connection carries to api_begin, and what came of it back to the connection. */
+struct api_call *http_begin(struct conn *c, bool may_wait);
+void http_take(struct conn *c, struct api_call *call);
+void http_again(
+    struct http *h); /* a wake may have come unseen: look at all events in the next turn */
 void http_suspend(struct conn *c);
 void http_resume(struct conn *c);
 
-/* Runs api_work of a call on a worker, then its pumping goes on. */
-void http_work(void *http, struct api_call *call);
+/* work.c: api_begin on a worker; on a thread of its own, which may wait for the network (ERR_BUSY: there are
+ * too many of these); and api_work of a call, whose pumping goes on afterwards. */
+void work_begin(struct conn *c);
+int work_fetch(struct conn *c, struct err *e);
+void work_errand(void *http, struct api_call *call);
 
 /* respond.c: every answer goes through one of these. */
 enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, bool close);

@@ -45,7 +45,7 @@ static void request_free(struct conn *c)
     c->path_copy = NULL;
 }
 
-static void conn_unref(struct conn *c)
+void http_unref(struct conn *c)
 {
     if (--c->refs == 0) {
         request_free(c);
@@ -55,7 +55,13 @@ static void conn_unref(struct conn *c)
 
 static void on_watch_closed(uv_handle_t *handle)
 {
-    conn_unref(handle->data);
+    http_unref(handle->data);
+}
+
+static void client_left(struct conn *c)
+{
+    c->client_gone = true;
+    atomic_store(&c->gone, true);
 }
 
 static bool is_reading(const struct conn *c)
@@ -73,7 +79,7 @@ static void on_disconnect(uv_poll_t *watch, int status, int events)
     if (status == 0 && !(events & UV_DISCONNECT))
         return;
     if (c->suspended) {
-        c->client_gone = true;
+        client_left(c);
         if (c->call && c->call->job)
             job_cancel(c->call->job);
         shutdown(c->fd, SHUT_RDWR);
@@ -134,6 +140,11 @@ static void on_again(uv_idle_t *idle)
     http_drive(idle->data);
 }
 
+void http_again(struct http *h)
+{
+    uv_idle_start(&h->again, on_again);
+}
+
 static void on_epoll(uv_poll_t *p, int status, int events)
 {
     (void)status;
@@ -153,7 +164,7 @@ void http_drive(struct http *h)
     MHD_UNSIGNED_LONG_LONG ms;
     bool timed = MHD_get_timeout(h->daemon, &ms) == MHD_YES;
     if (timed && ms == 0)
-        uv_idle_start(&h->again, on_again);
+        http_again(h);
     else if (timed)
         uv_timer_start(&h->timeout, on_timeout, ms, 0);
     else
@@ -197,7 +208,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         c->watch_open = false;
         uv_close((uv_handle_t *)&c->watch, on_watch_closed);
     }
-    conn_unref(c);
+    http_unref(c);
 }
 
 static struct conn *conn_of(struct MHD_Connection *mhd)
@@ -211,6 +222,7 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
     (void)cls;
     struct conn *c = conn_of(mhd);
     c->begun = c->responded = c->client_gone = c->cors = false;
+    atomic_store(&c->gone, false);
     c->target_ok = guard_target(target);
     c->target_len = strlen(target);
     c->route = NULL;
@@ -269,7 +281,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     h->in_flight--;
     c->suspended = false;
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && (c->call || c->working))
-        c->client_gone = true;
+        client_left(c);
     if (c->call && c->client_gone)
         api_pump(c->call, clock_us() + EVENTS_US); /* what was generated until now counts */
     if (c->begun) {
@@ -418,7 +430,7 @@ static enum safety_action safety_of(const struct conn *c)
     return !strcmp(name, "flag") ? SAFETY_FLAG : !strcmp(name, "blur") ? SAFETY_BLUR : SAFETY_BLOCK;
 }
 
-static struct api_call *begin(struct conn *c)
+struct api_call *http_begin(struct conn *c, bool may_wait)
 {
     struct api_request rq = {
         .route = c->route,
@@ -429,78 +441,25 @@ static struct api_call *begin(struct conn *c)
         .owner = c->owner,
         .safety = safety_of(c),
         .request_id = c->request_id,
+        .may_wait = may_wait,
+        .gone = &c->gone,
     };
     return api_begin(c->http->o.api, &rq);
 }
 
-/* What api_begin made; the body is not needed any more. */
-static void take_call(struct conn *c, struct api_call *call)
+/* What api_begin made; the body is not needed any more, unless it begins again after pictures came. */
+void http_take(struct conn *c, struct api_call *call)
 {
+    if (call->fetch) {
+        api_end(call);
+        if (work_fetch(c, &c->refusal) != 0)
+            refuse(c, api_error_status(&c->refusal));
+        return;
+    }
     if (call->background) /* nobody has looked for its events yet */
-        uv_idle_start(&c->http->again, on_again);
+        http_again(c->http);
     c->call = api_adopt(c->http->o.api, call, c->owner);
     body_free(c);
-}
-
-static void on_work(uv_work_t *w)
-{
-    struct conn *c = w->data;
-    c->worked = begin(c);
-}
-
-static void on_worked(uv_work_t *w, int status)
-{
-    (void)status;
-    struct conn *c = w->data;
-    struct http *h = c->http;
-    c->working = false;
-    h->working--;
-    if (!c->mhd || c->client_gone) {
-        api_end(c->worked);
-    } else {
-        take_call(c, c->worked);
-        uv_idle_start(&h->again, on_again); /* a wake may have come before the call */
-    }
-    c->worked = NULL;
-    if (c->mhd)
-        http_resume(c);
-    conn_unref(c);
-    http_drive(h);
-}
-
-/* A call on its way through a worker; its connection may end meanwhile (api_end knows). */
-struct errand {
-    uv_work_t work;
-    struct http *http;
-    struct api_call *call;
-};
-
-static void on_errand(uv_work_t *w)
-{
-    struct errand *r = w->data;
-    api_work(r->call);
-}
-
-static void on_errand_done(uv_work_t *w, int status)
-{
-    (void)status;
-    struct errand *r = w->data;
-    r->http->working--;
-    api_worked(r->call);
-    if (r->http->daemon)
-        uv_idle_start(&r->http->again, on_again);
-    free(r);
-}
-
-void http_work(void *http, struct api_call *call)
-{
-    struct errand *r = xcalloc(1, sizeof(*r));
-    r->http = http;
-    r->call = call;
-    r->work.data = r;
-    call->work = false;
-    r->http->working++;
-    uv_queue_work(r->http->o.loop, &r->work, on_errand, on_errand_done);
 }
 
 /* Would api_begin hold up the loop?  A template that comes with a request may do so however small
@@ -537,14 +496,11 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
             return respond_error(c, 503, &e, h->refusing);
         }
         if (is_slow(c)) {
-            c->working = true;
-            c->path = c->path_copy = xstrdup(c->path);
-            c->work.data = c;
-            c->refs++;
-            h->working++;
-            uv_queue_work(h->o.loop, &c->work, on_work, on_worked);
+            work_begin(c);
         } else {
-            take_call(c, begin(c));
+            http_take(c, http_begin(c, false));
+            if (c->refusal_status)
+                return respond_error(c, c->refusal_status, &c->refusal, false);
         }
     }
     if (c->call && c->call->status)
@@ -582,7 +538,7 @@ static bool take_events(struct conn *c, int64_t until_us)
         return false;
     bool changed = api_pump(c->call, until_us);
     if (c->call->work)
-        http_work(c->http, c->call);
+        work_errand(c->http, c->call);
     if (!changed || !c->suspended || !c->call->status ||
         (!c->call->stream && c->call->state != API_DONE))
         return false;
@@ -605,10 +561,10 @@ void http_events(struct http *h)
         if (c == first)
             break;
     }
-    late |= api_jobs_pump(h->o.api, until_us, http_work, h);
+    late |= api_jobs_pump(h->o.api, until_us, work_errand, h);
     if (late) {
         h->events_from = c;
-        uv_idle_start(&h->again, on_again);
+        http_again(h);
     }
     if (any)
         http_drive(h);
@@ -763,9 +719,11 @@ int http_in_flight(const struct http *h)
 
 void http_cancel_all(struct http *h)
 {
-    for (struct conn *c = h->conns; c; c = c->next)
+    for (struct conn *c = h->conns; c; c = c->next) {
+        atomic_store(&c->gone, true);
         if (c->call && c->call->job)
             job_cancel(c->call->job);
+    }
     api_jobs_cancel(h->o.api);
 }
 
@@ -779,7 +737,7 @@ static void on_handle_closed(uv_handle_t *handle)
 void http_close(struct http *h)
 {
     http_stop_listening(h);
-    api_jobs_cancel(h->o.api);
+    http_cancel_all(h);
     while (h->working) /* they use the engine, which closes next */
         uv_run(h->o.loop, UV_RUN_ONCE);
     for (struct conn *c = h->conns; c; c = c->next) {

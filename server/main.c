@@ -13,6 +13,7 @@
 
 #include "api/api.h"
 #include "base/clock.h"
+#include "base/fetch.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "engine/bench.h"
@@ -32,6 +33,7 @@ struct server {
     uv_signal_t sigterm, sigint;
     uv_timer_t timer; /* progress while loading, then the drain's clock */
     struct replicas *engine;
+    struct fetch *fetch;
     struct api *api;
     struct metrics metrics;
     struct http *http;
@@ -318,6 +320,19 @@ static int open_engine(struct server *s, struct err *e)
     return replicas_open(&s->engine, &o, e);
 }
 
+/* Only where it is switched on. */
+static int open_fetch(struct server *s, struct err *e)
+{
+    const struct config *c = &s->config;
+    const struct fetch_options o = {
+        .public_hosts = !strcmp(c->image_urls, "public"),
+        .allow = c->image_url_allow,
+        .ports = c->image_url_ports,
+        .agent = "duetto/" DUETTO_VERSION,
+    };
+    return strcmp(c->image_urls, "off") ? fetch_open(&s->fetch, &o, e) : 0;
+}
+
 static int open_api(struct server *s, struct err *e)
 {
     const struct config *c = &s->config;
@@ -341,6 +356,8 @@ static int open_api(struct server *s, struct err *e)
         .job_ttl_s = c->job_ttl_s,
         .strict = c->strict,
         .client_templates = c->client_templates,
+        .fetch = s->fetch,
+        .fetch_timeout_us = c->image_url_timeout_ms * 1000,
         .version = DUETTO_VERSION,
         .engine = s->engine,
     };
@@ -398,6 +415,7 @@ static void close_all(struct server *s)
     uv_loop_close(&s->loop);
     if (s->api)
         api_close(s->api);
+    fetch_close(s->fetch);
     metrics_close(&s->metrics);
     buf_free(&s->tls_cert);
     buf_free(&s->tls_key);
@@ -415,6 +433,8 @@ static int serve(struct config *config)
     s.load_us = clock_us();
     open_loop(&s);
     int rc = s.config.n_models ? 0 : default_models(&s.config, &e);
+    if (!rc)
+        rc = open_fetch(&s, &e);
     if (!rc)
         rc = open_engine(&s, &e);
     if (!rc) {
