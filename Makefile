@@ -74,7 +74,7 @@ EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
 
 all: $(B)/duetto                      ## build the server: build/duetto
 run: deps                             ## install what is needed, get the default models, serve
-	$(Q)$(MAKE) --no-print-directory all models
+	$(Q)$(MAKE) --no-print-directory -j"$$(nproc)" all models
 	$(Q)exec $(B)/duetto serve
 test: deps                            ## run every test
 	$(Q)$(MAKE) --no-print-directory -j2 all models build/venv/.done tests-built

@@ -124,6 +124,31 @@ static int default_models(struct config *c, struct err *e)
     return 0;
 }
 
+/* A first request for each kind of model that is served. */
+static void say_try(const struct server *s, const char *url)
+{
+    static const struct {
+        enum model_kind kind;
+        const char *flags, *request;
+    } first[] = {
+        {MODEL_TEXT, "-N ",
+         "/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
+         "\"content\":\"Name three rivers in Italy.\"}],\"stream\":true}'"},
+        {MODEL_IMAGE, "-s ",
+         "/v1/images/generations -d '{\"prompt\":\"a red apple\"}' | "
+         "sed 's/.*b64_json\":\"//; s/\".*//' | base64 -d > apple.png"},
+        {MODEL_CAPTION, "", "/v1/captions -d \"{\\\"image\\\":\\\"$(base64 -w0 apple.png)\\\"}\""},
+        {MODEL_EMBEDDING, "", "/v1/embeddings -d '{\"input\":\"a red apple\"}'"},
+    };
+    for (size_t k = 0; k < sizeof first / sizeof *first; k++) {
+        bool any = false;
+        for (int i = 0; i < replicas_n_models(s->engine); i++)
+            any = any || replicas_card_at(s->engine, i)->kind == first[k].kind;
+        if (any)
+            printf("  curl %s%s%s\n", first[k].flags, url, first[k].request);
+    }
+}
+
 static void say_ready(const struct server *s)
 {
     const struct config *c = &s->config;
@@ -140,11 +165,12 @@ static void say_ready(const struct server *s)
         bool loaded = replicas_model_state(s->engine, i) == ENGINE_MODEL_LOADED;
         printf("%s\n", loaded ? "" : ", loaded when asked for");
     }
-    printf("Serving on %s://%s:%d (%s, loaded in %.1f s).  Try:\n\n"
-           "  curl -N %s://%s:%d/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","
-           "\"content\":\"Name three rivers in Italy.\"}],\"stream\":true}'\n\n",
-           scheme, host, http_port(s->http), replicas_device(s->engine),
-           (double)(clock_us() - s->load_us) / 1e6, scheme, host, http_port(s->http));
+    char url[300];
+    snprintf(url, sizeof url, "%s://%s:%d", scheme, host, http_port(s->http));
+    printf("Serving on %s (%s, loaded in %.1f s).  Try:\n\n", url, replicas_device(s->engine),
+           (double)(clock_us() - s->load_us) / 1e6);
+    say_try(s, url);
+    printf("\n");
     fflush(stdout);
     log_msg(LOG_INFO, "ready", "version=%s device=%s", DUETTO_VERSION, replicas_device(s->engine));
 }
