@@ -140,8 +140,8 @@ cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and ma
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
 cuda-report:                          ## rooflines on paper, into docs/CUDA.md
 	$(Q)$(PYTHON) tools/cuda_report.py
-gpu-check: cuda $(patsubst %,$(B)/cuda/tests/golden/test_%,llama diffusion blip) build/venv/.done ## all that a machine with a GPU should run
-	$(Q)$(PYTHON) tools/gpu_check.py --build $(B)
+gpu-check: $(if $(EMULATED),cuda-emu,cuda $(addprefix $(B)/cuda/,$(DEVICE_GOLDEN))) all build/venv/.done ## all that a machine with a GPU should run; EMULATED=1: a dry run without one
+	$(Q)$(PYTHON) tools/gpu_check.py --build $(B) $(if $(EMULATED),--emulated)
 docker:                               ## build the CPU image
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t duetto:$(VERSION) .
 docker-check:                         ## run the image's stages in a fresh root, without an engine

@@ -1,6 +1,8 @@
-"""The server on an emulated CUDA device (`make cuda-emu`): the CPU's answers, and what a failing device does."""
+"""The server on an emulated CUDA device (`make cuda-emu`; CUDA_DUETTO names another build): the CPU's answers, and what a
+failing device does."""
 import base64
 import io
+import os
 import re
 import subprocess
 
@@ -11,7 +13,7 @@ import pytest
 import harness
 from harness import CHAT, ROOT, Server, eventually
 
-EMULATED = ROOT / "build/cuda-emu/duetto"
+EMULATED = ROOT / os.environ.get("CUDA_DUETTO", "build/cuda-emu/duetto")  # or a real one
 # Not q8_0: two of its tokens are as good as equal, and the CPU rounds activations more.
 LLAMAS = {name: ROOT / f"tests/fixtures/llama_{name}.gguf"
           for name in ("f32", "f16", "bf16", "q4_0", "q5_1", "k_a", "k_b", "window", "yarn")}
@@ -65,8 +67,8 @@ def test_graphs_change_no_bits(emulated, model):
             answers.append(answer["choices"][0]["text"])
         assert status == 200
         server.stop()
-        launched = int(re.search(r"(\d+) launched", server.log)[1])
-        assert launched > 1 if graphs == "true" else launched == 0
+        launched = re.search(r"(\d+) launched", server.log)  # of the emulation
+        assert not launched or (int(launched[1]) > 1) == (graphs == "true")
     assert answers[0] == answers[1]
 
 
