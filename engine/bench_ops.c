@@ -149,6 +149,14 @@ static struct op_line *count_layernorm(const struct op_layernorm *p)
     return line;
 }
 
+static struct op_line *count_cosine(const struct op_cosine *p)
+{
+    struct op_line *line = line_of("cosine");
+    line->bytes += 4 * (elements(p->x) + elements(p->w) + elements(p->out));
+    line->ops += 4.0 * elements(p->x) * (double)p->w->dims[0];
+    return line;
+}
+
 static struct op_line *count_groupnorm(const struct op_groupnorm *p)
 {
     struct op_line *line = line_of(p->act == ACT_NONE ? "groupnorm" : "groupnorm act");

@@ -192,6 +192,13 @@ struct op_lowrank {
     bool upsample;
 };
 
+/* out[r, k] = (x[r, :] . w[k, :]) / |x[r, :]|: cosines, where the rows of w have length 1.  NaN where |x[r, :]|
+ * is 0 or too large for f32.   x [rows, dim]   w [n, dim]   out [rows, n] */
+struct op_cosine {
+    struct tensor *out;
+    const struct tensor *x, *w;
+};
+
 #define ATTN_MAX_HEAD_DIM 512
 
 /* One sequence of queries over one sequence of keys and values.  Rows hold n_heads * head_dim floats
@@ -214,7 +221,7 @@ struct op_attn {
 /* clang-format off */
 #define BACKEND_OPS(X) \
     X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add) \
-    X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(lowrank) X(attn)
+    X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(lowrank) X(attn) X(cosine)
 struct backend;
 struct backend_ops {
 #define X(op) void (*op)(struct backend *be, const struct op_##op *p);

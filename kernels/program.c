@@ -35,6 +35,7 @@ static const size_t fields_glu[] = {AT(glu, out), AT(glu, gate), AT(glu, up)};
 static const size_t fields_add[] = {AT(add, out), AT(add, a), AT(add, b)};
 static const size_t fields_act[] = {AT(act, out), AT(act, x), AT(act, slope)};
 static const size_t fields_concat[] = {AT(concat, out), AT(concat, a), AT(concat, b)};
+static const size_t fields_cosine[] = {AT(cosine, out), AT(cosine, x), AT(cosine, w)};
 static const size_t fields_layernorm[] = {AT(layernorm, out), AT(layernorm, x), AT(layernorm, w),
                                           AT(layernorm, bias)};
 static const size_t fields_groupnorm[] = {AT(groupnorm, out), AT(groupnorm, x), AT(groupnorm, w),

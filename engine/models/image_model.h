@@ -205,7 +205,8 @@ size_t image_vae_bytes(struct image_model *m, enum image_vae_kind kind, int h, i
 /* The safety checker's look at one picture; where has_safety. */
 struct image_safety {
     struct image_unit unit;
-    float *seen; /* out, for image_safety_judge */
+    float *cosines; /* out, for image_safety_judge */
+    float *seen;    /* out, what they are of */
 };
 int image_safety_open(struct image_safety **out, struct image_model *m, struct err *e);
 size_t image_safety_bytes(struct image_model *m, struct err *e);

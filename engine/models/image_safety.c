@@ -49,8 +49,10 @@ int image_safety_open(struct image_safety **out, struct image_model *m, struct e
                                       .restart = restart_safety,
                                       .close = close_safety};
     u->pub.seen = program_host(u->p, &u->pass.seen, PROGRAM_OUT);
+    u->pub.cosines = program_host(u->p, &u->pass.cosines, PROGRAM_OUT);
     *out = &u->pub;
-    if (u->pub.seen != NULL && program_host(u->p, &u->pass.pixels, PROGRAM_IN) != NULL)
+    if (u->pub.seen != NULL && u->pub.cosines != NULL &&
+        program_host(u->p, &u->pass.pixels, PROGRAM_IN) != NULL)
         return 0;
     close_safety(&u->pub.unit);
     return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
@@ -75,5 +77,5 @@ int image_safety_look(struct image_safety *pub, const struct image *rgb, struct 
 void image_safety_judge(const struct image_safety *pub, struct safety_result *out)
 {
     const struct safety_unit *u = (const struct safety_unit *)pub;
-    safety_judge(u->m->safety, pub->seen, out);
+    safety_judge(u->m->safety, pub->cosines, out);
 }

@@ -78,6 +78,9 @@ typedef void nn_walk_fn(struct nn_loader *l, void *model);
  * loaded is in the store, for nn_store_free. */
 int nn_load(struct nn_loader *l, nn_walk_fn *walk, void *model);
 
+/* A table [n, dim] that no file has in this form. */
+void nn_make_table(struct nn_loader *l, struct tensor *to, const float *values, int64_t n,
+                   int64_t dim);
 /* Returns the length before, for nn_pop. */
 size_t nn_push(struct nn_loader *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void nn_pop(struct nn_loader *l, size_t len);

@@ -411,6 +411,15 @@ void nn_make_vector(struct nn_loader *l, struct tensor *to, int64_t dim, float v
     free(values);
 }
 
+void nn_make_table(struct nn_loader *l, struct tensor *to, const float *values, int64_t n,
+                   int64_t dim)
+{
+    const int64_t dims[2] = {n, dim};
+    const struct checkpoint_tensor t = {.type = DTYPE_F32, .data = (const void *)values};
+    if (l->rc == 0 && l->load)
+        open_vector(l, to, &t, 2, dims);
+}
+
 void nn_make_scale(struct nn_loader *l, struct nn_linear *to, int64_t dim, float factor)
 {
     const int64_t dims[2] = {dim, dim};

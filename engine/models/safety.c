@@ -2,7 +2,9 @@
  *
  *     x = norm(patches(pixels)), then the layers of clip_layers.h
  *     seen = projection(norm(x[class]))
- *     score[k] = cosine(seen, concept[k]) - threshold[k] + adjustment */
+ *     score[k] = cosine(seen, concept[k]) - threshold[k] + adjustment
+ *
+ * The concepts that take special care come first, in the table and in the cosines. */
 #include "engine/models/safety.h"
 
 #include <math.h>
@@ -21,10 +23,8 @@ enum { MAX_SIZE = 2048 };
 /* How much a special care concept that was seen takes off the thresholds after it. */
 #define ADJUSTMENT 0.01f
 
-/* Embeddings of length 1, and thresholds. */
 struct concepts {
     int n;
-    float *embeds; /* [n, n_project] */
     float threshold[SAFETY_SCORES_MAX];
 };
 
@@ -39,6 +39,8 @@ struct safety {
     struct nn_norm pre_norm, post_norm;
     struct nn_linear projection; /* [n_project, dim], no bias */
     struct concepts special, concepts;
+    float *embeds; /* [special.n + concepts.n, n_project] of length 1, until they are in table */
+    struct tensor table; /* the same */
 };
 
 /* ---- configuration ---- */
@@ -134,32 +136,33 @@ static void walk(struct nn_loader *l, void *model)
     nn_load_norm(l, &m->post_norm, "post_layernorm", dim);
     nn_pop(l, path);
     nn_load_linear(l, &m->projection, "visual_projection", m->n_project, dim, NN_NO_BIAS);
+    nn_make_table(l, &m->table, m->embeds, m->special.n + m->concepts.n, m->n_project);
     static const char *const read[] = {"concept_embeds", "concept_embeds_weights",
                                        "special_care_embeds", "special_care_embeds_weights"};
     for (size_t i = 0; i < sizeof read / sizeof *read; i++)
         nn_ignore(l, read[i]); /* by read_concepts */
 }
 
-static int read_concepts(struct concepts *k, const struct nn_loader *l, const char *name, int dim,
-                         struct err *e)
+/* Their embeddings go behind the n_before in m->embeds. */
+static int read_concepts(struct safety *m, struct concepts *k, const struct nn_loader *l,
+                         const char *name, int n_before, struct err *e)
 {
+    const int dim = m->n_project;
     char weights[64];
     snprintf(weights, sizeof weights, "%s_weights", name);
     const struct checkpoint_tensor *t = checkpoint_find(l->c, l->part, name);
     const struct checkpoint_tensor *w = checkpoint_find(l->c, l->part, weights);
     if (t == NULL || w == NULL || t->ndim != 2 || t->dims[1] != dim || w->ndim != 1 ||
-        w->dims[0] != t->dims[0] || t->dims[0] > SAFETY_SCORES_MAX)
-        return err_set(e, ERR_CORRUPT, "%s are missing, or not [at most %d, %d] with thresholds",
-                       name, SAFETY_SCORES_MAX, dim);
+        w->dims[0] != t->dims[0] || t->dims[0] < 1 || t->dims[0] > SAFETY_SCORES_MAX)
+        return err_set(e, ERR_CORRUPT, "%s are missing, or not [1 to %d, %d] with thresholds", name,
+                       SAFETY_SCORES_MAX, dim);
     const int64_t n = t->dims[0];
-    k->embeds = mem_try((size_t)(n * dim), sizeof(float));
-    if (k->embeds == NULL)
-        return err_set(e, ERR_NOMEM, "no memory for %s", name);
+    float *const embeds = m->embeds + (ptrdiff_t)n_before * dim;
     k->n = (int)n;
-    quant_unpack(t->type, k->embeds, t->data, n * dim);
+    quant_unpack(t->type, embeds, t->data, n * dim);
     quant_unpack(w->type, k->threshold, w->data, n);
     for (int64_t i = 0; i < n; i++) {
-        float *row = k->embeds + i * dim;
+        float *row = embeds + i * dim;
         double sum = 0;
         for (int j = 0; j < dim; j++)
             sum += (double)row[j] * (double)row[j];
@@ -178,12 +181,18 @@ int safety_open(struct safety **out, struct nn_loader *l, struct err *e)
     int rc = read_config(m, checkpoint_config(l->c, l->part), e);
     if (rc == 0)
         rc = read_preprocessor(m, l->c, e);
+    m->embeds =
+        rc == 0 ? mem_try(2 * SAFETY_SCORES_MAX, (size_t)m->n_project * sizeof(float)) : NULL;
+    if (rc == 0 && m->embeds == NULL)
+        rc = err_set(e, ERR_NOMEM, "no memory for the concepts");
     if (rc == 0)
-        rc = read_concepts(&m->special, l, "special_care_embeds", m->n_project, e);
+        rc = read_concepts(m, &m->special, l, "special_care_embeds", 0, e);
     if (rc == 0)
-        rc = read_concepts(&m->concepts, l, "concept_embeds", m->n_project, e);
+        rc = read_concepts(m, &m->concepts, l, "concept_embeds", m->special.n, e);
     if (rc == 0)
         rc = nn_load(l, walk, m);
+    free(m->embeds);
+    m->embeds = NULL;
     if (rc != 0) {
         safety_close(m);
         return rc;
@@ -197,8 +206,6 @@ void safety_close(struct safety *m)
     if (m == NULL)
         return;
     clip_layers_free(&m->layers);
-    free(m->special.embeds);
-    free(m->concepts.embeds);
     free(m);
 }
 
@@ -213,7 +220,8 @@ struct safety_pass safety_record(const struct safety *m, struct program *p)
 {
     const float eps = m->layers.eps;
     struct safety_pass pass = {.pixels = PROGRAM_PINNED(p, 1, m->in.size, m->in.size, 3),
-                               .seen = PROGRAM_PINNED(p, 1, m->n_project)};
+                               .seen = PROGRAM_PINNED(p, 1, m->n_project),
+                               .cosines = PROGRAM_PINNED(p, 1, m->special.n + m->concepts.n)};
     struct tensor x = vit_patches_record(&m->in, p, &pass.pixels);
     x = nn_layernorm(p, &m->pre_norm, &x, eps);
     for (int i = 0; i < m->layers.n_layers; i++) {
@@ -224,6 +232,7 @@ struct safety_pass safety_record(const struct safety *m, struct program *p)
     x.dims[0] = 1; /* the class token */
     struct tensor h = nn_layernorm(p, &m->post_norm, &x, eps);
     nn_emit_linear(p, &(struct op_linear){.out = {&pass.seen}, .w = {m->projection.w}, .x = &h});
+    OP(program_backend(p), cosine, .out = &pass.cosines, .x = &pass.seen, .w = &m->table);
     return pass;
 }
 
@@ -256,36 +265,21 @@ static float rounded(float v)
     return rintf(v * 1000) / 1000;
 }
 
-static float cosine(const float *seen, double length, const float *row, int n)
+void safety_judge(const struct safety *m, const float *cosines, struct safety_result *out)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += (double)seen[i] * (double)row[i];
-    return (float)(sum / length);
-}
-
-void safety_judge(const struct safety *m, const float *seen, struct safety_result *out)
-{
-    const int n = m->n_project;
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += (double)seen[i] * (double)seen[i];
-    const double length = sqrt(sum) > 1e-12 ? sqrt(sum) : 1e-12;
     float adjustment = 0;
     out->n_special = m->special.n;
     out->n_concepts = m->concepts.n;
-    out->flagged = !isfinite(sum); /* nothing can be said of it: not safe */
+    out->flagged = false;
     for (int i = 0; i < m->special.n; i++) {
-        const float score = cosine(seen, length, m->special.embeds + (size_t)i * (size_t)n, n) -
-                            m->special.threshold[i] + adjustment;
-        out->special[i] = rounded(score);
+        out->special[i] = rounded(cosines[i] - m->special.threshold[i] + adjustment);
         if (out->special[i] > 0)
             adjustment = ADJUSTMENT;
     }
     for (int i = 0; i < m->concepts.n; i++) {
-        const float score = cosine(seen, length, m->concepts.embeds + (size_t)i * (size_t)n, n) -
-                            m->concepts.threshold[i] + adjustment;
-        out->concepts[i] = rounded(score);
-        out->flagged |= out->concepts[i] > 0;
+        const float cosine = cosines[m->special.n + i];
+        out->concepts[i] = rounded(cosine - m->concepts.threshold[i] + adjustment);
+        /* of what is no number nothing can be said: not safe */
+        out->flagged |= out->concepts[i] > 0 || !isfinite(cosine);
     }
 }

@@ -18,13 +18,14 @@ void safety_close(struct safety *m); /* its weights are the store's */
 int safety_size(const struct safety *m);
 
 struct safety_pass {
-    struct tensor pixels; /* [1, size, size, 3], pinned, by safety_look */
-    struct tensor seen;   /* [1, n_project], pinned */
+    struct tensor pixels;  /* [1, size, size, 3], pinned, by safety_look */
+    struct tensor seen;    /* [1, n_project], pinned */
+    struct tensor cosines; /* [1, concepts of both kinds], pinned */
 };
 struct safety_pass safety_record(const struct safety *m, struct program *p);
 /* A picture as the tower takes it: the shortest side resized as PIL does, the middle cut out, normalised. */
 int safety_look(const struct safety *m, const struct image *rgb, float *pixels, struct err *e);
-/* What was seen, as scores: how far above its threshold each concept is, rounded to three digits; one
+/* The cosines of what was seen, as scores: how far above its threshold each concept is, rounded to three digits; one
  * above 0 flags the picture. */
-void safety_judge(const struct safety *m, const float *seen, struct safety_result *out);
+void safety_judge(const struct safety *m, const float *cosines, struct safety_result *out);
 #endif

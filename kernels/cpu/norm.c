@@ -1,10 +1,11 @@
-/* RMS norm and layer norm over rows, group norm over images.
+/* RMS norm and layer norm over rows, group norm over images, cosines.
  *
  * Group norm goes over an image twice: sums of each channel over chunks of pixels at fixed places,
  * then every element by one scale and offset of its channel.  The sums are of the distance to the
  * image's first pixel, so that nothing cancels when the mean is large; they are joined in doubles, chunks
  * and channels in ascending order. */
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -74,6 +75,28 @@ void cpu_layernorm(struct backend *be, const struct op_layernorm *p)
     assert(p->w->dims[0] == dim && (!p->bias || p->bias->dims[0] == dim));
     struct layernorm_job j = {.ops = &cb->ops, .p = p, .dim = (int)dim};
     cpu_split(cb, rows, rows * dim, layernorm_rows, &j);
+}
+
+/* A few rows of a few hundred numbers: doubles, one after the other. */
+void cpu_cosine(struct backend *be, const struct op_cosine *p)
+{
+    (void)be;
+    const int64_t rows = p->x->dims[0], dim = p->x->dims[1], n = p->w->dims[0];
+    assert(p->w->dims[1] == dim && p->out->dims[0] == rows && p->out->dims[1] == n);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = (const float *)p->x->data + r * dim;
+        float *out = (float *)p->out->data + r * n;
+        double length = 0;
+        for (int64_t i = 0; i < dim; i++)
+            length += (double)x[i] * (double)x[i];
+        for (int64_t k = 0; k < n; k++) {
+            const float *w = (const float *)p->w->data + k * dim;
+            double sum = 0;
+            for (int64_t i = 0; i < dim; i++)
+                sum += (double)x[i] * (double)w[i];
+            out[k] = length > 0 && length <= (double)FLT_MAX ? (float)(sum / sqrt(length)) : NAN;
+        }
+    }
 }
 
 #define GROUP_CHUNKS 64 /* pieces of an image whose sums are taken apart, at most */

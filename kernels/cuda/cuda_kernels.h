@@ -53,6 +53,12 @@ void cuda_prelu_launch(float *out, const float *x, const float *slope, int64_t r
 void cuda_concat_launch(float *out, const float *a, const float *b, int64_t rows, int ca, int cb,
                         cudaStream_t stream);
 
+/* ---- cuda_cosine.cu ---- */
+
+/* out [rows, n]   x [rows, dim]   w [n, dim]   rows <= 65535 */
+void cuda_cosine_launch(float *out, const float *x, const float *w, int rows, int n, int dim,
+                        cudaStream_t stream);
+
 /* ---- cuda_rope.cu ---- */
 
 /* x [rows, n_heads * head_dim]   pos [rows]   freq [n_rot / 2], n_rot <= 512 */

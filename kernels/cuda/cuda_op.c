@@ -118,6 +118,15 @@ void cuda_concat(struct backend *be, const struct op_concat *p)
                            cuda_op_cols(p->a), cuda_op_cols(p->b), cuda_stream(cb));
 }
 
+void cuda_cosine(struct backend *be, const struct op_cosine *p)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    assert(p->w->dims[1] == cuda_op_cols(p->x));
+    if (!cb->dead)
+        cuda_cosine_launch(p->out->data, p->x->data, p->w->data, cuda_op_rows(p->x),
+                           (int)p->w->dims[0], cuda_op_cols(p->x), cuda_stream(cb));
+}
+
 void cuda_rope(struct backend *be, const struct op_rope *p)
 {
     struct cuda_backend *cb = cuda_of(be);

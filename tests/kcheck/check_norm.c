@@ -1,4 +1,4 @@
-/* rmsnorm, layernorm, groupnorm: rows against the scalar loop, the op against doubles and at several thread counts. */
+/* rmsnorm, layernorm, groupnorm, cosine: rows against the scalar loop, the op against doubles and at several thread counts. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -279,6 +279,45 @@ static void check_group_op(struct kcheck *kc)
     bench_group(kc);
 }
 
+/* Odd sizes, a row alone and among others, and rows of which no length can be told. */
+static void check_cosine(struct kcheck *kc)
+{
+    enum { ROWS = 3, MAX_DIM = 769, MAX_N = 21 };
+    static const int dims[] = {1, 7, 31, 32, 33, 100, 768, 769},
+                     ns[] = {1, 3, 8, 17, 20, 21, 20, 9};
+    struct backend *be = kcheck_backend(kc, 2);
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+        const int dim = dims[i], n = ns[i];
+        float *x = kcheck_in(kc, ROWS * dim), *w = kcheck_in(kc, n * dim);
+        float *out = kcheck_out(kc, ROWS * n), *one = kcheck_out(kc, n), want[ROWS * MAX_N];
+        kcheck_fill(kc, x, ROWS * dim, 3.0f);
+        kcheck_fill(kc, w, n * dim, 1.0f / sqrtf((float)dim));
+        for (int r = 0; r < ROWS; r++)
+            for (int k = 0; k < n; k++) {
+                double sum = 0, length = 0;
+                for (int d = 0; d < dim; d++) {
+                    sum += (double)x[r * dim + d] * (double)w[k * dim + d];
+                    length += (double)x[r * dim + d] * (double)x[r * dim + d];
+                }
+                want[r * n + k] = (float)(sum / sqrt(length));
+            }
+        struct tensor tx = kcheck_tensor(x, ROWS, dim), tw = kcheck_tensor(w, n, dim);
+        struct tensor to = kcheck_tensor(out, ROWS, n), row = kcheck_tensor(x + dim, 1, dim);
+        struct tensor tone = kcheck_tensor(one, 1, n);
+        OP(be, cosine, .out = &to, .x = &tx, .w = &tw);
+        kcheck_near(kc, want, out, ROWS * n, 1e-6f, 8, "cosine against doubles");
+        OP(be, cosine, .out = &tone, .x = &row, .w = &tw);
+        kcheck_same(kc, out + n, one, sizeof(float) * (size_t)n, "a row alone");
+        for (int r = 0; r < ROWS; r++)
+            x[r * dim] = r == 0 ? NAN : r == 1 ? INFINITY : 2e19f;
+        OP(be, cosine, .out = &to, .x = &tx, .w = &tw);
+        for (int k = 0; k < ROWS * n; k++)
+            kcheck_that(kc, isnan(out[k]), "no length, no cosine");
+    }
+    be->close(be);
+    kcheck_done(kc);
+}
+
 void kcheck_norm(struct kcheck *kc)
 {
     if (KCHECK(kc, rmsnorm_row))
@@ -295,4 +334,6 @@ void kcheck_norm(struct kcheck *kc)
         check_group_loops(kc);
     if (KCHECK_OP(kc, groupnorm, group_sums))
         check_group_op(kc);
+    if (KCHECK_OP(kc, cosine, rmsnorm_row))
+        check_cosine(kc);
 }

@@ -311,6 +311,18 @@ static void proxy_concat(struct backend *be, const struct op_concat *p)
     RUN(concat, q);
 }
 
+static void proxy_cosine(struct backend *be, const struct op_cosine *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    want_tensor(x, p->x, false);
+    want_tensor(x, p->w, false);
+    want_tensor(x, p->out, true);
+    send(x);
+    struct op_cosine q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->w)};
+    RUN(cosine, q);
+}
+
 static void proxy_layernorm(struct backend *be, const struct op_layernorm *p)
 {
     struct proxy *x = proxy_of(be);
