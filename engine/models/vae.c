@@ -80,7 +80,12 @@ static int read_config(struct vae *m, const struct cJSON *config, struct err *e)
     const struct cJSON *mean = json_get(config, "latents_mean");
     if (json_type(mean) == JSON_ARRAY)
         return err_set(e, ERR_UNSUPPORTED, "vae: latents_mean is not built in");
-    int rc = json_get_int(config, "layers_per_block", &layers, 1, MAX_LAYERS, e);
+    const char *act = NULL;
+    int rc = json_get_str(config, "act_fn", &act, e);
+    if (rc == 0 && act != NULL && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
+        return err_set(e, ERR_UNSUPPORTED, "vae: act_fn %.40s is not built in", act);
+    if (rc == 0)
+        rc = json_get_int(config, "layers_per_block", &layers, 1, MAX_LAYERS, e);
     if (rc == 0)
         rc = json_get_int(config, "latent_channels", &latent, 1, 64, e);
     if (rc == 0)
