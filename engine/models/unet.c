@@ -162,8 +162,7 @@ static int read_only_text(struct unet_config *c, const struct cJSON *config, str
         c->only_text[i] = json_bool(json_type(v) == JSON_ARRAY ? item : v);
         item = json_next(item);
     }
-    c->mid_only_text = json_type(v) == JSON_BOOL && json_bool(v);
-    return json_get_bool(config, "mid_block_only_cross_attention", &c->mid_only_text, e);
+    return 0; /* mid_block_only_cross_attention is of a kind of middle that is refused */
 }
 
 static int read_stages(struct unet_config *c, const struct cJSON *config, struct err *e)
@@ -399,10 +398,8 @@ static void walk_mid(struct nn_loader *l, struct unet *m)
 {
     const struct unet_config *c = &m->c;
     const int last = c->n_stages - 1, ch = c->channels[last];
-    struct shape s = {.c = ch,
-                      .n_heads = c->n_heads[last],
-                      .depth = c->mid_attn ? c->mid_depth : 0,
-                      .only_text = c->mid_only_text};
+    struct shape s = {
+        .c = ch, .n_heads = c->n_heads[last], .depth = c->mid_attn ? c->mid_depth : 0};
     const size_t path = nn_push(l, "mid_block");
     m->mid.n_layers = 0;
     walk_layer(l, m, &m->mid, ch, s);

@@ -49,7 +49,7 @@ struct unet_config {
     int depth[UNET_MAX_STAGES][UNET_MAX_LAYERS]; /* down path; [..][0] also for the middle */
     int up_depth[UNET_MAX_STAGES][UNET_MAX_LAYERS];
     int mid_depth;
-    bool only_text[UNET_MAX_STAGES], mid_only_text; /* self attention looks at the text as well */
+    bool only_text[UNET_MAX_STAGES]; /* self attention looks at the text as well */
     bool mid, mid_attn;
     int context_dim, time_dim, sample_size;
     int guidance_dim;          /* of the guidance embedding (LCM), 0: none */
