@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes image models of full size with random f16 weights, in the shape of SD 1.5, SD 2.1, SDXL or small-sd,
-as diffusers directories; and what diffusers computes with one in f32: one step with guidance (two rows) and
+"""Writes image models of full size with random f16 weights, in the shape of SD 1.5, SD 2.1, SDXL, small-sd or the
+x4 upscaler, as diffusers directories; and what diffusers computes with one in f32: one step with guidance (two rows) and
 a decoding at 256 x 256.  Nothing of it is checked in.
 
     python -m venv build/venv-image && build/venv-image/bin/pip install torch diffusers transformers
-    build/venv-image/bin/python tools/make_full_sd.py weights DIR sd15|sd21|sdxl|small
+    build/venv-image/bin/python tools/make_full_sd.py weights DIR sd15|sd21|sdxl|small|x4
     build/venv-image/bin/python tools/make_full_sd.py golden DIR          (DIR.safetensors)
     DIFFUSION_MODEL=DIR make test-golden T=diffusion_full
 
@@ -55,6 +55,15 @@ MODELS = {  # the tiny model whose scheduler and tokenizer are taken, UNet, enco
 VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4,
        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
        "sample_size": 512}
+H23 = MODELS["sd21"][2][0]
+MODELS["x4"] = ("upscaler", {
+    "sample_size": 128, "in_channels": 7, "num_class_embeds": 1000, "cross_attention_dim": 1024,
+    "attention_head_dim": 8, "use_linear_projection": True, "layers_per_block": 2,
+    "block_out_channels": [256, 512, 512, 1024], "only_cross_attention": [True, True, True, False],
+    "down_block_types": ["DownBlock2D"] + [CROSS_DOWN] * 3,
+    "up_block_types": [CROSS_UP] * 3 + ["UpBlock2D"]}, [H23], 0.08333)
+X4_VAE = {**VAE, "block_out_channels": [128, 256, 512], "down_block_types": VAE["down_block_types"][:3],
+          "up_block_types": VAE["up_block_types"][:3]}
 BRANCH_ENDS = ("conv2.weight", "to_out.0.weight", "ff.net.2.weight", "proj_out.weight",
                "out_proj.weight", "fc2.weight")
 
@@ -87,13 +96,16 @@ def write_weights(folder, name):
     tiny, unet, encoders, scale = MODELS[name]
     tiny = TINY / f"sd_{tiny}"
     folder.mkdir(parents=True)
-    shutil.copy(tiny / "model_index.json", folder)
-    for part in ("scheduler", "tokenizer", "tokenizer_2"):
+    index = json.loads((tiny / "model_index.json").read_text())
+    index |= {"max_noise_level": 350} if name == "x4" else {}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    vae = X4_VAE if name == "x4" else VAE
+    for part in ("scheduler", "low_res_scheduler", "tokenizer", "tokenizer_2"):
         if (tiny / part).exists():
             shutil.copytree(tiny / part, folder / part)
     with torch.device("meta"):
         parts = [("unet", UNet2DConditionModel(**unet), unet, "UNet2DConditionModel"),
-                 ("vae", AutoencoderKL(**VAE), {**VAE, "scaling_factor": scale}, "AutoencoderKL")]
+                 ("vae", AutoencoderKL(**vae), {**vae, "scaling_factor": scale}, "AutoencoderKL")]
         for i, encoder in enumerate(encoders):
             kind = CLIPTextModel if i == 0 else CLIPTextModelWithProjection
             config = CLIPTextConfig(vocab_size=49408, bos_token_id=49406, eos_token_id=49407,

@@ -404,11 +404,19 @@ static int blocks_of(const struct upscaler *m, int pixels)
     return (pixels + m->unshuffle - 1) / m->unshuffle;
 }
 
+/* So many tiles as one of this size needs, but not larger than that number wants. */
+static struct tiles_axis axis_of(int size, int tile, int margin)
+{
+    const int n = tiles_axis(size, tile, tile - 2 * margin).n;
+    const int enough = (size + (n - 1) * 2 * margin + n - 1) / n;
+    return tiles_axis(size, enough, enough - 2 * margin);
+}
+
 static void set_tiles(struct pass *u, int tile)
 {
     const int margin = MARGIN / u->m->unshuffle < tile / 4 ? MARGIN / u->m->unshuffle : tile / 4;
-    u->y = tiles_axis(blocks_of(u->m, u->pub.height), tile, tile - 2 * margin);
-    u->x = tiles_axis(blocks_of(u->m, u->pub.width), tile, tile - 2 * margin);
+    u->y = axis_of(blocks_of(u->m, u->pub.height), tile, margin);
+    u->x = axis_of(blocks_of(u->m, u->pub.width), tile, margin);
 }
 
 /* The largest tiles that fit. */
