@@ -71,7 +71,7 @@ static const char *status_of(const struct entry *t)
     if (c->state == API_DONE)
         return c->status == 200 ? "completed" : "failed";
     images_out_progress(c->priv->images, &p);
-    return p.done > 0 ? "running" : "queued";
+    return p.total > 0 ? "running" : "queued";
 }
 
 static void put_progress(struct json_writer *w, const struct api_call *c)

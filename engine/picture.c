@@ -304,6 +304,16 @@ static void sample_moments(struct picture *p, const float *moments, float *laten
     }
 }
 
+static void emit_progress(struct picture *p, int step)
+{
+    struct event *ev = job_event_new(EV_PROGRESS, p->index, "", 0, NULL, 0);
+    ev->step = p->task->stage.step_base + step;
+    ev->n_steps = p->task->stage.n_steps;
+    ev->partial = -1;
+    ev->seed = p->task->spec.seed + (uint64_t)p->index;
+    job_emit(p->task->task->job, ev);
+}
+
 void picture_begin(struct picture *p)
 {
     struct image_task *it = p->task;
@@ -325,6 +335,8 @@ void picture_begin(struct picture *p)
         sample_moments(p, it->moments[MOMENTS_MASKED], p->masked ? p->masked : p->out[0],
                        p->out[0]);
     p->begun = true;
+    if (!it->stage.later)
+        emit_progress(p, 0); /* it runs now, and has so many steps */
 }
 
 bool picture_is_denoised(const struct picture *p)
@@ -450,16 +462,6 @@ void picture_give(struct picture *p, const struct stage_gift *g)
 static int partial_step(const struct image_task *it, int k)
 {
     return noise_n_steps(it->noise) * (k + 1) / (it->spec.partial_images + 1);
-}
-
-static void emit_progress(struct picture *p, int step)
-{
-    struct event *ev = job_event_new(EV_PROGRESS, p->index, "", 0, NULL, 0);
-    ev->step = p->task->stage.step_base + step;
-    ev->n_steps = p->task->stage.n_steps;
-    ev->partial = -1;
-    ev->seed = p->task->spec.seed + (uint64_t)p->index;
-    job_emit(p->task->task->job, ev);
 }
 
 void picture_step(struct picture *p)

@@ -644,10 +644,19 @@ static void a_job_tells_how_far_it_is_and_keeps_its_answer(void **state)
 {
     (void)state;
     const char *path = begin_job();
+    struct cJSON *doc = get(path, ALICE, 200);
+    assert_string_equal(json_str(json_get(doc, "status")), "queued");
+    json_free(doc);
+    fake_progress(0, 0, 20); /* it begins */
+    pump_jobs();
+    doc = get(path, ALICE, 200);
+    assert_string_equal(json_str(json_get(doc, "status")), "running");
+    assert_int_equal(json_num(json_get(json_get(doc, "progress"), "n_steps")), 20);
+    json_free(doc);
     fake_progress(0, 5, 20);
     fake_picture(0, 0);
     pump_jobs();
-    struct cJSON *doc = get(path, ALICE, 200);
+    doc = get(path, ALICE, 200);
     assert_string_equal(json_str(json_get(doc, "status")), "running");
     const struct cJSON *p = json_get(doc, "progress");
     assert_int_equal(json_num(json_get(p, "step")), 5);

@@ -235,7 +235,7 @@ static void take_events(struct run *r)
     struct event *ev;
     while ((ev = job_poll(r->job)) != NULL) {
         if (ev->kind == EV_PROGRESS) {
-            assert_in_range(ev->step, 1, ev->n_steps);
+            assert_in_range(ev->step, 0, ev->n_steps);
             r->step = ev->step > r->step ? ev->step : r->step;
         } else if (ev->kind == EV_IMAGE && ev->partial < 0) {
             assert_int_equal((size_t)ev->width * (size_t)ev->height * 3, r->bytes);
