@@ -22,8 +22,8 @@ static int check_table(const struct plan *p, struct err *e)
 {
     for (int i = 0; i < p->n; i++)
         if (p->t[i] < 0 || p->t[i] >= p->n_train)
-            return err_set(e, ERR_INVALID, "%d steps reach timestep %g of %d", p->n, p->t[i],
-                           p->n_train);
+            return err_set(e, ERR_INVALID, "%d steps reach timestep %g, training ended at %d", p->n,
+                           p->t[i], p->n_train - 1);
     return 0;
 }
 
