@@ -20,6 +20,7 @@ def studio(start):
     fixtures = ROOT / "tests/fixtures"
     return start("--threads", 1, "--cache_mib", 256, models={
         "painter": PAINTER, "xl": fixtures / "sd_sdxl", "refiner": fixtures / "sd_refiner",
+        "x4": fixtures / "sd_upscaler",
         "four": fixtures / "upscale_first.safetensors",
         "compact": fixtures / "upscale_compact.safetensors"})
 
@@ -128,6 +129,25 @@ def test_a_client_that_leaves_gives_all_memory_back(studio):
                                       "upscale": {}})
     eventually(lambda: studio.metric(HELD) > 0)
     s.close()
+    studio.wait_metric(HELD, 0)
+
+
+# Steps: 40 of the base model, 40 of the refiner, 28 of hires, 40 of the x4 upscaler.
+@pytest.mark.parametrize("steps_done", [0, 1, 39, 41, 79, 81, 107, 109, 130])
+def test_a_job_cancelled_in_any_stage_gives_all_memory_back(studio, steps_done):
+    studio.wait_metric(HELD, 0)
+    body = BASE | {"model": "xl", "size": "64x32", "steps": 80, "tiled": True, "background": True,
+                   "refiner": {"model": "refiner", "switch_at": 0.5},
+                   "hires": {"scale": 1, "steps": 40, "upscaler": "image"},
+                   "upscale": {"model": "x4", "steps": 40}}
+    path = f"/v1/jobs/{ask(studio, GENERATE, **body)[1]['id']}"
+
+    def reached():
+        job = studio.get(path)[1]
+        assert job["status"] in ("queued", "running") and job["progress"]["n_steps"] in (0, 148), job
+        return job["progress"]["step"] >= steps_done
+    eventually(reached)
+    studio.request("DELETE", path)
     studio.wait_metric(HELD, 0)
 
 

@@ -44,6 +44,25 @@ static void start(void)
     api_models_ready(api);
 }
 
+/* What a model begins with that enlarges, or a network. */
+static void check_small(const uint8_t *rgb, int width, int height)
+{
+    unsigned sum = 0; /* every byte is there */
+    for (int i = 0; i < 3 * width * height; i++)
+        sum += rgb[i];
+    check(width > 0 && height > 0 && sum <= 255u * 3 * (unsigned)(width * height));
+}
+
+static void check_enlarged(const struct image_spec *s)
+{
+    const struct image_card *c = &fake_enlarger;
+    check(s->n >= 1 && s->n <= 4 && s->steps >= 0 && s->steps <= c->steps_max);
+    check(s->width % 4 == 0 && s->height % 4 == 0 && s->init == NULL && s->mask == NULL);
+    check(s->noise_level >= -1 && s->noise_level <= c->noise_level_max);
+    check(s->prompt != NULL && s->model != NULL && s->n_controls == 0);
+    check_small(s->small, s->width / 4, s->height / 4);
+}
+
 /* Whatever the request said, the engine may rely on this. */
 static void check_spec(const struct image_spec *s)
 {
@@ -107,7 +126,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const webui[] = {"/sdapi/v1/txt2img", "/sdapi/v1/img2img",
                                         "/sdapi/v1/png-info", "/sdapi/v1/extra-single-image",
                                         "/sdapi/v1/options"};
-    const char *path = data[0] & 16 ? webui[data[0] % 5] : paths[data[0] % 3];
+    const char *path = data[0] & 16  ? webui[data[0] % 5]
+                       : data[0] & 8 ? "/v1/images/upscale"
+                                     : paths[data[0] % 3];
     const struct api_request rq = {
         .route = api_route("POST", path, NULL, &e),
         .path = path,
@@ -118,7 +139,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     job_unref(fake_job);
     fake_job = NULL;
     struct api_call *c = api_adopt(api, api_begin(api, &rq), rq.owner);
-    if (fake_job != NULL)
+    const struct upscale_spec *u = fake_job != NULL ? &fake_job->upscale : NULL;
+    if (fake_job != NULL && fake_job->kind == JOB_UPSCALE)
+        check_small(u->rgb, u->width, u->height);
+    else if (fake_job != NULL && fake_job->image.small != NULL)
+        check_enlarged(&fake_job->image);
+    else if (fake_job != NULL)
         check_spec(&fake_job->image);
     if (c->state == API_RUNNING && data[0] & 128)
         paint(c);

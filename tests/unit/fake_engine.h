@@ -1,4 +1,4 @@
-/* An engine that does nothing by itself, for tests of api/: one text and one image model, and the job that
+/* An engine that does nothing by itself, for tests of api/: image models and two that enlarge, and the job that
  * was submitted last, whose events the test emits.  Included by one test program, in place of engine.c. */
 #ifndef TESTS_UNIT_FAKE_ENGINE_H
 #define TESTS_UNIT_FAKE_ENGINE_H
@@ -18,9 +18,26 @@ static const struct image_card fake_image = {.width = 64,
                                              .scheduler = NOISE_EULER,
                                              .clip_skip = -1,
                                              .edit = true};
+static const struct image_card fake_enlarger = {.width = 64,
+                                                .height = 64,
+                                                .size_step = 4,
+                                                .size_min = 4,
+                                                .size_max = 4096,
+                                                .steps = 20,
+                                                .steps_max = 100,
+                                                .guidance_scale = 9,
+                                                .scheduler = NOISE_DDIM,
+                                                .clip_skip = -1,
+                                                .noise_level = 20,
+                                                .noise_level_max = 350};
 static struct model_card fake_cards[] = {
     {.id = (char *)(uintptr_t) "painter", .kind = MODEL_IMAGE, .image = &fake_image},
     {.id = (char *)(uintptr_t) "inpainter", .kind = MODEL_IMAGE, .image = &fake_image},
+    {.id = (char *)(uintptr_t) "enlarger",
+     .kind = MODEL_ENLARGER,
+     .image = &fake_enlarger,
+     .scale = 4},
+    {.id = (char *)(uintptr_t) "network", .kind = MODEL_UPSCALER, .scale = 2},
 };
 static struct job *fake_job; /* a reference, or NULL */
 static int fake_refusal;     /* of engine_submit */
@@ -28,7 +45,7 @@ static int fake_refusal;     /* of engine_submit */
 int replicas_n_models(const struct replicas *g)
 {
     (void)g;
-    return 2;
+    return sizeof fake_cards / sizeof *fake_cards;
 }
 
 const struct model_card *replicas_card_at(const struct replicas *g, int i)
@@ -118,9 +135,11 @@ static void fake_picture(int index, int partial)
 {
     const struct image_spec *s = &fake_job->image;
     uint8_t *rgb;
-    struct event *ev = job_event_image(EV_IMAGE, index, s->width, s->height, &rgb);
-    memset(rgb, (int)((s->seed + (uint64_t)index) & 0xff),
-           (size_t)s->width * (size_t)s->height * 3);
+    const bool network = fake_job->kind == JOB_UPSCALE;
+    const int width = network ? fake_job->upscale.width * 2 : s->width;
+    const int height = network ? fake_job->upscale.height * 2 : s->height;
+    struct event *ev = job_event_image(EV_IMAGE, index, width, height, &rgb);
+    memset(rgb, (int)((s->seed + (uint64_t)index) & 0xff), (size_t)width * (size_t)height * 3);
     ev->partial = partial;
     ev->seed = s->seed + (uint64_t)index;
     ev->usage.prompt_tokens = 7;
