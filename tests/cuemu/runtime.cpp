@@ -71,7 +71,7 @@ void cuemu_set_up()
         atexit(cuemu_counts_print);
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");
     static const char *const names[] = {"malloc", "host",  "copy", "launch",
-                                        "sync",   "graph", "blas"};
+                                        "sync",   "graph", "blas", "nccl"};
     cuemu_devices.n = devices ? (int)strtol(devices, nullptr, 10) : 1;
     cuemu_devices.n = cuemu_devices.n < 0             ? 0
                       : cuemu_devices.n > MAX_DEVICES ? MAX_DEVICES
@@ -246,6 +246,13 @@ void drain(const std::function<bool()> &done)
             run_head(s);
         while (head_ready(s) && ready.size() == 1 && !done());
     }
+}
+
+/* A device goes on while the host asks: a little of what is left, unless that is done. */
+void go_on(const std::function<bool()> &done)
+{
+    int left = 1 + (int)(cuemu_random() % 8);
+    drain([&] { return done() || left-- == 0; });
 }
 
 cudaError_t enqueue(cudaStream_t stream, work w)
@@ -647,6 +654,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     guard g(cuemu_lock);
     const CUstream_st *s = stream_of(stream);
+    go_on([=] { return s->queue.empty(); });
     return sticky[s->device] != cudaSuccess ? sticky[s->device]
            : s->queue.empty()               ? cudaSuccess
                                             : cudaErrorNotReady;
@@ -714,6 +722,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     guard g(cuemu_lock);
     const CUevent_state &s = event_states[event];
+    go_on([&] { return s.done >= s.records; });
     return sticky[event->device] != cudaSuccess ? sticky[event->device]
            : s.done >= s.records                ? cudaSuccess
                                                 : cudaErrorNotReady;

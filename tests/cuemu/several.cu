@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "tests/cuemu/cuemu.h"
+#include "tests/cuemu/nccl/nccl.h"
 
 enum { N = 64 };
 
@@ -139,6 +140,144 @@ static void threads()
     told("the device is each thread's own", there == 1 && here == 0);
 }
 
+/* How the two ranks of a sum are called. */
+enum how { TOGETHER, SEPARATE, ONE_MISSING, DISAGREE };
+
+static ncclComm_t ranks[2];
+static cudaStream_t lanes[2];
+
+static ncclResult_t sum(how h)
+{
+    ncclResult_t rc = ncclSuccess;
+    if (h != SEPARATE)
+        ncclGroupStart();
+    for (int r = 0; r < (h == ONE_MISSING ? 1 : 2) && rc == ncclSuccess; r++)
+        rc = ncclAllReduce(memory[r], memory[r], h == DISAGREE ? N / (r + 1) : N, ncclFloat32,
+                           ncclSum, ranks[r], lanes[r]);
+    ncclResult_t end = h != SEPARATE ? ncclGroupEnd() : ncclSuccess;
+    return rc != ncclSuccess ? rc : end;
+}
+
+static bool lanes_done()
+{
+    return cudaStreamSynchronize(lanes[0]) == cudaSuccess &&
+           cudaStreamSynchronize(lanes[1]) == cudaSuccess;
+}
+
+static void open_ranks()
+{
+    const int devices[] = {0, 1}, twice[] = {1, 1};
+    told("a clique of one device twice", ncclCommInitAll(ranks, 2, twice) == ncclInvalidArgument);
+    cuemu_fail(CUEMU_NCCL, 1);
+    told("the call that is to fail", ncclCommInitAll(ranks, 2, devices) == ncclSystemError);
+    cuemu_fail(CUEMU_NCCL, 0);
+    told("a clique of two devices", ncclCommInitAll(ranks, 2, devices) == ncclSuccess);
+    for (int d = 0; d < 2; d++) {
+        cudaSetDevice(d);
+        cudaStreamCreateWithFlags(&lanes[d], cudaStreamNonBlocking);
+    }
+}
+
+static void close_ranks()
+{
+    for (int d = 0; d < 2; d++) {
+        ncclCommDestroy(ranks[d]);
+        cudaStreamDestroy(lanes[d]);
+    }
+}
+
+static void collectives()
+{
+    fill(0, 1);
+    fill(1, 2);
+    for (int d = 0; d < 2; d++) {
+        cudaSetDevice(d);
+        LAUNCH(add_one, 1, N, 0, lanes[d], memory[d], memory[d]);
+    }
+    told("a sum comes after what stands before it, in all",
+         sum(TOGETHER) == ncclSuccess && lanes_done() && first(0) == 5 && first(1) == 5);
+    fill(0, 1);
+    fill(1, 2);
+    ncclGroupStart();
+    for (int d = 0; d < 2; d++)
+        ncclBroadcast(memory[d], memory[d], N, ncclFloat32, 1, ranks[d], lanes[d]);
+    told("a broadcast", ncclGroupEnd() == ncclSuccess && lanes_done() && first(0) == 2);
+}
+
+static void gather_in_place()
+{
+    float *both[2];
+    for (int d = 0; d < 2; d++) {
+        cudaSetDevice(d);
+        cudaMalloc(reinterpret_cast<void **>(&both[d]), 2 * sizeof host);
+        fill(d, (float)d + 1);
+        cudaMemcpy(both[d] + d * N, memory[d], sizeof host, cudaMemcpyDeviceToDevice);
+    }
+    ncclGroupStart();
+    for (int d = 0; d < 2; d++)
+        ncclAllGather(both[d] + d * N, both[d], N, ncclFloat32, ranks[d], lanes[d]);
+    bool ok = ncclGroupEnd() == ncclSuccess && lanes_done();
+    for (int d = 0; d < 2; d++) {
+        for (int part = 0; part < 2; part++) {
+            cudaMemcpy(host, both[d] + part * N, sizeof host, cudaMemcpyDeviceToHost);
+            ok &= host[0] == (float)part + 1 && host[N - 1] == (float)part + 1;
+        }
+        cudaFree(both[d]);
+    }
+    told("a gather, in place", ok);
+}
+
+static void wrong_collectives()
+{
+    told("several ranks of a thread without a group", sum(SEPARATE) == ncclInvalidUsage);
+    ncclGroupStart();
+    told("a collective with another device's memory",
+         ncclAllReduce(memory[1], memory[1], N, ncclFloat32, ncclSum, ranks[0], lanes[0]) ==
+             ncclInvalidArgument);
+    ncclGroupEnd();
+    told("ranks that disagree", sum(DISAGREE) == ncclInvalidUsage);
+    cuemu_reset();
+    close_ranks();
+    open_ranks();
+    told("a rank that is missing",
+         sum(ONE_MISSING) == ncclSuccess && !lanes_done() && strstr(cuemu_report(), "collective"));
+    cuemu_reset();
+}
+
+/* A rank in a thread of its own. */
+static void *one_rank(void *id)
+{
+    static int next;
+    const int rank = __atomic_fetch_add(&next, 1, __ATOMIC_SEQ_CST);
+    ncclComm_t comm;
+    cudaStream_t s;
+    cudaSetDevice(rank);
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    bool ok = ncclCommInitRank(&comm, 2, *static_cast<ncclUniqueId *>(id), rank) == ncclSuccess &&
+              ncclAllReduce(memory[rank], memory[rank], N, ncclFloat32, ncclSum, comm, s) ==
+                  ncclSuccess &&
+              cudaStreamSynchronize(s) == cudaSuccess;
+    cudaStreamDestroy(s);
+    ncclCommDestroy(comm);
+    return ok ? id : NULL;
+}
+
+static void ranks_in_threads()
+{
+    ncclUniqueId id;
+    pthread_t all[2];
+    void *ended[2];
+    fill(0, 3);
+    fill(1, 4);
+    ncclGetUniqueId(&id);
+    for (pthread_t &t : all)
+        pthread_create(&t, NULL, one_rank, &id);
+    for (int i = 0; i < 2; i++)
+        pthread_join(all[i], &ended[i]);
+    told("ranks in threads wait for each other",
+         ended[0] && ended[1] && first(0) == 7 && first(1) == 7);
+}
+
 int main()
 {
     int n = 0;
@@ -155,6 +294,12 @@ int main()
     handles();
     faults();
     threads();
+    open_ranks();
+    collectives();
+    gather_in_place();
+    wrong_collectives();
+    close_ranks();
+    ranks_in_threads();
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
