@@ -212,7 +212,7 @@ $(B)/cuda/tests/golden/%: tests/golden/%.c $(CUDA_OBJ) $(B)/libduetto.a
 $(B)/cuda-emu/tests/golden/%: tests/golden/%.c $(EMU_OBJ) $(B)/libduetto.a
 	@mkdir -p $(@D)
 	$(call say,TEST,$@)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -rdynamic -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
 $(B)/cuda-emu/tests/cuda/%: tests/cuda/%.c $(EMU_OBJ) $(B)/libduetto.a
 	@mkdir -p $(@D)
 	$(call say,TEST,$@)

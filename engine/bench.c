@@ -15,6 +15,7 @@
 #include "engine/checkpoint.h"
 #include "engine/model.h"
 #include "kernels/quant.h"
+#include "kernels/team.h"
 
 const struct bench_options bench_defaults = {
     .device = "cpu",
@@ -238,7 +239,7 @@ static int allocate(struct bench *b, int max_batch, struct err *e)
     int max_rows = o->max_batch_rows > max_batch ? o->max_batch_rows : max_batch;
     b->n_pages = (longest + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     size_t n_pages = (size_t)b->n_pages * (size_t)max_batch;
-    b->kv = b->be->alloc(b->be, n_pages * model_page_bytes(b->model), e);
+    b->kv = team_alloc(b->be, n_pages * model_page_bytes(b->model), e);
     b->pages = mem_try(n_pages, sizeof(*b->pages));
     b->ids = mem_try((size_t)max_rows, sizeof(*b->ids));
     b->pos = mem_try((size_t)max_rows, sizeof(*b->pos));
@@ -268,7 +269,7 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     };
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
     if (!rc)
-        b.be->graphs = true;
+        b.be->graphs = !b.be->team;
     if (!rc && checkpoint_is_image(o->path)) {
         rc = bench_image(o, b.be, out, e);
         b.be->close(b.be);

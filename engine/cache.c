@@ -55,7 +55,7 @@ void cache_close(struct cache *c)
     for (int i = 0; i < c->n_pools; i++) {
         struct cache_pool *p = &c->pools[i];
         if (c->device)
-            c->device->free(c->device, p->base);
+            team_free(c->device, p->base);
         else
             munmap(p->base, p->map_bytes);
         radix_fini(&p->tree);
@@ -73,7 +73,7 @@ void cache_on_device(struct cache *c, struct backend *be, int n_pools)
 static char *pool_memory(struct cache *c, size_t bytes, struct err *e)
 {
     if (c->device)
-        return c->device->alloc(c->device, bytes, e);
+        return team_alloc(c->device, bytes, e);
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base != MAP_FAILED)

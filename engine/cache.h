@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "kernels/backend.h"
+#include "kernels/team.h"
 
 struct cache;
 struct cache_pool;

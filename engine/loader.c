@@ -47,14 +47,14 @@ static void leave_turn(struct loader *l)
     pthread_mutex_unlock(l->mutex);
 }
 
-static struct loader *loader_of(struct backend *be)
+static struct loader_seat *seat_of(struct backend *be)
 {
     return be->owner;
 }
 
 static void loader_pause(struct backend *be)
 {
-    struct loader *l = loader_of(be);
+    struct loader *l = seat_of(be)->loader;
     if (!loading || clock_us() < l->until_us)
         return;
     leave_turn(l);
@@ -72,82 +72,82 @@ static void read_ahead(const void *raw, size_t bytes)
 static int loader_weight_open(struct backend *be, struct weight **out, enum dtype type,
                               int64_t n_out, int64_t n_in, const void *raw, struct err *e)
 {
-    struct loader *l = loader_of(be);
+    struct loader *l = seat_of(be)->loader;
+    const struct backend *real = &seat_of(be)->real;
     if (!loading)
-        return l->real.weight_open(be, out, type, n_out, n_in, raw, e);
+        return real->weight_open(be, out, type, n_out, n_in, raw, e);
     if (n_in % dtype_block(type) == 0)
         read_ahead(raw, (size_t)n_out * dtype_bytes(type, n_in));
-    int rc = take_turn(l) ? l->real.weight_open(be, out, type, n_out, n_in, raw, e)
+    int rc = take_turn(l) ? real->weight_open(be, out, type, n_out, n_in, raw, e)
                           : err_set(e, ERR_CANCELLED, "the engine is stopping");
     leave_turn(l);
     return rc;
 }
 
-static struct loader *enter(struct backend *be)
+static const struct backend *enter(struct backend *be)
 {
-    struct loader *l = loader_of(be);
     if (loading)
-        (void)take_turn(l);
-    return l;
+        (void)take_turn(seat_of(be)->loader);
+    return &seat_of(be)->real;
 }
 
-static void leave(struct loader *l)
+static void leave(struct backend *be)
 {
     if (loading)
-        leave_turn(l);
+        leave_turn(seat_of(be)->loader);
 }
 
 static void loader_weight_close(struct backend *be, struct weight *w)
 {
-    struct loader *l = enter(be);
-    l->real.weight_close(be, w);
-    leave(l);
+    const struct backend *real = enter(be);
+    real->weight_close(be, w);
+    leave(be);
 }
 
 /* ---- a device with memory of its own: that is the device too ---- */
 
 static void *device_alloc(struct backend *be, size_t bytes, struct err *e)
 {
-    struct loader *l = enter(be);
-    void *p = l->real.alloc(be, bytes, e);
-    leave(l);
+    const struct backend *real = enter(be);
+    void *p = real->alloc(be, bytes, e);
+    leave(be);
     return p;
 }
 
 static void device_free(struct backend *be, void *p)
 {
-    struct loader *l = enter(be);
-    l->real.free(be, p);
-    leave(l);
+    const struct backend *real = enter(be);
+    real->free(be, p);
+    leave(be);
 }
 
 static void *device_host_alloc(struct backend *be, size_t bytes, struct err *e)
 {
-    struct loader *l = enter(be);
-    void *p = l->real.host_alloc(be, bytes, e);
-    leave(l);
+    const struct backend *real = enter(be);
+    void *p = real->host_alloc(be, bytes, e);
+    leave(be);
     return p;
 }
 
 static void device_host_free(struct backend *be, void *p)
 {
-    struct loader *l = enter(be);
-    l->real.host_free(be, p);
-    leave(l);
+    const struct backend *real = enter(be);
+    real->host_free(be, p);
+    leave(be);
 }
 
 static void device_upload(struct backend *be, void *to, const void *from, size_t bytes)
 {
-    struct loader *l = enter(be);
-    l->real.upload(be, to, from, bytes);
-    leave(l);
+    const struct backend *real = enter(be);
+    real->upload(be, to, from, bytes);
+    leave(be);
 }
 
 static int device_sync(struct backend *be, struct err *e)
 {
-    struct loader *l = enter(be);
-    int rc = l->real.sync(be, e);
-    leave(l);
+    const struct backend *real = enter(be);
+    int rc = real->sync(be, e);
+    leave(be);
     return rc;
 }
 
@@ -167,15 +167,10 @@ static void *loader_main(void *arg)
 
 /* ---- the engine thread's side ---- */
 
-void loader_init(struct loader *l, struct backend *be, pthread_mutex_t *mutex, pthread_cond_t *wake)
+static void take_seat(struct loader *l, struct loader_seat *seat, struct backend *be)
 {
-    *l = (struct loader){.be = be, .real = *be, .mutex = mutex, .wake = wake};
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->turn, &attr);
-    pthread_condattr_destroy(&attr);
-    be->owner = l;
+    *seat = (struct loader_seat){.loader = l, .be = be, .real = *be};
+    be->owner = seat;
     be->pause = loader_pause;
     be->weight_open = loader_weight_open;
     be->weight_close = loader_weight_close;
@@ -187,6 +182,19 @@ void loader_init(struct loader *l, struct backend *be, pthread_mutex_t *mutex, p
     be->host_free = device_host_free;
     be->upload = device_upload;
     be->sync = device_sync;
+}
+
+void loader_init(struct loader *l, struct backend *be, pthread_mutex_t *mutex, pthread_cond_t *wake)
+{
+    *l = (struct loader){.be = be, .mutex = mutex, .wake = wake};
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->turn, &attr);
+    pthread_condattr_destroy(&attr);
+    l->n_seats = be->team ? be->team->n : 1;
+    for (int i = 0; i < l->n_seats; i++)
+        take_seat(l, &l->seats[i], i == 0 ? be : be->team->members[i]);
 }
 
 void loader_fini(struct loader *l)
@@ -203,7 +211,8 @@ void loader_fini(struct loader *l)
             model_close(l->model);
     }
     pthread_cond_destroy(&l->turn);
-    *l->be = l->real;
+    for (int i = 0; i < l->n_seats; i++)
+        *l->seats[i].be = l->seats[i].real;
     *l = (struct loader){0};
 }
 

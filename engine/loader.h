@@ -11,10 +11,19 @@
 #include <pthread.h>
 
 #include "engine/model.h"
+#include "kernels/team.h"
+
+/* Between a backend and its users; a backend's owner. */
+struct loader_seat {
+    struct loader *loader;
+    struct backend *be;
+    struct backend real; /* its functions as they were */
+};
 
 struct loader {
     struct backend *be;
-    struct backend real; /* its functions as they were */
+    struct loader_seat seats[TEAM_MAX]; /* of be, then of the others of its team */
+    int n_seats;
     /* Under the engine's mutex. */
     pthread_mutex_t *mutex;
     pthread_cond_t *wake; /* the engine thread sleeps on it */
@@ -35,7 +44,7 @@ struct loader {
     struct err err;
 };
 
-/* Puts itself between the backend and its users.  mutex, wake: what the engine thread sleeps with. */
+/* Puts itself between the backend (its team) and its users.  mutex, wake: what the engine thread sleeps with. */
 void loader_init(struct loader *l, struct backend *be, pthread_mutex_t *mutex,
                  pthread_cond_t *wake);
 void loader_fini(struct loader *l); /* the backend is as it was; an unfinished load is given up */

@@ -10,6 +10,7 @@
 #include "kernels/quant.h"
 #ifdef DUETTO_CUDA
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_team.h"
 #endif
 
 /* "cpu, cpu/scalar, cpu/avx2, cuda:0": what this machine has. */
@@ -39,8 +40,41 @@ static int open_cuda(struct backend **out, const char *name, const char *have, s
 #endif
 }
 
+/* "cuda:0+cuda:1" */
+static int open_team(struct backend **out, const char *names, struct err *e)
+{
+#ifdef DUETTO_CUDA
+    struct backend *members[TEAM_MAX];
+    int n = 0, rc = 0;
+    for (const char *at = names; at && rc == 0; at = strchr(at, '+') ? strchr(at, '+') + 1 : NULL) {
+        char name[24];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(at, "+"), at);
+        if (n == TEAM_MAX)
+            rc = err_set(e, ERR_INVALID, "at most %d devices compute together", TEAM_MAX);
+        else if (strncmp(name, "cuda", 4) != 0)
+            rc = err_set(e, ERR_UNSUPPORTED, "%s: only CUDA devices compute together", name);
+        else
+            rc = backend_open(&members[n], name, 0, e);
+        n += rc == 0;
+    }
+    if (rc == 0)
+        rc = cuda_team_open(members, n, e);
+    for (int i = 0; i < n && rc; i++)
+        members[i]->close(members[i]);
+    if (rc == 0)
+        *out = members[0];
+    return rc;
+#else
+    (void)out;
+    return err_set(e, ERR_UNSUPPORTED,
+                   "%.80s: only CUDA devices compute together, and CUDA is not built in", names);
+#endif
+}
+
 int backend_open(struct backend **out, const char *name, int n_threads, struct err *e)
 {
+    if (strchr(name, '+'))
+        return open_team(out, name, e);
     if (strcmp(name, "cpu") == 0)
         return cpu_backend_open(out, cpu_isa_detect(), n_threads, e);
     char have[256];

@@ -59,6 +59,8 @@ struct backend {
     /* If set, weight_open calls it now and then: another thread may use the device meanwhile. */
     void (*pause)(struct backend *be);
     void *owner; /* of who set it */
+    struct backend_team
+        *team;   /* of its own and others' (kernels/team.h); NULL: it computes alone */
     bool dry;    /* backend_dry */
     bool graphs; /* a device that can, launches what recurs as one; may be set after a sync */
 };
@@ -89,7 +91,7 @@ void backend_mirror_close(struct backend_mirror *m);
 void backend_mirror_push(const struct backend_mirror *m, size_t at, size_t bytes);
 void backend_mirror_pull(const struct backend_mirror *m, size_t at, size_t bytes);
 
-/* name: "cpu" (the best level this machine has) or "cpu/scalar", "cpu/avx2", "cpu/avx512".
+/* name: "cuda:0+cuda:1" for a team, "cpu" (the best level this machine has) or "cpu/scalar", "cpu/avx2", "cpu/avx512".
  * n_threads 0: one for each core this process may use.  ERR_UNSUPPORTED for a level or device
  * that this machine or build lacks, naming what there is. */
 int backend_open(struct backend **out, const char *name, int n_threads, struct err *e);

@@ -95,6 +95,7 @@ struct backend *backend_dry(const struct backend *of)
         .weight_close = dry_weight_close,
         .weight_bytes = of->weight_bytes ? of->weight_bytes : file_bytes,
         .dry = true,
+        .team = of->team, /* how many share a model */
     };
     return be;
 }

@@ -23,7 +23,7 @@ LAYERS = {
 # What a folder shows to the layers above; every other header is its own.
 PUBLIC = {
     "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
-                "kernels/program.h"},
+                "kernels/program.h", "kernels/team.h"},
     "engine": {"engine/engine.h", "engine/replicas.h", "engine/job.h", "engine/model.h", "engine/bench.h",
                "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h"},
     "api": {"api/api.h"},
@@ -45,6 +45,8 @@ ONLY_IN = {
     "simde/": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "cpuid.h": ("kernels/cpu/cpu_ops.c",),
     "cuda": ("kernels/cuda/", "tests/cuemu/"),
+    "dlfcn.h": ("kernels/cuda/cuda_nccl.c",),
+    "nccl": ("tests/cuemu/",),
     "cublas": ("kernels/cuda/", "tests/cuemu/"),
 }
 # Call: why not, and where it is right.
