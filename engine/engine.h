@@ -11,8 +11,9 @@ struct engine;
 enum engine_preload { PRELOAD_ALL, PRELOAD_CHAT, PRELOAD_NONE };
 
 struct engine_options {
-    const char *device; /* backend_open's name, "cpu" */
-    int n_threads;      /* 0: one for each core */
+    const char *device;  /* backend_open's name, "cpu" */
+    int tensor_parallel; /* replicas_open: devices of the list for each engine; 0: 1 */
+    int n_threads;       /* 0: one for each core */
     int n_models;
     const struct engine_model {
         const char *id, *path;

@@ -4,6 +4,7 @@
  * requests at the same time may both go to the same engine; the next ones see it. */
 #include "engine/replicas.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,31 +29,11 @@ struct replica {
 struct replicas {
     int n;
     struct replica all[REPLICAS_MAX];
-    char devices[DEVICES_BYTES]; /* the list */
+    char devices[DEVICES_BYTES]; /* the list, groups joined by + */
     atomic_bool started;         /* all were ready */
 };
 
 /* ---- open and close ---- */
-
-/* The next name of a list with commas; false at its end. */
-static bool next_device(const char **list, char *name, size_t size)
-{
-    size_t n = strcspn(*list, ",");
-    if (n == 0 || n >= size)
-        return false;
-    memcpy(name, *list, n);
-    name[n] = '\0';
-    *list += n + ((*list)[n] == ',');
-    return true;
-}
-
-static bool named_before(const struct replicas *r, const char *name)
-{
-    for (int i = 0; i < r->n; i++)
-        if (strcmp(r->all[i].device, name) == 0)
-            return true;
-    return false;
-}
 
 static int count_devices(const char *list)
 {
@@ -62,28 +43,61 @@ static int count_devices(const char *list)
     return n;
 }
 
+static int check_list(const char *list, int together, struct err *e)
+{
+    const int n = count_devices(list);
+    if (n > REPLICAS_MAX || strlen(list) >= DEVICES_BYTES)
+        return err_set(e, ERR_INVALID, "device: %d of them, at most %d", n, REPLICAS_MAX);
+    if (n % together != 0)
+        return err_set(e, ERR_INVALID, "device: %d in the list, tensor_parallel needs groups of %d",
+                       n, together);
+    for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        const size_t len = strcspn(at, ",");
+        if (len == 0)
+            return err_set(e, ERR_INVALID, "device: the list has an empty name");
+        for (const char *b = list; b < at; b += strcspn(b, ",") + 1)
+            if (strcspn(b, ",") == len && memcmp(b, at, len) == 0)
+                return err_set(e, ERR_INVALID, "device: %.*s is named twice", (int)len, at);
+    }
+    return 0;
+}
+
+/* The next names of the list as one: "cuda:0+cuda:1". */
+static const char *take_group(const char *list, int together, char *name)
+{
+    size_t at = 0;
+    for (int k = 0; k < together; k++) {
+        const size_t len = strcspn(list, ",");
+        if (k > 0)
+            name[at++] = '+';
+        memcpy(name + at, list, len);
+        at += len;
+        list += len + (list[len] == ',');
+    }
+    name[at] = '\0';
+    return list;
+}
+
 int replicas_open(struct replicas **out, const struct engine_options *o, struct err *e)
 {
     const char *list = o->device ? o->device : "cpu";
-    const int n = count_devices(list);
-    if (n > REPLICAS_MAX || strlen(list) >= DEVICES_BYTES)
-        return err_set(e, ERR_INVALID, "%d devices, at most %d", n, REPLICAS_MAX);
+    const int together = o->tensor_parallel > 0 ? o->tensor_parallel : 1;
+    int rc = check_list(list, together, e);
+    if (rc)
+        return rc;
     struct replicas *r = xcalloc(1, sizeof *r);
+    const int n = count_devices(list) / together;
     struct engine_options one = *o;
     char name[DEVICES_BYTES];
-    int rc = 0;
-    memcpy(r->devices, list, strlen(list) + 1);
+    one.device = name;
     while (r->n < n && rc == 0) {
         struct replica *p = &r->all[r->n];
-        one.device = name;
-        if (!next_device(&list, name, sizeof name))
-            rc = err_set(e, ERR_INVALID, "device: the list has an empty name");
-        else if (named_before(r, name))
-            rc = err_set(e, ERR_INVALID, "device: %s is named twice", name);
-        else
-            rc = engine_open(&p->engine, &one, e);
+        list = take_group(list, together, name);
+        rc = engine_open(&p->engine, &one, e);
         if (rc)
             break;
+        const size_t at = strlen(r->devices);
+        snprintf(r->devices + at, sizeof r->devices - at, "%s%s", at ? "," : "", name);
         r->n++;
         p->device = xstrdup(name);
         p->seen = n > 1 ? xcalloc(PROMPTS, sizeof *p->seen) : NULL;

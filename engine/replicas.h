@@ -12,7 +12,8 @@ enum { REPLICAS_MAX = 16 };
 
 struct replicas;
 
-/* o->device is a list, "cuda:0,cuda:1"; all other options are each engine's.  Returns at once, as engine_open. */
+/* o->device is a list, "cuda:0,cuda:1", whose devices come together in groups of o->tensor_parallel, an engine each;
+ * all other options are each engine's.  Returns at once, as engine_open. */
 int replicas_open(struct replicas **out, const struct engine_options *o, struct err *e);
 void replicas_close(struct replicas *r);
 

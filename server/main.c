@@ -312,6 +312,7 @@ static int open_engine(struct server *s, struct err *e)
                                           .prediction = c->models[i].prediction_type};
     struct engine_options o = {
         .device = c->device,
+        .tensor_parallel = (int)c->tensor_parallel,
         .n_threads = (int)c->threads,
         .n_models = c->n_models,
         .models = models,

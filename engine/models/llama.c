@@ -7,7 +7,7 @@
  *
  * KV page: layer l's keys at l * 2 * S, its values at l * 2 * S + S, S bytes for KV_PAGE_TOKENS
  * tokens.  A step allocates nothing. */
-#include "engine/models/llama.h"
+#include "engine/models/llama_int.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -19,8 +19,8 @@
 #include "base/arena.h"
 #include "base/log.h"
 #include "engine/gguf.h"
-#include "engine/models/rope_freq.h"
 #include "kernels/quant.h"
+#include "kernels/team.h"
 
 #define ARCH "llama"
 
@@ -32,38 +32,6 @@ enum {
     MAX_HEAD_DIM = 256, /* what the attention kernels hold */
     HEAD_DIM_STEP = 8,
     MAX_VOCAB = 1 << 22
-};
-
-struct config {
-    int n_vocab, n_layers, n_embd, n_ff;
-    int n_heads, n_kv_heads, head_dim;
-    int window; /* sliding window of attention, 0: none */
-    float eps, scale;
-    struct rope_freq rope;
-};
-
-struct layer {
-    struct tensor attn_norm, ffn_norm; /* [n_embd] */
-    struct weight *q, *k, *v, *o;      /* see layer_walk for shapes */
-    struct weight *gate, *up, *down;
-    struct tensor q_bias, k_bias, v_bias, o_bias; /* data NULL: none */
-    struct tensor gate_bias, up_bias, down_bias;
-};
-
-struct llama {
-    struct text_model base; /* first */
-    struct backend *be;
-    struct config c;
-    struct weight *embd;       /* [n_vocab, n_embd] */
-    struct weight *output;     /* [n_vocab, n_embd]; embd itself when tied */
-    struct tensor output_norm; /* [n_embd] */
-    struct layer *layers;
-    enum dtype kv_type;
-    int max_rows, max_logits;
-    /* One step: x, h [max_rows, n_embd], q, att [max_rows, n_heads * head_dim], k, v [max_rows,
-     * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd], logits [max_logits,
-     * n_vocab] where the caller's are not in the device's memory (else NULL) */
-    float *x, *h, *q, *att, *k, *v, *gate, *up, *last, *logits;
 };
 
 /* ---- configuration ---- */
@@ -101,7 +69,7 @@ static int refuse_foreign(const struct gguf *g, struct err *e)
     return rc;
 }
 
-static int read_attention(struct config *c, const struct gguf *g, struct err *e)
+static int read_attention(struct llama_config *c, const struct gguf *g, struct err *e)
 {
     int rc = need_int(g, ARCH ".attention.head_count", &c->n_heads, MAX_HEADS, e);
     if (rc != 0)
@@ -137,7 +105,7 @@ static int read_attention(struct config *c, const struct gguf *g, struct err *e)
     return rc;
 }
 
-static int read_eps(struct config *c, const struct gguf *g, struct err *e)
+static int read_eps(struct llama_config *c, const struct gguf *g, struct err *e)
 {
     const char *key = ARCH ".attention.layer_norm_rms_epsilon";
     if (!gguf_has(g, key))
@@ -148,9 +116,9 @@ static int read_eps(struct config *c, const struct gguf *g, struct err *e)
     return rc;
 }
 
-static int read_config(struct config *c, const struct gguf *g, struct err *e)
+static int read_config(struct llama_config *c, const struct gguf *g, struct err *e)
 {
-    *c = (struct config){0};
+    *c = (struct llama_config){0};
     const struct gguf_tensor *embd = gguf_tensor_find(g, "token_embd.weight");
     if (embd == NULL)
         return err_set(e, ERR_CORRUPT, "the tensor token_embd.weight is missing");
@@ -185,6 +153,40 @@ static int read_config(struct config *c, const struct gguf *g, struct err *e)
     if (rc == 0)
         rc = rope_freq_read(&c->rope, g, ARCH, n_rot, n_ctx, e);
     return rc;
+}
+
+/* ---- shares ---- */
+
+/* Columns of the feed-forward are dealt out in units that blocks of weights divide. */
+static int ff_unit(int n_ff)
+{
+    return n_ff % 256 == 0 ? 256 : n_ff % 32 == 0 ? 32 : 1;
+}
+
+/* Leaves in the configuration what is the share's. */
+static int take_share(struct llama *m, struct err *e)
+{
+    struct llama_config *c = &m->c;
+    struct llama_share *s = &m->share;
+    const int unit = ff_unit(c->n_ff), n_units = c->n_ff / unit;
+    s->n_heads = c->n_heads;
+    s->n_kv_heads = c->n_kv_heads;
+    s->n_ff = c->n_ff;
+    if (c->n_kv_heads % s->n != 0)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "%d heads of keys and values (%d of queries) cannot be dealt out to %d devices",
+            c->n_kv_heads, c->n_heads, s->n);
+    if (n_units < s->n)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "a feed-forward of %d columns, in blocks of %d, cannot be dealt out to %d devices",
+            c->n_ff, unit, s->n);
+    c->n_heads /= s->n;
+    c->n_kv_heads /= s->n;
+    s->ff_at = unit * (n_units * s->rank / s->n);
+    c->n_ff = unit * (n_units * (s->rank + 1) / s->n) - s->ff_at;
+    return 0;
 }
 
 /* ---- weights ---- */
@@ -238,28 +240,82 @@ static void walked(struct walk *w, const struct gguf_tensor *t)
     struct file *f = gguf_file(w->g);
     file_forget(f, (size_t)((const char *)t->data - f->data), t->bytes);
     w->done_bytes += t->bytes;
+    const struct llama_share *s = &w->m->share;
+    const double done = (double)w->done_bytes / (double)w->total_bytes;
     if (w->progress != NULL)
-        atomic_store(w->progress, (int)(w->done_bytes * 1000.0 / (double)w->total_bytes));
+        atomic_store(w->progress, (int)(((double)s->rank + done) * 1000.0 / (double)s->n));
 }
 
-static int walk_matrix(struct walk *w, struct weight **out, const char *name, int64_t n_out,
-                       int64_t n_in)
+/* Rows or columns [at, at + n) of a matrix or vector: what a share has of it. */
+struct piece {
+    int64_t at, n;
+    bool columns;
+};
+
+/* Columns of a matrix in blocks, next to each other. */
+static int copy_columns(char **out, const struct gguf_tensor *t, const struct piece *p,
+                        struct err *e)
+{
+    const int64_t block = dtype_block(t->type), n_out = t->dims[0];
+    if (p->at % block != 0 || p->n % block != 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "columns %lld to %lld are not whole blocks of %lld: too many devices for it",
+                       (long long)p->at, (long long)(p->at + p->n), (long long)block);
+    const size_t row = dtype_bytes(t->type, t->dims[1]), part = dtype_bytes(t->type, p->n);
+    char *to = mem_try((size_t)n_out, part);
+    if (to == NULL)
+        return err_set(e, ERR_NOMEM, "no memory for a part of %zu MiB", (size_t)n_out * part >> 20);
+    const char *from = (const char *)t->data + dtype_bytes(t->type, p->at);
+    for (int64_t r = 0; r < n_out; r++)
+        memcpy(to + (size_t)r * part, from + (size_t)r * row, part);
+    *out = to;
+    return 0;
+}
+
+static int open_piece(struct walk *w, struct weight **out, const struct gguf_tensor *t,
+                      const struct piece *p)
+{
+    struct backend *be = w->m->be;
+    const int64_t n_out = t->dims[0], n_in = t->dims[1];
+    if (p->columns && p->n < n_in) {
+        char *part = NULL;
+        int rc = copy_columns(&part, t, p, w->e);
+        if (rc == 0)
+            rc = be->weight_open(be, out, t->type, n_out, p->n, part, w->e);
+        free(part);
+        return rc;
+    }
+    const size_t skip = p->columns ? 0 : (size_t)p->at * dtype_bytes(t->type, n_in);
+    return be->weight_open(be, out, t->type, p->columns ? n_out : p->n, n_in,
+                           (const char *)t->data + skip, w->e);
+}
+
+static int walk_piece(struct walk *w, struct weight **out, const char *name, int64_t n_out,
+                      int64_t n_in, const struct piece *p)
 {
     const struct gguf_tensor *t;
     int rc = find(w, &t, name, n_out, n_in);
     if (rc != 0 || !w->load)
         return rc;
-    struct backend *be = w->m->be;
-    rc = be->weight_open(be, out, t->type, n_out, n_in, t->data, w->e);
+    rc = p->n > 0 ? open_piece(w, out, t, p) : 0;
     if (rc != 0)
         return err_wrap(w->e, "tensor %s", name);
-    w->m->base.weight_bytes += (*out)->bytes;
+    w->m->base.weight_bytes += *out != NULL ? (*out)->bytes : 0;
     walked(w, t);
     return 0;
 }
 
+/* A matrix of the first share alone. */
+static int walk_matrix(struct walk *w, struct weight **out, const char *name, int64_t n_out,
+                       int64_t n_in)
+{
+    const struct piece p = {.n = w->m->share.rank == 0 ? n_out : 0};
+    return walk_piece(w, out, name, n_out, n_in, &p);
+}
+
 /* Vectors are few and small: they become f32. */
-static int walk_vector(struct walk *w, struct tensor *out, const char *name, int64_t n)
+static int walk_slice(struct walk *w, struct tensor *out, const char *name, int64_t n,
+                      const struct piece *p)
 {
     const struct gguf_tensor *t;
     int rc = find(w, &t, name, 0, n);
@@ -271,39 +327,56 @@ static int walk_vector(struct walk *w, struct tensor *out, const char *name, int
     if (!w->load)
         return 0;
     struct backend *be = w->m->be;
-    void *p = backend_floats(be, t->type, t->data, n, w->e);
-    if (p == NULL)
-        return ERR_NOMEM;
-    *out = (struct tensor){.data = p, .type = DTYPE_F32, .ndim = 1, .dims = {n}};
-    w->m->base.weight_bytes += (size_t)n * sizeof(float);
     walked(w, t);
+    if (p->n == 0)
+        return 0;
+    const char *from = (const char *)t->data + dtype_bytes(t->type, p->at);
+    void *data = backend_floats(be, t->type, from, p->n, w->e);
+    if (data == NULL)
+        return ERR_NOMEM;
+    *out = (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 1, .dims = {p->n}};
+    w->m->base.weight_bytes += (size_t)p->n * sizeof(float);
     return 0;
 }
 
-static int walk_optional(struct walk *w, struct tensor *out, const char *name, int64_t n)
+/* A vector of every share. */
+static int walk_vector(struct walk *w, struct tensor *out, const char *name, int64_t n)
 {
-    return gguf_tensor_find(w->g, name) == NULL ? 0 : walk_vector(w, out, name, n);
+    return walk_slice(w, out, name, n, &(struct piece){.n = n});
+}
+
+/* What is added once, behind the sum over columns, is the first share's. */
+static int walk_bias(struct walk *w, struct tensor *out, const char *name, int64_t n,
+                     const struct piece *of)
+{
+    struct piece p = of->columns ? (struct piece){.n = w->m->share.rank == 0 ? n : 0} : *of;
+    return gguf_tensor_find(w->g, name) == NULL ? 0 : walk_slice(w, out, name, n, &p);
 }
 
 static int walk_layer(struct walk *w, int i)
 {
-    const struct config *c = &w->m->c;
-    struct layer *l = &w->m->layers[i];
-    const int64_t q_dim = (int64_t)c->n_heads * c->head_dim;
-    const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    const struct llama_config *c = &w->m->c;
+    struct llama_layer *l = &w->m->layers[i];
+    const struct llama_share *s = &w->m->share;
+    const int64_t q_dim = (int64_t)s->n_heads * c->head_dim, q_n = q_dim / s->n;
+    const int64_t kv_dim = (int64_t)s->n_kv_heads * c->head_dim, kv_n = kv_dim / s->n;
+    const struct piece q = {s->rank * q_n, q_n, false}, kv = {s->rank * kv_n, kv_n, false};
+    const struct piece att = {s->rank * q_n, q_n, true};
+    const struct piece ff = {s->ff_at, c->n_ff, false}, ff_sum = {s->ff_at, c->n_ff, true};
     const struct {
         const char *name;
         struct weight **weight;
         int64_t n_out, n_in;
+        const struct piece *piece;
         struct tensor *bias;
     } matrices[] = {
-        {"attn_q", &l->q, q_dim, c->n_embd, &l->q_bias},
-        {"attn_k", &l->k, kv_dim, c->n_embd, &l->k_bias},
-        {"attn_v", &l->v, kv_dim, c->n_embd, &l->v_bias},
-        {"attn_output", &l->o, c->n_embd, q_dim, &l->o_bias},
-        {"ffn_gate", &l->gate, c->n_ff, c->n_embd, &l->gate_bias},
-        {"ffn_up", &l->up, c->n_ff, c->n_embd, &l->up_bias},
-        {"ffn_down", &l->down, c->n_embd, c->n_ff, &l->down_bias},
+        {"attn_q", &l->q, q_dim, c->n_embd, &q, &l->q_bias},
+        {"attn_k", &l->k, kv_dim, c->n_embd, &kv, &l->k_bias},
+        {"attn_v", &l->v, kv_dim, c->n_embd, &kv, &l->v_bias},
+        {"attn_output", &l->o, c->n_embd, q_dim, &att, &l->o_bias},
+        {"ffn_gate", &l->gate, s->n_ff, c->n_embd, &ff, &l->gate_bias},
+        {"ffn_up", &l->up, s->n_ff, c->n_embd, &ff, &l->up_bias},
+        {"ffn_down", &l->down, c->n_embd, s->n_ff, &ff_sum, &l->down_bias},
     };
     char name[64];
     snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
@@ -313,10 +386,11 @@ static int walk_layer(struct walk *w, int i)
         rc = walk_vector(w, &l->ffn_norm, name, c->n_embd);
     for (size_t k = 0; k < sizeof matrices / sizeof *matrices && rc == 0; k++) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", i, matrices[k].name);
-        rc = walk_matrix(w, matrices[k].weight, name, matrices[k].n_out, matrices[k].n_in);
+        rc = walk_piece(w, matrices[k].weight, name, matrices[k].n_out, matrices[k].n_in,
+                        matrices[k].piece);
         snprintf(name, sizeof name, "blk.%d.%s.bias", i, matrices[k].name);
         if (rc == 0)
-            rc = walk_optional(w, matrices[k].bias, name, matrices[k].n_out);
+            rc = walk_bias(w, matrices[k].bias, name, matrices[k].n_out, matrices[k].piece);
     }
     return rc;
 }
@@ -324,7 +398,7 @@ static int walk_layer(struct walk *w, int i)
 static int walk_all(struct walk *w)
 {
     struct llama *m = w->m;
-    const struct config *c = &m->c;
+    const struct llama_config *c = &m->c;
     int rc = walk_matrix(w, &m->embd, "token_embd.weight", c->n_vocab, c->n_embd);
     for (int i = 0; i < c->n_layers && rc == 0; i++)
         rc = walk_layer(w, i);
@@ -370,15 +444,16 @@ static int load_weights(struct llama *m, struct gguf *g, atomic_int *progress, s
 
 /* ---- scratch ---- */
 
-static struct tensor rows_of(float *data, int64_t rows, int64_t dim)
+struct tensor llama_tensor(float *data, int64_t rows, int64_t dim)
 {
     return (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 2, .dims = {rows, dim}};
 }
 
 static int alloc_scratch(struct llama *m, struct err *e)
 {
-    const struct config *c = &m->c;
+    const struct llama_config *c = &m->c;
     const size_t rows = (size_t)m->max_rows;
+    const size_t last = m->share.rank == 0 ? (size_t)m->max_logits : 0;
     const size_t q_dim = (size_t)c->n_heads * (size_t)c->head_dim;
     const size_t kv_dim = (size_t)c->n_kv_heads * (size_t)c->head_dim;
     const struct {
@@ -393,8 +468,9 @@ static int alloc_scratch(struct llama *m, struct err *e)
         {&m->v, rows * kv_dim},
         {&m->gate, rows * (size_t)c->n_ff},
         {&m->up, rows * (size_t)c->n_ff},
-        {&m->last, (size_t)m->max_logits * (size_t)c->n_embd},
-        {&m->logits, m->be->host_memory ? 0 : (size_t)m->max_logits * (size_t)c->n_vocab},
+        {&m->last, last * (size_t)c->n_embd},
+        {&m->logits, m->be->host_memory ? 0 : last * (size_t)c->n_vocab},
+        {&m->parts, m->share.n > 1 ? (size_t)m->share.n * rows * (size_t)c->n_embd : 0},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i].n == 0)
@@ -408,17 +484,34 @@ static int alloc_scratch(struct llama *m, struct err *e)
 
 /* ---- one step ---- */
 
+struct tensor llama_part(const struct llama *m, int rank, struct llama_rows rows)
+{
+    const int64_t n_embd = m->c.n_embd;
+    float *first = m->parts + m->share.n * rows.at * n_embd;
+    return llama_tensor(first + rank * rows.n * n_embd, rows.n, n_embd);
+}
+
+/* What the last product of attention or feed-forward writes, and to what it adds. */
+static struct tensor sum_of(const struct llama *m, const struct tensor *x, struct llama_rows rows)
+{
+    return m->share.n == 1 ? *x : llama_part(m, m->share.rank, rows);
+}
+
 /* x += attention(norm(x)) */
-static void attention(struct llama *m, int i, char *kv_base, const struct text_batch *b)
+bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_batch *b,
+                     struct llama_rows rows)
 {
     struct backend *be = m->be;
-    const struct config *c = &m->c;
-    const struct layer *l = &m->layers[i];
-    const int64_t n = b->n_rows, q_dim = (int64_t)c->n_heads * c->head_dim;
+    const struct llama_config *c = &m->c;
+    const struct llama_layer *l = &m->layers[i];
+    const int64_t n = rows.n, at = rows.at, q_dim = (int64_t)c->n_heads * c->head_dim;
     const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
-    struct tensor x = rows_of(m->x, n, c->n_embd), h = rows_of(m->h, n, c->n_embd);
-    struct tensor q = rows_of(m->q, n, q_dim), att = rows_of(m->att, n, q_dim);
-    struct tensor k = rows_of(m->k, n, kv_dim), v = rows_of(m->v, n, kv_dim);
+    const int32_t *pos = b->pos + at;
+    struct tensor x = llama_tensor(m->x + at * c->n_embd, n, c->n_embd);
+    struct tensor h = llama_tensor(m->h, n, c->n_embd);
+    struct tensor q = llama_tensor(m->q, n, q_dim), att = llama_tensor(m->att, n, q_dim);
+    struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
+    struct tensor sum = sum_of(m, &x, rows);
     const size_t side = m->base.page_bytes / (2 * (size_t)c->n_layers); /* K or V of a layer */
     const struct kv_view kv = {
         .base = kv_base,
@@ -434,38 +527,42 @@ static void attention(struct llama *m, int i, char *kv_base, const struct text_b
        .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
                 l->v_bias.data ? &l->v_bias : NULL},
        .precise = true);
-    OP(be, rope, .x = &q, .pos = b->pos, .freq = c->rope.freq, .head_dim = c->head_dim,
+    OP(be, rope, .x = &q, .pos = pos, .freq = c->rope.freq, .head_dim = c->head_dim,
        .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
-    OP(be, rope, .x = &k, .pos = b->pos, .freq = c->rope.freq, .head_dim = c->head_dim,
+    OP(be, rope, .x = &k, .pos = pos, .freq = c->rope.freq, .head_dim = c->head_dim,
        .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
-    OP(be, kv_store, .kv = kv, .k = &k, .v = &v, .rows = b->rows);
+    OP(be, kv_store, .kv = kv, .k = &k, .v = &v, .rows = b->rows + at);
     if (i == c->n_layers - 1 && b->n_logits == 0)
-        return; /* nobody wants what comes after the last keys and values */
-    OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows, .n_heads = c->n_heads,
+        return false; /* nobody wants what comes after the last keys and values */
+    OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows + at, .n_heads = c->n_heads,
        .window = c->window, .scale = c->scale);
-    OP(be, linear, .out = {&x}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
-       .x = &att, .add = &x, .precise = true);
+    OP(be, linear, .out = {&sum}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
+       .x = &att, .add = m->share.rank == 0 ? &x : NULL, .precise = true);
+    return true;
 }
 
 /* x += down(silu(gate(norm(x))) * up(norm(x))) */
-static void feed_forward(struct llama *m, int i, int64_t n)
+void llama_feed_forward(struct llama *m, int i, struct llama_rows rows)
 {
     struct backend *be = m->be;
-    const struct config *c = &m->c;
-    const struct layer *l = &m->layers[i];
-    struct tensor x = rows_of(m->x, n, c->n_embd), h = rows_of(m->h, n, c->n_embd);
-    struct tensor gate = rows_of(m->gate, n, c->n_ff), up = rows_of(m->up, n, c->n_ff);
+    const struct llama_config *c = &m->c;
+    const struct llama_layer *l = &m->layers[i];
+    const int64_t n = rows.n;
+    struct tensor x = llama_tensor(m->x + rows.at * c->n_embd, n, c->n_embd);
+    struct tensor h = llama_tensor(m->h, n, c->n_embd), sum = sum_of(m, &x, rows);
+    struct tensor gate = llama_tensor(m->gate, n, c->n_ff), up = llama_tensor(m->up, n, c->n_ff);
     OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->ffn_norm, .eps = c->eps);
     OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &h,
        .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL},
        .precise = true);
     OP(be, glu, .out = &gate, .gate = &gate, .up = &up, .act = ACT_SILU);
-    OP(be, linear, .out = {&x}, .w = {l->down}, .bias = {l->down_bias.data ? &l->down_bias : NULL},
-       .x = &gate, .add = &x, .precise = true);
+    OP(be, linear, .out = {&sum}, .w = {l->down},
+       .bias = {l->down_bias.data ? &l->down_bias : NULL}, .x = &gate,
+       .add = m->share.rank == 0 ? &x : NULL, .precise = true);
 }
 
 /* Only the wanted rows: the norm of each goes to its place in `last`, runs of rows at once. */
-static void logits(struct llama *m, const struct text_batch *b)
+void llama_logits(struct llama *m, const struct text_batch *b)
 {
     struct backend *be = m->be;
     const int n_embd = m->c.n_embd;
@@ -473,13 +570,13 @@ static void logits(struct llama *m, const struct text_batch *b)
         const int32_t *row = b->logit_rows + i;
         for (run = 1; i + run < b->n_logits && row[run] == row[0] + run;)
             run++;
-        struct tensor from = rows_of(m->x + (int64_t)row[0] * n_embd, run, n_embd);
-        struct tensor to = rows_of(m->last + (int64_t)i * n_embd, run, n_embd);
+        struct tensor from = llama_tensor(m->x + (int64_t)row[0] * n_embd, run, n_embd);
+        struct tensor to = llama_tensor(m->last + (int64_t)i * n_embd, run, n_embd);
         OP(be, rmsnorm, .out = &to, .x = &from, .w = &m->output_norm, .eps = m->c.eps);
     }
-    struct tensor last = rows_of(m->last, b->n_logits, n_embd);
+    struct tensor last = llama_tensor(m->last, b->n_logits, n_embd);
     struct tensor out =
-        rows_of(m->logits != NULL ? m->logits : b->logits, b->n_logits, m->c.n_vocab);
+        llama_tensor(m->logits != NULL ? m->logits : b->logits, b->n_logits, m->c.n_vocab);
     OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .precise = true);
     const size_t row = (size_t)m->c.n_vocab;
     for (int i = 0; b->choose != NULL && i < b->n_logits; i++)
@@ -498,7 +595,7 @@ static void logits(struct llama *m, const struct text_batch *b)
         be->download(be, b->logits, m->logits, (size_t)b->n_logits * row * sizeof(float));
 }
 
-static int check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
+int llama_check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
 {
     if (b->n_rows < 1 || b->n_rows > m->max_rows || b->n_logits < 0 || b->n_logits > m->max_logits)
         return err_set(e, ERR_INVALID, "a batch of %d rows and %d logits, allowed are %d and %d",
@@ -514,15 +611,15 @@ static int check_batch(const struct llama *m, const struct text_batch *b, struct
  * grows to its size here, not while requests wait. */
 static int warm_up(struct llama *m, struct err *e)
 {
-    const struct config *c = &m->c;
-    const struct layer *l = &m->layers[0];
+    const struct llama_config *c = &m->c;
+    const struct llama_layer *l = &m->layers[0];
     const int64_t n = m->max_rows, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
-    struct tensor x = rows_of(m->x, n, c->n_embd);
-    struct tensor q = rows_of(m->q, n, (int64_t)c->n_heads * c->head_dim);
-    struct tensor k = rows_of(m->k, n, kv_dim), v = rows_of(m->v, n, kv_dim);
+    struct tensor x = llama_tensor(m->x, n, c->n_embd);
+    struct tensor q = llama_tensor(m->q, n, (int64_t)c->n_heads * c->head_dim);
+    struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
     OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x, .precise = true);
     OP(m->be, linear, .out = {&x}, .w = {l->o}, .x = &q);
-    feed_forward(m, 0, n);
+    llama_feed_forward(m, 0, (struct llama_rows){0, n});
     return m->be->sync(m->be, e);
 }
 
@@ -530,29 +627,29 @@ static int llama_forward(struct text_model *base, char *kv_base, const struct te
                          struct err *e)
 {
     struct llama *m = (struct llama *)base;
-    int rc = check_batch(m, b, e);
+    int rc = llama_check_batch(m, b, e);
     if (rc != 0)
         return rc;
-    struct tensor x = rows_of(m->x, b->n_rows, m->c.n_embd);
+    const struct llama_rows rows = {0, b->n_rows};
+    struct tensor x = llama_tensor(m->x, b->n_rows, m->c.n_embd);
     OP(m->be, embed, .out = &x, .w = m->embd, .ids = b->ids, .there = b->ids_there);
     for (int i = 0; i < m->c.n_layers; i++) {
-        attention(m, i, kv_base, b);
-        if (i < m->c.n_layers - 1 || b->n_logits > 0)
-            feed_forward(m, i, b->n_rows);
+        if (llama_attention(m, i, kv_base, b, rows))
+            llama_feed_forward(m, i, rows);
     }
     if (b->n_logits > 0)
-        logits(m, b);
+        llama_logits(m, b);
     return b->choose != NULL ? 0 : m->be->sync(m->be, e);
 }
 
 /* ---- open and close ---- */
 
-static void llama_close(struct text_model *base)
+void llama_close(struct text_model *base)
 {
     struct llama *m = (struct llama *)base;
     struct backend *be = m->be;
     for (int i = 0; m->layers != NULL && i < m->c.n_layers; i++) {
-        struct layer *l = &m->layers[i];
+        struct llama_layer *l = &m->layers[i];
         struct weight *const weights[] = {l->q, l->k, l->v, l->o, l->gate, l->up, l->down};
         const struct tensor *const vectors[] = {&l->attn_norm, &l->ffn_norm, &l->q_bias,
                                                 &l->k_bias,    &l->v_bias,   &l->o_bias,
@@ -565,8 +662,8 @@ static void llama_close(struct text_model *base)
     if (m->output != m->embd)
         be->weight_close(be, m->output);
     be->weight_close(be, m->embd);
-    float *const scratch[] = {m->x, m->h,    m->q,  m->att,  m->k,
-                              m->v, m->gate, m->up, m->last, m->logits};
+    float *const scratch[] = {m->x,    m->h,  m->q,    m->att,    m->k,    m->v,
+                              m->gate, m->up, m->last, m->logits, m->parts};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         be->free(be, scratch[i]);
     be->free(be, m->output_norm.data);
@@ -579,26 +676,29 @@ static void llama_close(struct text_model *base)
 static void choose_context(struct llama *m, int wanted)
 {
     int n_ctx_train = (int)m->c.rope.n_ctx_train;
-    if (wanted > n_ctx_train)
+    if (wanted > n_ctx_train && m->share.rank == 0)
         log_msg(LOG_WARN, "model.context",
                 "n_ctx is %d; the model was trained for %d, which is used", wanted, n_ctx_train);
     m->base.n_ctx_train = n_ctx_train;
     m->base.n_ctx = wanted > 0 && wanted < n_ctx_train ? wanted : n_ctx_train;
 }
 
-int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
-               const struct model_options *o, struct err *e)
+int llama_open_share(struct llama **out, struct gguf *g, struct backend *be,
+                     const struct model_options *o, struct llama_share share, struct err *e)
 {
     struct llama *m = xcalloc(1, sizeof *m);
     m->base.forward = llama_forward;
     m->base.close = llama_close;
     m->base.chooses = be->choose != NULL;
     m->be = be;
+    m->share = share;
     m->max_rows = o->max_rows;
     m->max_logits = o->max_logits < o->max_rows ? o->max_logits : o->max_rows;
     m->kv_type = o->kv_type;
-    struct config *c = &m->c;
+    struct llama_config *c = &m->c;
     int rc = read_config(c, g, e);
+    if (rc == 0)
+        rc = take_share(m, e);
     if (rc != 0)
         goto fail;
     choose_context(m, o->n_ctx);
@@ -618,9 +718,23 @@ int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
         rc = warm_up(m, e);
     if (rc != 0)
         goto fail;
-    *out = &m->base;
+    *out = m;
     return 0;
 fail:
     llama_close(&m->base);
+    return rc;
+}
+
+int llama_open(struct text_model **out, struct gguf *g, struct backend *be,
+               const struct model_options *o, struct err *e)
+{
+    if (be->team && !be->dry)
+        return llama_team_open(out, g, be, o, e);
+    struct llama *m = NULL;
+    /* what a team's model is, its first share says */
+    const struct llama_share share = {.n = be->team ? be->team->n : 1};
+    int rc = llama_open_share(&m, g, be, o, share, e);
+    if (rc == 0)
+        *out = &m->base;
     return rc;
 }

@@ -297,6 +297,7 @@ int cuda_team_open(struct backend *const *members, int n, struct err *e)
     first->sync = sync_team;
     first->free_bytes = least_free_bytes;
     first->close = close_team;
+    first->choose = NULL; /* a step that the host does not wait for might wait for ever */
     first->name = ct->name;
     first->team = &ct->team;
     return 0;

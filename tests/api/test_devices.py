@@ -6,9 +6,13 @@ import pytest
 
 import harness
 from harness import CHAT, ENDLESS, FOREVER, TINY, Server, chat, eventually
-from test_cuda import ASK, EMULATED, FAILED
+from test_cuda import ASK, EMULATED, FAILED, LLAMAS
 
-TWO = {"CUEMU_DEVICES": "2", "CUEMU_QUIET": "1"}
+# where the emulation's NCCL is
+TWO = {"CUEMU_DEVICES": "2", "CUEMU_QUIET": "1", "LD_LIBRARY_PATH": str(EMULATED.parent)}
+TOGETHER = ("--device", "cuda:0,cuda:1", "--tensor_parallel", 2)
+# With one head of keys and values, which nobody can share.
+SHARED = {name: path for name, path in LLAMAS.items() if name not in ("k_a", "k_b")}
 
 pytestmark = pytest.mark.skipif(not EMULATED.exists(), reason="`make cuda-emu` builds it")
 
@@ -31,7 +35,8 @@ def emulated(monkeypatch):
 
 def refusal(*flags, env=None):
     """What a server that does not start says."""
-    command = [EMULATED, "serve", "--port", "0", "-m", TINY, *flags]
+    command = [EMULATED, "serve", "--port", "0", *flags]
+    command += [] if "-m" in flags else ["-m", TINY]
     done = subprocess.run([str(c) for c in command], env={**TWO, "PATH": "", **(env or {})},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     assert done.returncode == 1, done.stdout
@@ -75,7 +80,7 @@ def test_a_prompt_goes_where_its_beginning_is_cached(emulated):
 
 
 def test_a_dead_device_takes_only_its_own_requests_with_it(emulated):
-    server = emulated("--device", "cuda:0,cuda:1", env={"CUEMU_FAIL": "launch:300@1"})
+    server = emulated("--device", "cuda:0,cuda:1", env={"CUEMU_FAIL": "sync:30@1"})
     prompts = iter(range(10**6))
 
     def lost():
@@ -97,9 +102,9 @@ def test_a_dead_device_takes_only_its_own_requests_with_it(emulated):
 
 
 def test_when_all_devices_are_dead_the_process_ends(emulated):
-    server = emulated("--device", "cuda:0,cuda:1", env={"CUEMU_FAIL": "launch:200@0,sync:30@1"})
+    server = emulated("--device", "cuda:0,cuda:1", env={"CUEMU_FAIL": "copy:120@0,sync:30@1"})
     statuses = []
-    while statuses.count(500) < 2:
+    while statuses.count(500) < 2 and len(statuses) < 100:
         statuses.append(ask(server, f"prompt {len(statuses)}", max_tokens=8)[0])
     assert set(statuses) == {200, 500}
     assert eventually(lambda: server.process.poll()) == FAILED
@@ -124,3 +129,76 @@ def test_both_answer_chats_while_one_is_busy(emulated):
 ])
 def test_a_list_that_makes_no_sense_is_refused_at_the_start(devices, words):
     assert words in refusal("--device", devices)
+
+
+# ---- one model on several devices ----
+
+def test_every_llama_says_on_two_devices_what_it_says_on_one(emulated):
+    alone, shared = emulated("--device", "cuda:0", models=SHARED), emulated(*TOGETHER, models=SHARED)
+    prompt = "the quick brown fox jumps over the lazy dog and goes on and on " * 2
+    for name in SHARED:
+        texts = []
+        for server in (alone, shared):
+            status, answer = ask(server, prompt, model=name)
+            assert status == 200
+            texts.append(answer["choices"][0]["text"])
+        assert texts[0] == texts[1], name
+    assert shared.get("/props")[1]["device"] == "cuda:0+cuda:1"
+    # each device has about half of the layers' weights; the first all embeddings too
+    assert shared.metric("duetto:weight_bytes") < 0.8 * alone.metric("duetto:weight_bytes")
+
+
+def test_a_shared_model_gives_the_same_bits_under_load(emulated):
+    server = emulated(*TOGETHER)
+    fields = {"temperature": 1.0, "seed": 7, "logprobs": 3}
+    prompts = [f"{i} the quick brown fox jumps over the lazy dog " * (1 + i % 2) for i in range(6)]
+    alone = [ask(server, p, **fields)[1]["choices"][0] for p in prompts]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda p: ask(server, p, **fields)[1]["choices"][0], prompts))
+    assert [c["text"] for c in together] == [c["text"] for c in alone]
+    assert [c["logprobs"] for c in together] == [c["logprobs"] for c in alone]
+
+
+def test_a_shared_model_streams_a_chat(emulated):
+    server = emulated(*TOGETHER)
+    parts = server.client().chat.completions.create(
+        model="tiny", stream=True, max_tokens=8, temperature=0,
+        messages=[{"role": "user", "content": "hi"}])
+    assert [p.choices[0].finish_reason for p in parts if p.choices][-1] in ("stop", "length")
+
+
+def test_two_replicas_of_two_devices_each(emulated):
+    server = emulated("--device", "cuda:0,cuda:1,cuda:2,cuda:3", "--tensor_parallel", 2,
+                      env={"CUEMU_DEVICES": "4"})
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: ask(server, "the quick brown"), range(8)))
+    assert len({answer["choices"][0]["text"] for _, answer in answers}) == 1
+    for pair in ("cuda:0+cuda:1", "cuda:2+cuda:3"):
+        assert server.metric(f'duetto:device_generated_tokens_total{{device="{pair}"}}') > 0
+
+
+@pytest.mark.parametrize("fault", ["launch:300@1", "sync:9@1", "copy:60@1", "nccl:70", "launch:300@0"])
+def test_a_team_that_loses_a_device_fails_as_one(emulated, fault):
+    server = emulated(*TOGETHER, env={"CUEMU_FAIL": fault})
+    status, answer = ask(server, "the quick brown", max_tokens=60)
+    assert status == 500 and ("cuda:" in answer["error"]["message"])
+    assert eventually(lambda: server.process.poll()) == FAILED
+
+
+@pytest.mark.parametrize("fault", ["nccl:1", "malloc:4", "launch:5@1", "host:3"])
+def test_a_team_that_does_not_come_up_ends_with_a_sentence(fault):
+    assert "duetto: " in refusal(*TOGETHER, env={"CUEMU_FAIL": fault})
+
+
+@pytest.mark.parametrize("flags, env, words", [
+    (("-m", LLAMAS["k_a"], *TOGETHER), {}, "cannot be dealt out to 2 devices"),
+    (("--device", "cuda:0", "--tensor_parallel", 2), {}, "groups of 2"),
+    (("--device", "cuda:0,cpu", "--tensor_parallel", 2), {}, "only CUDA devices"),
+])
+def test_what_cannot_be_shared_is_refused_at_the_start(flags, env, words):
+    assert words in refusal(*flags, env=env)
+
+
+def test_without_nccl_nothing_is_shared(tmp_path):
+    (tmp_path / "libnccl.so.2").write_text("no library, found before one of the system\n")
+    assert "needs NCCL" in refusal(*TOGETHER, env={"LD_LIBRARY_PATH": str(tmp_path)})
