@@ -74,7 +74,7 @@ const struct param image_params_table[] = {
     {"output_compression", PARAM_INT, PARAM_PICTURES, 0, 100, AT(compression), NULL,
      "quality of jpeg and webp; png has only 100"},
     {"stream", PARAM_BOOL, PARAM_PICTURES, 0, 0, AT(stream), NULL, "answer as server-sent events"},
-    {"partial_images", PARAM_INT, PARAM_DRAWN, 0, JOB_PARTIALS_MAX, AT(partials), NULL,
+    {"partial_images", PARAM_INT, PARAM_IMAGES, 0, JOB_PARTIALS_MAX, AT(partials), NULL,
      "previews of each picture on the way; needs stream or a job"},
     {"background", PARAM_OTHER, PARAM_PICTURES, 0, 0, 0, BACKGROUND_SCHEMA,
      "opaque or auto; true: answer at once with a job (GET /v1/jobs/{id})"},

@@ -365,7 +365,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->clip_skip_negative = c->priv->sd != NULL; /* as stable-diffusion-webui has it */
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
     s->safety = c->priv->safety;
-    if (c->priv->sd != NULL)
+    if (c->priv->sd != NULL && where != PARAM_ENLARGE)
         s->partial_images = SDAPI_PREVIEWS;
     const struct noise_name *name = p->scheduler != NULL ? noise_find(p->scheduler) : NULL;
     if (name != NULL) {
@@ -537,7 +537,10 @@ static int begin_upscale(struct api_call *c, const struct cJSON *body, const str
     if (err != 0 || network || (err = fill_spec(c, m, p, PARAM_ENLARGE, e)) != 0)
         return err;
     open_answer(c, m, p, PARAM_ENLARGE, size);
-    return replicas_submit(c->priv->api->o.engine, c->job, e);
+    err = replicas_submit(c->priv->api->o.engine, c->job, e);
+    if (err == ERR_INVALID && strcmp(e->param, "size") == 0)
+        err_param(e, "image"); /* which says it here */
+    return err;
 }
 
 static void begun(struct api_call *c, const struct image_params *p)

@@ -17,7 +17,7 @@ BASE = {"model": "x4", "prompt": "a red fox", "steps": 2, "seed": 5,
 def studio(start):
     fixtures = ROOT / "tests/fixtures"
     return start("--threads", 1, "--cache_mib", 256, models={
-        "x4": fixtures / "sd_upscaler", "painter": PAINTER,
+        "x4": fixtures / "sd_upscaler", "painter": PAINTER, "safe": fixtures / "sd_safety",
         "four": fixtures / "upscale_first.safetensors"})
 
 
@@ -74,8 +74,8 @@ def test_forms_streams_and_jobs(studio):
                          [("image", png(10, 6))])
     status, _, text = studio.request("POST", UPSCALE, body, headers)
     assert status == 200 and sizes(json.loads(text)) == [(40, 24)]
-    s = studio.request("POST", UPSCALE, BASE | {"stream": True, "partial_images": 1})
-    assert s[0] == 200 and b"image_edit.partial_image" in s[2] and b"image_edit.completed" in s[2]
+    s = studio.request("POST", UPSCALE, BASE | {"stream": True})
+    assert s[0] == 200 and b"image_edit.completed" in s[2]
     job = ask(studio, UPSCALE, **BASE, background=True)[1]
     done = eventually(lambda: (j := studio.get(f"/v1/jobs/{job['id']}")[1])["status"] == "completed" and j)
     assert done["progress"]["n_steps"] == 2
@@ -98,7 +98,8 @@ def test_a_client_that_leaves_gives_all_memory_back(studio):
     (UPSCALE, {"model": "painter"}, "model"),
     (UPSCALE, {"model": "four"}, "prompt"), (UPSCALE, {"model": "four", "prompt": None, "steps": None,
                                                       "seed": None, "noise_level": 1}, "noise_level"),
-    (UPSCALE, {"image": base64.b64encode(png(1100, 4)).decode()}, "size"),
+    (UPSCALE, {"image": base64.b64encode(png(1100, 4)).decode()}, "image"),
+    (UPSCALE, {"stream": True, "partial_images": 1}, "partial_images"),  # of no known colours
     (GENERATE, {"image": None, "size": "48x32"}, "model"),
     (GENERATE, {"image": None, "model": "painter", "size": "48x32", "noise_level": 3}, "noise_level"),
     (GENERATE, {"image": None, "model": "painter", "size": "48x32", "refiner": {"model": "x4"}}, "refiner.model"),
@@ -118,4 +119,12 @@ def test_lists_say_what_it_is(studio):
     assert models["x4"]["modalities"] == {"input": ["text", "image"], "output": ["image"]}
     names = [u["name"] for u in studio.get("/sdapi/v1/upscalers")[1]]
     assert names[-2:] == ["x4", "four"]
-    assert [m["title"] for m in studio.get("/sdapi/v1/sd-models")[1]] == ["painter"]
+    assert [m["title"] for m in studio.get("/sdapi/v1/sd-models")[1]] == ["painter", "safe"]
+
+
+def test_what_a_checker_said_goes_through_the_upscaler(studio):
+    body = {"model": "safe", "prompt": "a fox", "size": "48x32", "steps": 2, "n": 8, "seed": 1}
+    plain, enlarged = (ask(studio, GENERATE, **body, **passes)[1]["data"]
+                       for passes in ({}, {"upscale": {"model": "x4", "steps": 2}}))
+    said = [[d["safety"] for d in data] for data in (plain, enlarged)]
+    assert said[0] == said[1] and {s["flagged"] for s in said[0]} == {True, False}
