@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { H = 2, W = 3, C = 4, N = H * W * C, N_CHOICES = 3, MAX_STEPS = 12 };
+enum { H = 2, W = 3, C = 4, N = H * W * C, N_CHOICES = 8, MAX_STEPS = 12, N_CUSTOM = 4 };
 
 static void check(bool ok)
 {
@@ -37,6 +37,28 @@ static void run(const struct noise *n)
     }
 }
 
+/* The pipeline, and timesteps or sigmas by hand: they fall, if only by chance. */
+static void choose(const uint8_t *data, struct noise_args *args)
+{
+    static int timesteps[N_CUSTOM];
+    static float sigmas[N_CUSTOM];
+    int sum = 0;
+    args->pipeline = (enum noise_pipeline)(data[0] % 3);
+    for (int i = N_CUSTOM - 1; i >= 0; i--) {
+        sum += data[1 + i];
+        timesteps[i] = sum;
+        sigmas[i] = (float)sum / 16;
+    }
+    if (data[0] & 64) {
+        args->timesteps = timesteps;
+        args->n_timesteps = N_CUSTOM;
+    }
+    if (data[0] & 128) {
+        args->sigmas = sigmas;
+        args->n_sigmas = N_CUSTOM;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct noise_config config;
@@ -52,6 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct noise_args args = {
         .steps = data[0] % MAX_STEPS, .strength = data[1] / 255.0, .eta = data[2] / 255.0};
+    choose(data + 3, &args);
     for (int s = NOISE_DEFAULT; s < NOISE_N_SCHEDULERS; s++) {
         struct noise *n = NULL;
         args.choice.scheduler = (enum noise_scheduler)s;
