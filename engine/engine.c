@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine_int.h"
+#include "engine/unsent.h"
 
 static void wake_now(struct engine *g)
 {
@@ -269,14 +270,16 @@ static int run_unit(struct engine *g, struct err *e)
     return rc < 0 ? rc : 1;
 }
 
-/* Sleeps until something is submitted, at most a second.  false when it is time to stop. */
+/* Sleeps until something is submitted, at most a second, or as long as one may wait for memory that is unsent.  false when it is time to stop. */
 static bool rest(struct engine *g, bool idle)
 {
     pthread_mutex_lock(&g->submit_mutex);
     if (idle && !g->inbox && !g->closing && !g->adapters_due && !loader_calls(&g->loader)) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec++;
+        until.tv_nsec += g->unsent ? UNSENT_MS * 1000000L : 1000000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
         pthread_cond_timedwait(&g->submit_cond, &g->submit_mutex, &until);
     }
     bool go_on = !g->closing;
@@ -304,6 +307,7 @@ static void serve(struct engine *g)
             STAT_SET(g, heartbeat_us, clock_us());
         } else {
             sweep_cancelled(g);
+            unsent_turn(&g->unsent, g->cache);
             engine_adapter_turn(g);
             admit(g);
             show_stats(g);
@@ -322,7 +326,7 @@ static void serve(struct engine *g)
         }
         if (g->dirty)
             wake_now(g);
-        idle_turns = idle ? idle_turns + 1 : 0;
+        idle_turns = idle && !g->unsent ? idle_turns + 1 : 0;
         if (idle_turns == TRIM_AFTER_S)
             cache_trim(g->cache);
     }

@@ -7,6 +7,7 @@
 #include "engine/emit.h"
 #include "engine/engine_int.h"
 #include "engine/turns.h"
+#include "engine/unsent.h"
 
 int engine_image_submit(struct engine *g, struct job *j, struct err *e)
 {
@@ -110,13 +111,19 @@ static void free_task(struct engine *g, struct task *t)
     free(t);
 }
 
+static void leave(struct engine *g, struct task *t)
+{
+    stage_leave(t);
+    unsent_add(&g->unsent, g->cache, t->job);
+}
+
 void engine_image_fail(struct engine *g, struct task *t, const struct err *e)
 {
     if (t->queued) {
         sched_remove(&g->sched, t);
         engine_count_waiting(g, -1, 0);
     }
-    stage_leave(t);
+    leave(g, t);
     show_running(g);
     emit_error(t, e);
     free_task(g, t);
@@ -137,7 +144,7 @@ void engine_image_begin(struct engine *g, struct task *t)
 
 static void finish(struct engine *g, struct task *t)
 {
-    stage_leave(t);
+    leave(g, t);
     show_running(g);
     struct event *ev = job_event_new(EV_DONE, 0, "", 0, NULL, 0);
     ev->usage.queue_us = t->admitted_us - t->job->submit_us;

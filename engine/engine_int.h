@@ -18,6 +18,7 @@ enum {
     MODELS_MAX = 64,
     TRIM_AFTER_S = 30,
     ENGINE_BEAM_ROWS = 16, /* rows of a step of a beam search */
+    UNSENT_MS = 10,        /* between two looks at pictures that are not sent yet */
     UNIT_ALONE_MS = 80,    /* of image work: until somebody who comes is seen */
     UNIT_SHARED_MS = 40    /* when others wait */
 };
@@ -106,6 +107,7 @@ struct engine {
     } stats;
 
     /* The engine thread's own. */
+    struct unsent *unsent;
     struct backend *backend, *dry; /* dry: the facts' */
     struct loader loader;
     int loading;                        /* the loader's model, or -1 */

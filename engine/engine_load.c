@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine_int.h"
+#include "engine/unsent.h"
 
 enum { ENOUGH_BYTES = 256 << 20 }; /* the cache may have this, however small the models are */
 
@@ -139,6 +140,7 @@ void engine_load_undo(struct engine *g)
     sched_fini(&g->sched);
     engine_adapter_close(g);
     engine_models_close(g);
+    unsent_close(&g->unsent, g->cache);
     cache_close(g->cache);
     free(g->logits);
     if (g->backend)

@@ -37,7 +37,13 @@ const struct image_spec image_spec_default = {
     .passes = {.hires = {.strength = NAN}, .upscale = {.noise_level = -1, .guidance_scale = NAN}},
 };
 
+struct job_pixels {
+    atomic_int refs; /* of the job, of each event that has pixels, of others */
+    atomic_size_t bytes;
+};
+
 struct job_private {
+    struct job_pixels *pixels;
     atomic_int refs;
     atomic_bool cancelled;
     pthread_mutex_t events_mutex; /* head and tail */
@@ -52,6 +58,8 @@ struct job *job_new(size_t arena_max_bytes)
     j->text.sample = sample_params_default;
     j->image = image_spec_default;
     j->priv = xcalloc(1, sizeof *j->priv);
+    j->priv->pixels = xcalloc(1, sizeof *j->priv->pixels);
+    atomic_init(&j->priv->pixels->refs, 1);
     atomic_init(&j->priv->refs, 1);
     atomic_init(&j->priv->cancelled, false);
     pthread_mutex_init(&j->priv->events_mutex, NULL);
@@ -75,6 +83,7 @@ void job_unref(struct job *j)
         job_event_free(ev);
         ev = next;
     }
+    job_pixels_unref(j->priv->pixels);
     pthread_mutex_destroy(&j->priv->events_mutex);
     free(j->priv);
     arena_free(&j->arena);
@@ -119,11 +128,6 @@ struct event *job_event_vector(int index, const float *v, int n)
     return ev;
 }
 
-void job_event_free(struct event *ev)
-{
-    free(ev);
-}
-
 struct event *job_event_new(enum event_kind kind, int index, const char *text, size_t len,
                             const struct token_info *tokens, int n_tokens)
 {
@@ -152,8 +156,37 @@ struct event *job_event_new(enum event_kind kind, int index, const char *text, s
 struct image_block {
     struct event ev; /* first */
     struct safety_result safety;
+    struct job_pixels *counted; /* once it was emitted */
+    size_t bytes;               /* of rgb */
     uint8_t rgb[];
 };
+
+void job_event_free(struct event *ev)
+{
+    struct image_block *block = ev && ev->rgb ? (struct image_block *)ev : NULL;
+    if (block && block->counted) {
+        atomic_fetch_sub_explicit(&block->counted->bytes, block->bytes, memory_order_release);
+        job_pixels_unref(block->counted);
+    }
+    free(ev);
+}
+
+struct job_pixels *job_pixels_ref(const struct job *j)
+{
+    atomic_fetch_add_explicit(&j->priv->pixels->refs, 1, memory_order_relaxed);
+    return j->priv->pixels;
+}
+
+void job_pixels_unref(struct job_pixels *p)
+{
+    if (atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) == 1)
+        free(p);
+}
+
+size_t job_pixels_bytes(const struct job_pixels *p)
+{
+    return atomic_load_explicit(&p->bytes, memory_order_acquire);
+}
 
 struct event *job_event_image(enum event_kind kind, int index, int width, int height, uint8_t **rgb)
 {
@@ -168,6 +201,7 @@ struct event *job_event_image(enum event_kind kind, int index, int width, int he
     ev->partial = -1;
     ev->width = width;
     ev->height = height;
+    block->bytes = bytes;
     *rgb = block->rgb;
     ev->rgb = *rgb;
     return ev;
@@ -183,6 +217,11 @@ void job_event_set_safety(struct event *ev, const struct safety_result *said)
 void job_emit(struct job *j, struct event *ev)
 {
     struct job_private *p = j->priv;
+    if (ev->rgb) {
+        struct image_block *block = (struct image_block *)ev;
+        block->counted = job_pixels_ref(j);
+        atomic_fetch_add_explicit(&p->pixels->bytes, block->bytes, memory_order_relaxed);
+    }
     ev->next = NULL;
     pthread_mutex_lock(&p->events_mutex);
     if (p->tail)

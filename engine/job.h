@@ -290,6 +290,12 @@ bool job_cancelled(const struct job *j);
 /* Loop: the next event or NULL; job_event_free when done with it. */
 struct event *job_poll(struct job *j);
 void job_event_free(struct event *ev);
+
+/* Pixels of the job's events that were emitted and not freed; any thread.  It may outlive the job. */
+struct job_pixels;
+struct job_pixels *job_pixels_ref(const struct job *j);
+void job_pixels_unref(struct job_pixels *p);
+size_t job_pixels_bytes(const struct job_pixels *p);
 /* Engine: takes ev (from job_event_new); its payload is copied behind it in one allocation. */
 struct event *job_event_new(enum event_kind kind, int index, const char *text, size_t len,
                             const struct token_info *tokens, int n_tokens);

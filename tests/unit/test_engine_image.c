@@ -323,6 +323,42 @@ static void engine_refuses_pictures_beyond_its_memory(void **state)
     result_free(small);
 }
 
+static void engine_counts_pictures_until_they_are_fetched(void **state)
+{
+    (void)state;
+    struct engine *g = open_engine(NULL, (size_t)1 << 28);
+    struct job *j = image_job("sd15", 1);
+    struct engine_stats s = {0};
+    struct err e;
+    j->image.n = 2;
+    assert_int_equal(engine_submit(g, j, &e), 0);
+    for (int i = 0; i < 5000 && (s.images < 2 || s.images_running > 0); i++) {
+        pause_ms(1);
+        engine_stats(g, &s);
+    }
+    for (int i = 0; i < 5000 && s.held_bytes != 2 * BYTES; i++) {
+        pause_ms(1);
+        engine_stats(g, &s);
+    }
+    assert_int_equal(s.held_bytes, 2 * BYTES);
+    struct event *ev, *kept = NULL;
+    while ((ev = job_poll(j)) != NULL) {
+        if (ev->kind == EV_IMAGE && ev->index == 1)
+            kept = ev;
+        else
+            job_event_free(ev);
+    }
+    job_unref(j); /* the event outlives it */
+    for (int i = 0; i < 5000 && s.held_bytes != BYTES; i++) {
+        pause_ms(1);
+        engine_stats(g, &s);
+    }
+    assert_int_equal(s.held_bytes, BYTES);
+    job_event_free(kept);
+    assert_true(settles(g));
+    engine_close(g);
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -333,6 +369,7 @@ int main(void)
         cmocka_unit_test(engine_cancelled_pictures_leave_nothing),
         cmocka_unit_test(engine_close_ends_pictures_too),
         cmocka_unit_test(engine_refuses_pictures_beyond_its_memory),
+        cmocka_unit_test(engine_counts_pictures_until_they_are_fetched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
