@@ -178,8 +178,9 @@ struct lowrank_image {
 
 /* out[r, :] += scale * (x[r] down^T) up^T for each term of the row's image, one after the other (LoRA; Hu et
  * al. 2021), where x[r] is the row of a matrix, or the window of a convolution as in conv2d:
- *     h[j] = scale * (sum over k of down[j, k] * x[k])        k ascending
+ *     h[j] = scale * (sum over taps of (sum over k of down[j, k] * x[k]))     both ascending
  *     out[o] = fma(up[o, j], h[j], out[o])                    j ascending
+ * (one chain of fma a tap, and taps outside of the picture left out).
  * Rows are numbered through all images, image_rows each; out is rows [first, first + its rows).
  *     kernel 1, stride 1: x is the same rows of a matrix [.., c_in]
  *     else                x [n, h, w, c_in], whole, with rows (y, x) of out_w pixels */

@@ -1,11 +1,15 @@
 /* lowrank: what adapters add to the rows of a batch, each image its own terms (LoRA).
  *
  * The rows are cut into tasks that the workers take one after the other.  A task goes through its images, and
- * for each term first computes h, its rows times the matrix down, in blocks of k as conv2d does it, then
- * adds h times up to the rows of out where they stand.  Ranks above SGEMM_K go in groups.  Every sum is one
- * chain of fma (sgemm.h), so no cut changes a bit, and an image's rows do not depend on its neighbours.
+ * for each term first computes h, its rows times the matrix down, then adds h times up to the rows of out where they
+ * stand.  Ranks go in groups.  Every sum is one chain of fma (sgemm.h), so no cut changes a bit, and an
+ * image's rows do not depend on its neighbours.
  *
- * Scratch of a worker:   [ packed rows of x ] [ h ] [ 12 rows of a last panel ] [ expanded panels ] */
+ * Windows of stride 1: each pixel of the input is multiplied once with all taps of down, side by side in panels, and
+ * h is the sum of what its window's pixels have for their taps.  So no window is packed, and ranks of 8 and 4 fill
+ * panels of 16.  Others, and matrices, go tap by tap.
+ *
+ * Scratch of a worker:   [ packed rows of x ] [ h ] [ 12 rows of a last panel ] [ expanded panels ] [ taps ] */
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -18,13 +22,14 @@
 #define LOWRANK_ROWS     96                          /* of a task at most */
 #define LOWRANK_EXPANDED (16 * SGEMM_K * PANEL_ROWS) /* floats */
 #define LOWRANK_TASKS    3                           /* wanted for every worker */
+#define LOWRANK_LINES    8 /* of a map in a task, above which edges count little */
 
 struct lowrank_job {
     const struct cpu_ops *ops;
     const struct op_lowrank *p;
     int64_t n_rows, c_in, c_out, task_rows;
     int64_t h, wide; /* of x, where it is a map */
-    bool window;
+    bool window, by_taps;
     float *scratch;
     int64_t scratch_floats; /* of a worker */
     _Atomic int64_t next;   /* row */
@@ -32,35 +37,27 @@ struct lowrank_job {
 
 /* A worker's part: rows of one image and what it computes with. */
 struct lowrank_part {
-    float *packed, *hidden, *last, *expanded;
+    float *packed, *hidden, *last, *expanded, *taps;
     int64_t row; /* of out */
     int n_rows;
     const struct lowrank_term *term;
     int64_t rank0, n_rank; /* the group of ranks */
 };
 
-/* Columns [k, k + n) of row `row` of x: of a matrix, or of the window around a pixel. */
-static void lowrank_pack(const struct lowrank_job *j, float *to, int64_t row, int64_t k, int64_t n)
+/* The x of row `row` at a tap, c_in floats; NULL: outside of the picture. */
+static const float *lowrank_at(const struct lowrank_job *j, int64_t row, int64_t tap)
 {
     const struct op_lowrank *p = j->p;
     const float *x = p->x->data;
-    if (!j->window) {
-        memcpy(to, x + row * j->c_in + k, (size_t)n * sizeof(float));
-        return;
-    }
-    int64_t at = row + p->first, image = at / p->image_rows, pixel = at % p->image_rows;
-    int64_t y0 = pixel / p->out_w * p->stride - p->pad_before;
-    int64_t x0 = pixel % p->out_w * p->stride - p->pad_before;
-    int up = p->upsample ? 1 : 0;
-    for (int64_t tap = k / j->c_in, c = k % j->c_in, m; n > 0; tap++, c = 0, to += m, n -= m) {
-        int64_t yy = y0 + tap / p->kernel, xx = x0 + tap % p->kernel;
-        m = j->c_in - c < n ? j->c_in - c : n;
-        if (yy < 0 || xx < 0 || yy >= j->h << up || xx >= j->wide << up)
-            memset(to, 0, (size_t)m * sizeof(float));
-        else
-            memcpy(to, x + ((image * j->h + (yy >> up)) * j->wide + (xx >> up)) * j->c_in + c,
-                   (size_t)m * sizeof(float));
-    }
+    if (!j->window)
+        return x + row * j->c_in;
+    const int64_t at = row + p->first, image = at / p->image_rows, pixel = at % p->image_rows;
+    const int64_t yy = pixel / p->out_w * p->stride - p->pad_before + tap / p->kernel;
+    const int64_t xx = pixel % p->out_w * p->stride - p->pad_before + tap % p->kernel;
+    const int up = p->upsample ? 1 : 0;
+    if (yy < 0 || xx < 0 || yy >= j->h << up || xx >= j->wide << up)
+        return NULL;
+    return x + ((image * j->h + (yy >> up)) * j->wide + (xx >> up)) * j->c_in;
 }
 
 /* Rows [k, k + n) of n_panels panels of w as floats. */
@@ -76,36 +73,170 @@ static void lowrank_expand(const struct lowrank_job *j, float *to, const struct 
                              n * PANEL_ROWS);
 }
 
-/* hidden [n_rows, SGEMM_STRIDE] = scale * (x down^T), of a group of ranks. */
-static void lowrank_down(const struct lowrank_job *j, const struct lowrank_part *s)
+/* ---- down: hidden [n_rows, SGEMM_STRIDE] = scale * (x down^T), of a group of ranks ---- */
+
+/* The rows at a tap: to, panels of 16 ranks side by side, to_row floats from row to row. */
+static void lowrank_tap(const struct lowrank_job *j, const struct lowrank_part *s, int64_t tap,
+                        float *to, int64_t to_row)
 {
-    const struct weight *down = s->term->down;
     const int64_t n_panels = (s->n_rank + PANEL_ROWS - 1) / PANEL_ROWS;
     int64_t block = LOWRANK_EXPANDED / (n_panels * PANEL_ROWS);
     block = block < SGEMM_K ? block : SGEMM_K;
-    for (int64_t k = 0, n; k < down->n_in; k += n) {
-        n = down->n_in - k < block ? down->n_in - k : block;
-        lowrank_expand(j, s->expanded, down, s->rank0 / PANEL_ROWS, n_panels, k, n);
+    for (int64_t k = 0, n; k < j->c_in; k += n) {
+        n = j->c_in - k < block ? j->c_in - k : block;
+        lowrank_expand(j, s->expanded, s->term->down, s->rank0 / PANEL_ROWS, n_panels,
+                       tap * j->c_in + k, n);
         struct sgemm t = {.x = s->packed,
                           .w = s->expanded,
                           .w_panel = n * PANEL_ROWS,
                           .sum_panel = PANEL_ROWS,
-                          .sum_row = SGEMM_STRIDE,
+                          .sum_row = to_row,
                           .n_panels = (int)n_panels,
                           .n_k = (int)n,
                           .first = k == 0};
         for (int r = 0; r < s->n_rows; r += t.n_rows) {
             t.n_rows = s->n_rows - r < SGEMM_ROWS ? s->n_rows - r : SGEMM_ROWS;
-            for (int i = 0; i < t.n_rows; i++)
-                lowrank_pack(j, s->packed + i * SGEMM_STRIDE, s->row + r + i, k, n);
-            t.sum = s->hidden + r * SGEMM_STRIDE;
+            for (int i = 0; i < t.n_rows; i++) {
+                const float *x = lowrank_at(j, s->row + r + i, tap);
+                if (x != NULL)
+                    memcpy(s->packed + i * SGEMM_STRIDE, x + k, (size_t)n * sizeof *x);
+                else
+                    memset(s->packed + i * SGEMM_STRIDE, 0, (size_t)n * sizeof *x);
+            }
+            t.sum = to + r * to_row;
             j->ops->sgemm_rows(&t);
         }
+    }
+}
+
+static void lowrank_down(const struct lowrank_job *j, const struct lowrank_part *s)
+{
+    const int n_taps = j->p->kernel * j->p->kernel;
+    lowrank_tap(j, s, 0, s->hidden, SGEMM_STRIDE);
+    for (int tap = 1; tap < n_taps; tap++) {
+        lowrank_tap(j, s, tap, s->taps, PANEL_ROWS);
+        for (int r = 0; r < s->n_rows; r++)
+            for (int64_t i = 0; i < s->n_rank; i++)
+                s->hidden[r * SGEMM_STRIDE + i] += s->taps[r * PANEL_ROWS + i];
     }
     for (int r = 0; r < s->n_rows; r++)
         for (int64_t i = 0; i < s->n_rank; i++)
             s->hidden[r * SGEMM_STRIDE + i] *= s->term->scale;
 }
+
+/* How the taps of a group of ranks lie side by side in panels. */
+struct lowrank_lanes {
+    int64_t width; /* of a tap: 4, 8 or 16 */
+    int64_t row;   /* floats of a pixel: all taps, in whole panels */
+};
+
+static struct lowrank_lanes lowrank_lanes(const struct lowrank_job *j, int64_t n_rank)
+{
+    const int64_t n_taps = j->p->kernel * j->p->kernel;
+    struct lowrank_lanes l = {.width = n_rank <= 4 ? 4 : n_rank <= 8 ? 8 : PANEL_ROWS};
+    l.row = (n_taps * l.width + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS;
+    return l;
+}
+
+/* Rows [k, k + n) of all taps of down, as panels. */
+static void lowrank_expand_taps(const struct lowrank_job *j, const struct lowrank_part *s,
+                                const struct lowrank_lanes *l, int64_t k, int64_t n)
+{
+    const int64_t n_taps = j->p->kernel * j->p->kernel;
+    float *tap_rows = s->packed; /* not in use yet */
+    for (int64_t tap = 0; tap < n_taps; tap++) {
+        const int64_t lane = tap * l->width;
+        float *to = s->expanded + lane / PANEL_ROWS * n * PANEL_ROWS;
+        const int64_t from = tap * j->c_in + k;
+        if (l->width == PANEL_ROWS) {
+            lowrank_expand(j, to, s->term->down, s->rank0 / PANEL_ROWS, 1, from, n);
+            continue;
+        }
+        for (int64_t i = 0, m; i < n; i += m) {
+            m = n - i < SGEMM_ROWS * SGEMM_STRIDE / PANEL_ROWS
+                    ? n - i
+                    : SGEMM_ROWS * SGEMM_STRIDE / PANEL_ROWS;
+            lowrank_expand(j, tap_rows, s->term->down, s->rank0 / PANEL_ROWS, 1, from + i, m);
+            float *at = to + i * PANEL_ROWS + lane % PANEL_ROWS;
+            for (int64_t q = 0; q < m; q++, at += PANEL_ROWS) {
+                memcpy(at, tap_rows + q * PANEL_ROWS, 4 * sizeof *at);
+                if (l->width > 4)
+                    memcpy(at + 4, tap_rows + q * PANEL_ROWS + 4, 4 * sizeof *at);
+            }
+        }
+    }
+}
+
+/* taps [n, l->row] of n pixels of x that follow each other. */
+static void lowrank_pixels(const struct lowrank_job *j, const struct lowrank_part *s,
+                           const struct lowrank_lanes *l, const float *x, int64_t n_pixels)
+{
+    int64_t block = LOWRANK_EXPANDED / l->row;
+    block = block < SGEMM_K ? block : SGEMM_K;
+    for (int64_t k = 0, n; k < j->c_in; k += n) {
+        n = j->c_in - k < block ? j->c_in - k : block;
+        lowrank_expand_taps(j, s, l, k, n);
+        struct sgemm t = {.x = s->packed,
+                          .w = s->expanded,
+                          .w_panel = n * PANEL_ROWS,
+                          .sum_panel = PANEL_ROWS,
+                          .sum_row = l->row,
+                          .n_panels = (int)(l->row / PANEL_ROWS),
+                          .n_k = (int)n,
+                          .first = k == 0};
+        for (int64_t r = 0; r < n_pixels; r += t.n_rows) {
+            t.n_rows = (int)(n_pixels - r < SGEMM_ROWS ? n_pixels - r : SGEMM_ROWS);
+            for (int i = 0; i < t.n_rows; i++)
+                memcpy(s->packed + i * SGEMM_STRIDE, x + (r + i) * j->c_in + k,
+                       (size_t)n * sizeof *x);
+            t.sum = s->taps + r * l->row;
+            j->ops->sgemm_rows(&t);
+        }
+    }
+}
+
+/* h [PANEL_ROWS] += a tap's lanes, of which the first n_rank mean something. */
+static void lowrank_sum(float *h, const float *tap, int64_t width)
+{
+    for (int64_t i = 0; i < width; i += 4)
+        for (int64_t k = 0; k < 4; k++)
+            h[i + k] += tap[i + k];
+}
+
+static void lowrank_down_taps(const struct lowrank_job *j, const struct lowrank_part *s)
+{
+    const struct op_lowrank *p = j->p;
+    const struct lowrank_lanes l = lowrank_lanes(j, s->n_rank);
+    const int up = p->upsample ? 1 : 0;
+    const int64_t at = s->row + p->first, image = at / p->image_rows, pixel = at % p->image_rows;
+    int64_t y0 = pixel / p->out_w - p->pad_before;
+    int64_t y1 = (pixel + s->n_rows - 1) / p->out_w - p->pad_before + p->kernel - 1;
+    y0 = (y0 > 0 ? y0 : 0) >> up;
+    y1 = (y1 < (j->h << up) - 1 ? y1 : (j->h << up) - 1) >> up;
+    const float *x = (const float *)p->x->data + (image * j->h + y0) * j->wide * j->c_in;
+    lowrank_pixels(j, s, &l, x, (y1 - y0 + 1) * j->wide);
+    for (int r = 0; r < s->n_rows; r++) {
+        const int64_t top = (pixel + r) / p->out_w - p->pad_before;
+        const int64_t left = (pixel + r) % p->out_w - p->pad_before;
+        float h[PANEL_ROWS] = {0}, *to = s->hidden + r * SGEMM_STRIDE;
+        for (int ky = 0; ky < p->kernel; ky++) {
+            const int64_t yy = top + ky;
+            if (yy < 0 || yy >= j->h << up)
+                continue;
+            const float *line =
+                s->taps + ((yy >> up) - y0) * j->wide * l.row + (int64_t)ky * p->kernel * l.width;
+            for (int kx = 0; kx < p->kernel; kx++) {
+                const int64_t xx = left + kx;
+                if (xx >= 0 && xx < j->wide << up)
+                    lowrank_sum(h, line + (xx >> up) * l.row + kx * l.width, l.width);
+            }
+        }
+        for (int64_t i = 0; i < s->n_rank; i++)
+            to[i] = h[i] * s->term->scale;
+    }
+}
+
+/* ---- up ---- */
 
 /* out += hidden up^T; whole panels where they stand, the rest of the last one beside. */
 static void lowrank_up(const struct lowrank_job *j, const struct lowrank_part *s)
@@ -143,10 +274,12 @@ static void lowrank_up(const struct lowrank_job *j, const struct lowrank_part *s
 static void lowrank_task(const struct lowrank_job *j, float *scratch, int64_t begin, int64_t end)
 {
     const struct op_lowrank *p = j->p;
+    const int64_t group = p->kernel > 1 ? PANEL_ROWS : SGEMM_K; /* of ranks */
     struct lowrank_part s = {.packed = scratch};
     s.hidden = s.packed + SGEMM_ROWS * SGEMM_STRIDE;
     s.last = s.hidden + j->task_rows * SGEMM_STRIDE;
     s.expanded = s.last + SGEMM_ROWS * PANEL_ROWS;
+    s.taps = s.expanded + LOWRANK_EXPANDED;
     memset(s.last, 0, SGEMM_ROWS * PANEL_ROWS * sizeof(float));
     for (s.row = begin; s.row < end; s.row += s.n_rows) {
         const int64_t at = s.row + p->first, image = at / p->image_rows;
@@ -156,8 +289,11 @@ static void lowrank_task(const struct lowrank_job *j, float *scratch, int64_t be
             s.term = &p->images[image].terms[i];
             const int64_t rank = s.term->down->n_out;
             for (s.rank0 = 0; s.rank0 < rank; s.rank0 += s.n_rank) {
-                s.n_rank = rank - s.rank0 < SGEMM_K ? rank - s.rank0 : SGEMM_K;
-                lowrank_down(j, &s);
+                s.n_rank = rank - s.rank0 < group ? rank - s.rank0 : group;
+                if (j->by_taps)
+                    lowrank_down_taps(j, &s);
+                else
+                    lowrank_down(j, &s);
                 lowrank_up(j, &s);
             }
         }
@@ -207,14 +343,22 @@ void cpu_lowrank(struct backend *be, const struct op_lowrank *p)
         j.h = p->x->dims[1];
         j.wide = p->x->dims[2];
     }
+    j.by_taps = p->kernel > 1 && p->stride == 1;
     if (j.n_rows == 0 || !lowrank_any(&j))
         return;
     j.task_rows = LOWRANK_ROWS;
-    while (j.task_rows > SGEMM_ROWS && n_workers > 1 &&
+    int64_t taps = j.task_rows * PANEL_ROWS, step = SGEMM_ROWS;
+    if (j.by_taps) {
+        step = p->out_w;
+        j.task_rows = (LOWRANK_ROWS / step + LOWRANK_LINES) * step;
+    }
+    while (j.task_rows > (j.by_taps ? LOWRANK_LINES * step / 2 : step) && n_workers > 1 &&
            j.n_rows < j.task_rows * n_workers * LOWRANK_TASKS)
-        j.task_rows -= SGEMM_ROWS;
-    j.scratch_floats =
-        SGEMM_ROWS * (SGEMM_STRIDE + PANEL_ROWS) + j.task_rows * SGEMM_STRIDE + LOWRANK_EXPANDED;
+        j.task_rows -= step;
+    if (j.by_taps) /* lines that a task touches: one more where it begins inside of one */
+        taps = (j.task_rows / step + p->kernel + 1) * j.wide * lowrank_lanes(&j, PANEL_ROWS).row;
+    j.scratch_floats = SGEMM_ROWS * (SGEMM_STRIDE + PANEL_ROWS) + j.task_rows * SGEMM_STRIDE +
+                       LOWRANK_EXPANDED + taps;
     j.scratch = cpu_scratch(cb, (size_t)(n_workers * j.scratch_floats) * sizeof(float));
     pool_run(cb->pool, lowrank_worker, &j);
 }

@@ -73,7 +73,7 @@ __device__ static inline float low_value(const void *w, enum dtype type, int row
                              : cuda_value<DTYPE_BF16>(panel, row % CUDA_PANEL, k);
 }
 
-/* hidden[row, i] = scale * (sum over k of down[i, k] x[row, k]) */
+/* hidden[row, i] = scale * (sum over taps of (sum over k of down[i, k] x[row, k])) */
 __global__ void __launch_bounds__(LOW_THREADS) low_down_kernel(const struct cuda_lowrank_call c)
 {
     const int64_t at = (int64_t)blockIdx.x * LOW_THREADS + threadIdx.x;
@@ -86,9 +86,14 @@ __global__ void __launch_bounds__(LOW_THREADS) low_down_kernel(const struct cuda
     if (window)
         p = conv_at(c.x, c.first + row, 0, c.x.ho);
     float sum = 0.0f;
-    for (int k = 0; k < n_k; k++) {
-        const int64_t from = window ? conv_element(c.x, p, k) : row * n_k + k;
-        sum = fmaf(low_value(c.down, c.down_type, i, k, n_k), from < 0 ? 0.0f : c.x.x[from], sum);
+    for (int tap = 0; tap < n_k; tap += c.x.c_in) {
+        float of_tap = 0.0f;
+        for (int k = tap; k < tap + c.x.c_in; k++) {
+            const int64_t from = window ? conv_element(c.x, p, k) : row * n_k + k;
+            of_tap = fmaf(low_value(c.down, c.down_type, i, k, n_k), from < 0 ? 0.0f : c.x.x[from],
+                          of_tap);
+        }
+        sum += of_tap;
     }
     c.hidden[at] = sum * c.scale;
 }

@@ -91,8 +91,12 @@ static void law(const struct lowrank_data *d, float *want)
             const int64_t i = &im->terms[t] - d->terms;
             for (int j = 0; j < c->rank[i]; j++) {
                 float sum = 0;
-                for (int64_t k = 0; k < n_in; k++)
-                    sum = fmaf(d->down[i][j * n_in + k], element(d, image, y, x, k), sum);
+                for (int64_t tap = 0; tap < n_in; tap += c->c_in) {
+                    float of_tap = 0;
+                    for (int64_t k = tap; k < tap + c->c_in; k++)
+                        of_tap = fmaf(d->down[i][j * n_in + k], element(d, image, y, x, k), of_tap);
+                    sum += of_tap;
+                }
                 h[j] = sum * im->terms[t].scale;
             }
             for (int o = 0; o < c->c_out; o++)
