@@ -13,6 +13,7 @@ from harness import PAINTER, ROOT, TINY, form, png
 GENERATE, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 FIXTURES = ROOT / "tests/fixtures"
 CONTROLS = {name: FIXTURES / f"control_{name}" for name in ("a", "b", "pool", "full", "light")}
+HELD = "duetto:images_held_bytes"
 SMALL = {"prompt": "a fox", "size": "32x32", "steps": 3, "seed": 5, "scheduler": "ddim"}
 
 
@@ -135,6 +136,30 @@ def test_eight_mixes_at_once_are_what_they_are_alone(steered):
         together = list(pool.map(lambda im: pixels(steered, im[1], steps=6, seed=im[0]),
                                  enumerate(mixes)))
     assert together == alone and len(set(alone)) == len(alone)
+
+
+def test_eight_mixes_of_adapters_controls_and_caches_are_what_they_are_alone(start):
+    server = start("--threads", 1, "--cache_mib", 1024, "--images_at_once", 16, "--max_image_rows",
+                   32, "--lora_dir", FIXTURES / "lora", models={"painter": PAINTER, **CONTROLS})
+    deep, first = "deepcache:2:1", "first_block:0.5"
+    mixes = [{}, {"loras": ["kohya"], "control": [{"model": "a", "image": IMAGE}]},
+             {"loras": ["peft"], "control": [{"model": "b", "image": IMAGE}], "step_cache": deep},
+             {"loras": ["kohya", "dotted"], "step_cache": first},
+             {"loras": [{"name": "dotted", "scale": 0.4}], "step_cache": first,
+              "control": [{"model": "a", "image": IMAGE}, {"model": "b", "image": IMAGE}]},
+             {"control": [{"model": "full", "image": IMAGE}], "step_cache": first},
+             {"loras": ["processors"], "control": [{"model": "light", "image": IMAGE}]},
+             {"loras": ["peft"], "control": [{"model": "a", "image": IMAGE, "end": 0.5}],
+              "step_cache": deep, "guidance_scale": 1}]
+
+    def make(i):
+        return pixels_of(*server.post(GENERATE, {**SMALL, "steps": 5, "seed": i, **mixes[i]}))
+
+    alone = [make(i) for i in range(len(mixes))]
+    held = server.metric(HELD)  # by adapters, which stay loaded
+    with concurrent.futures.ThreadPoolExecutor(len(mixes)) as pool:
+        assert list(pool.map(make, range(len(mixes)))) == alone
+    server.wait_metric(HELD, held)
 
 
 def test_what_is_wrong_with_a_control_is_said(steered):
