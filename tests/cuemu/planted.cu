@@ -87,6 +87,32 @@ __global__ void write_shared(float *out, int n)
     out[threadIdx.x] = tile[threadIdx.x];
 }
 
+__device__ static inline uint32_t two_halves(float low, float high)
+{
+    return __half_as_ushort(__float2half_rn(low)) |
+           (uint32_t)__half_as_ushort(__float2half_rn(high)) << 16;
+}
+
+/* c [16, 8] = in [16, 16] in [16, 8], by a warp; swapped: rows 8 ... 15 where k 8 ... 15 belong. */
+__global__ void product(float *c, const float *in, int swapped)
+{
+    const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    uint32_t a[4], b[2];
+    float sum[4] = {};
+    for (int i = 0; i < 4; i++) {
+        const int row = swapped ? i / 2 : i % 2, half = swapped ? i % 2 : i / 2;
+        const float *from = in + (g + 8 * row) * 16 + 2 * t + 8 * half;
+        a[i] = two_halves(from[0], from[1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        const float *from = in + (2 * t + 8 * i) * 8 + g;
+        b[i] = two_halves(from[0], from[8]);
+    }
+    cuda_mma_f16(sum, a, b);
+    for (int i = 0; i < 4; i++)
+        c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
 static float *device;
 static float host[4 * N];
 static int passed, failed;
@@ -184,6 +210,20 @@ static void planted()
     if (begin("a misaligned vector")) {
         LAUNCH(read_four, 1, 16, 0, 0, reinterpret_cast<float4 *>(device), in, 1);
         told("a misaligned vector", finish() == cudaErrorMisalignedAddress);
+    }
+    if (begin("a wrong mma fragment")) {
+        bool right[2] = {true, true};
+        for (int swapped = 0; swapped < 2; swapped++) {
+            LAUNCH(product, 1, 32, 0, 0, device, in, swapped);
+            right[swapped] &= finish() == cudaSuccess;
+            for (int i = 0; i < N; i++) {
+                float sum = 0; /* whole numbers: exact in any order */
+                for (int k = 0; k < 16; k++)
+                    sum += (float)((i / 8 * 16 + k) * (k * 8 + i % 8));
+                right[swapped] &= host[i] == sum;
+            }
+        }
+        told("a wrong mma fragment gives another product", right[0] && !right[1]);
     }
     if (begin("shared memory out of bounds")) {
         LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + 8);
