@@ -2,7 +2,7 @@
  * the backend, the streams and the device's memory are the same, so every kcheck can be asked twice.
  *
  * PTXVM_PTX: the folder with one .ptx a .cu.  PTXVM_SEED: the order of warps.  PTXVM_REPORT: a line for
- * each kernel at the end. */
+ * each kernel at the end.  PTXVM_ACCESSES: a file for what its accesses cost (tools/cuda_accesses.py). */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -35,12 +35,21 @@ cudaError_t died(const char *kernel, const char *why, cudaError_t error)
     return error;
 }
 
+void write_accesses()
+{
+    if (FILE *f = fopen(getenv("PTXVM_ACCESSES"), "w")) {
+        ptxvm_accesses(vm, f);
+        fclose(f);
+    }
+}
+
 bool open_vm(err *e)
 {
     const char *folder = getenv("PTXVM_PTX"), *seed = getenv("PTXVM_SEED");
     ptxvm_options o = {};
     o.seed = seed ? strtoull(seed, nullptr, 10) : 0;
     o.races = true;
+    o.accesses = getenv("PTXVM_ACCESSES") != nullptr;
     if (ptxvm_open(&vm, &o, e) != 0)
         return false;
     if (folder == nullptr)
@@ -59,6 +68,8 @@ bool open_vm(err *e)
     closedir(d);
     if (ok && getenv("PTXVM_REPORT"))
         atexit([] { ptxvm_report(vm, stdout); });
+    if (ok && getenv("PTXVM_ACCESSES"))
+        atexit(write_accesses);
     return ok;
 }
 

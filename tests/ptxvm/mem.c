@@ -118,6 +118,23 @@ void *mem_at(struct warp *w, const struct ptx_ins *i, int lane, uint64_t at, uin
 
 /* ---- ld and st ---- */
 
+static void note(struct access *global, struct access *shared, enum ptx_space s, int lane,
+                 uint64_t at, uint32_t bytes)
+{
+    if (s == SP_SHARED)
+        access_add(shared, lane, at, bytes);
+    else if (s == SP_GLOBAL)
+        access_add(global, lane, at, bytes);
+}
+
+static void count(struct warp *w, const struct access *global, const struct access *shared)
+{
+    if (w->block->vm->o.accesses) {
+        access_global(w->block->vm->stats, global);
+        access_shared(w->block->vm->stats, shared);
+    }
+}
+
 static uint64_t extended(const uint8_t *p, enum ptx_type t, int size)
 {
     uint64_t v = 0;
@@ -134,6 +151,7 @@ static void run_ld(struct warp *w, const struct ptx_ins *i, uint32_t m)
 {
     const int size = i->size, n = i->n;
     const uint32_t bytes = (uint32_t)(size * n);
+    struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
         uint64_t at = address(w, i->op[16], i->wide, l, i->imm);
@@ -143,6 +161,7 @@ static void run_ld(struct warp *w, const struct ptx_ins *i, uint32_t m)
             return;
         if (s == SP_SHARED)
             races_touch(w, i, l, (uint32_t)at, bytes, RACE_READ);
+        note(&global, &shared, s, l, at, bytes);
         if (size == 4 && i->sub == 4) {
             for (int k = 0; k < n; k++)
                 memcpy(&R(u32v, w, i->op[k])[l], p + 4 * k, 4);
@@ -156,6 +175,7 @@ static void run_ld(struct warp *w, const struct ptx_ins *i, uint32_t m)
                 R(u32v, w, i->op[k])[l] = i->sub == 2 ? (uint16_t)v : (uint32_t)v;
         }
     }
+    count(w, &global, &shared);
     if (i->space == SP_GLOBAL)
         w->block->vm->stats->global_read_bytes += (uint64_t)bytes * (uint64_t)__builtin_popcount(m);
 }
@@ -164,6 +184,7 @@ static void run_st(struct warp *w, const struct ptx_ins *i, uint32_t m)
 {
     const int size = i->size, n = i->n;
     const uint32_t bytes = (uint32_t)(size * n);
+    struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
         uint64_t at = address(w, i->op[16], i->wide, l, i->imm);
@@ -173,11 +194,13 @@ static void run_st(struct warp *w, const struct ptx_ins *i, uint32_t m)
             return;
         if (s == SP_SHARED)
             races_touch(w, i, l, (uint32_t)at, bytes, RACE_WRITE);
+        note(&global, &shared, s, l, at, bytes);
         for (int k = 0; k < n; k++) {
             uint64_t v = i->wide2 ? R(u64v, w, i->op[k])[l] : R(u32v, w, i->op[k])[l];
             memcpy(p + size * k, &v, (size_t)size);
         }
     }
+    count(w, &global, &shared);
     if (i->space == SP_GLOBAL)
         w->block->vm->stats->global_written_bytes +=
             (uint64_t)bytes * (uint64_t)__builtin_popcount(m);
@@ -377,6 +400,7 @@ static void run_copy(struct warp *w, const struct ptx_ins *i, uint32_t m)
 {
     struct ptx_ins from = *i; /* the source, as mem_at wants it */
     from.space = SP_GLOBAL;
+    struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
         uint64_t to = address(w, i->op[0], i->wide, l, i->imm);
@@ -397,6 +421,8 @@ static void run_copy(struct warp *w, const struct ptx_ins *i, uint32_t m)
         if (have > 0 && in_global(w, &from, l, src, have, false) == NULL)
             return;
         races_touch(w, i, l, (uint32_t)to, i->size, RACE_COPY);
+        access_add(&global, l, src, have);
+        access_add(&shared, l, to, i->size);
         memset(p, 0xff, i->size);
         if (w->n_copies == w->cap_copies) {
             w->cap_copies = w->cap_copies ? 2 * w->cap_copies : 256;
@@ -410,6 +436,7 @@ static void run_copy(struct warp *w, const struct ptx_ins *i, uint32_t m)
                                                  .from_bytes = (uint8_t)have,
                                                  .ins = i};
     }
+    count(w, &global, &shared);
     w->block->vm->stats->cp_async += (uint64_t)__builtin_popcount(m);
 }
 

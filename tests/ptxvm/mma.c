@@ -214,6 +214,10 @@ static void run_ldmatrix(struct warp *w, const struct ptx_ins *i, uint32_t m)
             uint32_t hi = i->sub ? from[j][c + 1][r] : from[j][r][c + 1];
             R(u32v, w, i->op[j])[l] = lo | hi << 16;
         }
+    struct access rows_read = {.mask = 0};
+    for (int l = 0; w->block->vm->o.accesses && l < 8 * i->n; l++)
+        access_add(&rows_read, l, (uint64_t)(rows[l] - w->block->shared), 16);
+    access_shared(w->block->vm->stats, &rows_read);
     w->block->vm->stats->ldmatrix++;
 }
 

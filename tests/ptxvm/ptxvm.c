@@ -338,6 +338,21 @@ struct ptxvm_stats ptxvm_stats(const struct ptxvm *vm, const char *kernel)
     return k ? k->stats : (struct ptxvm_stats){0};
 }
 
+void ptxvm_accesses(const struct ptxvm *vm, FILE *f)
+{
+    for (const struct kernel *k = vm->kernels; k; k = k->next) {
+        const struct ptxvm_stats *s = &k->stats;
+        const uint64_t n[] = {s->launches,     s->global_accesses, s->global_sectors,
+                              s->global_least, s->shared_turns,    s->shared_least};
+        if (s->launches == 0)
+            continue;
+        fprintf(f, "%s", k->name);
+        for (size_t i = 0; i < sizeof n / sizeof *n; i++)
+            fprintf(f, "\t%llu", (unsigned long long)n[i]);
+        fprintf(f, "\n");
+    }
+}
+
 void ptxvm_report(const struct ptxvm *vm, FILE *f)
 {
     fprintf(f, "%-48s %8s %8s %12s %10s %8s %8s %8s\n", "kernel", "launches", "blocks",

@@ -25,6 +25,7 @@
 
 struct ptxvm_options {
     uint64_t seed;             /* not 0: warps take turns in an order that depends on it */
+    bool accesses;             /* count what they cost: sectors and turns of the banks */
     bool races;                /* watch shared memory for accesses without a barrier between */
     uint64_t max_instructions; /* of all threads of a launch; 0: 2^32 */
 };
@@ -67,10 +68,15 @@ struct ptxvm_stats {
     uint64_t warp_instructions, thread_instructions;
     uint64_t mma, ldmatrix, cp_async, barriers, atomics;
     uint64_t global_read_bytes, global_written_bytes;
-    uint64_t microseconds; /* of this machine */
+    /* of warps: accesses (atomics aside), sectors of 32 bytes that they touch, and the fewest that hold these bytes */
+    uint64_t global_accesses, global_sectors, global_least;
+    uint64_t shared_turns, shared_least; /* turns of the banks, and without conflicts */
+    uint64_t microseconds;               /* of this machine */
 };
 /* Of one kernel since it was loaded; zeros when it never ran. */
 struct ptxvm_stats ptxvm_stats(const struct ptxvm *vm, const char *kernel);
+/* A line a kernel that ran: its name, launches, the accesses and shared memory's turns, tabs between. */
+void ptxvm_accesses(const struct ptxvm *vm, FILE *f);
 /* One line for each kernel that ran. */
 void ptxvm_report(const struct ptxvm *vm, FILE *f);
 #endif

@@ -251,6 +251,16 @@ bool block_run(struct block *b, uint32_t turns);
 void *mem_at(struct warp *w, const struct ptx_ins *i, int lane, uint64_t address, uint32_t bytes,
              bool write);
 
+/* access.c: what the lanes of a warp touch with one instruction. */
+struct access {
+    uint64_t at[VM_LANES];
+    uint32_t mask;
+    uint8_t bytes[VM_LANES];
+};
+void access_add(struct access *a, int lane, uint64_t at, uint32_t bytes);
+void access_global(struct ptxvm_stats *s, const struct access *a);
+void access_shared(struct ptxvm_stats *s, const struct access *a);
+
 /* races.c: all do nothing when races are not watched. */
 enum race_kind { RACE_READ, RACE_WRITE, RACE_ATOMIC, RACE_COPY, RACE_LAND };
 void races_touch(struct warp *w, const struct ptx_ins *i, int lane, uint32_t at, uint32_t bytes,
