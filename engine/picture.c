@@ -131,8 +131,6 @@ static int prepare(struct image_task *it, struct err *e)
     const int window = image_unet_window(d->model, it->shape.h, it->shape.w, s->tiled);
     it->win_y = tiles_axis(it->shape.h, window ? window : it->shape.h, window * 3 / 4 + 1);
     it->win_x = tiles_axis(it->shape.w, window ? window : it->shape.w, window * 3 / 4 + 1);
-    if (s->n_controls > 0 && window > 0 && s->step_cache.kind == STEP_CACHE_FIRST_BLOCK)
-        s->step_cache.kind = STEP_CACHE_NONE; /* its heads come before any window is done */
     rc = steer_check(it, e);
     if (rc)
         return rc;

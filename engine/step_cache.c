@@ -94,7 +94,7 @@ unsigned step_cache_parts(const struct picture *p, int row)
     case STEP_CACHE_DEEPCACHE:
         return p->call % it->spec.step_cache.interval == 0 ? IMAGE_WHOLE : IMAGE_HEAD | IMAGE_TAIL;
     case STEP_CACHE_FIRST_BLOCK:
-        if (p->cache.n_heads < picture_n_rows(it))
+        if (p->cache.n_heads < (row / n_sides(it) + 1) * n_sides(it))
             return IMAGE_HEAD;
         return p->cache.reuse[row / n_sides(it)] ? IMAGE_TAIL : IMAGE_DEEP | IMAGE_TAIL;
     default:
@@ -141,18 +141,16 @@ static void keep_change(struct picture *p, const struct sizes *s, int row)
 /* Guidance is a difference of a window's rows: they are of one step, both or none reused. */
 void step_cache_add_head(struct picture *p)
 {
-    const int rows = picture_n_rows(p->task), sides = n_sides(p->task);
+    const int sides = n_sides(p->task), end = ++p->cache.n_heads;
     const struct sizes s = sizes_of(p->task);
-    if (++p->cache.n_heads < rows)
+    if (end % sides != 0)
         return;
-    for (int row = 0; row < rows; row += sides) {
-        bool near = p->call > 0;
-        for (int i = row; i < row + sides && near; i++)
-            near = is_near(p, &s, i);
-        for (int i = row; i < row + sides && !near; i++)
-            keep_change(p, &s, i);
-        p->cache.reuse[row / sides] = near;
-    }
+    bool near = p->call > 0;
+    for (int i = end - sides; i < end && near; i++)
+        near = is_near(p, &s, i);
+    for (int i = end - sides; i < end && !near; i++)
+        keep_change(p, &s, i);
+    p->cache.reuse[end / sides - 1] = near;
 }
 
 void step_cache_end(struct picture *p)

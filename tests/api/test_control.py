@@ -97,11 +97,11 @@ def test_windows_and_second_passes_are_steered(steered, fields):
     steered.wait_metric("duetto:images_held_bytes", 0)
 
 
-def test_the_first_block_is_not_cached_in_steered_windows(steered):
+def test_the_first_block_is_cached_in_steered_windows(steered):
     one = [{"model": "a", "image": IMAGE}]
     seen = [pixels(steered, one, model="painter", size="80x64", tiled=True, step_cache=cache)
-            for cache in ("first_block:5", "off")]
-    assert seen[0] == seen[1]
+            for cache in ("first_block:5", "first_block:0.000001", "off")]
+    assert seen[0] != seen[1] == seen[2]
 
 
 def test_edits_and_variations_are_steered_by_their_own_picture(steered):
@@ -138,7 +138,7 @@ def test_eight_mixes_at_once_are_what_they_are_alone(steered):
     assert together == alone and len(set(alone)) == len(alone)
 
 
-def test_eight_mixes_of_adapters_controls_and_caches_are_what_they_are_alone(start):
+def test_mixes_of_adapters_controls_and_caches_are_what_they_are_alone(start):
     server = start("--threads", 1, "--cache_mib", 1024, "--images_at_once", 16, "--max_image_rows",
                    32, "--lora_dir", FIXTURES / "lora", models={"painter": PAINTER, **CONTROLS})
     deep, first = "deepcache:2:1", "first_block:0.5"
@@ -150,7 +150,11 @@ def test_eight_mixes_of_adapters_controls_and_caches_are_what_they_are_alone(sta
              {"control": [{"model": "full", "image": IMAGE}], "step_cache": first},
              {"loras": ["processors"], "control": [{"model": "light", "image": IMAGE}]},
              {"loras": ["peft"], "control": [{"model": "a", "image": IMAGE, "end": 0.5}],
-              "step_cache": deep, "guidance_scale": 1}]
+              "step_cache": deep, "guidance_scale": 1},
+             {"control": [{"model": "full", "image": IMAGE}, {"model": "b", "image": IMAGE}],
+              "size": "80x64", "tiled": True, "step_cache": first},
+             {"control": [{"model": "a", "image": IMAGE}], "size": "80x64", "tiled": True,
+              "step_cache": "deepcache:2:3"}]
 
     def make(i):
         return pixels_of(*server.post(GENERATE, {**SMALL, "steps": 5, "seed": i, **mixes[i]}))
