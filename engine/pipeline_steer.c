@@ -1,8 +1,8 @@
 /* Passes of ControlNets and T2I-Adapters; steer.h says what comes out of them.
  *
  * Keys.  A pass of a control is told from those of others by the control's number in p->controls: PASS_HINT has
- * number, height, width in pixels; PASS_CONTROL has rows + number * 256 + chunks of the prompt * 65536,
- * and h and w of the latent; all sizes are of a window. */
+ * number, height, width in pixels; PASS_CONTROL has rows + number * 256 + chunks of the prompt * 65536
+ * + skips of the call * 16777216, and h and w of the latent; all sizes are of a window. */
 #include "engine/pipeline_steer.h"
 
 #include <limits.h>
@@ -39,9 +39,11 @@ static struct pass_key hint_key(int number, const struct image_task *it)
     return (struct pass_key){PASS_HINT, number, it->win_y.tile * scale, it->win_x.tile * scale};
 }
 
-static struct pass_key net_key(int number, const struct image_task *it, int rows)
+static struct pass_key net_key(int number, const struct image_task *it, int n_skips, int rows)
 {
-    return (struct pass_key){PASS_CONTROL, rows | number << 8 | it->prompts[0].n_chunks << 16,
+    const int skips = n_skips < 128 ? n_skips : 0;
+    return (struct pass_key){PASS_CONTROL,
+                             rows | number << 8 | it->prompts[0].n_chunks << 16 | skips << 24,
                              it->win_y.tile, it->win_x.tile};
 }
 
@@ -52,7 +54,8 @@ static struct control *control_of(const struct pipeline *p, const struct pass_ke
 
 static struct control_size net_size(const struct pass_key *k)
 {
-    return (struct control_size){k->a & 255, k->b, k->c, (k->a >> 16) * IMAGE_TOKENS};
+    return (struct control_size){k->a & 255, k->b, k->c, (k->a >> 16 & 255) * IMAGE_TOKENS,
+                                 k->a >> 24};
 }
 
 size_t pipeline_steer_bytes(const struct pipeline *p, const struct pass_key *k, struct err *e)
@@ -93,7 +96,7 @@ size_t pipeline_steer_largest(struct pipeline *p, const struct image_task *it, i
         bytes = pass_bytes(p, hint_key(number, it), e);
         if (bytes > 0 && !control_info(c)->adapter) {
             most = bytes > most ? bytes : most;
-            bytes = pass_bytes(p, net_key(number, it, rows), e);
+            bytes = pass_bytes(p, net_key(number, it, 0, rows), e);
         }
     }
     return bytes == 0 ? 0 : bytes > most ? bytes : most;
@@ -227,19 +230,20 @@ static void fill_row(struct control_row *row, const struct share *s)
     memcpy(row->time_ids, ids, sizeof ids);
 }
 
-static int begin_shares(struct pipeline *p, const struct share *shares, int n, struct err *e)
+static int begin_shares(struct pipeline *p, const struct share *shares, int n, int n_skips,
+                        struct err *e)
 {
     const struct image_task *it = shares[0].picture->task;
     const int number = number_of(p, it->task->controls[shares[0].control]);
     if (number < 0)
         return too_many(e);
     while (n > 1) { /* as many as there is room for */
-        size_t bytes = pass_bytes(p, net_key(number, it, n), e);
+        size_t bytes = pass_bytes(p, net_key(number, it, n_skips, n), e);
         if (bytes > 0 && bytes <= p->hold_bytes)
             break;
         n--;
     }
-    int rc = pass_make_current(p, net_key(number, it, n), e);
+    int rc = pass_make_current(p, net_key(number, it, n_skips, n), e);
     if (rc)
         return rc;
     struct control_net *u = (struct control_net *)p->current->unit;
@@ -256,12 +260,12 @@ static int begin_shares(struct pipeline *p, const struct share *shares, int n, s
     return 1;
 }
 
-int pipeline_steer_begin(struct pipeline *p, enum pass_kind *kind, struct err *e)
+int pipeline_steer_begin(struct pipeline *p, int n_skips, enum pass_kind *kind, struct err *e)
 {
     struct share shares[PIPELINE_ROWS_MAX];
     const int n = find_shares(p, shares);
     if (n > 0)
-        return begin_shares(p, shares, n, e);
+        return begin_shares(p, shares, n, n_skips, e);
     *kind = PASS_UNET;
     for (int i = 0; i < p->run.n_rows; i++) {
         struct picture *pic = p->run.rows[i].picture;

@@ -15,8 +15,9 @@ size_t pipeline_steer_largest(struct pipeline *p, const struct image_task *it, i
 /* A look that the task still lacks.  1: begun; 0: none. */
 int pipeline_steer_look(struct pipeline *p, struct image_task *it, struct err *e);
 /* p->run.rows are those of a call of the UNet.  1: a ControlNet's pass was begun for some of them instead;
- * 0: all shares are in, and *kind is the pass that takes them. */
-int pipeline_steer_begin(struct pipeline *p, enum pass_kind *kind, struct err *e);
+ * 0: all shares are in, and *kind is the pass that takes them.  n_skips: the call reads only the first so many
+ * skips of the way down; 0: all. */
+int pipeline_steer_begin(struct pipeline *p, int n_skips, enum pass_kind *kind, struct err *e);
 /* The same for the UNet's head, which sees adapters alone. */
 int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind);
 /* The pass of either kind is done. */

@@ -64,6 +64,7 @@ struct control_net {
     struct image_unit unit;
     struct control_size {
         int n, h, w, n_tokens;
+        int n_skips; /* residuals of the first so many skips are made (a UNet without its deep part); 0: all */
     } size;
     struct control_row *rows; /* [n] in */
     float *x;                 /* [n, h, w, latent channels] in, scaled as the scheduler wants */

@@ -137,6 +137,7 @@ struct net_unit {
     struct unet_pass pass;
     struct tensor hint, context, kv; /* [n, h, w, c], [n, n_tokens, context_dim], [n, kv floats] */
     struct tensor out[UNET_MAX_SKIPS + 1];
+    int n_out;
     int added; /* rows whose residuals were added; -1: the program has not ended */
 };
 
@@ -172,8 +173,9 @@ static void record(struct program *p, void *arg)
     struct unet_half half;
     record_context(u, p);
     u->hint = PROGRAM_PINNED(p, s->n, s->h, s->w, u->c->net->c.channels[0]);
-    unet_pass_record_half(u->c->net, p, &u->hint, &u->pass, &half);
-    for (int i = 0; i <= half.n_skips; i++) {
+    unet_pass_record_half(u->c->net, p, &u->hint, s->n_skips, &u->pass, &half);
+    u->n_out = half.n_skips + (s->n_skips == 0);
+    for (int i = 0; i < u->n_out; i++) {
         const struct nn_linear *l = i < half.n_skips ? &u->c->zero[i] : &u->c->zero_mid;
         const struct tensor *x = i < half.n_skips ? &half.skips[i] : &half.mid;
         u->out[i] = program_pinned(p, 4, x->dims);
@@ -231,7 +233,7 @@ static void add_row(const struct net_unit *u, int row)
     for (size_t i = 0; to != NULL && r->fresh && i < r->n_residuals; i++)
         to[i] =
             -0.0f; /* what is added to it is what it becomes, and where nothing is, nothing changes */
-    for (int i = 0; i <= n_skips && to != NULL; i++) {
+    for (int i = 0; i < u->n_out && to != NULL; i++) {
         const struct tensor *t = &u->out[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
         const float part = r->guess && !pooled ? powf(10, (float)i / (float)n_skips - 1) : 1;
@@ -282,6 +284,9 @@ static int check_size(const struct control *c, const struct control_size *s, str
         s->n_tokens < 1 || s->n_tokens > IMAGE_MAX_CONTEXT)
         return err_set(e, ERR_TOOBIG, "a batch of %d latents of %d x %d and %d tokens", s->n, s->w,
                        s->h, s->n_tokens);
+    if (s->n_skips < 0 || s->n_skips > c->places.n_skips)
+        return err_set(e, ERR_INVALID, "%d skips of a ControlNet with %d", s->n_skips,
+                       c->places.n_skips);
     if (s->h % multiple != 0 || s->w % multiple != 0)
         return err_set(e, ERR_INVALID, "sides must be multiples of %d", control_multiple(c));
     return 0;
@@ -309,7 +314,7 @@ int control_net_open(struct control_net **out, struct control *c, struct control
     bool ok = u->pub.x != NULL && program_host(u->p, &u->hint, PROGRAM_IN) != NULL;
     if (c->net->kv_floats > 0)
         ok = program_host(u->p, &u->context, PROGRAM_IN) != NULL && ok;
-    for (int i = 0; i <= c->places.n_skips; i++)
+    for (int i = 0; i < u->n_out; i++)
         ok = program_host(u->p, &u->out[i], PROGRAM_OUT) != NULL && ok;
     if (!ok) {
         close_net(&u->pub.unit);

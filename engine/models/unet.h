@@ -147,13 +147,14 @@ void unet_pass_copy_deep(struct unet_pass *pass, int row, float *block, enum pro
 /* A row's block of residuals; NULL: none, which leaves the row's bits as they are without. */
 void unet_pass_set_residuals(struct unet_pass *pass, int row, const float *block);
 
-/* A ControlNet's half: hint [n, h, w, channels[0]] is added after conv_in.  pass->out is not set. */
+/* A ControlNet's half, or only its first n_skips skips (0: all, and the middle): hint [n, h, w, channels[0]] is added
+ * after conv_in.  pass->out is not set. */
 struct unet_half {
     struct tensor skips[UNET_MAX_SKIPS], mid;
     int n_skips;
 };
 void unet_pass_record_half(const struct unet *m, struct program *p, const struct tensor *hint,
-                           struct unet_pass *pass, struct unet_half *out);
+                           int n_skips, struct unet_pass *pass, struct unet_half *out);
 
 /* What a row of the batch is for, before a run.  kv: the block that unet_pass_record_kv made of the
  * row's prompt, [kv_floats * n_tokens]. */

@@ -371,13 +371,18 @@ void unet_pass_record(const struct unet *m, struct program *p, const struct unet
 }
 
 void unet_pass_record_half(const struct unet *m, struct program *p, const struct tensor *hint,
-                           struct unet_pass *pass, struct unet_half *out)
+                           int n_skips, struct unet_pass *pass, struct unet_half *out)
 {
-    struct pass s = {
-        .m = m, .p = p, .be = program_backend(p), .out = pass, .parts = UNET_WHOLE, .branch = -1};
+    struct pass s = {.m = m,
+                     .p = p,
+                     .be = program_backend(p),
+                     .out = pass,
+                     .parts = n_skips > 0 ? UNET_HEAD : UNET_WHOLE,
+                     .branch = n_skips - 1};
     *pass = (struct unet_pass){.p = p, .n = (int)hint->dims[0]};
     out->mid = record_half(&s, hint->dims, hint);
-    record_mid(&s, &out->mid);
+    if (n_skips == 0)
+        record_mid(&s, &out->mid);
     out->n_skips = s.n_skips;
     for (int i = 0; i < s.n_skips; i++)
         out->skips[i] = s.skips[i];

@@ -86,7 +86,7 @@ static void use(struct control *c)
     static float context[3 << 17], pooled[1 << 17];
     const int n = side / control_info(c)->scale;
     if (!control_info(c)->adapter &&
-        control_net_open(&u, c, (struct control_size){1, n, n, 3}, &e) == 0) {
+        control_net_open(&u, c, (struct control_size){1, n, n, 3, 0}, &e) == 0) {
         u->rows[0] = (struct control_row){.context = context, .pooled = pooled, .hint = made};
         run(&u->unit);
     }

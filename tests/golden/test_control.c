@@ -180,7 +180,7 @@ static void forward(struct control *c, const struct rows *r, const int *which, i
     static const float timesteps[] = {981.0f, 249.5f};
     struct control_net *u;
     struct err e = {0};
-    const struct control_size size = {n, H, W, TOKENS};
+    const struct control_size size = {n, H, W, TOKENS, 0};
     must(control_net_open(&u, c, size, &e), &e);
     assert_int_equal(u->unit.bytes, control_net_bytes(c, size, &e));
     memset(out, 0xff, (size_t)n * n_floats * sizeof(float)); /* NaN */
