@@ -8,48 +8,27 @@
 #include <unistd.h>
 
 #include "engine/models/bert.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { ROWS = 16, TEXTS = 2 };
 
-static char dir[] = "/dev/shm/fuzz_bert.XXXXXX";
 static struct backend *be;
 static const char *const names[] = {"config.json", "1_Pooling/config.json", "modules.json",
                                     "model.safetensors"};
-
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void remove_dir(void)
-{
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-    rmdir(path_of("1_Pooling"));
-    rmdir(dir);
-}
 
 static void open_dir(void)
 {
     char weights[256], cwd[128];
     struct err e;
-    if (backend_open(&be, "cpu", 1, &e) != 0 || mkdtemp(dir) == NULL ||
-        mkdir(path_of("1_Pooling"), 0700) != 0 || getcwd(cwd, sizeof cwd) == NULL)
+    temp_dir_open();
+    if (backend_open(&be, "cpu", 1, &e) != 0 || mkdir(temp_dir_path("1_Pooling"), 0700) != 0 ||
+        getcwd(cwd, sizeof cwd) == NULL)
         abort();
     snprintf(weights, sizeof weights, "%s/tests/fixtures/bert_tiny/model.safetensors", cwd);
-    if (symlink(weights, path_of(names[3])) != 0)
-        abort();
-    atexit(remove_dir);
-}
-
-static void put(const char *name, const void *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    if (f == NULL || (n > 0 && fwrite(data, 1, n, f) != n) || fclose(f) != 0)
+    if (symlink(weights, temp_dir_path(names[3])) != 0)
         abort();
 }
 
@@ -73,14 +52,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < 3; i++) {
         const uint8_t *end = size > 0 ? memchr(data, 0, size) : NULL;
         const size_t n = end != NULL ? (size_t)(end - data) : size;
-        put(names[i], data, n);
+        temp_dir_put(names[i], data, n);
         data += n + (end != NULL);
         size -= n + (end != NULL);
     }
     struct err e;
     struct checkpoint *c;
     struct bert *m;
-    if (!bert_is(dir) || checkpoint_open(&c, dir, NULL, &e) != 0)
+    if (!bert_is(temp_dir) || checkpoint_open(&c, temp_dir, NULL, &e) != 0)
         return 0;
     if (bert_open(&m, c, be, &(const struct bert_options){.max_rows = ROWS}, &e) == 0) {
         run(m);

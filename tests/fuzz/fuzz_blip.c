@@ -8,36 +8,16 @@
 #include <unistd.h>
 
 #include "engine/models/blip.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { ROWS = 8, QUESTION = 4 };
 
-static char dir[] = "/dev/shm/fuzz_blip.XXXXXX";
 static struct backend *be;
 static const char *const kinds[] = {"caption", "vqa", "match"};
 static const char *const names[] = {"config.json", "preprocessor_config.json", "model.safetensors"};
-
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void remove_dir(void)
-{
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-    rmdir(dir);
-}
-
-static void put(const char *name, const void *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
-        abort();
-}
 
 /* A picture, a question, and two tokens of the decoder. */
 static void run(struct blip *m)
@@ -82,27 +62,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct err e;
     if (be == NULL) {
-        if (backend_open(&be, "cpu", 1, &e) != 0 || mkdtemp(dir) == NULL)
+        if (backend_open(&be, "cpu", 1, &e) != 0)
             abort();
-        atexit(remove_dir);
+        temp_dir_open();
     }
     if (size < 1)
         return 0;
     char weights[256], cwd[128];
-    unlink(path_of(names[2]));
+    unlink(temp_dir_path(names[2]));
     if (getcwd(cwd, sizeof cwd) == NULL)
         abort();
     snprintf(weights, sizeof weights, "%s/tests/fixtures/blip_%s/model.safetensors", cwd,
              kinds[data[0] % 3]);
-    if (symlink(weights, path_of(names[2])) != 0)
+    if (symlink(weights, temp_dir_path(names[2])) != 0)
         abort();
     const uint8_t *end = memchr(data + 1, 0, size - 1);
     const size_t n = end != NULL ? (size_t)(end - data) - 1 : size - 1;
-    put(names[0], data + 1, n);
-    put(names[1], end != NULL ? end + 1 : data, end != NULL ? size - n - 2 : 0);
+    temp_dir_put(names[0], data + 1, n);
+    temp_dir_put(names[1], end != NULL ? end + 1 : data, end != NULL ? size - n - 2 : 0);
     struct checkpoint *c;
     struct blip *m;
-    if (!blip_is(dir) || checkpoint_open(&c, dir, NULL, &e) != 0)
+    if (!blip_is(temp_dir) || checkpoint_open(&c, temp_dir, NULL, &e) != 0)
         return 0;
     const struct blip_options o = {.max_rows = ROWS, .max_logits = ROWS};
     if (blip_open(&m, c, be, &o, &e) == 0) {

@@ -9,38 +9,12 @@
 #include <unistd.h>
 
 #include "engine/text/prompt.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct clip_bpe *fixture;
-static char dir[] = "/dev/shm/fuzz_clip_bpe.XXXXXX"; /* in memory: ten times as fast */
-
-static void remove_dir(void)
-{
-    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer.json"};
-    char path[128];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    rmdir(dir);
-}
-
-static void put(const char *name, const char *data, size_t n)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *f = fopen(path, "w");
-    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
-        abort();
-}
-
-static void drop(const char *name)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    unlink(path);
-}
 
 static void try_text(const struct clip_bpe *t, const char *text, size_t n)
 {
@@ -87,14 +61,14 @@ static void try_files(const char *s, size_t n, int json)
     struct clip_bpe *t = NULL;
     struct err e;
     if (json) {
-        put("tokenizer.json", s, first);
-        drop("merges.txt");
+        temp_dir_put("tokenizer.json", s, first);
+        unlink(temp_dir_path("merges.txt"));
     } else {
         second = part(s, n, &at);
-        put("vocab.json", s, first);
-        put("merges.txt", s + second_at, second);
+        temp_dir_put("vocab.json", s, first);
+        temp_dir_put("merges.txt", s + second_at, second);
     }
-    if (clip_bpe_open(&t, dir, NULL, &e) != 0)
+    if (clip_bpe_open(&t, temp_dir, NULL, &e) != 0)
         return;
     try_text(t, s + at, n - at);
     clip_bpe_close(t);
@@ -104,10 +78,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct err e;
     if (fixture == NULL) {
-        if (clip_bpe_open(&fixture, "tests/fixtures/clip_tokenizer", "!", &e) != 0 ||
-            mkdtemp(dir) == NULL)
+        if (clip_bpe_open(&fixture, "tests/fixtures/clip_tokenizer", "!", &e) != 0)
             abort();
-        atexit(remove_dir);
+        temp_dir_open();
     }
     if (size < 1)
         return 0;

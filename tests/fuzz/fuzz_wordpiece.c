@@ -9,38 +9,12 @@
 
 #include "base/utf8.h"
 #include "engine/text/wordpiece.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct wordpiece *fixture;
-static char dir[] = "/dev/shm/fuzz_wordpiece.XXXXXX"; /* in memory: ten times as fast */
-static const char *const names[] = {"vocab.txt", "tokenizer_config.json", "tokenizer.json"};
-
-static const char *path_of(const char *name)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void clear(void)
-{
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-}
-
-static void remove_dir(void)
-{
-    clear();
-    rmdir(dir);
-}
-
-static void put(const char *name, const char *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
-        abort();
-}
 
 static void try_text(const struct wordpiece *t, const char *text, size_t n)
 {
@@ -75,9 +49,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct err e;
     struct wordpiece *t = NULL;
     if (fixture == NULL) {
-        if (wordpiece_open(&fixture, "tests/fixtures/wordpiece", &e) != 0 || mkdtemp(dir) == NULL)
+        if (wordpiece_open(&fixture, "tests/fixtures/wordpiece", &e) != 0)
             abort();
-        atexit(remove_dir);
+        temp_dir_open();
     }
     if (size < 1)
         return 0;
@@ -87,13 +61,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         try_text(fixture, s, n);
         return 0;
     }
-    clear();
+    temp_dir_clear();
     first = part(s, n, &at);
-    put(data[0] % 4 == 2 ? "vocab.txt" : "tokenizer.json", s, first);
+    temp_dir_put(data[0] % 4 == 2 ? "vocab.txt" : "tokenizer.json", s, first);
     from = at;
     if (data[0] % 4 == 2)
-        put("tokenizer_config.json", s + from, part(s, n, &at));
-    if (wordpiece_open(&t, dir, &e) == 0)
+        temp_dir_put("tokenizer_config.json", s + from, part(s, n, &at));
+    if (wordpiece_open(&t, temp_dir, &e) == 0)
         try_text(t, s + at, n - at);
     wordpiece_close(t);
     return 0;
