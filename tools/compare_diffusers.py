@@ -57,7 +57,7 @@ def config_of(r, name):
         "rescale_betas_zero_snr": [True, False], "final_sigmas_type": ["zero", "sigma_min"],
         "solver_order": [1, 2, 3], "lower_order_final": [True, False],
         "euler_at_final": [True, False], "solver_type": ["midpoint", "heun"],
-        "use_karras_sigmas": [True, False], "num_train_timesteps": [1000, 500],
+        "use_karras_sigmas": [True, False],
     }
     if name == "lcm":  # its own pipeline takes a config as it is; the one here corrects it
         del choices["steps_offset"], choices["clip_sample"], choices["skip_prk_steps"]
