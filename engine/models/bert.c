@@ -15,6 +15,7 @@
 #include "base/arena.h"
 #include "base/json.h"
 #include "engine/models/nn.h"
+#include "engine/models/post_norm.h"
 
 enum {
     MAX_LAYERS = 128,
@@ -255,29 +256,19 @@ static struct tensor rows_of(float *data, int64_t rows, int64_t dim)
     return (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 2, .dims = {rows, dim}};
 }
 
-/* x = norm(x + linear(from)) */
-static void close_block(struct bert *m, const struct nn_linear *l, const struct nn_norm *norm,
-                        const struct tensor *from, struct tensor *x)
-{
-    OP(m->be, linear, .out = {x}, .w = {l->w}, .bias = {&l->bias}, .x = from, .add = x);
-    OP(m->be, layernorm, .out = x, .x = x, .w = &norm->w, .bias = &norm->bias, .eps = m->eps);
-}
-
 static void run_layer(struct bert *m, const struct bert_layer *l, struct tensor *x, int n_items)
 {
     const int64_t n = x->dims[0], dim = m->info.dim;
-    struct backend *be = m->be;
+    const struct post_norm p = {m->be, m->eps, ACT_GELU};
     struct tensor q = rows_of(m->q, n, dim), k = rows_of(m->k, n, dim), v = rows_of(m->v, n, dim);
     struct tensor ff = rows_of(m->ff, n, m->n_ff);
     const int head_dim = (int)dim / m->n_heads;
-    OP(be, linear, .out = {&q, &k, &v}, .w = {l->q.w, l->k.w, l->v.w},
-       .bias = {&l->q.bias, &l->k.bias, &l->v.bias}, .x = x);
-    OP(be, attn, .items = m->items, .n_items = n_items, .n_heads = m->n_heads, .head_dim = head_dim,
-       .scale = 1 / sqrtf((float)head_dim));
-    close_block(m, &l->o, &l->norm, &q, x);
-    OP(be, linear, .out = {&ff}, .w = {l->fc1.w}, .bias = {&l->fc1.bias}, .x = x);
-    OP(be, act, .out = &ff, .x = &ff, .act = ACT_GELU);
-    close_block(m, &l->fc2, &l->ff_norm, &ff, x);
+    post_norm_project(&p, (const struct nn_linear *const[]){&l->q, &l->k, &l->v}, x,
+                      (struct tensor *const[]){&q, &k, &v});
+    OP(m->be, attn, .items = m->items, .n_items = n_items, .n_heads = m->n_heads,
+       .head_dim = head_dim, .scale = 1 / sqrtf((float)head_dim));
+    post_norm_close(&p, &l->o, &l->norm, &q, x);
+    post_norm_feed(&p, &(const struct post_norm_ff){&l->fc1, &l->fc2, &l->ff_norm}, &ff, x);
 }
 
 /* Positions and attention of the texts; rows in all, or -1 when they do not fit. */

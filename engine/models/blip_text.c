@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "engine/models/blip_int.h"
+#include "engine/models/post_norm.h"
 
 /* ---- weights ---- */
 
@@ -109,12 +110,9 @@ void blip_text_embed(struct blip *m, const struct blip_stack *s, const int32_t *
     OP(be, layernorm, .out = x, .x = x, .w = &s->norm.w, .bias = &s->norm.bias, .eps = m->text.eps);
 }
 
-/* x = norm(x + linear(from)) */
-static void close_block(struct blip *m, const struct nn_linear *l, const struct nn_norm *norm,
-                        const struct tensor *from, struct tensor *x)
+static struct post_norm block_of(const struct blip *m)
 {
-    OP(m->be, linear, .out = {x}, .w = {l->w}, .bias = {&l->bias}, .x = from, .add = x);
-    OP(m->be, layernorm, .out = x, .x = x, .w = &norm->w, .bias = &norm->bias, .eps = m->text.eps);
+    return (struct post_norm){m->be, m->text.eps, m->text.act};
 }
 
 /* q, k, v of the rows of x. */
@@ -123,28 +121,29 @@ static void project(struct blip *m, const struct blip_text_layer *l, const struc
     const int64_t n = x->dims[0], dim = m->text.dim;
     struct tensor q = blip_rows(m->s.q, n, dim), k = blip_rows(m->s.k, n, dim);
     struct tensor v = blip_rows(m->s.v, n, dim);
-    OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q.w, l->k.w, l->v.w},
-       .bias = {&l->q.bias, &l->k.bias, &l->v.bias}, .x = x);
+    const struct post_norm p = block_of(m);
+    post_norm_project(&p, (const struct nn_linear *const[]){&l->q, &l->k, &l->v}, x,
+                      (struct tensor *const[]){&q, &k, &v});
 }
 
-/* Cross attention by the items, and the feed-forward block. */
+/* The end of self attention, cross attention by the items, and the feed-forward block. */
 static void finish_layer(struct blip *m, const struct blip_text_layer *l, struct tensor *x,
                          int n_items)
 {
     const struct blip_text *t = &m->text;
     const int64_t n = x->dims[0];
+    const struct post_norm p = block_of(m);
     struct backend *be = m->be;
     struct tensor q = blip_rows(m->s.q, n, t->dim), att = blip_rows(m->s.att, n, t->dim);
+    post_norm_close(&p, &l->o, &l->norm, &att, x);
     if (n_items > 0) {
         OP(be, linear, .out = {&q}, .w = {l->cq.w}, .bias = {&l->cq.bias}, .x = x);
         OP(be, attn, .items = m->s.items, .n_items = n_items, .n_heads = t->n_heads,
            .head_dim = t->head_dim, .scale = 1 / sqrtf((float)t->head_dim));
-        close_block(m, &l->co, &l->cross_norm, &att, x);
+        post_norm_close(&p, &l->co, &l->cross_norm, &att, x);
     }
     struct tensor ff = blip_rows(m->s.ff, n, t->n_ff);
-    OP(be, linear, .out = {&ff}, .w = {l->fc1.w}, .bias = {&l->fc1.bias}, .x = x);
-    OP(be, act, .out = &ff, .x = &ff, .act = t->act);
-    close_block(m, &l->fc2, &l->ff_norm, &ff, x);
+    post_norm_feed(&p, &(const struct post_norm_ff){&l->fc1, &l->fc2, &l->ff_norm}, &ff, x);
 }
 
 /* Rows [begin, begin + n_q) of q look at keys and values of dim floats a row. */
@@ -168,12 +167,10 @@ void blip_text_read(struct blip *m, const struct blip_text_layer *l, struct tens
 {
     const struct blip_text *t = &m->text;
     const int n = (int)x->dims[0];
-    struct tensor att = blip_rows(m->s.att, n, t->dim);
     project(m, l, x);
     m->s.items[0] = item_of(m, 0, n, m->s.k, m->s.v, n);
     OP(m->be, attn, .items = m->s.items, .n_items = 1, .n_heads = t->n_heads,
        .head_dim = t->head_dim, .scale = 1 / sqrtf((float)t->head_dim));
-    close_block(m, &l->o, &l->norm, &att, x);
     if (view != NULL)
         m->s.items[0] =
             item_of(m, 0, n, view->kv, view->kv + (int64_t)view->n_keys * t->dim, view->n_keys);
@@ -219,7 +216,6 @@ static void decode_layer(struct blip *m, int i, char *kv_base, const struct text
     OP(m->be, kv_store, .kv = kv, .k = &k, .v = &v, .rows = b->rows);
     OP(m->be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows, .n_heads = t->n_heads,
        .scale = 1 / sqrtf((float)t->head_dim));
-    close_block(m, &l->o, &l->norm, &att, &x);
     finish_layer(m, l, &x, cross_items(m, b, i));
 }
 
