@@ -123,6 +123,8 @@ def make_cases():
         base | {"name": "enlarged, two of a batch", "n": 2, "scheduler": "euler_a"},
         base | {"name": "enlarged, dpmpp_2m", "scheduler": "dpmpp_2m"},
         base | {"name": "enlarged, two calls a step", "scheduler": "heun"},
+        base | {"name": "enlarged, epsilon", "model": "upscaler_epsilon", "prediction": "epsilon",
+                "width": 32, "height": 32},
         base | {"name": "enlarged in windows", "tiled": True, "width": 96, "height": 64},
         base | {"name": "made, then enlarged", "first": "sd15", "width": 96, "height": 64},
     ]

@@ -57,6 +57,7 @@ static const struct engine_model fixtures[] = {
     {.id = "refiner", .path = DIR "sd_refiner"},
     {.id = "single_refiner", .path = single.path, .tokenizer = DIR "sd_sdxl/tokenizer_2"},
     {.id = "upscaler", .path = DIR "sd_upscaler"},
+    {.id = "upscaler_epsilon", .path = DIR "sd_upscaler", .prediction = "epsilon"},
     {.id = "control_a", .path = DIR "control_a"},
     {.id = "control_b", .path = DIR "control_b"},
     {.id = "control_pool", .path = DIR "control_pool"},
