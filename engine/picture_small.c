@@ -37,7 +37,7 @@ void picture_small_begin(struct picture *p)
 {
     const struct image_task *it = p->task;
     const size_t n = (size_t)it->shape.h * (size_t)it->shape.w * 3;
-    float *noise = p->out[0]; /* scratch until the first call: c >= 3 */
+    float *noise = p->out[0]; /* scratch until the first call; a latent has no less */
     if (!it->stage.later)
         picture_small_give(p, &(const struct stage_gift){.rgb = it->spec.small,
                                                          .h = it->spec.height / it->d->info->scale,

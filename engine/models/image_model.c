@@ -15,6 +15,8 @@
 #define ENLARGER_SCALE    0.08333f /* of its latents, whatever the file says: as in diffusers */
 #define ENLARGER_LEVELS   350      /* where model_index.json has no max_noise_level */
 
+enum { RGB = 3 }; /* channels of the picture that is enlarged; its noise has room in a latent */
+
 /* ---- opening ---- */
 
 struct opening {
@@ -151,7 +153,8 @@ static int check_parts(struct image_model *m, struct err *e)
                        pooled, u->pooled_dim);
     const struct vae_info *v = vae_of(m);
     info->inpaint = u->in_channels == 2 * v->latent_channels + 1;
-    info->enlarges = !info->inpaint && u->in_channels == v->latent_channels + 3;
+    info->enlarges =
+        !info->inpaint && v->latent_channels >= RGB && u->in_channels == v->latent_channels + RGB;
     if (u->out_channels != v->latent_channels ||
         (u->in_channels != v->latent_channels && !info->inpaint && !info->enlarges))
         return err_set(e, ERR_UNSUPPORTED, "a unet of %d to %d channels with a latent of %d",
