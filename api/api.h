@@ -111,6 +111,7 @@ enum {
     ROUTE_LOADING_OK = 2, /* answers while loading */
     ROUTE_UPLOAD = 4,     /* takes files: a larger body, and always a worker */
     ROUTE_PICTURE = 8, /* JSON that may hold a picture, where a model takes them: a larger body */
+    ROUTE_ADMIN = 16,     /* changes what everybody gets: an admin's, where there are admin keys */
 };
 
 /* One table (api/routes.c) makes the dispatch, the 405s, /openapi.json and docs/API.md's check. */

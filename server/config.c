@@ -532,24 +532,36 @@ static int split_keys(struct config *c, const char *s, const char *seps, struct 
     return 0;
 }
 
+/* Keys that the environment and a file have; meant to guard the server, so neither may be empty. */
+static int read_keys(struct config *c, const char *variable, const char *path,
+                     struct config_keys *k, struct err *e)
+{
+    const int before = k->n;
+    const char *env = getenv(variable); /* NOLINT(concurrency-mt-unsafe): at start */
+    int rc = env ? split_keys(c, env, ",", k, e) : 0;
+    if (!rc && env && *env && k->n == before)
+        rc = err_set(e, ERR_INVALID, "%s has no key in it", variable);
+    if (rc || !*path)
+        return rc;
+    struct buf text;
+    buf_init(&text, FILE_BYTES_MAX);
+    rc = file_read(&text, path, e);
+    if (!rc)
+        rc = split_keys(c, buf_str(&text), "\n", k, e);
+    if (!rc && k->n == before)
+        rc = err_set(e, ERR_INVALID, "%s: no key in it", path);
+    buf_free(&text);
+    return rc;
+}
+
 int config_api_keys(struct config *c, struct config_keys *k, struct err *e)
 {
     k->n = 0;
     k->keys = arena_array(&c->arena, MAX_KEYS, sizeof(*k->keys));
     k->safety = arena_array(&c->arena, MAX_KEYS, sizeof(*k->safety));
-    const char *env = getenv("DUETTO_API_KEYS"); /* NOLINT(concurrency-mt-unsafe): at start */
-    int rc = env ? split_keys(c, env, ",", k, e) : 0;
-    if (!rc && env && *env && !k->n) /* meant to guard the server: never open it by mistake */
-        rc = err_set(e, ERR_INVALID, "DUETTO_API_KEYS has no key in it");
-    if (rc || !*c->api_keys_file)
-        return rc;
-    struct buf text;
-    buf_init(&text, FILE_BYTES_MAX);
-    rc = file_read(&text, c->api_keys_file, e);
+    int rc = read_keys(c, "DUETTO_API_KEYS", c->api_keys_file, k, e);
+    k->n_api = k->n;
     if (!rc)
-        rc = split_keys(c, buf_str(&text), "\n", k, e);
-    if (!rc && !k->n)
-        rc = err_set(e, ERR_INVALID, "%s: no API key in it", c->api_keys_file);
-    buf_free(&text);
+        rc = read_keys(c, "DUETTO_ADMIN_KEYS", c->admin_keys_file, k, e);
     return rc;
 }

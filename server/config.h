@@ -76,6 +76,7 @@
     I(sse_keepalive_s, 15, 1, 3600, "seconds between keep-alive comments in a silent stream") \
     I(heartbeat_timeout_s, 30, 2, 3600, "seconds without an engine step after which /health says 503") \
     S(api_keys_file, "", NULL, "file with one API key a line; DUETTO_API_KEYS holds them with commas") \
+    S(admin_keys_file, "", NULL, "the same for admin keys (DUETTO_ADMIN_KEYS): with any, only they load and unload adapters") \
     B(metrics_public, true, "answer /metrics without an API key") \
     S(cors_origins, "", NULL, "origins that browsers may call from, with commas, or *; empty: none") \
     S(tls_cert_file, "", NULL, "certificate chain (PEM); with tls_key_file the server speaks HTTPS") \
@@ -117,9 +118,10 @@ void config_help(struct buf *out);
 void config_json(const struct config *c, struct buf *out);
 void config_markdown(struct buf *out);
 
-/* DUETTO_API_KEYS and api_keys_file, in c's arena: "KEY", or "KEY safety=flag". */
+/* DUETTO_API_KEYS and api_keys_file, DUETTO_ADMIN_KEYS and admin_keys_file, in c's arena: "KEY", or "KEY
+ * safety=flag".  Without API keys everybody may call; without admin keys whoever may call is one. */
 struct config_keys {
-    int n;
+    int n, n_api;      /* API keys, then admin keys */
     const char **keys; /* [n] */
     const char *
         *safety; /* [n] a choice of the option safety; that option's where the key says nothing */

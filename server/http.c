@@ -339,13 +339,19 @@ static void request_route(struct conn *c, const struct guard_headers *g)
     if (c->route->flags & ROUTE_UPLOAD)
         snprintf(c->content_type, sizeof(c->content_type), "%s",
                  g->content_type ? g->content_type : "");
-    if (h->o.keys.n && !open && c->owner < 0) {
+    const bool admin = c->route->flags & ROUTE_ADMIN && h->o.keys.n > h->o.keys.n_api;
+    if (((h->o.keys.n_api && !open) || admin) && c->owner < 0) {
         err_set(e, ERR_INVALID,
                 g->authorization || g->api_key ? "Incorrect API key provided"
                                                : "You didn't provide an API key; "
                                                  "use \"Authorization: Bearer KEY\"");
         err_reason(e, "invalid_api_key");
         refuse(c, 401);
+        return;
+    }
+    if (admin && c->owner < h->o.keys.n_api) {
+        err_set(e, ERR_INVALID, "this needs an admin key");
+        refuse(c, 403);
         return;
     }
     c->body.max = api_body_max(h->o.api, c->route);

@@ -11,7 +11,7 @@ import numpy
 import PIL.Image
 import pytest
 
-from harness import PAINTER, PATIENCE_S, ROOT, TINY, eventually, form, png
+from harness import PAINTER, PATIENCE_S, ROOT, TINY, Server, eventually, form, png
 
 FILES = ROOT / "tests" / "fixtures" / "lora"
 GENERATE = "/v1/images/generations"
@@ -201,6 +201,32 @@ def test_without_a_directory(start):
     assert call(server, "GET", "/v1/adapters")[0] == 400
     status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("peft")]})
     assert status == 400 and "lora_dir" in r["error"]["message"]
+
+
+def test_admins_load_and_unload(folder):
+    def ask(s, method, path, key, body=None):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        status, _, text = s.request(method, path, body, headers)
+        return status, (json.loads(text).get("error") or {}).get("code")
+
+    def changes(s, key):
+        return {ask(s, "POST", "/v1/adapters", key, {"name": "nothing"}),
+                ask(s, "DELETE", "/v1/adapters/nothing", key),
+                ask(s, "POST", "/v1/load_lora_adapter", key, {"lora_name": "nothing"}),
+                ask(s, "POST", "/v1/unload_lora_adapter", key, {"lora_name": "nothing"})}
+
+    models, flags = {"painter": PAINTER}, ("--threads", 1, "--lora_dir", folder)
+    for keys in ((), ("user",)):
+        with Server(*flags, models=models, keys=keys, env={"DUETTO_ADMIN_KEYS": "root"}) as s:
+            assert changes(s, None) == changes(s, "guess") == {(401, "invalid_api_key")}
+            assert {status for status, _ in changes(s, "root")} <= {400, 404}
+            assert ask(s, "GET", "/v1/adapters", "root")[0] == 200
+            assert ask(s, "GET", "/v1/adapters", None)[0] == (401 if keys else 200)
+            if keys:
+                assert changes(s, "user") == {(403, "forbidden")}
+                assert ask(s, "GET", "/v1/adapters", "user")[0] == 200
+    with Server(*flags, models=models, keys=("user",)) as s:
+        assert {status for status, _ in changes(s, "user")} <= {400, 404}
 
 
 def test_few_at_once(start, folder):

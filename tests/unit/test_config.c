@@ -393,6 +393,26 @@ static void config_keys_come_from_environment_and_file(void **state)
     }
 }
 
+static void config_admin_keys_come_last(void **state)
+{
+    (void)state;
+    struct config_keys k = {.n = -1};
+    setenv("DUETTO_API_KEYS", "one", 1);
+    setenv("DUETTO_ADMIN_KEYS", "root safety=flag", 1);
+    write_file("toor\n");
+    assert_int_equal(LOAD("--admin_keys_file", path), 0);
+    assert_int_equal(config_api_keys(&config, &k, &err), 0);
+    assert_int_equal(k.n, 3);
+    assert_int_equal(k.n_api, 1);
+    assert_string_equal(k.keys[1], "root");
+    assert_string_equal(k.safety[1], "flag");
+    assert_string_equal(k.keys[2], "toor");
+    setenv("DUETTO_ADMIN_KEYS", " , ", 1);
+    assert_int_equal(load(NULL), 0);
+    assert_int_equal(config_api_keys(&config, &k, &err), ERR_INVALID);
+    unsetenv("DUETTO_ADMIN_KEYS");
+}
+
 static void config_refuses_what_a_key_cannot_have(void **state)
 {
     (void)state;
@@ -418,7 +438,7 @@ static void config_refuses_to_run_open_by_mistake(void **state)
     write_file("# no key yet\n\n");
     assert_int_equal(LOAD("--api_keys_file", path), 0);
     assert_int_equal(config_api_keys(&config, &k, &err), ERR_INVALID);
-    assert_non_null(strstr(err.msg, "no API key"));
+    assert_non_null(strstr(err.msg, "no key"));
     assert_int_equal(LOAD("--api_keys_file", "/nonexistent/keys"), 0);
     assert_int_equal(config_api_keys(&config, &k, &err), ERR_NOTFOUND);
 }
@@ -443,6 +463,7 @@ int main(void)
         TEST(config_json_is_a_file_that_gives_the_same),
         TEST(config_help_and_markdown_name_every_option),
         TEST(config_keys_come_from_environment_and_file),
+        TEST(config_admin_keys_come_last),
         TEST(config_refuses_what_a_key_cannot_have),
         TEST(config_refuses_to_run_open_by_mistake),
     };
