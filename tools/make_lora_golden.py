@@ -140,6 +140,25 @@ def with_middle(lora, path):
     return whole
 
 
+def with_patterns(lora, path):
+    """As diffusers saves a LoRA some of whose layers have a rank and an alpha of their own."""
+    out, ranks, g = {}, {}, torch.Generator().manual_seed(11)
+    for (part, layer), (down, up) in lora.layers.items():
+        if layer.endswith("to_v"):
+            ranks[layer] = RANK + 2
+            down = torch.randn(RANK + 2, down.shape[1], generator=g) / down.shape[1] ** 0.5
+            up = torch.randn(up.shape[0], RANK + 2, generator=g) * 0.5
+        d, u, _ = peft(part, layer)
+        out[d], out[u] = down.half().contiguous(), up.half().contiguous()
+    first = next(layer for _, layer in lora.layers if layer.endswith("to_q"))
+    config = {"r": RANK, "lora_alpha": 3, "rank_pattern": ranks,
+              "alpha_pattern": {"attn2.to_v": 1, first: 5, "to_k": 2},
+              "target_modules": sorted({layer.split(".attn", 1)[1].split(".", 1)[1]
+                                        for _, layer in lora.layers})}
+    save_file(out, path, {"format": "pt", "lora_adapter_metadata": json.dumps(
+        {f"unet.{key}": value for key, value in config.items()})})
+
+
 def make_adapters(folder, to):
     """Files, and for some of them which file says the same to diffusers."""
     same = {}
@@ -165,6 +184,8 @@ def make_adapters(folder, to):
     lora.write(to / "kohya_xl.safetensors", kohya_ldm)
     Lora(xl, lambda part, name: attention(part, name) or "self_attn" in name, 7).write(
         to / "peft_xl.safetensors", peft)
+    with_patterns(Lora(sd, lambda part, name: part == "unet" and attention(part, name), 10),
+                  to / "patterns.safetensors")
     g = torch.Generator().manual_seed(8)
     widths = sd.text_encoder.config.hidden_size, xl.text_encoder.config.hidden_size, \
         xl.text_encoder_2.config.hidden_size
@@ -248,6 +269,7 @@ def make_cases():
         base | {"name": "diffusers with dots", "loras": one("dotted", scale=-0.8)},
         base | {"name": "old processors", "loras": one("processors", scale=1.5)},
         base | {"name": "LoCon with a middle", "loras": one("middle", scale=1.0)},
+        base | {"name": "ranks and alphas by pattern", "loras": one("patterns", scale=0.9)},
         base | {"name": "three with scales", "loras": one("kohya", scale=0.4) +
                 one("peft", scale=0.6) + one("dotted", scale=0.5)},
         base | {"name": "other scale for text",

@@ -203,7 +203,39 @@ static int collect(struct reading *r)
     return 0;
 }
 
-/* diffusers writes PEFT's settings into the header: alpha, where no tensor has it. */
+/* PEFT's way to name layers: the whole name, or its end from a dot on.  Its keys are regular expressions; what
+ * people and diffusers write are plain names. */
+static bool pattern_fits(const char *key, const char *layer)
+{
+    const size_t n = strlen(key), len = strlen(layer);
+    return n > 0 && n <= len && strcmp(layer + len - n, key) == 0 &&
+           (n == len || layer[len - n - 1] == '.');
+}
+
+/* The alpha of a layer: that of the first pattern that fits it, else the plain one. */
+static double alpha_of(const struct cJSON *patterns, const char *layer, double plain)
+{
+    for (const struct cJSON *v = json_first(patterns); v != NULL; v = json_next(v))
+        if (pattern_fits(json_key(v), layer))
+            return json_num(v);
+    return plain;
+}
+
+static int check_patterns(const struct cJSON *patterns, const char *what, struct err *e)
+{
+    for (const struct cJSON *v = json_first(patterns); v != NULL; v = json_next(v)) {
+        if (json_type(v) != JSON_NUMBER || json_key(v) == NULL)
+            return err_set(e, ERR_CORRUPT, "%s: a member is no number", what);
+        if (strpbrk(json_key(v), "\\^$|?*+()[]{}") != NULL)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "%s: '%.80s' is a regular expression: plain names are read", what,
+                           json_key(v));
+    }
+    return 0;
+}
+
+/* diffusers writes PEFT's settings into the header: alpha, where no tensor has it, and its exceptions; a rank of
+ * its own (rank_pattern) a layer shows in its matrices. */
 static int read_settings(struct reading *r)
 {
     static const char *const parts[] = {"unet", "text_encoder", "text_encoder_2"};
@@ -217,16 +249,17 @@ static int read_settings(struct reading *r)
     for (int i = 0; i < 3 && rc == 0; i++) {
         char key[64];
         snprintf(key, sizeof key, "%s.lora_alpha", parts[i]);
-        const double alpha = json_num(json_get(doc, key));
+        const double plain = json_num(json_get(doc, key));
         snprintf(key, sizeof key, "%s.use_rslora", parts[i]);
         const bool root = json_bool(json_get(doc, key));
         snprintf(key, sizeof key, "%s.alpha_pattern", parts[i]);
-        if (json_size(json_get(doc, key)) > 0)
-            rc = err_set(r->e, ERR_UNSUPPORTED, "a LoRA with %s is not built in", key);
-        for (int k = 0; k < r->m->store.n_places && rc == 0 && alpha != 0; k++) {
+        const struct cJSON *patterns = json_get(doc, key);
+        rc = check_patterns(patterns, key, r->e);
+        for (int k = 0; k < r->m->store.n_places && rc == 0; k++) {
             struct target *t = &r->targets[k];
+            const double alpha = alpha_of(patterns, r->m->store.places[k].name, plain);
             enum lora_where where;
-            if (!where_of(&r->m->store.places[k], &where) || (int)where != i ||
+            if (alpha == 0 || !where_of(&r->m->store.places[k], &where) || (int)where != i ||
                 t->t[LORA_DOWN] == NULL || t->t[LORA_DOWN]->ndim < 1)
                 continue;
             const double rank = (double)t->t[LORA_DOWN]->dims[0];
