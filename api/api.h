@@ -92,6 +92,7 @@ enum api_handler_id {
     API_SD_OPTIONS,
     API_SD_PROGRESS,
     API_SD_INTERRUPT,
+    API_SD_SKIP,
     API_SD_REFRESH,
     API_SD_SAMPLERS,
     API_SD_SCHEDULERS,
@@ -110,8 +111,8 @@ enum {
     ROUTE_PUBLIC = 1,     /* needs no API key */
     ROUTE_LOADING_OK = 2, /* answers while loading */
     ROUTE_UPLOAD = 4,     /* takes files: a larger body, and always a worker */
-    ROUTE_PICTURE = 8, /* JSON that may hold a picture, where a model takes them: a larger body */
     ROUTE_ADMIN = 16,     /* changes what everybody gets: an admin's, where there are admin keys */
+    ROUTE_PICTURE = 8, /* JSON that may hold a picture, where a model takes them: a larger body */
 };
 
 /* One table (api/routes.c) makes the dispatch, the 405s, /openapi.json and docs/API.md's check. */

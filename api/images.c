@@ -363,6 +363,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->aesthetic[1] = p->negative_aesthetic_score;
     s->clip_skip = (int)p->clip_skip;
     s->clip_skip_negative = c->priv->sd != NULL; /* as stable-diffusion-webui has it */
+    s->hole = c->priv->sd != NULL ? sdapi_mask_hole(c) : IMAGE_HOLE_INIT;
     s->partial_images = p->partials > 0 ? (int)p->partials : 0;
     s->safety = c->priv->safety;
     if (c->priv->sd != NULL && where != PARAM_ENLARGE)

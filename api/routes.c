@@ -44,6 +44,8 @@ const struct api_route api_routes[] = {
     {"GET", "/sdapi/v1/progress", API_SD_PROGRESS, 0, "How far this key's oldest request is"},
     {"POST", "/sdapi/v1/interrupt", API_SD_INTERRUPT, 0,
      "Ends this key's requests with what is complete"},
+    {"POST", "/sdapi/v1/skip", API_SD_SKIP, 0,
+     "Ends this key's oldest request with what is complete"},
     {"GET", "/sdapi/v1/options", API_SD_OPTIONS, 0, "The model and the options of this key"},
     {"POST", "/sdapi/v1/options", API_SD_SET_OPTIONS, 0, "Chooses them"},
     {"GET", "/sdapi/v1/samplers", API_SD_SAMPLERS, 0, "Lists the samplers"},

@@ -40,14 +40,13 @@ const struct param sdapi_table[] = {
      "one picture as base64"},
     {"mask", PARAM_TEXT, IMG2IMG, 0, 0, AT(mask), NULL, "white where it is made anew, as base64"},
     {"resize_mode", PARAM_INT, IMG2IMG, 0, 3, AT(resize_mode), NULL,
-     "of init_images: 0 stretch, 1 crop; 2 and 3 are not supported"},
+     "of init_images: 0 stretch, 1 crop, 2 widen by its borders; 3 is not supported"},
     {"mask_blur", PARAM_INT, IMG2IMG, 0, 64, AT(mask_blur), NULL, "pixels; 4"},
     {"mask_blur_x", PARAM_INT, IMG2IMG, 0, 64, AT(mask_blur_x), NULL, "the same as mask_blur"},
     {"mask_blur_y", PARAM_INT, IMG2IMG, 0, 64, AT(mask_blur_y), NULL, "the same as mask_blur"},
     {"inpainting_fill", PARAM_INT, IMG2IMG, 0, 3, AT(fill), NULL,
-     "what the mask covers at first: 0 its surroundings' colours, 1 the picture; 2 and 3, noise "
-     "and "
-     "nothing in the latent, are not supported"},
+     "what the mask covers at first: 0 its surroundings' colours, 1 the picture, 2 noise in the "
+     "latent, 3 nothing there"},
     {"inpaint_full_res", PARAM_OTHER, IMG2IMG, 0, 0, 0, "{\"type\":[\"boolean\",\"integer\"]}",
      "only what the mask covers, at full size; true"},
     {"inpaint_full_res_padding", PARAM_INT, IMG2IMG, 0, 4096, AT(padding), NULL,
@@ -84,7 +83,10 @@ const struct param sdapi_table[] = {
     {"hr_negative_prompt", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_negative), NULL,
      "only negative_prompt's"},
     {"hr_checkpoint_name", PARAM_TEXT, TXT2IMG, 0, 0, AT(hr_model), NULL, "none"},
-    {"refiner_checkpoint", PARAM_REFUSED, BOTH, 0, 0, 0, NULL, "use /v1/images/generations"},
+    {"refiner_checkpoint", PARAM_TEXT, BOTH, 0, 0, AT(refiner), NULL,
+     "another model for the last steps"},
+    {"refiner_switch_at", PARAM_NUM, BOTH, 0, 1, AT(refiner_at), NULL,
+     "the share of the steps before it; 0.8"},
 };
 const int sdapi_n = (int)(sizeof sdapi_table / sizeof *sdapi_table);
 
@@ -103,6 +105,7 @@ static const struct sdapi_params defaults = {
     .eta = NAN,
     .noise_multiplier = 1,
     .hr_scale = 2,
+    .refiner_at = 0.8f,
     .full_res = true,
     .send_images = true,
 };
@@ -209,10 +212,8 @@ static int check_unsupported(const struct cJSON *body, const struct sdapi_params
         return refuse("s_churn", "is not supported", e);
     if (p->noise_multiplier < 1 || p->noise_multiplier > 1)
         return refuse("initial_noise_multiplier", "is not supported", e);
-    if (p->resize_mode > 1)
-        return refuse("resize_mode", "only 0 (stretch) and 1 (crop) are supported", e);
-    if (p->fill > 1)
-        return refuse("inpainting_fill", "only 0 (fill) and 1 (original) are supported", e);
+    if (p->resize_mode > 2)
+        return refuse("resize_mode", "only 0 (stretch), 1 (crop) and 2 (fill) are supported", e);
     if (p->mask_blur_x != p->mask_blur_y)
         return refuse("mask_blur_x", "must be as mask_blur_y", e);
     const struct cJSON *scripts = json_get(body, "alwayson_scripts");
@@ -399,6 +400,25 @@ static int put_hires(const struct api_call *c, struct json_writer *w, struct err
     return 0;
 }
 
+/* None, or one that takes over at the very end or at once, as there: the model alone. */
+static int put_refiner(const struct api_call *c, struct json_writer *w, struct err *e)
+{
+    const struct sdapi_params *p = &c->priv->sd->p;
+    if (p->refiner == NULL || p->refiner[0] == '\0' || strcmp(p->refiner, "None") == 0 ||
+        !(p->refiner_at > 0 && p->refiner_at < 1))
+        return 0;
+    const struct model_card *m = sdapi_names_model(c->priv->api, p->refiner);
+    if (m == NULL) {
+        api_unknown_model(c->priv->api, p->refiner, e);
+        return err_param(e, "refiner_checkpoint");
+    }
+    json_open(w, "refiner", '{');
+    json_put_str(w, "model", m->id);
+    json_put_num(w, "switch_at", (double)p->refiner_at);
+    json_close(w, '}');
+    return 0;
+}
+
 static int put_pictures(struct api_call *c, const struct cJSON *body, struct json_writer *w,
                         struct err *e)
 {
@@ -432,6 +452,9 @@ static int their_field(struct err *e)
                                            {"loras", "prompt"},
                                            {"control", "alwayson_scripts.controlnet"},
                                            {"hires", "enable_hr"},
+                                           {"refiner", "refiner_checkpoint"},
+                                           {"refiner.model", "refiner_checkpoint"},
+                                           {"refiner.switch_at", "refiner_switch_at"},
                                            {"hires.upscaler", "hr_upscaler"},
                                            {"hires.strength", "denoising_strength"},
                                            {"hires.steps", "hr_second_pass_steps"},
@@ -462,6 +485,8 @@ int sdapi_begin(struct api_call *c, const struct cJSON *body, unsigned where, st
     if (err == 0 && p->hires)
         err = put_hires(c, &w, e);
     if (err == 0)
+        err = put_refiner(c, &w, e);
+    if (err == 0)
         err = sdapi_control_put(body, &w, e);
     if (err == 0 && where == PARAM_EDIT)
         err = put_pictures(c, body, &w, e);
@@ -488,5 +513,6 @@ int sdapi_begin(struct api_call *c, const struct cJSON *body, unsigned where, st
     p->prompt = p->negative_prompt = p->sampler = p->sampler_index = p->scheduler = NULL;
     p->script = p->mask = p->model = p->format = p->hr_upscaler = NULL;
     p->hr_sampler = p->hr_scheduler = p->hr_prompt = p->hr_negative = p->hr_model = NULL;
+    p->refiner = NULL;
     return err;
 }

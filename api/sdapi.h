@@ -32,6 +32,8 @@ struct sdapi_params {
     const char *hr_upscaler, *hr_sampler, *hr_scheduler, *hr_prompt, *hr_negative, *hr_model;
     int64_t hr_steps, hr_width, hr_height;
     float hr_scale;
+    const char *refiner;
+    float refiner_at;
     const char *model;                               /* of override_settings */
     int64_t clip_skip, seed_resize_w, seed_resize_h; /* clip_skip as there: 1 leaves out none; -1 */
     const char *format;                              /* samples_format, as ours; or NULL */
@@ -65,6 +67,7 @@ enum { SDAPI_PREVIEWS = 4 };
 /* Worker: im is the picture that was made; when another one is to be given out, it is made new in out. */
 int sdapi_mask_paste(const struct api_call *c, const struct image *im, struct image *out,
                      struct err *e);
+enum image_hole sdapi_mask_hole(const struct api_call *c); /* of inpainting_fill */
 void sdapi_info_answer(const struct api_call *c, const struct images_out *o, struct buf *out);
 
 /* ---- between the files ---- */

@@ -153,6 +153,34 @@ static int cut(struct image *im, const struct box *b, int width, int height, str
     return err;
 }
 
+/* In place of im: as large as it fits into width x height, in the middle; the rest continues its outermost rows or
+ * columns (resize_mode 2). */
+static int widen_to(struct image *im, int width, int height, struct err *e)
+{
+    const double have = (double)im->width / im->height, want = (double)width / height;
+    const int w = want < have ? width : im->width * height / im->height;
+    const int h = want < have ? im->height * width / im->width : height;
+    struct image fit = {0}, out = {0};
+    int err = image_resize(&fit, im, w > 0 ? w : 1, h > 0 ? h : 1, IMAGE_LANCZOS, e);
+    if (err == 0)
+        err = image_init(&out, width, height, im->channels, e);
+    const int left = width / 2 - fit.width / 2, top = height / 2 - fit.height / 2;
+    for (int y = 0; err == 0 && y < height; y++)
+        for (int x = 0; x < width; x++) {
+            const int fx = x < left ? 0 : x - left, fy = y < top ? 0 : y - top;
+            const size_t at = (size_t)(fy < fit.height ? fy : fit.height - 1) * (size_t)fit.width +
+                              (size_t)(fx < fit.width ? fx : fit.width - 1);
+            memcpy(out.data + ((size_t)y * (size_t)width + (size_t)x) * (size_t)im->channels,
+                   fit.data + at * (size_t)im->channels, (size_t)im->channels);
+        }
+    image_free(&fit);
+    if (err != 0)
+        return err;
+    image_free(im);
+    *im = out;
+    return 0;
+}
+
 /* The whole picture, or for resize_mode 1 its middle in the shape of the request. */
 static struct box whole(const struct sdapi_params *p, const struct image *im)
 {
@@ -172,21 +200,28 @@ static struct box whole(const struct sdapi_params *p, const struct image *im)
     return b;
 }
 
+/* In place of im: the whole picture in the size of the request, by resize_mode. */
+static int resize_whole(const struct sdapi_params *p, struct image *im, struct err *e)
+{
+    const struct box b = whole(p, im);
+    return p->resize_mode == 2 ? widen_to(im, (int)p->width, (int)p->height, e)
+                               : cut(im, &b, (int)p->width, (int)p->height, e);
+}
+
 /* Keeps picture and mask for pasting, then leaves in them what is worked on. */
 static int cut_both(struct sdapi_call *sd, struct image *im, struct image *mask, struct err *e)
 {
     const int w = (int)sd->p.width, h = (int)sd->p.height;
     struct sdapi_paste *t = &sd->paste;
-    struct box b = whole(&sd->p, im);
+    struct box b = {0, 0, w, h};
     int err = 0;
     if (sd->p.full_res) {
         if (!find_box(mask, (int)sd->p.padding, &b))
             return 1;
         fit_box(&b, w, h, im);
-    } else if ((err = cut(im, &b, w, h, e)) != 0 || (err = cut(mask, &b, w, h, e)) != 0) {
+    } else if ((err = resize_whole(&sd->p, im, e)) != 0 ||
+               (err = resize_whole(&sd->p, mask, e)) != 0) {
         return err;
-    } else {
-        b = (struct box){0, 0, w, h};
     }
     if ((err = image_convert(&t->base, im, 3, e)) != 0 ||
         (err = image_convert(&t->alpha, mask, 1, e)) != 0)
@@ -215,10 +250,8 @@ static int prepare(struct api_call *c, struct image *im, struct image *mask, str
         err = fill(im, mask, e);
     if (err == 0 && mask->data != NULL)
         err = sdapi_encode(mask, out, e);
-    if (err == 1 || (err == 0 && mask->data == NULL)) { /* nothing is masked: the whole picture */
-        const struct box b = whole(&sd->p, im);
-        err = cut(im, &b, (int)sd->p.width, (int)sd->p.height, e);
-    }
+    if (err == 1 || (err == 0 && mask->data == NULL)) /* nothing is masked: the whole picture */
+        err = resize_whole(&sd->p, im, e);
     return err == 0 ? sdapi_encode(im, image, e) : err;
 }
 
@@ -252,6 +285,12 @@ int sdapi_mask_prepare(struct api_call *c, const struct cJSON *body, struct buf 
     image_free(&rgb);
     image_free(&hole);
     return err;
+}
+
+enum image_hole sdapi_mask_hole(const struct api_call *c)
+{
+    const int64_t fill = c->priv->sd->p.fill;
+    return fill == 2 ? IMAGE_HOLE_NOISE : fill == 3 ? IMAGE_HOLE_ZERO : IMAGE_HOLE_INIT;
 }
 
 /* ---- the result ---- */

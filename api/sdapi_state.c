@@ -181,11 +181,15 @@ static void put_progress(struct api_call *c)
     json_close(&w, '}');
 }
 
-static void interrupt(struct api_call *c)
+/* All of the key's, or the oldest. */
+static void interrupt(struct api_call *c, bool all)
 {
-    for (struct api_call *o = c->priv->api->sd_calls; o != NULL; o = o->priv->sd->next) {
+    bool any = false;
+    for (struct api_call *o = c->priv->api->sd_calls; o != NULL && (all || !any);
+         o = o->priv->sd->next) {
         if (o->priv->owner != c->priv->owner || o->state != API_RUNNING)
             continue;
+        any = true;
         o->priv->sd->interrupted = true;
         job_cancel(o->job);
     }
@@ -202,7 +206,8 @@ bool sdapi_state_get(struct api_call *c, enum api_handler_id id)
         put_progress(c);
         return true;
     case API_SD_INTERRUPT:
-        interrupt(c);
+    case API_SD_SKIP:
+        interrupt(c, id == API_SD_INTERRUPT);
         return true;
     case API_SD_LORAS:
     case API_SD_EMBEDDINGS:

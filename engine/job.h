@@ -160,6 +160,9 @@ struct control_spec {
     bool guess; /* a ControlNet for the prompt's side alone, less by its upper levels */
 };
 
+/* What stands in the latent where the mask covers it, before the noise of the first step. */
+enum image_hole { IMAGE_HOLE_INIT, IMAGE_HOLE_NOISE, IMAGE_HOLE_ZERO };
+
 /* Pictures of a latent diffusion model.  Image i of n has the noise of seed + i, and is the same
  * picture whatever n is.  A field that image_spec_default leaves says: as the model's card has it.
  * With init alone the picture is made from init (img2img), with mask too only what the mask says is
@@ -187,6 +190,7 @@ struct image_spec {
     int partial_images;      /* previews on the way, 0 ... JOB_PARTIALS_MAX */
     const uint8_t *init;     /* [height, width, 3] or NULL */
     const uint8_t *mask;     /* [height, width], 255: make anew, 0: keep; or NULL */
+    enum image_hole hole;
     enum safety_action safety;
     struct image_passes passes;
     int n_loras; /* at most JOB_LORAS_MAX */

@@ -312,6 +312,23 @@ static void emit_progress(struct picture *p, int step)
     job_emit(p->task->task->job, ev);
 }
 
+/* What the mask covers of p->image becomes nothing, or the noise that the picture's seed draws next; that is
+ * drawn again afterwards, as stable-diffusion-webui has it.  noise is scratch. */
+static void empty_hole(struct picture *p, float *noise)
+{
+    const struct image_task *it = p->task;
+    const size_t c = (size_t)it->shape.c, n = latent_floats(it) / c;
+    if (!it->spec.mask || it->spec.hole == IMAGE_HOLE_INIT)
+        return;
+    if (it->spec.hole == IMAGE_HOLE_NOISE) {
+        struct rng_torch copy = p->rng;
+        rng_torch_normal_nhwc(&copy, noise, it->shape.h, it->shape.w, it->shape.c);
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < c && it->mask[i] > 0; k++)
+            p->image[i * c + k] = it->spec.hole == IMAGE_HOLE_NOISE ? noise[i * c + k] : 0;
+}
+
 void picture_begin(struct picture *p)
 {
     struct image_task *it = p->task;
@@ -323,6 +340,8 @@ void picture_begin(struct picture *p)
     /* A UNet that sees the mask does not need init itself unless it begins from it. */
     if (p->moments || (s->init && !(sees_mask(it) && it->from == FROM_NOISE)))
         sample_moments(p, p->moments ? p->moments : it->moments[MOMENTS_INIT], p->image, p->out[0]);
+    if (p->image)
+        empty_hole(p, p->out[0]);
     if (s->denoising_start > 0 &&
         it->from != FROM_NOISE) /* it has the noise of that step already */
         memcpy(p->latent, p->image, latent_floats(it) * sizeof *p->latent);

@@ -92,7 +92,7 @@ def test_webuiapi_changes_a_picture(painter):
 
 
 @pytest.mark.parametrize("full_res", [True, False])
-@pytest.mark.parametrize("fill", [0, 1])
+@pytest.mark.parametrize("fill", [0, 1, 2, 3])
 def test_webuiapi_paints_within_a_mask(painter, full_res, fill):
     """What the mask does not cover stays as it was, to the byte."""
     im, mask = image((96, 64)), PIL.Image.new("L", (96, 64))
@@ -104,6 +104,15 @@ def test_webuiapi_paints_within_a_mask(painter, full_res, fill):
     assert r.image.size == (96, 64)
     box = PIL.ImageChops.difference(r.image.convert("RGB"), im).getbbox()
     assert box is not None and box[0] >= 30 and box[1] >= 14 and box[2] <= 66 and box[3] <= 50
+
+
+def test_each_fill_begins_differently(painter):
+    im, mask = image((32, 32)), PIL.Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 16))
+    made = {client(painter).img2img(images=[im], mask_image=mask, prompt="x", seed=1, steps=4, width=32, height=32,
+                                    denoising_strength=0.5, inpaint_full_res=False, mask_blur=0,
+                                    inpainting_fill=fill).image.convert("RGB").tobytes() for fill in (1, 2, 3)}
+    assert len(made) == 3
 
 
 def test_webuiapi_chooses_a_model(painter):
@@ -248,6 +257,55 @@ def test_progress_and_interrupt(painter):
     assert call(painter, "/sdapi/v1/progress")[1]["progress"] == 0
 
 
+def test_skip_ends_the_oldest(painter):
+    api, got = client(painter), {}
+
+    def make(seed):
+        got[seed] = api.txt2img(prompt="a fox", width=32, height=32, steps=900, seed=seed)
+
+    threads = []
+    for seed in (1, 2):
+        threads.append(threading.Thread(target=make, args=(seed,)))
+        threads[-1].start()
+        eventually(lambda: call(painter, "/sdapi/v1/progress")[1]["state"]["job_count"] == seed)
+    assert call(painter, "/sdapi/v1/skip", {}, "bob")[0] == 200  # nothing of others
+    assert call(painter, "/sdapi/v1/progress")[1]["state"]["job_count"] == 2
+    assert call(painter, "/sdapi/v1/skip", {})[0] == 200
+    threads[0].join()
+    assert got[1].images == [] and 2 not in got
+    client(painter).interrupt()
+    threads[1].join()
+
+
+def test_resize_and_fill_continues_the_borders(painter):
+    """What the model sees of a square in a wide picture, told by a mask that covers nothing of it."""
+    im = PIL.Image.new("RGB", (32, 32), (10, 20, 30))
+    im.paste((200, 0, 0), (0, 0, 1, 32))
+    im.paste((0, 0, 200), (31, 0, 32, 32))
+    mask = PIL.Image.new("L", (32, 32))
+    mask.putpixel((16, 16), 255)
+    r = client(painter).img2img(images=[im], mask_image=mask, prompt="x", seed=1, width=64, height=32, steps=2,
+                                inpaint_full_res=False, mask_blur=0, resize_mode=2).image.convert("RGB")
+    assert r.size == (64, 32)
+    assert [r.getpixel((x, 5)) for x in (0, 8, 16)] == [(200, 0, 0)] * 3
+    assert [r.getpixel((x, 31)) for x in (47, 56, 63)] == [(0, 0, 200)] * 3
+    assert r.getpixel((25, 5)) == (10, 20, 30)
+    plain = client(painter).img2img(images=[im], prompt="x", seed=1, width=64, height=32, steps=2, resize_mode=2)
+    assert plain.image.size == (64, 32)
+
+
+def test_a_refiner_takes_over(painter):
+    one = call(painter, "/sdapi/v1/txt2img", {**SMALL, "steps": 4})[1]
+    for off in ({"refiner_checkpoint": "None"}, {"refiner_checkpoint": ""},
+                {"refiner_checkpoint": "other", "refiner_switch_at": 1}):
+        assert call(painter, "/sdapi/v1/txt2img", {**SMALL, "steps": 4, **off})[1]["images"] == one["images"]
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "steps": 4, "refiner_checkpoint": "other",
+                                                    "refiner_switch_at": 0.5})
+    assert status == 200 and "Refiner: other, Refiner switch at: 0.5" in json.loads(r["info"])["infotexts"][0]
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "refiner_checkpoint": "nobody"})
+    assert status == 404 and r["error"]["param"] == "refiner_checkpoint", r
+
+
 # ---- what is the same and what is not ----
 
 
@@ -305,7 +363,7 @@ def test_what_is_not_supported_is_refused_by_name(painter, field):
     {}, {"init_images": []}, {"init_images": ["x"]}, {"init_images": "x"}, {"init_images": [None]},
     {"init_images": [b64(image()), b64(image())]}, {"init_images": [b64(image())], "mask": "rubbish"},
     {"init_images": [b64(image())], "mask": 1}, {"init_images": [b64(image())], "resize_mode": 3},
-    {"init_images": [b64(image())], "inpainting_fill": 2, "mask": b64(image())},
+    {"init_images": [b64(image())], "inpainting_fill": 4, "mask": b64(image())},
     {"init_images": [b64(image())], "width": 32, "height": None},
     {"init_images": [b64(image())], "width": 30000, "height": 30000},
     {"init_images": [b64(image())], "denoising_strength": 0},
