@@ -73,6 +73,10 @@ static void check_spec(const struct image_spec *s)
     check(s->prompt != NULL && s->model != NULL);
     check(isnan(s->strength) || (s->strength >= 0 && s->strength <= 1));
     check(s->mask == NULL || s->init != NULL);
+    const struct step_cache_spec *kept = &s->step_cache;
+    check(kept->kind != STEP_CACHE_DEEPCACHE || (kept->interval >= 2 && kept->interval <= 100 &&
+                                                 kept->branch >= 0 && kept->branch <= 200));
+    check(kept->kind != STEP_CACHE_FIRST_BLOCK || (kept->threshold > 0 && kept->threshold <= 10));
     check(s->n_controls >= 0 && s->n_controls <= 2);
     unsigned sum = 0; /* every byte is there */
     for (int i = 0; i < s->n_controls; i++) {
