@@ -262,7 +262,8 @@ PTXRUN  := $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
 $(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(PTXRUN)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o $(EMU_FEW) $(PTXRUN)
+$(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o \
+                   $(filter-out %.a,$(EMU_FEW)) $(PTXRUN)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
