@@ -16,6 +16,8 @@ struct cache_pool {
     struct cache *cache;
     char *base;
     size_t page_bytes, map_bytes;
+    size_t piece_bytes;    /* of a device's memory, which comes in pieces; 0: it does not */
+    uint32_t *piece_pages; /* how many of a piece's pages are resident */
     int32_t n_pages;
     struct radix tree;
     /* Free page ids: warm ones (memory present) from the left, given-back ones from the right; ids
@@ -33,6 +35,7 @@ struct cache {
     size_t held_bytes, kept_bytes, aside_bytes;
     struct cache_item *first, *last; /* kept, the longest unused first */
     size_t resident_bytes;
+    struct err lost; /* code 0, or why a page has no memory */
     uint64_t version;
     int n_pools;
     struct cache_pool pools[POOLS_MAX];
@@ -54,12 +57,15 @@ void cache_close(struct cache *c)
         return;
     for (int i = 0; i < c->n_pools; i++) {
         struct cache_pool *p = &c->pools[i];
-        if (c->device)
+        if (p->piece_bytes)
+            c->device->range_close(c->device, p->base);
+        else if (c->device)
             team_free(c->device, p->base);
         else
             munmap(p->base, p->map_bytes);
         radix_fini(&p->tree);
         free(p->free_ids);
+        free(p->piece_pages);
     }
     free(c);
 }
@@ -70,10 +76,23 @@ void cache_on_device(struct cache *c, struct backend *be, int n_pools)
     c->n_device_pools = n_pools;
 }
 
-static char *pool_memory(struct cache *c, size_t bytes, struct err *e)
+/* Those that compute a model together have equal memories, taken at once. */
+static bool comes_in_pieces(const struct backend *be)
 {
-    if (c->device)
-        return team_alloc(c->device, bytes, e);
+    return be->range_open && !be->team;
+}
+
+static char *pool_memory(struct cache_pool *p, size_t bytes, struct err *e)
+{
+    struct backend *be = p->cache->device;
+    if (be && comes_in_pieces(be)) {
+        char *base = be->range_open(be, bytes, &p->piece_bytes, e);
+        if (base)
+            p->piece_pages = xcalloc(bytes / p->piece_bytes + 1, sizeof *p->piece_pages);
+        return base;
+    }
+    if (be)
+        return team_alloc(be, bytes, e);
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base != MAP_FAILED)
@@ -86,7 +105,8 @@ int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, 
 {
     if (c->n_pools == POOLS_MAX)
         return err_set(e, ERR_TOOBIG, "more than %d models", POOLS_MAX);
-    size_t budget = c->budget_bytes / (size_t)(c->device ? c->n_device_pools : 1);
+    const bool whole = c->device && !comes_in_pieces(c->device);
+    size_t budget = c->budget_bytes / (size_t)(whole ? c->n_device_pools : 1);
     size_t n = page_bytes ? budget / page_bytes : 0;
     if (n == 0)
         return err_set(e, ERR_TOOBIG, "the cache budget of %zu bytes is below one page (%zu bytes)",
@@ -104,7 +124,7 @@ int cache_pool_add(struct cache *c, struct cache_pool **out, size_t page_bytes, 
         free(p->free_ids);
         return err_set(e, ERR_NOMEM, "no memory for the tables of %zu pages", n);
     }
-    p->base = pool_memory(c, p->map_bytes, e);
+    p->base = pool_memory(p, p->map_bytes, e);
     if (!p->base) {
         radix_fini(&p->tree);
         free(p->free_ids);
@@ -154,6 +174,36 @@ static size_t cold_bytes(const struct cache *c)
 
 /* --- single pages --- */
 
+static bool page_give_back(struct cache_pool *p);
+
+/* A piece of a device's memory; free pages of others give theirs back where there is none. */
+static void piece_fill(struct cache_pool *p, size_t piece)
+{
+    struct cache *c = p->cache;
+    struct err e = {0};
+    int rc = c->device->range_fill(c->device, p->base, piece, &e);
+    if (rc == ERR_NOMEM) {
+        for (int i = 0; i < c->n_pools; i++)
+            while (page_give_back(&c->pools[i]))
+                ;
+        rc = c->device->range_fill(c->device, p->base, piece, &e);
+    }
+    if (rc)
+        c->lost = e;
+}
+
+/* The page is about to have memory, or does not need it any more. */
+static void page_resident(struct cache_pool *p, int32_t page, bool on)
+{
+    const size_t begin = (size_t)page * p->page_bytes, end = begin + p->page_bytes;
+    for (size_t i = begin / p->piece_bytes; i * p->piece_bytes < end; i++) {
+        if (on && p->piece_pages[i]++ == 0)
+            piece_fill(p, i);
+        else if (!on && --p->piece_pages[i] == 0)
+            p->cache->device->range_drop(p->cache->device, p->base, i);
+    }
+}
+
 /* Gives one free page's memory back; false when this pool has no resident free page. */
 static bool page_give_back(struct cache_pool *p)
 {
@@ -162,6 +212,8 @@ static bool page_give_back(struct cache_pool *p)
     int32_t page = p->free_ids[--p->n_warm];
     p->free_ids[p->n_pages - ++p->n_back] = page;
     p->cache->resident_bytes -= p->page_bytes;
+    if (p->piece_bytes)
+        page_resident(p, page, false);
     /* Only whole system pages can go; a border one that neighbours share stays. */
     size_t unit = (size_t)sysconf(_SC_PAGESIZE);
     size_t from = (size_t)page * p->page_bytes, to = from + p->page_bytes;
@@ -229,6 +281,8 @@ static int32_t page_take(struct cache_pool *p)
     int32_t page = p->n_back > 0 ? p->free_ids[p->n_pages - p->n_back--] : p->n_fresh++;
     c->resident_bytes += p->page_bytes;
     stay_within(c);
+    if (p->piece_bytes)
+        page_resident(p, page, true);
     return page;
 }
 
@@ -381,6 +435,11 @@ void cache_unkeep(struct cache *c, struct cache_item *it)
 }
 
 /* --- the whole --- */
+
+int cache_check(const struct cache *c, struct err *e)
+{
+    return c->lost.code ? err_set(e, ERR_DEVICE, "%s", c->lost.msg) : 0;
+}
 
 uint64_t cache_version(const struct cache *c)
 {

@@ -41,8 +41,9 @@ struct cache_seq {
 };
 
 int cache_open(struct cache **out, size_t budget_bytes, struct err *e);
-/* For a device with memory of its own: the next n_pools pools lie there, each an equal part of the
- * budget, taken at once (a device has no pages that come when they are touched). */
+/* For a device with memory of its own: the next n_pools pools lie there.  Where the device has memory that comes in
+ * pieces (backend->range_open) they are as those of the host, in pieces of some MiB; else each is an equal part of
+ * the budget, taken at once. */
 void cache_on_device(struct cache *c, struct backend *be, int n_pools);
 void cache_close(struct cache *c);
 /* A pool of pages of this size, as many as the budget could hold. */
@@ -82,6 +83,8 @@ void cache_keep(struct cache *c, struct cache_item *it);
 /* It is wanted again, or gone.  Its bytes count no longer: hold them first to use it. */
 void cache_unkeep(struct cache *c, struct cache_item *it);
 
+/* ERR_DEVICE when a page was taken that the device had no memory for: others than us have it. */
+int cache_check(const struct cache *c, struct err *e);
 /* Counts up whenever a promise or a page was given back: what did not fit may fit now. */
 uint64_t cache_version(const struct cache *c);
 /* Gives the memory of free pages back to the system, and evicts what is kept. */

@@ -150,7 +150,7 @@ static int begin(struct search *x, struct err *e)
     cache_take(&x->q->kv, spec->n_beams * pages_of_beam(x->q));
     for (int j = 0; j < spec->n_beams; j++)
         x->s->set[j] = j;
-    return rc;
+    return rc ? rc : cache_check(x->g->cache, e);
 }
 
 /* The words of the best beam, as if they had been chosen one after the other. */

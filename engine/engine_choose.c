@@ -168,6 +168,8 @@ static int launch(struct engine *g, int model, int n, int from, struct err *e)
         c->host[i] = false;
         g->sched.logit_rows[i] = i;
     }
+    if (cache_check(g->cache, e))
+        return ERR_DEVICE;
     c->slot = !from;
     const struct text_choose choose = {.rows = c->rows,
                                        .host = c->host,

@@ -288,6 +288,8 @@ int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e)
     step.batch = batch;
     int64_t start = clock_us();
     struct text_choose choose;
+    if (cache_check(g->cache, e))
+        return ERR_DEVICE;
     if (engine_choose_fill(g, &step, &choose))
         batch.choose = &choose;
     int rc = model_forward(g->models[p->model].model, cache_pool_base(g->models[p->model].pool),

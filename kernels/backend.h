@@ -35,6 +35,11 @@ struct backend {
                    size_t bytes); /* keeps nothing */
     void (*download)(struct backend *be, void *to, const void *from, size_t bytes); /* till sync */
     void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
+    /* Addresses alone, and memory for them piece by piece, zeroed when it comes; NULL: there is alloc only. */
+    void *(*range_open)(struct backend *be, size_t bytes, size_t *piece_bytes, struct err *e);
+    void (*range_close)(struct backend *be, void *base);
+    int (*range_fill)(struct backend *be, void *base, size_t piece, struct err *e);
+    void (*range_drop)(struct backend *be, void *base, size_t piece); /* its contents are lost */
     /* NULL: the host chooses.  Queued like an op; chosen waits for it, and for nothing that came later. */
     void (*choose)(struct backend *be, const struct op_choose *p);
     int (*chosen)(struct backend *be, int slot, struct err *e);

@@ -14,6 +14,7 @@
 #include "kernels/cuda/cuda_queue.h"
 
 struct cuda_pool;
+struct cuda_range;
 struct cuda_blas;
 
 /* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
@@ -48,6 +49,7 @@ struct cuda_backend {
     cudaEvent_t queued, landed, chosen[CHOOSE_SLOTS];
     bool landing; /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
+    struct cuda_range *ranges;
     struct cuda_blas *blas; /* NULL: there is no cuBLAS */
     struct cuda_params params;
     char *staging; /* pinned, for uploads and downloads of pageable memory */
@@ -104,6 +106,12 @@ void cuda_mem_copy(struct backend *be, void *to, const void *from, size_t bytes)
 void cuda_mem_land(
     struct cuda_backend *cb); /* after a sync: pageable downloads reach their places */
 size_t cuda_mem_free_bytes(struct backend *be);
+
+/* ---- cuda_range.c ---- */
+void *cuda_range_open(struct backend *be, size_t bytes, size_t *piece_bytes, struct err *e);
+void cuda_range_close(struct backend *be, void *base);
+int cuda_range_fill(struct backend *be, void *base, size_t piece, struct err *e);
+void cuda_range_drop(struct backend *be, void *base, size_t piece);
 
 /* clang-format off */
 /* The ops: cuda_linear, cuda_attn_paged ... */

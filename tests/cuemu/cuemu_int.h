@@ -72,6 +72,10 @@ cudaError_t cuemu_fiber_run(const struct cuemu_grid *g);
 cudaError_t cuemu_ptx_run(const struct cuemu_grid *g) __attribute__((weak));
 /* Calls f for every allocation that the work which runs now may touch. */
 void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes), void *context);
+/* Addresses of devices that are nothing yet (NULL: none are left); an allocation there, and its end. */
+char *cuemu_addresses(size_t bytes);
+bool cuemu_map(char *at, size_t bytes, int device);
+bool cuemu_unmap(char *at);
 uint64_t cuemu_random(void);
 void cuemu_set_report(const char *text);
 struct cuemu_counts *cuemu_counter(const char *kernel); /* of this kernel; never moves */

@@ -391,6 +391,40 @@ void cuemu_known(const char *name, const void *function, cuemu_make_fn *make)
     kernels[function] = {name, make};
 }
 
+char *cuemu_addresses(size_t bytes)
+{
+    const size_t page = 4096;
+    cuemu_set_up();
+    range_used = (range_used + page - 1) / page * page;
+    if (bytes > range_bytes - range_used || range_bytes - range_used - bytes < 2 * page)
+        return nullptr;
+    char *at = range + range_used;
+    range_used += (bytes + page - 1) / page * page + page;
+    return at;
+}
+
+bool cuemu_map(char *at, size_t bytes, int device)
+{
+    if (cuemu_spoils_capture() || mprotect(at, bytes, PROT_READ | PROT_WRITE))
+        return false;
+    memset(at, 0xff, bytes);
+    if (!(memory_open >> device & 1))
+        mprotect(at, bytes, PROT_NONE);
+    allocations[at] = {at, bytes, bytes, device};
+    return true;
+}
+
+bool cuemu_unmap(char *at)
+{
+    auto it = allocations.find(at);
+    if (it == allocations.end() || cuemu_spoils_capture())
+        return false;
+    madvise(at, it->second.map_bytes, MADV_DONTNEED);
+    mprotect(at, it->second.map_bytes, PROT_NONE);
+    allocations.erase(it);
+    return true;
+}
+
 cudaError_t cuemu_enqueue(cudaStream_t stream, cuemu_work w)
 {
     return enqueue(stream, std::move(w));
