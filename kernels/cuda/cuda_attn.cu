@@ -112,6 +112,24 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
     }
 }
 
+/* Values that are no numbers, in a tile that not all queries of the block see whole. */
+template <class S>
+__device__ static inline void dense_odd(float acc[S::own / 8][4], __half *v, int own,
+                                        const int lo[2], const int hi[2])
+{
+    bool odd = false;
+    for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
+        odd |= i % S::stride < S::dims && cuda_flash_is_odd(v[i]);
+    if (!__syncthreads_or(odd))
+        return;
+    cuda_flash_odd_values<S::keys, S::own>(acc, v + own, S::stride, lo, hi);
+    __syncthreads();
+    for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
+        if (i % S::stride < S::dims && cuda_flash_is_odd(v[i]))
+            v[i] = v[S::k_halves + i] = __float2half_rn(0.0f);
+    __syncthreads();
+}
+
 template <class S>
 __global__ void __launch_bounds__(DENSE_THREADS, 2)
     dense_kernel(const struct cuda_attn_dense_call a)
@@ -156,6 +174,8 @@ __global__ void __launch_bounds__(DENSE_THREADS, 2)
             limit[h] = (seen < item.n_k ? seen : item.n_k) - key;
         }
         cuda_flash_softmax<S::keys, S::own>(s, &rows, acc, none, limit, lane);
+        if (a.causal && key + S::keys > first + 1 + ahead)
+            dense_odd<S>(acc, v, own, none, limit);
         dense_values<S>(acc, s, v + own, v + S::k_halves + own, lane);
     }
 #pragma unroll

@@ -308,13 +308,34 @@ __device__ static inline void flash_fetch(const struct paged_job &j, const struc
     }
 }
 
-/* A page's scores, and its values weighted by them. */
+/* Values of a page that are no numbers, where some query may not see them. */
 template <int dims>
-__device__ static inline void flash_page(const __half *q, const __half *page, struct cuda_flash *f,
-                                         float acc[dims / 8][4], const int lo[2], const int hi[2],
-                                         int lane)
+__device__ static inline void flash_odd(float acc[dims / 8][4], __half *v, const int lo[2],
+                                        const int hi[2], int lane)
 {
     typedef flash_shape<dims> S;
+    bool odd = false;
+    for (int i = lane; i < KV_PAGE_TOKENS * dims; i += CUDA_WARP)
+        odd |= cuda_flash_is_odd(v[i / dims * S::stride + i % dims]);
+    if (!__any_sync(CUDA_ALL, odd))
+        return;
+    cuda_flash_odd_values<KV_PAGE_TOKENS, dims>(acc, v, S::stride, lo, hi);
+    __syncwarp();
+    for (int i = lane; i < KV_PAGE_TOKENS * dims; i += CUDA_WARP) {
+        __half *at = v + i / dims * S::stride + i % dims;
+        *at = cuda_flash_is_odd(*at) ? __float2half_rn(0.0f) : *at;
+    }
+    __syncwarp();
+}
+
+/* A page's scores, and its values weighted by them.  mixed: not all queries see all its tokens. */
+template <int dims>
+__device__ static inline void flash_page(const __half *q, __half *page, struct cuda_flash *f,
+                                         float acc[dims / 8][4], const int lo[2], const int hi[2],
+                                         bool mixed)
+{
+    typedef flash_shape<dims> S;
+    const int lane = threadIdx.x % CUDA_WARP;
     float s[2][4] = {};
     uint32_t a[4], lost[4], b[4];
 #pragma unroll
@@ -329,6 +350,8 @@ __device__ static inline void flash_page(const __half *q, const __half *page, st
         }
     }
     cuda_flash_softmax<KV_PAGE_TOKENS, dims>(s, f, acc, lo, hi, lane);
+    if (mixed)
+        flash_odd<dims>(acc, page + S::page, lo, hi, lane);
     cuda_flash_weights(s, a, lost);
 #pragma unroll
     for (int d = 0; d < dims / 8; d += 2) {
@@ -350,7 +373,9 @@ __device__ static inline void flash_span(const struct paged_job &j, const struct
     const int start = (chunk * FLASH_WARPS + warp) * FLASH_PAGES * KV_PAGE_TOKENS;
     const int most = FLASH_PAGES * KV_PAGE_TOKENS;
     const int last = j.a.kv.rows[t.row0 + (t.n_q - 1) / t.n_heads].pos + 1 - start;
-    const int begin = paged_first(j.a.window, j.a.kv.rows[t.row0].pos) - start;
+    const int pos0 = j.a.kv.rows[t.row0].pos, begin = paged_first(j.a.window, pos0) - start;
+    /* from here on, tokens that some query does not see */
+    const int mixed = t.n_q <= t.n_heads ? most : j.a.window > 0 ? 0 : pos0 + 1 - start;
     const int all_lo = begin > 0 ? begin : 0, all_hi = last < most ? last : most;
     int lo[2], hi[2];
     for (int h = 0; h < 2; h++) {
@@ -380,7 +405,8 @@ __device__ static inline void flash_span(const struct paged_job &j, const struct
         __syncwarp();
         const int low[2] = {lo[0] - now * KV_PAGE_TOKENS, lo[1] - now * KV_PAGE_TOKENS};
         const int high[2] = {hi[0] - now * KV_PAGE_TOKENS, hi[1] - now * KV_PAGE_TOKENS};
-        flash_page<dims>(q, ring + now % FLASH_STAGES * 2 * S::page, &f, acc, low, high, lane);
+        flash_page<dims>(q, ring + now % FLASH_STAGES * 2 * S::page, &f, acc, low, high,
+                         mixed < (now + 1) * KV_PAGE_TOKENS);
         __syncwarp();
     }
     cuda_copy_wait<0>();

@@ -54,6 +54,33 @@ __device__ static inline void cuda_flash_softmax(float s[keys / 8][4], struct cu
     }
 }
 
+__device__ static inline bool cuda_flash_is_odd(__half x)
+{
+    return !(fabsf(__half2float(x)) <= 65504.0f);
+}
+
+/* A product by mma multiplies weights of 0 too, and 0 * NaN is NaN.  So where not all queries see all keys of a
+ * tile, values that are no numbers make acc NaN here, for those that see them, and then become zeros in shared
+ * memory before the mma.  Rows of v are keys, `stride` halves apart. */
+template <int keys, int own>
+__device__ static inline void cuda_flash_odd_values(float acc[own / 8][4], const __half *v,
+                                                    int stride, const int lo[2], const int hi[2])
+{
+    const int lane = threadIdx.x % CUDA_WARP;
+#pragma unroll 1
+    for (int k = 0; k < keys; k++) {
+        const bool first = k >= lo[0] && k < hi[0], second = k >= lo[1] && k < hi[1];
+#pragma unroll
+        for (int d = 0; d < own / 8; d++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const bool odd = cuda_flash_is_odd(v[k * stride + d * 8 + lane % 4 * 2 + i]);
+                acc[d][i] = odd && first ? NAN : acc[d][i];
+                acc[d][2 + i] = odd && second ? NAN : acc[d][2 + i];
+            }
+    }
+}
+
 /* Two floats as halves of a register, and as a second one what they lost. */
 __device__ static inline uint32_t cuda_flash_pair(float a, float b, uint32_t *lost)
 {

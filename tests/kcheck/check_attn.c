@@ -222,6 +222,39 @@ static void check_shape(struct kcheck *kc, struct shape s)
     world_close(&w);
 }
 
+/* A value that is no number shows in the rows that see its token, in its dimension, and in no other bit. */
+static void check_hidden(struct kcheck *kc, struct shape s, int token, float odd)
+{
+    enum { SEQ = 1, FIRST = 1, N = 11, D = 3 }; /* the rows of asked[1] */
+    struct world w;
+    world_open(kc, &w, s);
+    struct backend *be = kcheck_backend(kc, 1);
+    float *out = kcheck_out(kc, (int64_t)N * w.q_width);
+    bool same = true, shown = true;
+    store(be, &w, SEQ, 0, 261);
+    attend(be, &w, FIRST, N, w.first);
+    w.v[SEQ][token * w.width + D] = odd;
+    store(be, &w, SEQ, token, 1);
+    attend(be, &w, FIRST, N, out);
+    for (int r = 0; r < N; r++) {
+        const int pos = w.rows[FIRST + r].pos;
+        const bool sees = token <= pos && (!s.window || token > pos - s.window);
+        for (int i = 0; i < w.q_width; i++) {
+            const int64_t at = (int64_t)r * w.q_width + i;
+            const bool its = sees && i / s.head_dim < s.n_heads / s.n_kv_heads;
+            if (its && i % s.head_dim == D)
+                shown &= !isfinite(out[at]);
+            else if (!its || s.type != DTYPE_Q8_0) /* where a scale is the whole token's */
+                same &= memcmp(out + at, w.first + at, sizeof *out) == 0;
+        }
+    }
+    kcheck_that(kc, same, "a NaN that is not seen changes nothing");
+    kcheck_that(kc, shown, "a NaN that is seen shows");
+    be->close(be);
+    kcheck_done(kc);
+    world_close(&w);
+}
+
 static void check_op(struct kcheck *kc)
 {
     static const struct shape shapes[] = {
@@ -236,6 +269,12 @@ static void check_op(struct kcheck *kc)
     int n = sizeof(shapes) / sizeof(shapes[0]);
     for (int i = 0; i < n; i++)
         check_shape(kc, shapes[i]);
+    for (int i = 0; i < n; i += 3) {
+        check_hidden(kc, shapes[i], 255, NAN);
+        check_hidden(kc, shapes[i], 258, INFINITY);
+    }
+    check_hidden(kc, (struct shape){4, 2, 72, 8, DTYPE_F16}, 248, NAN); /* leaves the window */
+    check_hidden(kc, (struct shape){4, 2, 256, 0, DTYPE_F16}, 257, NAN);
 }
 
 /* A context so long that the shared memory for partials does not hold all chunks at once. */

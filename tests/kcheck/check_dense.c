@@ -93,6 +93,35 @@ static void check_case(struct kcheck *kc, struct dense_case c)
     kcheck_done(kc);
 }
 
+/* Causal, on a device: a value that is no number shows in the queries that see its key, and in no bit of the
+ * others.  (The CPU multiplies values of unseen keys by 0, which a NaN survives.) */
+static void check_hidden(struct kcheck *kc, int n, int dim, int key, float odd)
+{
+    float *x = kcheck_in(kc, (int64_t)n * dim), *out[2];
+    struct backend *be = kcheck_backend(kc, 1);
+    kcheck_fill(kc, x, (int64_t)n * dim, 1.0f);
+    float *v = kcheck_in(kc, (int64_t)n * dim);
+    kcheck_fill(kc, v, (int64_t)n * dim, 1.0f);
+    for (int i = 0; i < 2; i++) {
+        out[i] = kcheck_out(kc, (int64_t)n * dim);
+        struct attn_item item = {x, x, v, out[i], n, n, dim, dim, dim};
+        OP(be, attn, .items = &item, .n_items = 1, .n_heads = 1, .head_dim = dim, .scale = 0.3f,
+           .causal = true);
+        v[key * dim + dim - 1] = odd;
+    }
+    bool same = true, shown = true;
+    for (int r = 0; r < n; r++)
+        for (int d = 0; d < dim; d++)
+            if (r >= key && d == dim - 1)
+                shown &= !isfinite(out[1][r * dim + d]);
+            else
+                same &= memcmp(out[0] + r * dim + d, out[1] + r * dim + d, sizeof(float)) == 0;
+    kcheck_that(kc, same, "a NaN that is not seen changes nothing");
+    kcheck_that(kc, shown, "a NaN that is seen shows");
+    be->close(be);
+    kcheck_done(kc);
+}
+
 static void check_op(struct kcheck *kc)
 {
     static const struct dense_case cases[] = {
@@ -102,6 +131,11 @@ static void check_op(struct kcheck *kc)
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(kc, cases[i]);
+    static const int dims[] = {40, 64, 80, 160, 512};
+    for (size_t i = 0; kc->device && i < sizeof(dims) / sizeof(dims[0]); i++) {
+        check_hidden(kc, 77, dims[i], 70, NAN);
+        check_hidden(kc, 90, dims[i], 20, INFINITY);
+    }
 }
 
 struct dense_bench {
