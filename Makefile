@@ -131,13 +131,15 @@ format-check:
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
 cuda-emu: $(B)/cuda-emu/libnccl.so.2 $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) $(EMU_QUICK) ## the same on an emulated GPU, for tests
-.PHONY: cuda-gate cuda-report cuda-faults cuda-golden
+.PHONY: cuda-gate cuda-report cuda-accesses cuda-faults cuda-golden
 cuda-golden: $(EMU_GOLDEN)             ## every family of models against its references, on the emulated GPU
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda-golden $(if $(T),--match $(T))
 cuda-faults: $(B)/cuda-emu/tests/cuda/test_faults ## every call of the emulated GPU fails once: no hang, and a clear error
 	$(Q)FAULTS=all $<
 cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and machine code of the kernels
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
+cuda-accesses: ptxvm-built            ## sectors and bank conflicts of the kernels, counted; ARGS=--write renews the table
+	$(Q)$(PYTHON) tools/cuda_accesses.py --build $(B) $(ARGS)
 cuda-report:                          ## rooflines on paper, into docs/CUDA.md
 	$(Q)$(PYTHON) tools/cuda_report.py
 gpu-check: $(if $(EMULATED),cuda-emu,cuda $(addprefix $(B)/cuda/,$(DEVICE_GOLDEN))) all build/venv/.done ## all that a machine with a GPU should run; EMULATED=1: a dry run without one

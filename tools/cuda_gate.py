@@ -131,17 +131,21 @@ def read_logs(build):
     return {(names[k], arch): tuple(v) for (k, arch), v in raw.items()}
 
 
+def shown(name):
+    """The kernel's name with its type's, as the tables have it."""
+    if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel")):
+        known = types()
+        return re.sub(r"<(\d+)", lambda m: f"<{known[int(m[1])][0]}", name)
+    return name
+
+
 def table(kernels):
-    known = types()
     lines = []
     for (name, arch), (registers, static, _, _) in sorted(kernels.items(),
                                                          key=lambda k: (k[0][0], int(k[0][1]))):
         threads, dynamic = launch(name)
         blocks = occupancy(arch, registers, threads, static + dynamic)
-        shown = name
-        if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel")):
-            shown = re.sub(r"<(\d+)", lambda m: f"<{known[int(m[1])][0]}", name)
-        lines.append(f"{shown:34} sm_{arch:4} {registers:4} {static + dynamic:7} {threads:5} "
+        lines.append(f"{shown(name):34} sm_{arch:4} {registers:4} {static + dynamic:7} {threads:5} "
                      f"{blocks:4} {blocks * ((threads + 31) // 32):4}")
     return lines
 

@@ -2,13 +2,15 @@
 """Rooflines of the CUDA kernels on paper: writes the tables of docs/CUDA.md.
 
 A kernel's time is the longest of what it reads and writes, what it multiplies, and what is in flight; a
-launch costs 1.3 us even in a graph.  Registers and occupancy are those of kernels/cuda/resources.txt.
+launch costs 1.3 us even in a graph.  Registers and occupancy are those of kernels/cuda/resources.txt;
+sectors and turns of banks those of kernels/cuda/accesses.txt.
 usage: cuda_report.py [--check]
 """
 import argparse
 import pathlib
 import sys
 
+import cuda_accesses
 import cuda_gate
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -64,7 +66,8 @@ def matrix_s(gpu, bits, rows, n_out, n_in, parts, few_flight):
 
 
 def llama(gpu, kind, rows, table):
-    """(time, roofline) of a step of rows sequences (or of a prompt of `rows`), 1024 tokens of context."""
+    """(times by part, roofline) of a step of rows sequences (or of a prompt of `rows`), 1024 tokens of
+    context."""
     speed, flops, mma, _, arch = GPUS[gpu]
     bits, parts = BITS[kind], 2 if kind == "f16" else 1
     types = {name: v for name, *v in cuda_gate.types().values()}
@@ -72,21 +75,20 @@ def llama(gpu, kind, rows, table):
     few = f"linear_few_kernel<{kind}, {parts}>"
     flight = in_flight(few, arch, table, 8 * (head + step), 8 if step < 1500 else 4)
     prompt = rows > 64
-    time = 0.0
+    products = 0.0
     for n_out, n_in in ((DIM + 2 * KV, DIM), (DIM, DIM), (2 * HIDDEN, DIM), (DIM, HIDDEN)):
-        time += LAYERS * matrix_s(gpu, bits, rows, n_out, n_in, parts, flight)
-    time += matrix_s(gpu, bits, 1 if prompt else rows, VOCABULARY, DIM, parts, flight)
+        products += LAYERS * matrix_s(gpu, bits, rows, n_out, n_in, parts, flight)
+    products += matrix_s(gpu, bits, 1 if prompt else rows, VOCABULARY, DIM, parts, flight)
     context = rows / 2 if prompt else 1024
     kv_bytes = LAYERS * 2 * KV * 2 * context * (rows / 16 if prompt else rows)
     attention_flops = LAYERS * 4 * rows * context * DIM
-    time += max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
+    attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
-    time += activations / (speed * 0.8)
     launches = LAYERS * (15 if rows <= 8 else 19) + 4
-    time += launches * LAUNCH_S
     ideal_bytes = PARAMETERS * bits / 8 + (0 if prompt else kv_bytes)
     ideal = max(ideal_bytes / speed, (2 * PARAMETERS * rows + attention_flops) / flops)
-    return time, ideal
+    return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
+            "launches": launches * LAUNCH_S}, ideal
 
 
 def image(gpu, conv, linear, attention, weights, launches, parts):
@@ -96,9 +98,9 @@ def image(gpu, conv, linear, attention, weights, launches, parts):
     linear_s = 2e9 * linear * parts / (flops * mma * 0.7)
     attention_s = 2e9 * attention * (3 if parts == 2 else 1) / (flops * mma * 0.5)
     move_s = 6 * weights / speed  # feature maps in f32 go by several times
-    time = conv_s + linear_s + attention_s + weights / (speed * STREAM) + move_s
     ideal = max(2e9 * (conv + linear + attention) / flops, weights / speed)
-    return time + launches * LAUNCH_S, ideal
+    return {"products": conv_s + linear_s + weights / (speed * STREAM), "attention": attention_s,
+            "activations": move_s, "launches": launches * LAUNCH_S}, ideal
 
 
 PHASES = {}
@@ -139,10 +141,22 @@ KERNELS = [
 ]
 
 
+def measured(counts, name, at):
+    """How often the least it was, where kcheck's launches were counted."""
+    values = counts.get(name)
+    if not values or not values[at + 1]:
+        return "-"
+    return f"{cuda_accesses.ratio(values[at], values[at + 1]):.2f}"
+
+
 def kernel_table(table):
-    lines = ["| kernel | bytes | flops | global memory | bank conflicts | registers | shared KiB | "
-             "warps an SM (sm_80 / 90 / 100) |", "|---|---|---|---|---|---|---|---|"]
+    counts = cuda_accesses.read()
+    lines = ["| kernel | bytes | flops | global memory | sectors, counted | bank conflicts | "
+             "turns of banks, counted | registers | shared KiB | warps an SM (sm_80 / 90 / 100) |",
+             "|---" * 10 + "|"]
     for name, *words in KERNELS:
+        words.insert(3, measured(counts, name, 2))
+        words.append(measured(counts, name, 4))
         rows = [table[name, arch] for arch in cuda_gate.ARCHS]
         lines.append(f"| `{name}` | " + " | ".join(words) + f" | {rows[1][0]} | "
                      f"{rows[1][1] / 1024:.0f} | {' / '.join(str(r[4]) for r in rows)} |")
@@ -155,13 +169,25 @@ def phase_table(table):
     for name, fn in PHASES.items():
         cells, fraction = [], 0.0
         for gpu in GPUS:
-            time, ideal = fn(gpu, table)
+            parts, ideal = fn(gpu, table)
+            time = sum(parts.values())
             cells.append(f"{ideal * 1e3:.2f}, {time * 1e3:.2f} ms")
             fraction = ideal / time if gpu == "H100" else fraction
         low, high = GOALS.get(name, (0, 0))
         goal = f"{low:.0%} - {high:.0%}" if high else "-"
         short = " (below)" if high and fraction < low else ""
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {fraction:.0%}{short} | {goal} |")
+    return lines
+
+
+def part_table(table):
+    """Where the time of each phase goes."""
+    names = ("products", "attention", "activations", "launches")
+    lines = ["| H100, ms on paper | " + " | ".join(names) + " | all |", "|---" * (len(names) + 2) + "|"]
+    for phase, fn in PHASES.items():
+        parts, _ = fn("H100", table)
+        cells = [f"{parts[n] * 1e3:.2f}" for n in names] + [f"{sum(parts.values()) * 1e3:.2f}"]
+        lines.append(f"| {phase} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -173,7 +199,7 @@ def main():
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     new = before + BEGIN + "\n\n" + "\n".join(phase_table(table)) + "\n\n" + \
-        "\n".join(kernel_table(table)) + "\n\n" + END + after
+        "\n".join(part_table(table)) + "\n\n" + "\n".join(kernel_table(table)) + "\n\n" + END + after
     if args.check:
         print("1 passed, 0 failed" if new == text else f"{DOC.name} is old\n0 passed, 1 failed")
         return int(new != text)
