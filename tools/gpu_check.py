@@ -2,8 +2,8 @@
 """Everything that a machine with an NVIDIA GPU should run, in one command and under ten minutes.
 
 kcheck on the device, every family's golden tests, the server's answers against the CPU's, with CUDA graphs and without,
-alone and under load, compute-sanitizer where it is installed, then timings.  What takes a file that is not there is
-skipped, and said.
+alone and under load, a model on two devices where there are two, compute-sanitizer where it is installed, then
+timings.  What takes a file that is not there is skipped, and said.
 usage: gpu_check.py [--build build] [--device cuda:0] [--emulated]
 --emulated: the same script on tests/cuemu, with less of each step, so that no line of it is new to a GPU
 """
@@ -73,6 +73,24 @@ class Check:
         self.pytest("bits under load", "test_load.py",
                     "same_as_alone" if self.emulated else "same_as_alone or mixed or leave")
 
+    def several(self):
+        """One model on two devices."""
+        pair, env, listed = "cuda:0+cuda:1", {"CUEMU_DEVICES": "2", "LD_LIBRARY_PATH": self.folder}, 2
+        if not self.emulated:
+            env, listed = {}, len(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True,
+                                                 check=False).stdout.splitlines())
+        if listed < 2:
+            self.skip("two devices", "there are none")
+            return
+        if not self.emulated:
+            self.step("golden llama on two devices", [self.folder / "tests/golden/test_llama"],
+                      {"BACKEND": pair})
+        model = (MODELS_EMULATED if self.emulated else MODELS)[0]
+        if (ROOT / model).exists():
+            self.step(f"timing of {model} on two devices",
+                      [self.folder / "duetto", "bench", "-m", model, "--device", pair] +
+                      (["-p", "40", "-n", "4", "-r", "1"] if self.emulated else []), env)
+
     def sanitizers(self):
         tool = shutil.which("compute-sanitizer")
         if self.emulated or not tool:
@@ -101,7 +119,8 @@ def main():
     start = time.monotonic()
     if not check.emulated and shutil.which("nvidia-smi"):
         subprocess.run(["nvidia-smi", "-L"], check=False)
-    for part in (check.kernels, check.golden, check.server, check.sanitizers, check.timings):
+    for part in (check.kernels, check.golden, check.server, check.several, check.sanitizers,
+                 check.timings):
         part()
     took = time.monotonic() - start
     print(f"{len(check.failed)} failed" + (f": {', '.join(check.failed)}" if check.failed else "") +
