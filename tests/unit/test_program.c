@@ -31,6 +31,8 @@ static int close_backend(void **state)
 struct chain {
     float input[ROWS * DIM], *out;
     int depth, passes;
+    int pin;     /* number of a tensor of the chain that is kept; 0: none */
+    float *kept; /* it */
 };
 
 /* y = x + x, DEPTH times, each into a new tensor; the sum of the first and the last is the result. */
@@ -47,6 +49,10 @@ static void record_chain(struct program *p, void *arg)
         struct tensor y = PROGRAM_TENSOR(p, ROWS, DIM);
         OP(rec, add, .out = &y, .a = &x, .b = &x);
         x = y;
+        if (i == c->pin) {
+            program_pin(p, &x);
+            c->kept = x.data;
+        }
     }
     OP(rec, add, .out = &out, .a = &x, .b = &first);
     c->passes++;
@@ -114,6 +120,22 @@ static void program_memory_is_shared_by_lives_that_do_not_meet(void **state)
     /* out, first, x and y; the list of ops is what is longer */
     assert_true(flat < 4 * ROWS * DIM * sizeof(float) + 4096);
     assert_true(deep - flat < (DEPTH - 3) * 1024);
+}
+
+static void program_keeps_what_was_pinned_after_it_was_made(void **state)
+{
+    (void)state;
+    struct chain c = {.depth = DEPTH, .pin = 2};
+    struct program *p;
+    struct err e = {0};
+    fill(&c, 1);
+    assert_int_equal(program_open(&p, be, record_chain, &c, &e), 0);
+    assert_int_equal(program_run(p, INT64_MAX, &e), 0);
+    for (int i = 0; i < ROWS * DIM; i++) {
+        assert_true(c.kept[i] == (float)(1 + i) * 8);
+        assert_true(c.out[i] == (float)(1 + i) * (float)((1 << DEPTH) + 2));
+    }
+    program_close(p);
 }
 
 static void record_nothing(struct program *p, void *arg)
@@ -212,6 +234,7 @@ int main(void)
         cmocka_unit_test(program_computes_what_its_ops_say),
         cmocka_unit_test(program_stops_between_ops),
         cmocka_unit_test(program_memory_is_shared_by_lives_that_do_not_meet),
+        cmocka_unit_test(program_keeps_what_was_pinned_after_it_was_made),
         cmocka_unit_test(program_never_overlays_what_lives),
         cmocka_unit_test(program_refuses_what_makes_no_sense),
     };
