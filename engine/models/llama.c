@@ -706,8 +706,9 @@ int llama_open_share(struct llama **out, struct gguf *g, struct backend *be,
     m->base.page_bytes =
         (size_t)c->n_layers * 2 * be->kv_bytes(m->kv_type, c->n_kv_heads, c->head_dim);
     if (m->base.page_bytes == 0) {
-        rc = err_set(e, ERR_UNSUPPORTED, "%s has no key/value cache of type %s", be->name,
-                     dtype_name(m->kv_type));
+        rc = err_set(e, ERR_UNSUPPORTED,
+                     "%s has no key/value cache of type %s for heads of %d values", be->name,
+                     dtype_name(m->kv_type), c->head_dim);
         goto fail;
     }
     m->layers = xcalloc((size_t)c->n_layers, sizeof *m->layers);
