@@ -114,30 +114,32 @@ PHASES["SDXL step, 1024 x 1024"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9
 PHASES["SD 1.5 step, halves once"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 1)
 PHASES["SDXL step, halves once"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 1)
 
-# kernel, bytes that a call moves, multiplications, accesses to memory, conflicts in shared memory
+# kernel, bytes that a call moves, multiplications, accesses to global memory
 KERNELS = [
     ("linear_few_kernel<q4_k, 1>", "weights + x", "2 rows n_out n_in, padded to 8 rows",
-     "cp.async of 16 B, all sectors used", "0: records are 32 B apart in the banks"),
-    ("linear_few_kernel<q8_0, 1>", "weights + x", "the same", "the same", "0"),
-    ("linear_few_kernel<f16, 2>", "weights + x", "twice that (two halves)", "the same", "0"),
+     "cp.async of 16 B"),
+    ("linear_few_kernel<q8_0, 1>", "weights + x", "the same", "the same"),
+    ("linear_few_kernel<f16, 2>", "weights + x", "twice that (two halves)", "the same"),
     ("linear_many_kernel<q4_k, 1>", "weights ceil(rows / 64) times from L2, x n_out / 128 times",
-     "2 rows n_out n_in", "the same", "0"),
-    ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same", "0"),
-    ("linear_x_kernel<1, false>", "6 B an element", "-", "4 B a lane, all sectors used", "-"),
+     "2 rows n_out n_in", "the same"),
+    ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same"),
+    ("linear_x_kernel<1, false>", "6 B an element", "-", "4 x 4 B a lane, 16 B apart"),
     ("conv_kernel<f16>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
-     "cp.async of 16 B where c_in % 8 = 0", "0"),
+     "cp.async of 16 B where c_in % 8 = 0"),
     ("dense_kernel<64, 1, 32>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
-     "4 B a lane, all sectors used", "0: rows are 16 B apart"),
-    ("dense_kernel<512, 4, 16>", "k and v n_q / 16 times from L2", "the same", "the same", "0"),
+     "4 B a lane"),
+    ("dense_kernel<512, 4, 16>", "k and v n_q / 16 times from L2", "the same", "the same"),
     ("paged_kernel<16, true>", "pages once a task of 16 queries",
-     "8 queries tokens dims (2 products)", "cp.async of 16 B", "0: rows are 16 B apart"),
+     "8 queries tokens dims (2 products)", "cp.async of 16 B"),
     ("paged_kernel<16, false>", "the same, q8_0 and f32 pages", "4 queries tokens dims in f32",
-     "1 or 4 B a lane, all sectors used", "0: rows are odd"),
-    ("kv_store_kernel", "8 B an element in, 4 out", "-", "all sectors used", "-"),
-    ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "all sectors used", "0"),
-    ("group_sums_kernel", "4 B an element", "-", "all sectors used", "-"),
-    ("group_scale_kernel", "8 B an element", "-", "all sectors used", "-"),
-    ("elem_kernel<0, true>", "12 B an element", "-", "16 B a lane", "-"),
+     "1 or 4 B a lane"),
+    ("kv_store_kernel", "8 B an element in, 4 out", "-", "4 B a lane"),
+    ("rope_kernel", "8 B an element", "-", "4 B a lane; 8 B apart where interleaved"),
+    ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "4 B a lane"),
+    ("group_sums_kernel", "4 B an element", "-", "4 B a lane"),
+    ("group_scale_kernel", "8 B an element", "-", "4 B a lane"),
+    ("elem_kernel<0, true>", "12 B an element", "-", "16 B a lane"),
+    ("elem_kernel<2, true>", "12 B an element", "-", "16 B a lane"),
 ]
 
 
@@ -151,12 +153,10 @@ def measured(counts, name, at):
 
 def kernel_table(table):
     counts = cuda_accesses.read()
-    lines = ["| kernel | bytes | flops | global memory | sectors, counted | bank conflicts | "
-             "turns of banks, counted | registers | shared KiB | warps an SM (sm_80 / 90 / 100) |",
-             "|---" * 10 + "|"]
+    lines = ["| kernel | bytes | flops | global memory | sectors, counted | turns of banks, counted | "
+             "registers | shared KiB | warps an SM (sm_80 / 90 / 100) |", "|---" * 9 + "|"]
     for name, *words in KERNELS:
-        words.insert(3, measured(counts, name, 2))
-        words.append(measured(counts, name, 4))
+        words += [measured(counts, name, 2), measured(counts, name, 4)]
         rows = [table[name, arch] for arch in cuda_gate.ARCHS]
         lines.append(f"| `{name}` | " + " | ".join(words) + f" | {rows[1][0]} | "
                      f"{rows[1][1] / 1024:.0f} | {' / '.join(str(r[4]) for r in rows)} |")
