@@ -123,7 +123,7 @@ KERNELS = [
     ("linear_many_kernel<q4_k, 1>", "weights ceil(rows / 64) times from L2, x n_out / 128 times",
      "2 rows n_out n_in", "the same"),
     ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same"),
-    ("linear_x_kernel<1, false>", "6 B an element", "-", "4 x 4 B a lane, 16 B apart"),
+    ("linear_x_kernel<1, false>", "6 B an element", "-", "16 B a lane where rows are aligned, else 4 x 4"),
     ("conv_kernel<f16>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
      "cp.async of 16 B where c_in % 8 = 0"),
     ("dense_kernel<64, 1, 32>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",

@@ -20,6 +20,7 @@ __global__ void __launch_bounds__(X_THREADS)
     SHARED(float, partial, [CUDA_WARP]);
     const float *row = x + (size_t)blockIdx.x * n_in;
     uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
+    const bool wide = (reinterpret_cast<uintptr_t>(x) | (unsigned)n_in * 4) % 16 == 0;
     float down = 1.0f, scale = 1.0f;
     if (!bf16) {
         float top = 0.0f;
@@ -39,9 +40,15 @@ __global__ void __launch_bounds__(X_THREADS)
     const int quads = n_records * 16, even = (quads + X_THREADS - 1) / X_THREADS * X_THREADS;
     for (int i = threadIdx.x; i < even; i += X_THREADS) {
         float v[4];
+        if (wide && 4 * i < n_in) {
+            const float4 four = reinterpret_cast<const float4 *>(row)[i];
+            v[0] = four.x * down, v[1] = four.y * down;
+            v[2] = four.z * down, v[3] = four.w * down;
+        } else {
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-            v[j] = 4 * i + j < n_in ? row[4 * i + j] * down : 0.0f;
+            for (int j = 0; j < 4; j++)
+                v[j] = 4 * i + j < n_in ? row[4 * i + j] * down : 0.0f;
+        }
         float sum = (v[0] + v[1]) + (v[2] + v[3]);
         sum += __shfl_xor_sync(CUDA_ALL, sum, 1);
         sum += __shfl_xor_sync(CUDA_ALL, sum, 2);
