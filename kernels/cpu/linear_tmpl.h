@@ -328,14 +328,8 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
         for (int sub = 0; sub < subs; sub++) {
             const struct tile_block at = tile_block_at(k, panel, b0 + sub);
             if (!k.expanded && row0 == 0) {
-                /* what follows a panel that the tile ends in are its neighbours, which it has */
-                const uint8_t *ahead = at.q + TILE_AHEAD;
-                if (wide > 1 && ahead >= panel + t->panel_bytes)
-                    ahead += (size_t)(wide - 1) * t->panel_bytes;
-#pragma GCC unroll 4
-                for (int h = 0; h < wide; h++)
-                    for (int line = 0; line < geo.sub_bytes; line += 64)
-                        __builtin_prefetch(ahead + (size_t)h * t->panel_bytes + line);
+                for (int line = 0; line < geo.sub_bytes; line += 64)
+                    __builtin_prefetch(at.q + TILE_AHEAD + line);
             }
 #pragma GCC unroll 16
             for (int i = 0; i < n; i++)
@@ -429,15 +423,7 @@ GEMM(gemm_6_k, 16, S8, 32, 63)
 #define DOT_TILE8(...)
 #define DOT8(name) NULL
 #endif
-#if DOT_WIDE > 1
-#define DOT_TILE_WIDE(...) TILE(__VA_ARGS__)
-#define DOT_WIDE_OF(name)  name
-#else
-#define DOT_TILE_WIDE(...)
-#define DOT_WIDE_OF(name) NULL
-#endif
 #define DOT_TILES(type, parts, ...) \
-    DOT_TILE_WIDE(dot_wide_##type##_##parts, 4, DOT_WIDE, __VA_ARGS__) \
     TILE(dot1_##type##_##parts, 1, 1, __VA_ARGS__) \
     TILE(dot2_##type##_##parts, 2, 1, __VA_ARGS__) \
     TILE(dot4_##type##_##parts, 4, 1, __VA_ARGS__) \
@@ -459,34 +445,25 @@ GEMM(gemm_6_k, 16, S8, 32, 63)
 TILE_KINDS(X)
 #undef X
 
-/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x, dot_wide for 4 of them and DOT_WIDE panels */
+/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x */
 static const struct tile_set {
-    tile_fn *dot[2][4], *dot_wide[2], *gemm[2], *gemm_wide[2];
+    tile_fn *dot[2][4], *gemm[2], *gemm_wide[2];
     void (*expand)(char *to, const char *panel, int64_t n_in);
 } tiles[DTYPE_N] = {
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    [DTYPE_##type] = {{DOT_SET(type, 1), DOT_SET(type, 2)}, \
-                      {DOT_WIDE_OF(dot_wide_##type##_1), DOT_WIDE_OF(dot_wide_##type##_2)}, \
-                      {gemm##_1, gemm##_2}, {gemm##_wide_1, gemm##_wide_2}, expand_##type},
+    [DTYPE_##type] = {{DOT_SET(type, 1), DOT_SET(type, 2)}, {gemm##_1, gemm##_2}, \
+                      {gemm##_wide_1, gemm##_wide_2}, expand_##type},
     TILE_KINDS(X)
 #undef X
 };
 /* clang-format on */
 
-/* Packed panels, each unpacked once for up to DOT_ROWS rows of x.  Where DOT_WIDE panels at once share the
- * loads of 4 rows of x, they do. */
+/* Packed panels, each unpacked once for up to DOT_ROWS rows of x. */
 static void linear_dot(const struct linear_tile *t)
 {
     tile_fn *const *dot = tiles[t->type].dot[t->parts - 1];
-    const int64_t n_wide = DOT_WIDE > 1 ? t->n_panels - t->n_panels % DOT_WIDE : 0;
-    const int64_t rows_wide = n_wide ? t->n_rows - t->n_rows % 4 : 0;
     for (int64_t p = 0; p < t->n_panels; p++) {
         int64_t r = 0;
-        if (p < n_wide) {
-            for (; p % DOT_WIDE == 0 && r < rows_wide; r += 4)
-                tiles[t->type].dot_wide[t->parts - 1](t, p, r);
-            r = rows_wide;
-        }
         for (int i = DOT_ROWS == 8 ? 3 : 2; i >= 0; i--)
             for (; r + (1 << i) <= t->n_rows; r += 1 << i)
                 dot[i](t, p, r);

@@ -11,13 +11,11 @@
 #endif
 #if QUANT_VNNI
 #define DOT_ROWS    4
-#define DOT_WIDE    3 /* packed panels that share the loads of 4 rows of x */
 #define GEMM_ROWS   4 /* 12 sums, 12 accumulators; as 8 x 1 the loads of x would be the limit */
 #define GEMM_WIDE   3
 #define EXPAND_ROWS 32
 #else
 #define DOT_ROWS    4
-#define DOT_WIDE    1
 #define GEMM_ROWS   8
 #define GEMM_WIDE   1
 #define EXPAND_ROWS 12
