@@ -28,7 +28,7 @@
 #define FEW_ROWS 4 /* rounded by every worker for itself */
 #define ROW_UNIT 4 /* by rows: a worker's are a multiple of it, */
 #define BY_ROWS(n_workers) \
-    (4 * (int64_t)(n_workers) * (n_workers)) /* and at least so many in all */
+    (2 * (int64_t)(n_workers) * (n_workers)) /* and at least so many in all */
 #define L2_BYTES ((size_t)192 << 10)         /* of a worker's L2 for a group of panels */
 
 struct linear_job {
