@@ -136,7 +136,7 @@ cuda-golden: $(EMU_GOLDEN)             ## every family of models against its ref
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda-golden $(if $(T),--match $(T))
 cuda-faults: $(B)/cuda-emu/tests/cuda/test_faults ## every call of the emulated GPU fails once: no hang, and a clear error
 	$(Q)FAULTS=all $<
-cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o)  ## registers, spills, occupancy and machine code of the kernels
+cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o) build/venv/.sass ## registers, spills, occupancy and machine code of the kernels
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
 cuda-accesses: ptxvm-built            ## sectors and bank conflicts of the kernels, counted; ARGS=--write renews the table
 	$(Q)$(PYTHON) tools/cuda_accesses.py --build $(B) $(ARGS)
@@ -308,6 +308,10 @@ build/venv/.done: tests/api/requirements.txt
 	$(call say,VENV,build/venv)
 	$(Q)$(PYTHON) -m venv build/venv
 	$(Q)build/venv/bin/pip install -q --disable-pip-version-check -r $<
+	$(Q)touch $@
+build/venv/.sass: build/venv/.done
+	$(call say,VENV,cuobjdump and nvdisasm)
+	$(Q)build/venv/bin/pip install -q --disable-pip-version-check nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	$(Q)touch $@
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -3,8 +3,8 @@
 
 Reads what ptxas wrote beside each object (build/cuda/kernels/cuda/*.o.log).  No kernel may spill or use
 local memory; registers, shared memory and occupancy of each are compared with kernels/cuda/resources.txt.
-Where cuobjdump is found (in the toolkit, or by `pip install nvidia-cuda-cuobjdump`), the machine code is
-looked at too: wide loads and tensor core instructions where they are promised.
+Where cuobjdump and nvdisasm are found (in the toolkit, or in build/venv, where `make cuda-gate` puts them), the machine
+code is looked at too: wide loads and tensor core instructions where they are promised.
 usage: cuda_gate.py [--build build] [--write]
 """
 import argparse
@@ -161,7 +161,8 @@ def find_cuobjdump():
     places += [pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
     for base in [*sys.path, *ROOT.glob("build/venv/lib/python*/site-packages")]:
         places += pathlib.Path(base or ".").glob("nvidia/*/bin")
-    return next((p / "cuobjdump" for p in places if (p / "cuobjdump").exists()), None)
+    return next((p / "cuobjdump" for p in places
+                 if (p / "cuobjdump").exists() and (p / "nvdisasm").exists()), None)
 
 
 def machine_code(tool, path, arch):
