@@ -366,25 +366,30 @@ int picture_n_windows(const struct image_task *it)
     return it->win_y.n * it->win_x.n;
 }
 
+int picture_n_sides(const struct image_task *it)
+{
+    return it->guided ? 2 : 1;
+}
+
 int picture_n_rows(const struct image_task *it)
 {
-    return picture_n_windows(it) * (it->guided ? 2 : 1);
+    return picture_n_windows(it) * picture_n_sides(it);
 }
 
 int picture_window(const struct picture *p)
 {
-    return p->rows_out / (p->task->guided ? 2 : 1);
+    return p->rows_out / picture_n_sides(p->task);
 }
 
 int picture_row_side(const struct image_task *it, int row)
 {
-    return it->guided ? row % 2 : 0;
+    return row % picture_n_sides(it);
 }
 
 /* Where the window of a row begins. */
 static void window_of(const struct image_task *it, int row, int *y, int *x)
 {
-    const int window = it->guided ? row / 2 : row;
+    const int window = row / picture_n_sides(it);
     *y = window / it->win_x.n;
     *x = window % it->win_x.n;
 }
@@ -433,9 +438,9 @@ void picture_unet_output(struct picture *p, const float *out)
 {
     const struct image_task *it = p->task;
     const size_t c = (size_t)it->shape.c, width = (size_t)it->shape.w;
-    const int side = picture_row_side(it, p->rows_out), n_sides = it->guided ? 2 : 1;
+    const int side = picture_row_side(it, p->rows_out);
     float *to = p->out[side];
-    if (p->rows_out < n_sides)
+    if (p->rows_out < picture_n_sides(it))
         memset(to, 0, latent_floats(it) * sizeof *to);
     int iy, ix;
     window_of(it, p->rows_out++, &iy, &ix);

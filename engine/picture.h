@@ -118,7 +118,8 @@ bool picture_is_denoised(const struct picture *p);
 /* Rows of a call of the UNet for one picture: windows times sides. */
 int picture_n_rows(const struct image_task *it);
 int picture_n_windows(const struct image_task *it);
-int picture_window(const struct picture *p); /* of the row that comes next */
+int picture_n_sides(const struct image_task *it); /* the prompt; and the negative one */
+int picture_window(const struct picture *p);      /* of the row that comes next */
 int picture_row_side(const struct image_task *it,
                      int row); /* 0: the prompt's, 1: the negative one's */
 /* The UNet's input for row `row` of this call, [win_y.tile, win_x.tile, in_channels]. */

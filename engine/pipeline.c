@@ -152,7 +152,7 @@ static void give_up(struct pipeline *p, struct image_task *it)
     err_set(&it->refused, ERR_NOMEM, "no memory for a picture of %dx%d", it->spec.width,
             it->spec.height);
     bool same = it->guided && prompts_equal(&p->prompts, &it->prompts[0], &it->prompts[1]);
-    for (int i = 0; i < (it->guided ? 2 : 1); i++) {
+    for (int i = 0; i < picture_n_sides(it); i++) {
         struct prompts_entry *en = prompts_find(&p->prompts, &it->prompts[i]);
         if (it->entries[i]) {
             prompts_leave(it->entries[i]);

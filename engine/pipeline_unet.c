@@ -71,9 +71,8 @@ static struct group group_of(const struct pipeline *p, unsigned parts, int n)
 /* Rows of this call that a pass may have; those of a steered picture are of one window, whose residuals it has. */
 static int rows_end(const struct picture *pic)
 {
-    const int n = picture_n_rows(pic->task);
-    const int n_sides = n / picture_n_windows(pic->task);
-    return pic->task->spec.n_controls > 0 ? (picture_window(pic) + 1) * n_sides : n;
+    return pic->task->spec.n_controls > 0 ? (picture_window(pic) + 1) * picture_n_sides(pic->task)
+                                          : picture_n_rows(pic->task);
 }
 
 /* Into p->run.rows: the picture's rows and, while there is room, those of others of its size behind it which compute
@@ -94,8 +93,8 @@ static struct group gather(struct pipeline *p, struct picture *first)
             p->run.rows[n++].row = row;
         }
     }
-    if (turns_holds_up(p->head, first) && n > (it->guided ? 2 : 1))
-        n = it->guided ? 2 : 1;
+    if (turns_holds_up(p->head, first) && n > picture_n_sides(it))
+        n = picture_n_sides(it);
     p->run.n_rows = rows_that_fit(p, &g, it, n);
     return group_of(p, g.parts, p->run.n_rows);
 }
@@ -196,8 +195,7 @@ void pipeline_unet_end(struct pipeline *p)
         picture_unet_output(pic, u->out + (size_t)i * (size_t)(it->win_y.tile * it->win_x.tile) *
                                               (size_t)it->shape.c);
         if (pic->rows_out < picture_n_rows(it)) {
-            if (it->spec.n_controls > 0 &&
-                pic->rows_out == picture_window(pic) * (it->guided ? 2 : 1))
+            if (it->spec.n_controls > 0 && pic->rows_out % picture_n_sides(it) == 0)
                 steer_end(pic);
             continue;
         }

@@ -26,11 +26,6 @@ static struct sizes sizes_of(const struct image_task *it)
     return s;
 }
 
-static int n_sides(const struct image_task *it)
-{
-    return it->guided ? 2 : 1;
-}
-
 int step_cache_branch(const struct image_task *it)
 {
     switch (it->spec.step_cache.kind) {
@@ -90,13 +85,14 @@ double step_cache_cost(const struct image_task *it)
 unsigned step_cache_parts(const struct picture *p, int row)
 {
     const struct image_task *it = p->task;
+    const int n_sides = picture_n_sides(it);
     switch (it->spec.step_cache.kind) {
     case STEP_CACHE_DEEPCACHE:
         return p->call % it->spec.step_cache.interval == 0 ? IMAGE_WHOLE : IMAGE_HEAD | IMAGE_TAIL;
     case STEP_CACHE_FIRST_BLOCK:
-        if (p->cache.n_heads < (row / n_sides(it) + 1) * n_sides(it))
+        if (p->cache.n_heads < (row / n_sides + 1) * n_sides)
             return IMAGE_HEAD;
-        return p->cache.reuse[row / n_sides(it)] ? IMAGE_TAIL : IMAGE_DEEP | IMAGE_TAIL;
+        return p->cache.reuse[row / n_sides] ? IMAGE_TAIL : IMAGE_DEEP | IMAGE_TAIL;
     default:
         return IMAGE_WHOLE;
     }
@@ -141,7 +137,7 @@ static void keep_change(struct picture *p, const struct sizes *s, int row)
 /* Guidance is a difference of a window's rows: they are of one step, both or none reused. */
 void step_cache_add_head(struct picture *p)
 {
-    const int sides = n_sides(p->task), end = ++p->cache.n_heads;
+    const int sides = picture_n_sides(p->task), end = ++p->cache.n_heads;
     const struct sizes s = sizes_of(p->task);
     if (end % sides != 0)
         return;

@@ -8,7 +8,7 @@ enum {
 
 double turns_cost(const struct image_task *it)
 {
-    return (double)it->shape.h * it->shape.w * (it->guided ? 2 : 1) * steer_cost(it) *
+    return (double)it->shape.h * it->shape.w * picture_n_sides(it) * steer_cost(it) *
            step_cache_cost(it);
 }
 
