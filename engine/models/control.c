@@ -221,10 +221,8 @@ int control_hint_open(struct control_hint **out, struct control *c, int height, 
     bool ok = program_host(u->p, &u->pass.picture, PROGRAM_IN) != NULL;
     for (int i = 0; i < u->pass.n_out; i++)
         ok = program_host(u->p, &u->pass.out[i], PROGRAM_OUT) != NULL && ok;
-    if (!ok) {
-        close_hint(&u->pub.unit);
-        return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
-    }
+    if (!ok)
+        return image_no_host_memory(&u->pub.unit, e);
     *out = &u->pub;
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "engine/models/control_int.h"
+#include "engine/models/image_model_int.h"
 
 /* ---- configuration and weights ---- */
 
@@ -316,10 +317,8 @@ int control_net_open(struct control_net **out, struct control *c, struct control
         ok = program_host(u->p, &u->context, PROGRAM_IN) != NULL && ok;
     for (int i = 0; i < u->n_out; i++)
         ok = program_host(u->p, &u->out[i], PROGRAM_OUT) != NULL && ok;
-    if (!ok) {
-        close_net(&u->pub.unit);
-        return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
-    }
+    if (!ok)
+        return image_no_host_memory(&u->pub.unit, e);
     *out = &u->pub;
     return 0;
 }

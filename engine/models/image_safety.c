@@ -54,8 +54,7 @@ int image_safety_open(struct image_safety **out, struct image_model *m, struct e
     if (u->pub.seen != NULL && u->pub.cosines != NULL &&
         program_host(u->p, &u->pass.pixels, PROGRAM_IN) != NULL)
         return 0;
-    close_safety(&u->pub.unit);
-    return err_set(e, ERR_NOMEM, "no memory for what goes to the device");
+    return image_no_host_memory(&u->pub.unit, e);
 }
 
 size_t image_safety_bytes(struct image_model *m, struct err *e)
