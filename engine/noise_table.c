@@ -192,12 +192,24 @@ static double spread(enum noise_sigmas how, double high, double low, int n, int 
     return pow(a + linspace_at(0, 1, n, i) * (b - a), rho);
 }
 
+/* Those of the caller, and the timesteps that they stand for. */
+static void take_sigmas(struct plan *p)
+{
+    memcpy(p->sigma, p->args->sigmas, ((size_t)p->n + 1) * sizeof *p->sigma);
+    for (int i = 0; i < p->n; i++)
+        p->t[i] = noise_table_sigma_to_t(p, (double)p->sigma[i]);
+}
+
 int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct err *e)
 {
     int n = p->n;
     p->sigma = mem_try((size_t)n + 1, sizeof *p->sigma);
     if (p->sigma == NULL)
         return err_set(e, ERR_NOMEM, "no memory for a schedule of %d steps", n);
+    if (p->args->sigmas != NULL) {
+        take_sigmas(p);
+        return 0;
+    }
     double high = interpolate(p, whole_range ? p->n_train - 1 : p->t[0]);
     double low = interpolate(p, whole_range ? 0 : p->t[n - 1]);
     if (p->c.sigma_max != 0)
@@ -207,13 +219,6 @@ int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct er
     bool spread_out =
         p->k->has_sigmas && p->c.sigmas > NOISE_SIGMAS_PLAIN && p->args->timesteps == NULL;
     double last = 0;
-    for (int i = 0; p->args->sigmas != NULL && i <= n; i++) {
-        p->sigma[i] = p->args->sigmas[i];
-        if (i < n)
-            p->t[i] = noise_table_sigma_to_t(p, (double)p->sigma[i]);
-    }
-    if (p->args->sigmas != NULL)
-        return 0;
     for (int i = 0; i < n; i++) {
         double s = spread_out ? spread(p->c.sigmas, high, low, n, i) : interpolate(p, p->t[i]);
         if (spread_out) {
