@@ -277,14 +277,14 @@ int pipeline_steer_begin(struct pipeline *p, int n_skips, enum pass_kind *kind, 
     return 0;
 }
 
-int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind)
+enum pass_kind pipeline_steer_head(struct pipeline *p)
 {
-    *kind = PASS_UNET;
+    enum pass_kind kind = PASS_UNET;
     for (int i = 0; i < p->run.n_rows; i++) {
         if (steer_features(p->run.rows[i].picture, side_of(p, i)))
-            *kind = PASS_STEERED;
+            kind = PASS_STEERED;
     }
-    return 0;
+    return kind;
 }
 
 void pipeline_steer_end(struct pipeline *p)

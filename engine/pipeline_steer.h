@@ -18,8 +18,8 @@ int pipeline_steer_look(struct pipeline *p, struct image_task *it, struct err *e
  * 0: all shares are in, and *kind is the pass that takes them.  n_skips: the call reads only the first so many
  * skips of the way down; 0: all. */
 int pipeline_steer_begin(struct pipeline *p, int n_skips, enum pass_kind *kind, struct err *e);
-/* The same for the UNet's head, which sees adapters alone. */
-int pipeline_steer_head(struct pipeline *p, enum pass_kind *kind);
+/* The pass that takes them where the call is the UNet's head, which sees adapters alone. */
+enum pass_kind pipeline_steer_head(struct pipeline *p);
 /* The pass of either kind is done. */
 void pipeline_steer_end(struct pipeline *p);
 /* Nobody wants row i of the pass that runs any more: its memory is not touched again. */

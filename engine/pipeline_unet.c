@@ -144,8 +144,11 @@ int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e
     const struct group g = gather(p, first);
     enum pass_kind kind = PASS_UNET;
     const int n_skips = g.parts & IMAGE_DEEP ? 0 : g.branch + 1;
-    int rc = g.parts == IMAGE_HEAD ? pipeline_steer_head(p, &kind)
-                                   : pipeline_steer_begin(p, n_skips, &kind, e);
+    int rc = 0;
+    if (g.parts == IMAGE_HEAD)
+        kind = pipeline_steer_head(p);
+    else
+        rc = pipeline_steer_begin(p, n_skips, &kind, e);
     if (rc)
         return rc < 0 ? rc : 0;
     const int n = p->run.n_rows;
