@@ -82,7 +82,7 @@ static int run_unet(struct image_unit *unit, int64_t until_us, struct err *e)
 {
     struct unet_unit *u = (struct unet_unit *)unit;
     int rc = 0;
-    for (int i = 0; i < u->pub.n && rc == 0 && program_position(u->p) == 0 && u->n_out == 0; i++)
+    for (int i = 0; i < u->pub.n && rc == 0 && u->n_in == 0; i++)
         rc = set_row(u, i, e);
     while (rc == 0 && u->n_in < u->pub.n) {
         copy_in(u, u->n_in++);
