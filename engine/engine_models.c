@@ -76,7 +76,7 @@ static int open_work(struct engine *g, int model, struct err *e)
     const struct model_card *card = engine_facts(g, model);
     if (card->kind == MODEL_EMBEDDING)
         return engine_embed_open(g, model, e);
-    if (card->kind == MODEL_IMAGE || card->kind == MODEL_ENLARGER)
+    if (card->image)
         engine_image_open(g, model);
     if (card->kind == MODEL_UPSCALER)
         engine_upscale_open(g, model);
