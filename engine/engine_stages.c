@@ -49,14 +49,10 @@ static int add_enlarger(struct engine *g, struct task *t, int model, int size[2]
     s.guidance_scale = first->passes.upscale.guidance_scale;
     s.width = size[0] * scale;
     s.height = size[1] * scale;
-    int rc = 0;
-    if (size[0] % step || size[1] % step) {
-        err_set(e, ERR_INVALID, "pictures of %dx%d: it takes multiples of %d", size[0], size[1],
-                step);
-        rc = err_param(e, "upscale");
-    }
-    if (rc == 0)
-        rc = picture_stage_new(t, d, &s, size, e);
+    int rc = size[0] % step || size[1] % step
+                 ? err_set(e, ERR_INVALID, "pictures of %dx%d: it takes multiples of %d", size[0],
+                           size[1], step)
+                 : picture_stage_new(t, d, &s, size, e);
     if (rc) {
         err_wrap(e, "upscale");
         return err_param(e, "upscale");
