@@ -84,8 +84,8 @@ struct engine_stats {
     int64_t heartbeat_us; /* clock_us of the last step or idle turn */
     int jobs_waiting, sequences_running, sequences_max;
     int64_t prompt_tokens, cached_tokens, generated_tokens;
-    int64_t steps, steps_ahead,
-        step_rows; /* ahead: queued before the tokens of the one before were known */
+    int64_t steps, step_rows;
+    int64_t steps_ahead; /* queued before the tokens of the one before were known */
     int64_t pages_total, pages_used, pages_cached; /* used: held by running sequences */
     int64_t cache_bytes;
     int64_t held_bytes, kept_bytes;      /* of images: in use; kept for the next */

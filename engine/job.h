@@ -198,8 +198,8 @@ struct image_spec {
     const struct prompt_words *words;     /* the engine's own, of a task */
     float denoising_start, denoising_end; /* only a part of the steps; 0: all of them */
     float aesthetic[2]; /* scores that a refiner is told, of the prompt and the negative one */
-    const uint8_t
-        *small; /* what a model that enlarges begins with: [height / its scale, width / ..., 3] */
+    /* What a model that enlarges begins with: [height / its scale, width / its scale, 3]. */
+    const uint8_t *small;
     int noise_level; /* of small; -1: the model's */
     bool tiled;      /* beyond the model's own size in windows, even where memory is enough */
     int n_controls;  /* at most JOB_CONTROLS_MAX */

@@ -16,13 +16,12 @@
 struct image_task;
 struct picture;
 
+/* Of each control i: */
 struct steer_task {
-    float
-        *hints[JOB_CONTROLS_MAX]; /* of each window, what control i made of it: steer_hint_floats */
+    float *hints[JOB_CONTROLS_MAX]; /* what it made of each window: steer_hint_floats */
     int n_looked[JOB_CONTROLS_MAX]; /* windows whose are there */
-    uint8_t *seen
-        [JOB_CONTROLS_MAX]; /* its picture in the size of the result, and behind it what is hidden; NULL: its
-                                        own has that size */
+    /* Its picture in the size of the result, and behind it what is hidden; NULL: its own has that size. */
+    uint8_t *seen[JOB_CONTROLS_MAX];
     bool fitted[JOB_CONTROLS_MAX]; /* it is there */
 };
 
