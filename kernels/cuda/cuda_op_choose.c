@@ -25,28 +25,14 @@ void cuda_op_choose(struct backend *be, const struct op_choose *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     const int n = cuda_op_rows(p->logits), n_vocab = cuda_op_cols(p->logits);
-    const size_t row_bytes = (size_t)n * sizeof(struct cuda_sample_row);
+    const size_t row_bytes = (size_t)n * sizeof *p->rows;
     const size_t id_bytes = (size_t)p->n_ids * sizeof *p->ids;
     assert(p->slot >= 0 && p->slot < CHOOSE_SLOTS);
     if (!cuda_param_begin(cb, row_bytes + id_bytes))
         return;
-    struct cuda_sample_row *rows = cuda_param_new(cb, row_bytes);
-    for (int i = 0; i < n; i++) {
-        const struct choose_row *r = &p->rows[i];
-        rows[i] = (struct cuda_sample_row){.temperature = r->temperature,
-                                           .top_p = r->top_p,
-                                           .top_k = r->top_k,
-                                           .repetition = r->repetition,
-                                           .presence = r->presence,
-                                           .frequency = r->frequency,
-                                           .u = r->u,
-                                           .first = r->first,
-                                           .n_ids = r->n_ids,
-                                           .n_prompt = r->n_prompt};
-    }
     struct cuda_sample_call c = {
         .logits = p->logits->data, .out = p->there, .n_rows = n, .n_vocab = n_vocab};
-    c.rows = cuda_param_send(cb, rows, row_bytes);
+    c.rows = cuda_param(cb, p->rows, row_bytes);
     c.ids = id_bytes ? cuda_param(cb, p->ids, id_bytes) : NULL;
     c.work = cuda_scratch(cb, cuda_sample_work_bytes(n, n_vocab));
     if (!cb->dead)

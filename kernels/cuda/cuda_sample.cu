@@ -13,7 +13,7 @@
 __global__ void __launch_bounds__(SAMPLE_THREADS)
     sample_edit_kernel(const struct cuda_sample_call c, int32_t *counts)
 {
-    const struct cuda_sample_row r = c.rows[blockIdx.x];
+    const struct choose_row r = c.rows[blockIdx.x];
     int32_t *mine = counts + (size_t)blockIdx.x * c.n_vocab * 2;
     float *x = c.logits + (size_t)blockIdx.x * c.n_vocab;
     const int32_t *ids = c.ids + r.first;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
     SHARED(float, sums, [SAMPLE_THREADS + 1]);
     SHARED(int, ids, [SAMPLE_THREADS]);
     SHARED(float, partial, [CUDA_WARP]);
-    const struct cuda_sample_row r = c.rows[blockIdx.x];
+    const struct choose_row r = c.rows[blockIdx.x];
     const float *x = c.logits + (size_t)blockIdx.x * c.n_vocab;
     float *w = weights + (size_t)blockIdx.x * c.n_vocab, top;
     const int n = c.n_vocab;

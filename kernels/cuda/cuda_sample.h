@@ -10,18 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct cuda_sample_row {
-    float temperature;                     /* 0: the best token, the lowest id of equals */
-    float top_p;                           /* 1: all */
-    int32_t top_k;                         /* 0: all */
-    float repetition, presence, frequency; /* 1, 0, 0: none */
-    float u;                               /* [0, 1): which of the tokens */
-    int32_t first, n_ids, n_prompt;        /* ids[first ...]: prompt, then what was generated */
-};
+#include "kernels/choose.h"
 
 struct cuda_sample_call {
     float *logits; /* [rows, n_vocab]; changed */
-    const struct cuda_sample_row *rows;
+    const struct choose_row *rows;
     const int32_t *ids;
     int32_t *out; /* [rows] token, or -1 where no logit is finite */
     int n_rows, n_vocab;

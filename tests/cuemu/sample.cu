@@ -27,7 +27,7 @@ static float number(unsigned *seed)
     return (float)(*seed >> 8) / (float)(1 << 24);
 }
 
-static void edit(std::vector<float> &x, const cuda_sample_row &r, const int32_t *ids)
+static void edit(std::vector<float> &x, const choose_row &r, const int32_t *ids)
 {
     for (int id = 0; id < (int)x.size(); id++) {
         int all = 0, late = 0;
@@ -43,7 +43,7 @@ static void edit(std::vector<float> &x, const cuda_sample_row &r, const int32_t 
 }
 
 /* May the token have been drawn, but for rounding of u by `slack` of the whole? */
-static bool fits(const std::vector<float> &x, const cuda_sample_row &r, int got, double slack)
+static bool fits(const std::vector<float> &x, const choose_row &r, int got, double slack)
 {
     const int n = (int)x.size();
     std::vector<int> order(n);
@@ -78,7 +78,7 @@ static void check(int n_vocab)
     unsigned seed = 7;
     std::vector<std::vector<float>> x(ROWS, std::vector<float>(n_vocab));
     std::vector<int32_t> ids(ROWS * IDS), out(ROWS);
-    cuda_sample_row rows[ROWS];
+    choose_row rows[ROWS];
     for (int r = 0; r < ROWS; r++) {
         for (float &v : x[r])
             v = 12 * number(&seed) - 6;
@@ -101,7 +101,7 @@ static void check(int n_vocab)
     cudaMemcpyAsync(at + sizeof rows, ids.data(), ids.size() * 4, cudaMemcpyHostToDevice, 0);
     char *to = at + sizeof rows + ids.size() * 4;
     cuda_sample_call c = {(float *)logits,
-                          (const cuda_sample_row *)at,
+                          (const choose_row *)at,
                           (const int32_t *)(at + sizeof rows),
                           (int32_t *)to,
                           ROWS,
