@@ -50,6 +50,7 @@ void cuda_flush(struct cuda_backend *cb)
         cuda_queue_forget(cb->queue);
         return;
     }
+    cuda_enter(cb);
     cudaError_t rc = cuda_queue_flush(cb->queue, &what);
     cuda_check(cb, rc, what);
 }

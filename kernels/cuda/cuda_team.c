@@ -156,10 +156,8 @@ static void wait_lane(struct backend_team *t, int lane)
 /* Until nothing is queued any more, or a device has failed. */
 static void wait_all(struct cuda_team *ct)
 {
-    for (int m = 0; m < ct->team.n; m++) {
-        cuda_enter(member(ct, m));
+    for (int m = 0; m < ct->team.n; m++)
         cuda_flush(member(ct, m));
-    }
     for (int idle = 0; idle < ct->team.n && find_dead(ct) == ct->team.n;) {
         idle = 0;
         for (int m = 0; m < ct->team.n; m++) {

@@ -140,6 +140,34 @@ static void a_launch_that_fails(void **state)
     cuemu_reset();
 }
 
+/* What one device holds back goes to it, whichever this thread was at last. */
+static void two_devices(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    float host[COLS] = {-1, 2}, *x[2];
+    struct backend *be[2] = {open_device(true)};
+    assert_int_equal(cuda_backend_open(&be[1], 1, &e), 0);
+    be[1]->graphs = true;
+    for (int i = 0; i < 2; i++) {
+        x[i] = be[i]->alloc(be[i], sizeof host, &e);
+        be[i]->upload(be[i], x[i], host, sizeof host);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct tensor t = {.type = DTYPE_F32, .ndim = 2, .dims = {1, COLS}, .data = x[i]};
+        OP(be[i], act, .out = &t, .x = &t, .act = ACT_RELU);
+    }
+    for (int i = 0; i < 2; i++) {
+        be[i]->download(be[i], host, x[i], sizeof host);
+        if (be[i]->sync(be[i], &e) != 0)
+            fail_msg("%s", e.msg);
+        assert_true(host[0] == 0 && host[1] == 2);
+        be[i]->free(be[i], x[i]);
+    }
+    for (int i = 0; i < 2; i++)
+        be[i]->close(be[i]);
+}
+
 /* What must not happen while a stream is captured makes the capture worthless, as on a device. */
 static void spoilt(void **state)
 {
@@ -166,7 +194,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_numbers), cmocka_unit_test(updates),
         cmocka_unit_test(failures),     cmocka_unit_test(a_launch_that_fails),
-        cmocka_unit_test(spoilt),
+        cmocka_unit_test(two_devices),  cmocka_unit_test(spoilt),
     };
+    setenv("CUEMU_DEVICES", "2", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
