@@ -55,6 +55,16 @@ void cuda_flush(struct cuda_backend *cb)
     cuda_check(cb, rc, what);
 }
 
+cudaStream_t cuda_copy_stream(struct cuda_backend *cb)
+{
+    cuda_flush(cb);
+    if (!cb->dead) {
+        cuda_check(cb, cudaEventRecord(cb->queued, cb->compute), "recording an event");
+        cuda_check(cb, cudaStreamWaitEvent(cb->copy, cb->queued, 0), "waiting for an event");
+    }
+    return cb->copy;
+}
+
 void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes,
                enum cudaMemcpyKind kind, const char *what)
 {

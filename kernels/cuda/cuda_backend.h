@@ -78,6 +78,8 @@ bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
 cudaStream_t cuda_stream(struct cuda_backend *cb);
 /* What is held back goes into the compute stream: before anything but an op or a copy within it. */
 void cuda_flush(struct cuda_backend *cb);
+/* The copy stream, which first waits for all that is queued so far. */
+cudaStream_t cuda_copy_stream(struct cuda_backend *cb);
 /* A copy in the order of ops. */
 void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes,
                enum cudaMemcpyKind kind, const char *what);

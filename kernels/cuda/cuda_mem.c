@@ -228,11 +228,8 @@ void cuda_mem_download(struct backend *be, void *to, const void *from, size_t by
         char *pinned = stage(cb, n);
         if (!pinned)
             return;
-        if (at == 0) {
-            cuda_flush(cb);
-            cuda_check(cb, cudaEventRecord(cb->queued, cb->compute), "recording an event");
-            cuda_check(cb, cudaStreamWaitEvent(cb->copy, cb->queued, 0), "waiting for an event");
-        }
+        if (at == 0)
+            cuda_copy_stream(cb);
         cuda_check(
             cb,
             cudaMemcpyAsync(pinned, (const char *)from + at, n, cudaMemcpyDeviceToHost, cb->copy),

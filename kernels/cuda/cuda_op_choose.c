@@ -9,16 +9,12 @@
 /* To pinned memory; the event of the slot comes after it. */
 static void bring(struct cuda_backend *cb, const struct op_choose *p, size_t bytes)
 {
-    cuda_flush(cb);
-    if (cb->dead)
-        return;
-    cuda_check(cb, cudaEventRecord(cb->queued, cb->compute), "recording an event");
-    cuda_check(cb, cudaStreamWaitEvent(cb->copy, cb->queued, 0), "waiting for an event");
+    cudaStream_t copy = cuda_copy_stream(cb);
     if (!cb->dead)
-        cuda_check(cb, cudaMemcpyAsync(p->here, p->there, bytes, cudaMemcpyDeviceToHost, cb->copy),
+        cuda_check(cb, cudaMemcpyAsync(p->here, p->there, bytes, cudaMemcpyDeviceToHost, copy),
                    "a download");
     if (!cb->dead)
-        cuda_check(cb, cudaEventRecord(cb->chosen[p->slot], cb->copy), "recording an event");
+        cuda_check(cb, cudaEventRecord(cb->chosen[p->slot], copy), "recording an event");
 }
 
 void cuda_op_choose(struct backend *be, const struct op_choose *p)
