@@ -305,7 +305,9 @@ static int choose(const struct replicas *r, unsigned tried, const uint64_t *hash
 {
     int work[REPLICAS_MAX], best = -1, most = 0, keeper = -1;
     for (int i = 0; i < r->n; i++) {
-        if (tried >> i & 1 || !lives(r, i))
+        if (!lives(r, i))
+            tried |= 1u << i;
+        if (tried >> i & 1)
             continue;
         work[i] = work_of(r->all[i].engine);
         if (best < 0 || work[i] < work[best] ||
@@ -314,7 +316,7 @@ static int choose(const struct replicas *r, unsigned tried, const uint64_t *hash
             best = i;
     }
     for (int i = 0; i < r->n; i++) {
-        if (tried >> i & 1 || !lives(r, i) || best < 0)
+        if (tried >> i & 1)
             continue;
         int known = known_pages(&r->all[i], hash, n_pages);
         if (known >= PAGES_WORTH && 2 * known >= n_pages && known > most &&
