@@ -169,8 +169,6 @@ static int take_share(struct llama *m, struct err *e)
     struct llama_config *c = &m->c;
     struct llama_share *s = &m->share;
     const int unit = ff_unit(c->n_ff), n_units = c->n_ff / unit;
-    s->n_heads = c->n_heads;
-    s->n_kv_heads = c->n_kv_heads;
     s->n_ff = c->n_ff;
     if (c->n_kv_heads % s->n != 0)
         return err_set(
@@ -358,8 +356,8 @@ static int walk_layer(struct walk *w, int i)
     const struct llama_config *c = &w->m->c;
     struct llama_layer *l = &w->m->layers[i];
     const struct llama_share *s = &w->m->share;
-    const int64_t q_dim = (int64_t)s->n_heads * c->head_dim, q_n = q_dim / s->n;
-    const int64_t kv_dim = (int64_t)s->n_kv_heads * c->head_dim, kv_n = kv_dim / s->n;
+    const int64_t q_n = (int64_t)c->n_heads * c->head_dim, q_dim = q_n * s->n;
+    const int64_t kv_n = (int64_t)c->n_kv_heads * c->head_dim, kv_dim = kv_n * s->n;
     const struct piece q = {s->rank * q_n, q_n, false}, kv = {s->rank * kv_n, kv_n, false};
     const struct piece att = {s->rank * q_n, q_n, true};
     const struct piece ff = {s->ff_at, c->n_ff, false}, ff_sum = {s->ff_at, c->n_ff, true};

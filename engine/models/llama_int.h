@@ -25,9 +25,8 @@ struct llama_layer {
 /* Which part of the model this is: some heads of attention with their keys and values, some columns of the
  * feed-forward; norms whole; embeddings, output and the biases behind sums only in the first. */
 struct llama_share {
-    int rank, n;                   /* n 1: all of it */
-    int n_heads, n_kv_heads, n_ff; /* of all shares together */
-    int ff_at;                     /* the first column */
+    int rank, n;     /* n 1: all of it; each has as many heads */
+    int n_ff, ff_at; /* of all shares together; the first column */
 };
 
 struct llama {
