@@ -26,7 +26,6 @@ int engine_choose_open(struct engine *g, const struct sched_options *o, struct e
     if (be->choose == NULL)
         return 0;
     const size_t n = (size_t)sched_max_logits(o), bytes = n * sizeof(int32_t);
-    c->max_rows = (int)n;
     c->rows = xcalloc(n, sizeof *c->rows);
     c->host = xcalloc(n, sizeof *c->host);
     c->ids = xcalloc(HISTORY_MAX, sizeof *c->ids);

@@ -34,7 +34,6 @@ enum {
 
 /* Of engine_choose.c; all NULL where the host chooses tokens. */
 struct engine_choose {
-    int max_rows; /* of the arrays */
     struct choose_row *rows;
     bool *host;
     int32_t *ids;                 /* what penalties look at */
