@@ -4,8 +4,6 @@
 
 #include "tests/cuemu/cuemu_int.h"
 
-typedef std::lock_guard<std::recursive_mutex> guard;
-
 static bool exists(int device)
 {
     cuemu_set_up();
@@ -16,7 +14,7 @@ extern "C" {
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    guard g(cuemu_lock);
+    cuemu_guard g(cuemu_lock);
     cuemu_set_up();
     *count = cuemu_devices.n;
     return cuemu_devices.n ? cudaSuccess : cuemu_failed(cudaErrorNoDevice);
@@ -24,9 +22,8 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaSetDevice(int device)
 {
-    guard g(cuemu_lock);
-    cuemu_set_up();
-    if (device < 0 || device >= cuemu_devices.n)
+    cuemu_guard g(cuemu_lock);
+    if (!exists(device))
         return cuemu_failed(cudaErrorInvalidDevice);
     cuemu_device = device;
     return cudaSuccess;
@@ -40,8 +37,7 @@ cudaError_t cudaGetDevice(int *device)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 {
-    cuemu_set_up();
-    if (device < 0 || device >= cuemu_devices.n)
+    if (!exists(device))
         return cuemu_failed(cudaErrorInvalidDevice);
     memset(prop, 0, sizeof *prop);
     snprintf(prop->name, sizeof prop->name, "emulated device %d", device);
@@ -70,7 +66,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    guard g(cuemu_lock);
+    cuemu_guard g(cuemu_lock);
     cuemu_set_up();
     *total = cuemu_devices.memory_total[cuemu_device];
     *free_bytes =
@@ -80,7 +76,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
 {
-    guard g(cuemu_lock);
+    cuemu_guard g(cuemu_lock);
     if (!exists(device) || !exists(peer))
         return cuemu_failed(cudaErrorInvalidDevice);
     *can = device != peer;
@@ -89,7 +85,7 @@ cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
 
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned)
 {
-    guard g(cuemu_lock);
+    cuemu_guard g(cuemu_lock);
     if (!exists(peer) || peer == cuemu_device)
         return cuemu_failed(cudaErrorInvalidDevice);
     if (cuemu_devices.peers[cuemu_device] >> peer & 1)
@@ -100,7 +96,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned)
 
 cudaError_t cudaDeviceDisablePeerAccess(int peer)
 {
-    guard g(cuemu_lock);
+    cuemu_guard g(cuemu_lock);
     if (!exists(peer))
         return cuemu_failed(cudaErrorInvalidDevice);
     if (!(cuemu_devices.peers[cuemu_device] >> peer & 1))
