@@ -125,10 +125,8 @@ static size_t aligned(size_t bytes)
 /* The first command is the copy of what is sent, even of nothing. */
 static struct command *add(struct cuda_queue *q, enum kind kind, size_t args_bytes)
 {
-    if (q->held.n >= MAX_COMMANDS) {
-        cudaError_t rc = cuda_queue_flush(q, &q->what);
-        q->error = q->error == cudaSuccess ? rc : q->error;
-    }
+    if (q->held.n >= MAX_COMMANDS)
+        q->error = cuda_queue_flush(q, &q->what);
     const size_t bytes = aligned(sizeof(struct command)) + args_bytes;
     if (q->held.n == 0)
         *(struct command *)list_add(&q->held, aligned(sizeof(struct command))) =
