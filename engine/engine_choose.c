@@ -99,6 +99,18 @@ static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *
     return true;
 }
 
+/* Of the rows that were told, in the next slot. */
+static struct text_choose choice(const struct engine_choose *c, int n_ids)
+{
+    return (struct text_choose){.op = {.rows = c->rows,
+                                       .ids = c->ids,
+                                       .n_ids = n_ids,
+                                       .there = c->there[c->slot],
+                                       .here = c->here[c->slot],
+                                       .slot = c->slot},
+                                .host = c->host};
+}
+
 bool engine_choose_fill(struct engine *g, const struct sched_plan *p, struct text_choose *out)
 {
     struct engine_choose *c = &g->choose;
@@ -118,20 +130,14 @@ bool engine_choose_fill(struct engine *g, const struct sched_plan *p, struct tex
             n_device += !c->host[row];
         }
     }
-    *out = (struct text_choose){.rows = c->rows,
-                                .host = c->host,
-                                .ids = c->ids,
-                                .n_ids = n_ids,
-                                .there = c->there[c->slot],
-                                .here = c->here[c->slot],
-                                .slot = c->slot};
+    *out = choice(c, n_ids);
     return n_device > 0;
 }
 
 int engine_choose_wait(struct engine *g, const struct text_choose *t, int n_logits, struct err *e)
 {
     struct backend *be = g->backend;
-    int rc = be->chosen(be, t->slot, e);
+    int rc = be->chosen(be, t->op.slot, e);
     for (int i = 0; i < n_logits && rc == 0; i++)
         if (t->host[i])
             return be->sync(be, e);
@@ -170,12 +176,7 @@ static int launch(struct engine *g, int model, int n, int from, struct err *e)
     if (cache_check(g->cache, e))
         return ERR_DEVICE;
     c->slot = !from;
-    const struct text_choose choose = {.rows = c->rows,
-                                       .host = c->host,
-                                       .ids = c->ids,
-                                       .there = c->there[c->slot],
-                                       .here = c->here[c->slot],
-                                       .slot = c->slot};
+    const struct text_choose choose = choice(c, n_ids);
     const struct text_batch batch = {.n_rows = n,
                                      .ids_there = c->there[from],
                                      .pos = c->pos,

@@ -268,7 +268,7 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
     for (int i = 0; i < part->n_logits && rc == 0; i++) {
         int k = part->first_logit + i, at = p->batch.pos[p->batch.logit_rows[k]];
         float *logits = p->batch.logits + (size_t)k * n_vocab;
-        rc = chosen && !chosen->host[k] ? take_chosen(g, q, chosen->here[k], &e)
+        rc = chosen && !chosen->host[k] ? take_chosen(g, q, chosen->op.here[k], &e)
              : at + 1 < q->n_prompt     ? score_row(g, q, logits, at, &e)
                                         : choose_row(g, q, logits, &e);
         if (rc == 0 && !q->task)

@@ -86,12 +86,8 @@ struct text_view {
 
 /* Tokens that the device chooses (kernels/choose.h). */
 struct text_choose {
-    const struct choose_row *rows; /* [n_logits] */
-    const bool *host;              /* [n_logits] true: the logits go to the host instead */
-    const int32_t *ids;
-    int n_ids;
-    int32_t *there, *here; /* [n_logits] */
-    int slot;
+    struct op_choose op; /* of n_logits rows, but for the logits */
+    const bool *host;    /* [n_logits] true: the logits go to the host instead */
 };
 
 /* One forward pass over rows of any mixture of sequences. */

@@ -581,16 +581,13 @@ void llama_logits(struct llama *m, const struct text_batch *b)
         if (b->choose->host[i])
             be->download(be, b->logits + (size_t)i * row, m->logits + (size_t)i * row,
                          row * sizeof(float));
-    if (b->choose != NULL)
-        be->choose(be, &(const struct op_choose){.logits = &out,
-                                                 .rows = b->choose->rows,
-                                                 .ids = b->choose->ids,
-                                                 .n_ids = b->choose->n_ids,
-                                                 .there = b->choose->there,
-                                                 .here = b->choose->here,
-                                                 .slot = b->choose->slot});
-    else if (m->logits != NULL)
+    if (b->choose != NULL) {
+        struct op_choose op = b->choose->op;
+        op.logits = &out;
+        be->choose(be, &op);
+    } else if (m->logits != NULL) {
         be->download(be, b->logits, m->logits, (size_t)b->n_logits * row * sizeof(float));
+    }
 }
 
 int llama_check_batch(const struct llama *m, const struct text_batch *b, struct err *e)
