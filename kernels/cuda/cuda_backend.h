@@ -15,7 +15,6 @@
 
 struct cuda_pool;
 struct cuda_range;
-struct cuda_blas;
 
 /* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
  * A ring of two halves: each starts over at a sync, and a choice of tokens changes halves; so the same ops get
@@ -50,7 +49,6 @@ struct cuda_backend {
     bool landing; /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
     struct cuda_range *ranges;
-    struct cuda_blas *blas; /* NULL: there is no cuBLAS */
     struct cuda_params params;
     char *staging; /* pinned, for uploads and downloads of pageable memory */
     size_t staging_used;

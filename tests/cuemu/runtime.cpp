@@ -71,7 +71,7 @@ void cuemu_set_up()
         atexit(cuemu_counts_print);
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");
     static const char *const names[] = {"malloc", "host",  "copy", "launch",
-                                        "sync",   "graph", "blas", "nccl"};
+                                        "sync",   "graph", "nccl"};
     cuemu_devices.n = devices ? (int)strtol(devices, nullptr, 10) : 1;
     cuemu_devices.n = cuemu_devices.n < 0             ? 0
                       : cuemu_devices.n > MAX_DEVICES ? MAX_DEVICES
