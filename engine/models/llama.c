@@ -324,16 +324,15 @@ static int walk_slice(struct walk *w, struct tensor *out, const char *name, int6
                        name, dtype_name(t->type));
     if (!w->load)
         return 0;
-    struct backend *be = w->m->be;
+    if (p->n > 0) {
+        const char *from = (const char *)t->data + dtype_bytes(t->type, p->at);
+        void *data = backend_floats(w->m->be, t->type, from, p->n, w->e);
+        if (data == NULL)
+            return ERR_NOMEM;
+        *out = (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 1, .dims = {p->n}};
+        w->m->base.weight_bytes += (size_t)p->n * sizeof(float);
+    }
     walked(w, t);
-    if (p->n == 0)
-        return 0;
-    const char *from = (const char *)t->data + dtype_bytes(t->type, p->at);
-    void *data = backend_floats(be, t->type, from, p->n, w->e);
-    if (data == NULL)
-        return ERR_NOMEM;
-    *out = (struct tensor){.data = data, .type = DTYPE_F32, .ndim = 1, .dims = {p->n}};
-    w->m->base.weight_bytes += (size_t)p->n * sizeof(float);
     return 0;
 }
 
