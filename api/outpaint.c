@@ -2,14 +2,7 @@
  * seam lies a little inside of the picture, so that the new part grows out of it. */
 #include "api/outpaint.h"
 
-#include <string.h>
-
 enum { SEAM = 8 }; /* pixels of the picture that are made anew with the rest */
-
-static int clamp(int v, int n)
-{
-    return v < 0 ? 0 : v >= n ? n - 1 : v;
-}
 
 /* Where a side of the picture begins on the canvas. */
 static int place(int room, bool at_begin, bool at_end)
@@ -29,23 +22,20 @@ int outpaint_canvas(struct image *canvas, struct image *mask, const struct image
                 from->height, size[0], size[1]);
         return err_param(e, "size");
     }
-    int rc = image_init(canvas, size[0], size[1], 3, e);
+    int rc = image_extend(canvas, from, -x0, -y0, size[0], size[1], e);
     if (rc == 0)
         rc = image_init(mask, size[0], size[1], 1, e);
     if (rc != 0) {
         image_free(canvas);
         return rc;
     }
-    uint8_t *to = canvas->data, *is_new = mask->data;
+    uint8_t *is_new = mask->data;
     for (int y = 0; y < size[1]; y++) {
         const int fy = y - y0, top = y0 > 0 ? SEAM : 0, bottom = y0 < room_y ? SEAM : 0;
         const bool in_y = fy >= top && fy < from->height - bottom;
-        for (int x = 0; x < size[0]; x++, to += 3) {
+        for (int x = 0; x < size[0]; x++) {
             const int fx = x - x0, left = x0 > 0 ? SEAM : 0, right = x0 < room_x ? SEAM : 0;
             const bool in = in_y && fx >= left && fx < from->width - right;
-            const size_t at = (size_t)clamp(fy, from->height) * (size_t)from->width +
-                              (size_t)clamp(fx, from->width);
-            memcpy(to, from->data + 3 * at, 3);
             *is_new++ = in ? 0 : 255;
         }
     }

@@ -163,16 +163,8 @@ static int widen_to(struct image *im, int width, int height, struct err *e)
     struct image fit = {0}, out = {0};
     int err = image_resize(&fit, im, w > 0 ? w : 1, h > 0 ? h : 1, IMAGE_LANCZOS, e);
     if (err == 0)
-        err = image_init(&out, width, height, im->channels, e);
-    const int left = width / 2 - fit.width / 2, top = height / 2 - fit.height / 2;
-    for (int y = 0; err == 0 && y < height; y++)
-        for (int x = 0; x < width; x++) {
-            const int fx = x < left ? 0 : x - left, fy = y < top ? 0 : y - top;
-            const size_t at = (size_t)(fy < fit.height ? fy : fit.height - 1) * (size_t)fit.width +
-                              (size_t)(fx < fit.width ? fx : fit.width - 1);
-            memcpy(out.data + ((size_t)y * (size_t)width + (size_t)x) * (size_t)im->channels,
-                   fit.data + at * (size_t)im->channels, (size_t)im->channels);
-        }
+        err = image_extend(&out, &fit, fit.width / 2 - width / 2, fit.height / 2 - height / 2,
+                           width, height, e);
     image_free(&fit);
     if (err != 0)
         return err;

@@ -370,6 +370,25 @@ int image_crop(struct image *out, const struct image *in, int x, int y, int widt
     return 0;
 }
 
+static int clamp(int v, int n)
+{
+    return v < 0 ? 0 : v >= n ? n - 1 : v;
+}
+
+int image_extend(struct image *out, const struct image *in, int x, int y, int width, int height,
+                 struct err *e)
+{
+    int err = image_init(out, width, height, in->channels, e);
+    if (err != 0)
+        return err;
+    uint8_t *to = out->data;
+    for (int i = 0; i < height; i++)
+        for (int j = 0; j < width; j++, to += in->channels)
+            memcpy(to, at(in, clamp(x + j, in->width), clamp(y + i, in->height)),
+                   (size_t)in->channels);
+    return 0;
+}
+
 static uint8_t gray_of(const uint8_t *p)
 {
     return (uint8_t)((p[0] * 19595u + p[1] * 38470u + p[2] * 7471u + 0x8000u) >> 16);

@@ -40,6 +40,9 @@ void image_resizer_close(struct image_resizer *r); /* NULL is nothing */
  * in every channel.  So it crops and it pads. */
 int image_crop(struct image *out, const struct image *in, int x, int y, int width, int height,
                uint8_t fill, struct err *e);
+/* The same, but what lies outside has the nearest pixel's value: rows and columns of the border go on. */
+int image_extend(struct image *out, const struct image *in, int x, int y, int width, int height,
+                 struct err *e);
 /* As Image.convert: gray weighs 299, 587, 114; alpha is dropped, or made opaque. */
 int image_convert(struct image *out, const struct image *in, int channels, struct err *e);
 /* One channel as a gray picture. */

@@ -177,6 +177,21 @@ static void cropping_pads_what_lies_outside(void **state)
     image_free(&im);
 }
 
+static void extending_draws_out_the_border(void **state)
+{
+    (void)state;
+    struct image im = picture(4, 3, 3), out;
+    struct err e = {0};
+    assert_int_equal(image_extend(&out, &im, -2, -1, 7, 6, &e), 0);
+    for (int y = 0; y < 6; y++)
+        for (int x = 0; x < 7; x++) {
+            const int fx = x < 2 ? 0 : x < 6 ? x - 2 : 3, fy = y < 1 ? 0 : y < 4 ? y - 1 : 2;
+            assert_memory_equal(out.data + (y * 7 + x) * 3, im.data + (fy * 4 + fx) * 3, 3);
+        }
+    image_free(&out);
+    image_free(&im);
+}
+
 static void channels_convert_as_in_pil(void **state)
 {
     (void)state;
@@ -217,6 +232,7 @@ int main(void)
         cmocka_unit_test(a_file_over_a_limit_is_refused_before_it_is_read),
         cmocka_unit_test(names_lead_to_formats),
         cmocka_unit_test(cropping_pads_what_lies_outside),
+        cmocka_unit_test(extending_draws_out_the_border),
         cmocka_unit_test(channels_convert_as_in_pil),
         cmocka_unit_test(sizes_that_no_picture_has_are_errors),
     };
