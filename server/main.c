@@ -313,6 +313,7 @@ static int open_engine(struct server *s, struct err *e)
     struct engine_options o = {
         .device = c->device,
         .tensor_parallel = (int)c->tensor_parallel,
+        .graphs = c->cuda_graphs,
         .n_threads = (int)c->threads,
         .n_models = c->n_models,
         .models = models,
@@ -343,7 +344,6 @@ static int open_engine(struct server *s, struct err *e)
         .wake_ctx = s,
     };
     kv_type_of(c->kv_type, &o.kv_type); /* config.h has the names */
-    o.graphs = c->cuda_graphs;
     return replicas_open(&s->engine, &o, e);
 }
 

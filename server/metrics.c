@@ -234,21 +234,23 @@ static void render_devices(const struct metrics *m, struct buf *out)
         {"duetto:device_steps_total", "counter", "Steps of the engine."},
         {"duetto:device_generated_tokens_total", "counter", "Generated tokens."},
     };
+    struct engine_stats stats[REPLICAS_MAX];
+    const int n = replicas_n(m->engine);
+    for (int k = 0; k < n; k++)
+        engine_stats(replicas_at(m->engine, k), &stats[k]);
     for (int i = 0; i < COUNT(rows); i++) {
         head(out, rows[i].name, rows[i].type, rows[i].help);
-        for (int k = 0; k < replicas_n(m->engine); k++) {
-            const struct engine *g = replicas_at(m->engine, k);
-            struct engine_stats s;
-            engine_stats(g, &s);
+        for (int k = 0; k < n; k++) {
+            const struct engine_stats *s = &stats[k];
             const int64_t values[COUNT(rows)] = {
-                engine_state(g) == ENGINE_READY,
-                s.sequences_running + s.images_running,
-                s.jobs_waiting,
-                s.pages_used,
-                s.cache_bytes,
-                s.weight_bytes,
-                s.steps,
-                s.generated_tokens,
+                engine_state(replicas_at(m->engine, k)) == ENGINE_READY,
+                s->sequences_running + s->images_running,
+                s->jobs_waiting,
+                s->pages_used,
+                s->cache_bytes,
+                s->weight_bytes,
+                s->steps,
+                s->generated_tokens,
             };
             buf_printf(out, "%s{device=\"", rows[i].name);
             label(out, replicas_device_at(m->engine, k));
