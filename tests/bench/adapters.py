@@ -10,17 +10,20 @@ eight pictures with one ControlNet each and no LoRA, "mixes" the same with a LoR
 """
 import argparse
 import base64
+import concurrent.futures
 import http.client
 import json
 import math
 import pathlib
 import random
 import struct
-import subprocess
+import sys
 import tempfile
-import threading
 import time
 import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import bench  # noqa: E402
 
 KINDS = ("plain", "lora", "locon", "two loras", "controls", "mixes")
 
@@ -137,25 +140,10 @@ def loras(kind, i):
 def batch(port, kind, steps):
     bodies = [{"prompt": "a red cat", "seed": i, "steps": steps, "guidance_scale": 5,
                "loras": loras(kind, i), "control": controls(kind, i)} for i in range(8)]
-    threads = [threading.Thread(target=post, args=(port, b)) for b in bodies]
-    start = time.monotonic()
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return time.monotonic() - start
-
-
-def wait(port):
-    for _ in range(300):
-        try:
-            c = http.client.HTTPConnection("127.0.0.1", port)
-            c.request("GET", "/health")
-            if c.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        start = time.monotonic()
+        list(pool.map(lambda body: post(port, body), bodies))  # one that fails ends it all
+        return time.monotonic() - start
 
 
 def main():
@@ -172,14 +160,11 @@ def main():
             write(pathlib.Path(to) / f"c{i}.safetensors", shapes(a.model), 8, True, 100 + i)
         for i in range(2):
             write_control(pathlib.Path(to) / f"control{i}", a.model, 200 + i)
-        server = subprocess.Popen(["build/duetto", "serve", "-m", f"sd={a.model}", "--lora_dir", to,
-                                   "-m", f"control0={to}/control0", "-m", f"control1={to}/control1",
-                                   "--threads", str(a.threads),
-                                   "--port", str(a.port), "--max_image_rows", "16",
-                                   "--images_at_once", "16", "--cache_mib", "1024",
-                                   "--log_level", "off"], stdout=subprocess.DEVNULL)
-        try:
-            wait(a.port)
+        command = ["build/duetto", "serve", "-m", f"sd={a.model}", "--lora_dir", to,
+                   "-m", f"control0={to}/control0", "-m", f"control1={to}/control1",
+                   "--threads", str(a.threads), "--port", str(a.port), "--max_image_rows", "16",
+                   "--images_at_once", "16", "--cache_mib", "1024", "--log_level", "off"]
+        with bench.serving(command, a.port, "/health"):
             for kind in KINDS:
                 batch(a.port, kind, 1)
             took = {kind: [] for kind in KINDS}
@@ -189,9 +174,6 @@ def main():
             for kind in KINDS:
                 print(f"{kind:10} {' '.join(f'{s:.2f}' for s in took[kind])} s, "
                       f"{min(took['plain']) / min(took[kind]):.2f} of plain")
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ peak signal-to-noise ratio of the pictures in dB, mean and least.
 """
 import argparse
 import base64
+import concurrent.futures
 import http.client
 import io
 import json
 import math
 import pathlib
-import subprocess
-import threading
+import sys
 import time
 
 from PIL import Image, ImageChops, ImageStat
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import bench  # noqa: E402
 
 CACHES = ("deepcache:2:0", "deepcache:3:0", "deepcache:5:0", "deepcache:3:1", "deepcache:3:3",
           "first_block:0.05", "first_block:0.1", "first_block:0.2")
@@ -26,43 +29,27 @@ PROMPTS = ("a red apple", "a smiling cat", "a blue car", "a house with a garden"
            "a green tree", "a slice of pizza", "a yellow star")
 
 
-def post(port, body, to, i):
+def post(port, body):
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     c.request("POST", "/v1/images/generations", json.dumps(body),
               {"Content-Type": "application/json"})
     answer = json.loads(c.getresponse().read())
-    to[i] = Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))).convert("RGB")
+    return Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))).convert("RGB")
 
 
 def batch(port, a, cache):
     """All pictures at once: seconds, pictures."""
-    to = [None] * a.pictures
     bodies = [{"prompt": PROMPTS[i % len(PROMPTS)], "seed": i, "steps": a.steps, "size": a.size,
                "guidance_scale": a.guidance, "step_cache": cache} for i in range(a.pictures)]
-    threads = [threading.Thread(target=post, args=(port, b, to, i)) for i, b in enumerate(bodies)]
-    start = time.monotonic()
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return time.monotonic() - start, to
+    with concurrent.futures.ThreadPoolExecutor(a.pictures) as pool:
+        start = time.monotonic()
+        pictures = list(pool.map(lambda body: post(port, body), bodies))
+        return time.monotonic() - start, pictures
 
 
 def psnr(a, b):
     mean = sum(ImageStat.Stat(ImageChops.difference(a, b)).sum2) / (a.width * a.height * 3)
     return 10 * math.log10(255 * 255 / mean) if mean > 0 else 99.0
-
-
-def wait(port):
-    for _ in range(600):
-        try:
-            c = http.client.HTTPConnection("127.0.0.1", port)
-            c.request("GET", "/health")
-            if c.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
 
 
 def main():
@@ -77,12 +64,10 @@ def main():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("caches", nargs="*", default=CACHES)
     a = parser.parse_args()
-    server = subprocess.Popen(["build/duetto", "serve", "-m", f"sd={a.model}", "--port", str(a.port),
-                               "--max_image_rows", "16", "--images_at_once", "16", "--cache_mib",
-                               "4096", "--threads", str(a.threads), "--log_level", "off"],
-                              stdout=subprocess.DEVNULL)
-    try:
-        wait(a.port)
+    command = ["build/duetto", "serve", "-m", f"sd={a.model}", "--port", str(a.port),
+               "--max_image_rows", "16", "--images_at_once", "16", "--cache_mib", "4096",
+               "--threads", str(a.threads), "--log_level", "off"]
+    with bench.serving(command, a.port, "/health"):
         kinds = ["off", *a.caches]
         if a.rounds > 1:
             for kind in kinds:
@@ -96,9 +81,6 @@ def main():
             far = [psnr(x, y) for x, y in zip(pictures["off"], pictures[kind])]
             print(f"{kind:17} {min(took[kind]):6.2f} s  {min(took['off']) / min(took[kind]):5.2f} x  "
                   f"{sum(far) / len(far):5.1f} dB, least {min(far):.1f}")
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":
