@@ -6,16 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/json.h"
 #include "engine/checkpoint.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/dev/shm/fuzz_checkpoint.XXXXXX"; /* in memory: ten times as fast */
-static volatile char sink;                             /* takes reads that must happen */
+static volatile char sink; /* takes reads that must happen */
 
 static const char *const names[] = {"single.safetensors",
                                     "model_index.json",
@@ -30,25 +29,9 @@ static const char *const names[] = {"single.safetensors",
 static const char *const folders[] = {"unet", "vae", "text_encoder", "scheduler"};
 enum { N_NAMES = sizeof names / sizeof *names, N_FOLDERS = sizeof folders / sizeof *folders };
 
-static const char *path_of(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static void remove_dir(void)
-{
-    for (int i = 0; i < N_NAMES; i++)
-        unlink(path_of(names[i]));
-    for (int i = 0; i < N_FOLDERS; i++)
-        rmdir(path_of(folders[i]));
-    rmdir(dir);
-}
-
 static void put(const char *name, uint64_t header, const void *data, size_t n)
 {
-    FILE *f = fopen(path_of(name), "w");
+    FILE *f = fopen(temp_dir_path(name), "w");
     if (f == NULL || (header > 0 && fwrite(&header, sizeof header, 1, f) != 1) ||
         fwrite(data, 1, n, f) != n || fclose(f) != 0)
         abort();
@@ -90,33 +73,29 @@ static void try_dir(const char *s, size_t n)
         put(names[i], i > 6 && close != NULL ? (uint64_t)(close - s) - at : 0, s + at, len);
         at += len + (end != NULL);
     }
-    try_path(dir);
+    try_path(temp_dir);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static bool ready;
     if (!ready) {
-        if (mkdtemp(dir) == NULL)
-            abort();
+        temp_dir_open();
         for (int i = 0; i < N_FOLDERS; i++)
-            if (mkdir(path_of(folders[i]), 0700) != 0)
+            if (mkdir(temp_dir_path(folders[i]), 0700) != 0)
                 abort();
-        atexit(remove_dir);
         ready = true;
     }
     if (size < 4)
         return 0;
-    char path[256];
-    snprintf(path, sizeof path, "%s", path_of(names[0]));
     if (data[0] % 4 == 3) {
         try_dir((const char *)data + 1, size - 1);
     } else if (data[0] % 4 == 2) {
         put(names[0], size - 3 - data[1] % (size - 3), data + 2, size - 2);
-        try_path(path);
+        try_path(temp_dir_path(names[0]));
     } else {
         put(names[0], 0, data + 1, size - 1);
-        try_path(path);
+        try_path(temp_dir_path(names[0]));
     }
     return 0;
 }

@@ -4,14 +4,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "engine/models/control.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fuzz_control.XXXXXX";
 static struct backend *be;
 
 static const char *const names[] = {"control_b", "control_sdxl", "control_full", "control_light",
@@ -19,48 +18,31 @@ static const char *const names[] = {"control_b", "control_sdxl", "control_full",
 static const char weights[] = "diffusion_pytorch_model.safetensors";
 enum { N_NAMES = sizeof names / sizeof *names };
 
-static const char *path_of(const char *name, const char *file)
+/* A file of one of them; within the directory that they are in. */
+static const char *file_of(const char *name, const char *file)
 {
     static char path[256];
-    snprintf(path, sizeof path, "%s/%s/%s", dir, name, file);
+    snprintf(path, sizeof path, "%s/%s", name, file);
     return path;
-}
-
-static void put(const char *path, const void *data, size_t n)
-{
-    FILE *f = fopen(path, "w");
-    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
-        abort();
-}
-
-static void clean(void)
-{
-    for (int i = 0; i < N_NAMES; i++) {
-        unlink(path_of(names[i], weights));
-        unlink(path_of(names[i], "config.json"));
-        rmdir(path_of(names[i], ""));
-    }
-    unlink(path_of("", "alone.safetensors"));
-    rmdir(dir);
 }
 
 /* Run from the repository's root. */
 static void prepare(void)
 {
     static char bytes[1 << 20];
-    if (mkdtemp(dir) == NULL || backend_open(&be, "cpu/scalar", 1, NULL) != 0)
+    if (backend_open(&be, "cpu/scalar", 1, NULL) != 0)
         abort();
+    temp_dir_open();
     for (int i = 0; i < N_NAMES; i++) {
         char from[256];
-        mkdir(path_of(names[i], ""), 0700);
-        snprintf(from, sizeof from, "tests/fixtures/%s/%s", names[i], weights);
+        mkdir(temp_dir_path(names[i]), 0700);
+        snprintf(from, sizeof from, "tests/fixtures/%s", file_of(names[i], weights));
         FILE *f = fopen(from, "r");
         if (f == NULL)
             abort();
-        put(path_of(names[i], weights), bytes, fread(bytes, 1, sizeof bytes, f));
+        temp_dir_put(file_of(names[i], weights), bytes, fread(bytes, 1, sizeof bytes, f));
         fclose(f);
     }
-    atexit(clean);
 }
 
 static void run(struct image_unit *u)
@@ -101,13 +83,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (be == NULL)
         prepare();
     const int which = data[0] % (N_NAMES + 1);
-    const char *path = path_of("", "alone.safetensors");
-    if (which < N_NAMES) {
-        put(path_of(names[which], "config.json"), data + 1, size - 1);
-        path = path_of(names[which], "");
-    } else {
-        put(path, data + 1, size - 1);
-    }
+    const char *path = temp_dir_path(which < N_NAMES ? names[which] : "alone.safetensors");
+    temp_dir_put(which < N_NAMES ? file_of(names[which], "config.json") : "alone.safetensors",
+                 data + 1, size - 1);
     struct err e = {0};
     struct checkpoint *c;
     struct control *control;

@@ -5,21 +5,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/image.h"
 #include "engine/job.h"
 #include "engine/models/image_model.h"
+#define TEMP_DIR_PARENT "/dev/shm"
+#include "tests/temp_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* The tiny SD 1.5 and the upscaler of the fixtures; run from the repository's root. */
-static struct {
-    const char *fixture;
-    char dir[40];
-} models[] = {{"sd_safety", "/tmp/fuzz_image_model.XXXXXX"},
-              {"sd_upscaler", "/tmp/fuzz_image_model.XXXXXX"}};
+static const char *const models[] = {"sd_safety", "sd_upscaler"};
 enum { N_MODELS = sizeof models / sizeof *models };
 static int model; /* this input's */
 static struct backend *be;
@@ -43,29 +39,12 @@ enum {
     N_FILES = sizeof files / sizeof *files
 };
 
+/* Of this input's model. */
 static const char *path_of(const char *name)
 {
     static char path[256];
-    snprintf(path, sizeof path, "%s/%s", models[model].dir, name);
+    snprintf(path, sizeof path, "%s/%s", models[model], name);
     return path;
-}
-
-static void clean(void)
-{
-    for (model = 0; model < N_MODELS; model++) {
-        for (int i = 0; i < N_FILES; i++)
-            unlink(path_of(files[i]));
-        for (int i = 0; i < N_PARTS; i++)
-            rmdir(path_of(parts[i]));
-        rmdir(models[model].dir);
-    }
-}
-
-static void put(const char *name, const void *data, size_t n)
-{
-    FILE *f = fopen(path_of(name), "w");
-    if (f == NULL || fwrite(data, 1, n, f) != n || fclose(f) != 0)
-        abort();
 }
 
 /* Nothing where the fixture has no such file. */
@@ -73,13 +52,13 @@ static void put_fixture(const char *name)
 {
     char from[256];
     static char data[1 << 20];
-    snprintf(from, sizeof from, "tests/fixtures/%s/%s", models[model].fixture, name);
+    snprintf(from, sizeof from, "tests/fixtures/%s", path_of(name));
     FILE *f = fopen(from, "r");
     if (f == NULL) {
-        unlink(path_of(name));
+        remove(temp_dir_path(path_of(name)));
         return;
     }
-    put(name, data, fread(data, 1, sizeof data, f));
+    temp_dir_put(path_of(name), data, fread(data, 1, sizeof data, f));
     fclose(f);
 }
 
@@ -87,16 +66,15 @@ static void prepare(void)
 {
     if (backend_open(&be, "cpu/scalar", 1, NULL) != 0)
         abort();
+    temp_dir_open();
     for (model = 0; model < N_MODELS; model++) {
-        if (mkdtemp(models[model].dir) == NULL)
-            abort();
+        mkdir(temp_dir_path(models[model]), 0700);
         for (int i = 0; i < N_PARTS && (model == 0 || i < N_PARTS - 2);
              i++) /* the first has a checker */
-            mkdir(path_of(parts[i]), 0700);
+            mkdir(temp_dir_path(path_of(parts[i])), 0700);
         for (int i = 0; i < N_FILES; i++)
             put_fixture(files[i]);
     }
-    atexit(clean);
 }
 
 static void run(struct image_unit *u)
@@ -164,11 +142,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         prepare();
     model = data[0] >> 7;
     const char *name = files[1 + (data[0] & 127) % (model == 0 ? N_FUZZED : N_FUZZED - 2)];
-    put(name, data + 1, size - 1);
+    temp_dir_put(path_of(name), data + 1, size - 1);
     struct err e = {0};
     struct checkpoint *c;
     struct image_model *m;
-    if (checkpoint_open(&c, models[model].dir, NULL, &e) == 0) {
+    if (checkpoint_open(&c, temp_dir_path(models[model]), NULL, &e) == 0) {
         if (image_model_open(&m, c, be, &(struct image_model_options){0}, &e) == 0) {
             use(m);
             image_model_close(m);

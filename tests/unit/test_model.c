@@ -17,6 +17,7 @@
 #include "base/rng.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "tests/temp_dir.h"
 
 #define TINY  "tests/fixtures/tiny-llama.gguf"
 #define FLIPS 2000
@@ -209,40 +210,24 @@ static void model_context_is_bounded_by_training(void **state)
     model_close(m);
 }
 
-static void put_file(const char *dir, const char *name, const void *p, size_t n)
-{
-    char file[256];
-    snprintf(file, sizeof file, "%s/%s", dir, name);
-    FILE *f = fopen(file, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(p, 1, n, f), n);
-    fclose(f);
-}
-
 static void model_opens_the_one_file_of_a_directory(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/duetto-model-XXXXXX", file[256];
-    assert_non_null(mkdtemp(dir));
+    assert_int_equal(temp_dir_make(NULL), 0);
     struct model *m;
     struct err e;
-    assert_int_equal(open_model(&m, dir, &e), ERR_NOTFOUND);
-    put_file(dir, "config.json", "{}", 2);
-    assert_int_equal(open_model(&m, dir, &e), ERR_UNSUPPORTED);
+    assert_int_equal(open_model(&m, temp_dir, &e), ERR_NOTFOUND);
+    temp_dir_put_text("config.json", "{}");
+    assert_int_equal(open_model(&m, temp_dir, &e), ERR_UNSUPPORTED);
     assert_non_null(strstr(e.msg, "transformers"));
-    put_file(dir, "a.gguf", tiny, tiny_size);
-    assert_int_equal(open_model(&m, dir, &e), 0);
+    temp_dir_put("a.gguf", tiny, tiny_size);
+    assert_int_equal(open_model(&m, temp_dir, &e), 0);
     model_close(m);
-    put_file(dir, "b.gguf", tiny, tiny_size);
-    assert_int_equal(open_model(&m, dir, &e), ERR_INVALID);
+    temp_dir_put("b.gguf", tiny, tiny_size);
+    assert_int_equal(open_model(&m, temp_dir, &e), ERR_INVALID);
     assert_non_null(strstr(e.msg, "2 GGUF files"));
-    const char *const names[] = {"a.gguf", "b.gguf", "config.json"};
-    for (int i = 0; i < 3; i++) {
-        snprintf(file, sizeof file, "%s/%s", dir, names[i]);
-        unlink(file);
-    }
-    rmdir(dir);
-    assert_int_equal(open_model(&m, dir, &e), ERR_NOTFOUND);
+    assert_int_equal(temp_dir_remove(NULL), 0);
+    assert_int_equal(open_model(&m, temp_dir, &e), ERR_NOTFOUND);
 }
 
 /* ---- files of another kind ---- */
