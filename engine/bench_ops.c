@@ -1,5 +1,6 @@
 /* A table of ops in front of the backend's own that takes the time of each call.  Linear calls are told
- * apart by their shape: that names the place in the model. */
+ * apart by their shape: that names the place in the model.  A device that only queues ops is waited for
+ * after each one, so its times hold a launch as well. */
 #include "engine/bench_ops.h"
 
 #include <stdio.h>
@@ -214,6 +215,8 @@ static struct op_line *count_attn(const struct op_attn *p)
     { \
         int64_t start_ns = clock_ns(); \
         timed.real->op(be, p); \
+        if (!be->host_memory) \
+            (void)be->sync(be, NULL); /* a failure is told again by the step's own */ \
         double seconds = (double)(clock_ns() - start_ns) * 1e-9; \
         struct op_line *line = count_##op(p); \
         line->seconds += seconds; \

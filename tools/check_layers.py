@@ -47,7 +47,6 @@ ONLY_IN = {
     "cuda": ("kernels/cuda/", "tests/cuemu/"),
     "dlfcn.h": ("kernels/cuda/cuda_nccl.c",),
     "nccl": ("tests/cuemu/",),
-    "cublas": ("kernels/cuda/", "tests/cuemu/"),
 }
 # Call: why not, and where it is right.
 BANNED = {

@@ -202,7 +202,6 @@ static void close_device(struct backend *be)
     struct cuda_backend *cb = cuda_of(be);
     cuda_enter(cb);
     cuda_mem_free(be, cb->scratch);
-    cuda_op_close(cb);
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
     cuda_mem_close(cb);
@@ -298,8 +297,6 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         cuda_queue_open(&cb->queue, cb->compute);
     if (rc == 0)
         rc = cuda_mem_open(cb, e);
-    if (rc == 0)
-        rc = cuda_op_open(cb, e);
     if (rc) {
         close_device(&cb->be);
         return rc;

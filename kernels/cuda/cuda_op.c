@@ -2,30 +2,8 @@
 #include "kernels/cuda/cuda_op.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
-#include "base/arena.h"
 #include "kernels/cuda/cuda_kernels.h"
-
-int cuda_op_open(struct cuda_backend *cb, struct err *e)
-{
-    (void)cb;
-    (void)e;
-    return 0;
-}
-
-void cuda_op_close(struct cuda_backend *cb)
-{
-    (void)cb;
-}
-
-int cuda_op_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e)
-{
-    (void)bytes, (void)l;
-    return err_set(e, ERR_UNSUPPORTED, "%s cannot be measured yet", be->name);
-}
-
-/* ---- ops ---- */
 
 int cuda_op_rows(const struct tensor *t)
 {

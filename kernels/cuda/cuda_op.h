@@ -1,4 +1,4 @@
-/* What the ops of the device share: weights, the KV layout, and state that is opened once.
+/* What the ops of the device share: weights and the KV layout.
  * Thread: the backend's. */
 #ifndef KERNELS_CUDA_CUDA_OP_H
 #define KERNELS_CUDA_CUDA_OP_H
@@ -21,8 +21,6 @@ int cuda_op_cols(const struct tensor *t);
 int64_t cuda_op_count(const struct tensor *t);
 const float *cuda_op_data(const struct tensor *t);
 
-int cuda_op_open(struct cuda_backend *cb, struct err *e);
-void cuda_op_close(struct cuda_backend *cb);
 size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);
 int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                         int64_t n_in, const void *raw, struct err *e);
@@ -31,5 +29,6 @@ void cuda_op_weight_close(struct backend *be, struct weight *w);
 void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
 void cuda_op_choose(struct backend *be, const struct op_choose *p);
 int cuda_op_chosen(struct backend *be, int slot, struct err *e);
+/* cuda_limits.c */
 int cuda_op_limits(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
 #endif
