@@ -145,7 +145,7 @@ static int read_config(struct llama_config *c, const struct gguf *g, struct err 
         rc = read_eps(c, g, e);
     int n_ctx = 0, n_rot = c->head_dim;
     if (rc == 0)
-        rc = need_int(g, ARCH ".context_length", &n_ctx, INT32_MAX, e);
+        rc = need_int(g, ARCH ".context_length", &n_ctx, ROPE_MAX_CTX, e);
     if (rc == 0)
         rc = get_int(g, ARCH ".rope.dimension_count", &n_rot, 2, c->head_dim, e);
     if (rc == 0 && n_rot % 2 != 0)

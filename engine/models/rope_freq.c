@@ -94,7 +94,7 @@ static int read_settings(struct settings *s, const struct source *src, int64_t n
         return rc;
     char key[96];
     snprintf(key, sizeof key, "%s.rope.scaling.original_context_length", src->arch);
-    rc = gguf_get_int(src->g, key, &s->original, 1, INT32_MAX, src->e);
+    rc = gguf_get_int(src->g, key, &s->original, 1, ROPE_MAX_CTX, src->e);
     if (rc != 0 || s->scaling != SCALING_YARN)
         return rc;
     rc = get_float(src, "scaling.attn_factor", &s->attn_factor, 1e-3f, 1e3f);
@@ -174,7 +174,7 @@ int rope_freq_read(struct rope_freq *r, const struct gguf *g, const char *arch, 
     /* Files give the context before or after stretching; never believe in more than the product. */
     double stretched = floor((double)s.original * s.factor);
     if (stretched > (double)n_ctx)
-        r->n_ctx_train = stretched < INT32_MAX ? (int64_t)stretched : INT32_MAX;
+        r->n_ctx_train = stretched < ROPE_MAX_CTX ? (int64_t)stretched : ROPE_MAX_CTX;
     fill(r, &s, has_divisors ? divisors : NULL);
     return 0;
 }

@@ -8,7 +8,10 @@
 
 struct gguf;
 
-enum { ROPE_MAX_ROT = 256 };
+enum {
+    ROPE_MAX_ROT = 256,
+    ROPE_MAX_CTX = 1 << 30 /* positions: a sum of two of them is still an int */
+};
 
 struct rope_freq {
     int n_rot;
@@ -18,7 +21,7 @@ struct rope_freq {
 };
 
 /* From <arch>.rope.* and the tensor rope_freqs.weight (llama 3: divisors of the frequencies).
- * n_rot is even and at most ROPE_MAX_ROT; n_ctx is <arch>.context_length. */
+ * n_rot is even and at most ROPE_MAX_ROT; n_ctx, at most ROPE_MAX_CTX, is <arch>.context_length. */
 int rope_freq_read(struct rope_freq *r, const struct gguf *g, const char *arch, int n_rot,
                    int64_t n_ctx, struct err *e);
 #endif

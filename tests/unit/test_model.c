@@ -316,6 +316,7 @@ static void model_keys_are_held_against_tensors(void **state)
     refused_int("llama.rope.dimension_count", 15, ERR_CORRUPT, "not even");
     refused_int("llama.rope.dimension_count", 18, ERR_CORRUPT, "dimension_count is 18");
     refused_int("llama.context_length", 0, ERR_CORRUPT, "context_length is 0");
+    refused_int("llama.context_length", INT32_MAX, ERR_CORRUPT, "context_length is 2147483647");
     refused_int("llama.vocab_size", 319, ERR_CORRUPT, "has 320 rows");
     const float wrong[] = {0, -1, 1e30f, 0.0f / 0.0f};
     for (int i = 0; i < 4; i++) {
