@@ -94,6 +94,14 @@ static struct op_line *count_kv_store(const struct op_kv_store *p)
     return line;
 }
 
+static struct op_line *count_rope_store(const struct op_rope_store *p)
+{
+    struct op_line *line = line_of("rope_store");
+    line->bytes += 2 * 4 * (elements(p->q) + elements(p->k)) + (4 + 2) * 2 * elements(p->k);
+    line->ops += 3 * (elements(p->q) + elements(p->k));
+    return line;
+}
+
 /* Rows of one sequence that come together need its pages once. */
 static struct op_line *count_attn_paged(const struct op_attn_paged *p)
 {

@@ -84,6 +84,20 @@ struct op_kv_store {
     const struct kv_row *rows; /* [rows] */
 };
 
+/* rope of q and of k, in place, then kv_store of k and v.  q [rows, n_heads * head_dim], k and v as in kv_store;
+ * the rest as in rope.  One pass where a device has a kernel for it; the bits are those of the three. */
+struct op_rope_store {
+    struct kv_view kv;
+    struct tensor *q, *k;
+    const struct tensor *v;
+    const struct kv_row *rows; /* [rows] */
+    const int32_t *pos;        /* [rows] */
+    const float *freq;         /* [n_rot / 2] */
+    int n_rot;
+    float mscale;
+    bool interleaved;
+};
+
 /* Causal attention over pages: out[r] = softmax(q[r] K^T * scale) V over positions
  * max(0, pos - window + 1) ... pos (window 0: all).    q, out [rows, n_heads * head_dim]
  * Query head h reads kv head h / (n_heads / n_kv_heads).  The KV positions are visited in fixed
@@ -221,7 +235,7 @@ struct op_attn {
 
 /* clang-format off */
 #define BACKEND_OPS(X) \
-    X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(attn_paged) X(glu) X(add) \
+    X(embed) X(linear) X(rmsnorm) X(rope) X(kv_store) X(rope_store) X(attn_paged) X(glu) X(add) \
     X(act) X(concat) X(layernorm) X(groupnorm) X(conv2d) X(lowrank) X(attn) X(cosine)
 struct backend;
 struct backend_ops {

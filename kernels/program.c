@@ -30,6 +30,7 @@ static const size_t fields_linear[] = {
 static const size_t fields_rmsnorm[] = {AT(rmsnorm, out), AT(rmsnorm, x), AT(rmsnorm, w)};
 static const size_t fields_rope[] = {AT(rope, x)};
 static const size_t fields_kv_store[] = {AT(kv_store, k), AT(kv_store, v)};
+static const size_t fields_rope_store[] = {AT(rope_store, q), AT(rope_store, k), AT(rope_store, v)};
 static const size_t fields_attn_paged[] = {AT(attn_paged, out), AT(attn_paged, q)};
 static const size_t fields_glu[] = {AT(glu, out), AT(glu, gate), AT(glu, up)};
 static const size_t fields_add[] = {AT(add, out), AT(add, a), AT(add, b)};

@@ -78,9 +78,9 @@ def launch(name):
         if "true" in name:
             return 128, 64 * (dim + 8) + 4 * max(128 * (dim + 8), 64 * (dim + 2))
         return 128, 4 * (16 * dim + 32 * (dim + 1) + 16 * 257) + 128
-    small = {"rope_kernel": 128, "kv_store_kernel": 128, "paged_join_kernel": 128,
-             "embed_kernel": 128, "embed_f32_kernel": 128, "linear_x_kernel": 128,
-             "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
+    small = {"rope_kernel": 128, "kv_store_kernel": 128, "rope_store_kernel": 128,
+             "paged_join_kernel": 128, "embed_kernel": 128, "embed_f32_kernel": 128,
+             "linear_x_kernel": 128, "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
              "group_join_kernel": 32}
     return small.get(base, 256), 0
 

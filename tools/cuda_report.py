@@ -84,7 +84,7 @@ def llama(gpu, kind, rows, table):
     attention_flops = LAYERS * 4 * rows * context * DIM
     attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
-    launches = LAYERS * (15 if rows <= 8 else 19) + 4
+    launches = LAYERS * (13 if rows <= 8 else 17) + 4
     ideal_bytes = PARAMETERS * bits / 8 + (0 if prompt else kv_bytes)
     ideal = max(ideal_bytes / speed, (2 * PARAMETERS * rows + attention_flops) / flops)
     return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
@@ -133,8 +133,9 @@ KERNELS = [
      "8 queries tokens dims (2 products)", "cp.async of 16 B"),
     ("paged_kernel<16, false>", "the same, q8_0 and f32 pages", "4 queries tokens dims in f32",
      "1 or 4 B a lane"),
+    ("rope_store_kernel", "8 B an element of q and k, 8 B in and 4 out of k and v", "-",
+     "4 B a lane; 8 B apart where interleaved"),
     ("kv_store_kernel", "8 B an element in, 4 out", "-", "4 B a lane"),
-    ("rope_kernel", "8 B an element", "-", "4 B a lane; 8 B apart where interleaved"),
     ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "4 B a lane"),
     ("group_sums_kernel", "4 B an element", "-", "4 B a lane"),
     ("group_scale_kernel", "8 B an element", "-", "4 B a lane"),

@@ -524,11 +524,8 @@ bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_ba
        .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
                 l->v_bias.data ? &l->v_bias : NULL},
        .precise = true);
-    OP(be, rope, .x = &q, .pos = pos, .freq = c->rope.freq, .head_dim = c->head_dim,
-       .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
-    OP(be, rope, .x = &k, .pos = pos, .freq = c->rope.freq, .head_dim = c->head_dim,
-       .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
-    OP(be, kv_store, .kv = kv, .k = &k, .v = &v, .rows = b->rows + at);
+    OP(be, rope_store, .kv = kv, .q = &q, .k = &k, .v = &v, .rows = b->rows + at, .pos = pos,
+       .freq = c->rope.freq, .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
     if (i == c->n_layers - 1 && b->n_logits == 0)
         return false; /* nobody wants what comes after the last keys and values */
     OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows + at, .n_heads = c->n_heads,

@@ -521,3 +521,18 @@ void cpu_kv_store(struct backend *be, const struct op_kv_store *p)
     struct attn_store_job j = {.p = p, .ops = &cb->ops};
     cpu_split(cb, rows, rows * width * 4, attn_store_rows, &j);
 }
+
+void cpu_rope_store(struct backend *be, const struct op_rope_store *p)
+{
+    struct op_rope turn = {.x = p->q,
+                           .pos = p->pos,
+                           .freq = p->freq,
+                           .head_dim = p->kv.head_dim,
+                           .n_rot = p->n_rot,
+                           .mscale = p->mscale,
+                           .interleaved = p->interleaved};
+    cpu_rope(be, &turn);
+    turn.x = p->k;
+    cpu_rope(be, &turn);
+    cpu_kv_store(be, &(struct op_kv_store){.kv = p->kv, .k = p->k, .v = p->v, .rows = p->rows});
+}

@@ -96,6 +96,16 @@ struct cuda_kv {
 /* k, v [rows, n_kv_heads * head_dim] */
 void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float *v, int rows,
                           cudaStream_t stream);
+/* Rotary embedding of q and k, with the storing. */
+struct cuda_turn {
+    const int32_t *pos; /* [rows] */
+    const float *freq;  /* [n_rot / 2] */
+    int n_heads, n_rot; /* heads of q */
+    float mscale;
+    int interleaved;
+};
+void cuda_rope_store_launch(const struct cuda_kv *kv, const struct cuda_turn *t, float *q, float *k,
+                            const float *v, int rows, cudaStream_t stream);
 
 /* Rows row0 ... row0 + n_rows - 1: one sequence, consecutive positions. */
 struct cuda_attn_task {

@@ -37,15 +37,15 @@ static int list_pages(const struct kv_row *rows, int n, int begin)
 }
 
 /* The rows with their page lists, one list a run of rows of a sequence: [n] rows, then the pages.  Leaves
- * room for as many tasks. */
+ * room for as many tasks, and for `more` bytes. */
 static bool send_rows(struct cuda_backend *cb, struct cuda_kv *kv, const struct kv_view *view,
-                      const struct kv_row *rows, int n)
+                      const struct kv_row *rows, int n, size_t more)
 {
     size_t pages = 0, row_bytes = (size_t)n * sizeof(struct cuda_kv_row);
     for (int r = 0; r < n; r++)
         pages += follows(rows, r) ? 0 : (size_t)list_pages(rows, n, r);
     size_t bytes = row_bytes + pages * sizeof(int32_t);
-    if (!cuda_param_begin(cb, bytes + (size_t)n * sizeof(struct cuda_attn_task)))
+    if (!cuda_param_begin(cb, bytes + more + (size_t)n * sizeof(struct cuda_attn_task)))
         return false;
     struct cuda_kv_row *to = cuda_param_new(cb, bytes);
     int32_t *list = (int32_t *)(void *)((char *)to + row_bytes), first = 0, next = 0;
@@ -72,8 +72,28 @@ void cuda_kv_store(struct backend *be, const struct op_kv_store *p)
     struct cuda_kv kv;
     const int n = cuda_op_rows(p->k);
     assert(cuda_op_cols(p->k) == p->kv.n_kv_heads * p->kv.head_dim);
-    if (send_rows(cb, &kv, &p->kv, p->rows, n) && !cb->dead)
+    if (send_rows(cb, &kv, &p->kv, p->rows, n, 0) && !cb->dead)
         cuda_kv_store_launch(&kv, p->k->data, p->v->data, n, cuda_stream(cb));
+}
+
+void cuda_rope_store(struct backend *be, const struct op_rope_store *p)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    struct cuda_kv kv;
+    const int n = cuda_op_rows(p->k);
+    const size_t pos_bytes = (size_t)n * sizeof *p->pos;
+    const size_t freq_bytes = (size_t)(p->n_rot / 2) * sizeof *p->freq;
+    assert(cuda_op_cols(p->k) == p->kv.n_kv_heads * p->kv.head_dim);
+    if (!send_rows(cb, &kv, &p->kv, p->rows, n, pos_bytes + freq_bytes))
+        return;
+    const struct cuda_turn t = {.pos = cuda_param(cb, p->pos, pos_bytes),
+                                .freq = cuda_param(cb, p->freq, freq_bytes),
+                                .n_heads = cuda_op_cols(p->q) / p->kv.head_dim,
+                                .n_rot = p->n_rot,
+                                .mscale = p->mscale,
+                                .interleaved = p->interleaved};
+    if (!cb->dead)
+        cuda_rope_store_launch(&kv, &t, p->q->data, p->k->data, p->v->data, n, cuda_stream(cb));
 }
 
 /* Runs of one sequence at positions that follow each other, at most `most` rows each. */
@@ -101,7 +121,7 @@ void cuda_attn_paged(struct backend *be, const struct op_attn_paged *p)
     for (int r = 0; r < n; r++)
         call.max_pos = p->rows[r].pos > call.max_pos ? p->rows[r].pos : call.max_pos;
     call.max_pos |= LIST_PAGES * KV_PAGE_TOKENS - 1; /* no more work: the same chunks */
-    if (!send_rows(cb, &call.kv, &p->kv, p->rows, n))
+    if (!send_rows(cb, &call.kv, &p->kv, p->rows, n, 0))
         return;
     struct cuda_attn_task *tasks = cuda_param_new(cb, (size_t)n * sizeof *tasks);
     call.n_tasks = make_tasks(tasks, p->rows, n, cuda_attn_task_rows(p->n_heads, n_kv));

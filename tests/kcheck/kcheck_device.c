@@ -248,6 +248,23 @@ static void proxy_kv_store(struct backend *be, const struct op_kv_store *p)
     RUN(kv_store, q);
 }
 
+static void proxy_rope_store(struct backend *be, const struct op_rope_store *p)
+{
+    struct proxy *x = proxy_of(be);
+    struct moved m = {.n = 0};
+    struct op_rope_store q = *p;
+    want_tensor(x, p->q, true);
+    want_tensor(x, p->k, true);
+    want_tensor(x, p->v, false);
+    want_kv(x, &p->kv, p->rows, p->k->dims[0], true);
+    send(x);
+    q.q = move(x, &m, p->q);
+    q.k = move(x, &m, p->k);
+    q.v = move(x, &m, p->v);
+    q.kv.base = there(x, p->kv.base);
+    RUN(rope_store, q);
+}
+
 static void proxy_attn_paged(struct backend *be, const struct op_attn_paged *p)
 {
     struct proxy *x = proxy_of(be);

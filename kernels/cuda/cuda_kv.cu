@@ -1,0 +1,117 @@
+/* Storing of keys and values into pages: a block a row, a warp a head. */
+#include "kernels/cuda/cuda_rope.cuh"
+
+#define KV_THREADS ROPE_THREADS
+#define KV_BLOCK   32 /* dimensions of a key that share a scale */
+
+__device__ static inline int8_t kv_round(float x, float d)
+{
+    const float inverse = d >= 1e-30f && d <= 1e30f ? 1.0f / d : 0.0f;
+    float z = x * inverse;
+    z = z < 127.0f ? z : 127.0f;
+    z = z > -127.0f ? z : -127.0f;
+    return (int8_t)(__float_as_uint(z + 12582912.0f) & 0xff);
+}
+
+/* The largest magnitude of a warp's values; NaN is above all. */
+__device__ static inline float kv_largest(float x)
+{
+    unsigned top = __float_as_uint(fabsf(x));
+    for (int o = CUDA_WARP / 2; o > 0; o /= 2) {
+        const unsigned other = __shfl_xor_sync(CUDA_ALL, top, o);
+        top = other > top ? other : top;
+    }
+    return __uint_as_float(top);
+}
+
+/* One warp: key and value of one token of one head as codes. */
+__device__ static inline void kv_store_q8(uint8_t *kp, uint8_t *vp, int slot, const float *k,
+                                          const float *v, int hd)
+{
+    const int lane = threadIdx.x % CUDA_WARP, n_blocks = (hd + KV_BLOCK - 1) / KV_BLOCK;
+    __half *scales = reinterpret_cast<__half *>(kp + KV_PAGE_TOKENS * hd) + slot * n_blocks;
+    float top = 0.0f;
+    for (int b = 0; b < n_blocks; b++) {
+        const int d = b * KV_BLOCK + lane;
+        const float x = d < hd ? k[d] : 0.0f;
+        const __half scale = __float2half_rn(kv_largest(x) / 127.0f);
+        if (d < hd)
+            reinterpret_cast<int8_t *>(kp)[slot * hd + d] = kv_round(x, __half2float(scale));
+        if (lane == 0)
+            scales[b] = scale;
+        const float largest = kv_largest(d < hd ? v[d] : 0.0f);
+        top = __float_as_uint(largest) > __float_as_uint(top) ? largest : top;
+    }
+    const float scale = top / 127.0f;
+    for (int d = lane; d < hd; d += CUDA_WARP)
+        reinterpret_cast<int8_t *>(vp)[slot * hd + d] = kv_round(v[d], scale);
+    if (lane == 0)
+        reinterpret_cast<float *>(vp + KV_PAGE_TOKENS * hd)[slot] = scale;
+}
+
+/* A row by a block, a head by a warp. */
+__device__ static inline void kv_store_row(const struct cuda_kv &kv, const float *k, const float *v)
+{
+    const struct kv_view &view = kv.view;
+    const int row = blockIdx.x, lane = threadIdx.x % CUDA_WARP, hd = view.head_dim;
+    const int pos = kv.rows[row].pos, slot = pos % KV_PAGE_TOKENS;
+    const int page = kv.pages[kv.rows[row].first + pos / KV_PAGE_TOKENS];
+    uint8_t *base = reinterpret_cast<uint8_t *>(view.base) + (size_t)page * view.page_bytes;
+    const size_t head_bytes = cuda_kv_head_bytes(view.type, hd);
+    for (int h = threadIdx.x / CUDA_WARP; h < view.n_kv_heads; h += KV_THREADS / CUDA_WARP) {
+        uint8_t *kp = base + view.k_offset + h * head_bytes;
+        uint8_t *vp = base + view.v_offset + h * head_bytes;
+        const size_t from = ((size_t)row * view.n_kv_heads + h) * hd;
+        if (view.type == DTYPE_Q8_0) {
+            kv_store_q8(kp, vp, slot, k + from, v + from, hd);
+            continue;
+        }
+        for (int d = lane; d < hd; d += CUDA_WARP) {
+            if (view.type == DTYPE_F16) {
+                reinterpret_cast<__half *>(kp)[slot * hd + d] = __float2half_rn(k[from + d]);
+                reinterpret_cast<__half *>(vp)[slot * hd + d] = __float2half_rn(v[from + d]);
+            } else {
+                reinterpret_cast<float *>(kp)[slot * hd + d] = k[from + d];
+                reinterpret_cast<float *>(vp)[slot * hd + d] = v[from + d];
+            }
+        }
+    }
+}
+
+__global__ void __launch_bounds__(KV_THREADS, 4)
+    kv_store_kernel(const struct cuda_kv kv, const float *k, const float *v)
+{
+    kv_store_row(kv, k, v);
+}
+
+/* The same, after q and k were turned in place. */
+__global__ void __launch_bounds__(KV_THREADS, 4)
+    rope_store_kernel(const struct cuda_kv kv, const struct cuda_turn t, float *q, float *k,
+                      const float *v)
+{
+    SHARED(float, angle_cos, [ROPE_MAX]);
+    SHARED(float, angle_sin, [ROPE_MAX]);
+    const int hd = kv.view.head_dim, n_kv = kv.view.n_kv_heads, row = blockIdx.x;
+    rope_angles(angle_cos, angle_sin, t.pos[row], t.freq, t.n_rot / 2, t.mscale);
+    __syncthreads();
+    rope_heads(q + (size_t)row * t.n_heads * hd, angle_cos, angle_sin, t.n_heads, hd, t.n_rot / 2,
+               t.interleaved);
+    rope_heads(k + (size_t)row * n_kv * hd, angle_cos, angle_sin, n_kv, hd, t.n_rot / 2,
+               t.interleaved);
+    __syncthreads(); /* keys are there */
+    kv_store_row(kv, k, v);
+}
+
+void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float *v, int rows,
+                          cudaStream_t stream)
+{
+    if (rows > 0)
+        LAUNCH(kv_store_kernel, rows, KV_THREADS, 0, stream, *kv, k, v);
+}
+
+void cuda_rope_store_launch(const struct cuda_kv *kv, const struct cuda_turn *t, float *q, float *k,
+                            const float *v, int rows, cudaStream_t stream)
+{
+    if (rows > 0)
+        LAUNCH(rope_store_kernel, rows, KV_THREADS, 0, stream, *kv, *t, q, k, v);
+}
