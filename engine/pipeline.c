@@ -566,6 +566,18 @@ static struct image_task *end_pass(struct pipeline *p)
     return ended;
 }
 
+/* Of those for whom the pass runs, the first; NULL: they have all left. */
+static struct image_task *task_of_run(const struct pipeline *p)
+{
+    for (int i = 0; i < p->run.n_rows; i++)
+        if (p->run.rows[i].picture)
+            return p->run.rows[i].picture->task;
+    for (struct image_task *it = p->run.entry ? p->tasks : NULL; it; it = it->next)
+        if (it->entries[0] == p->run.entry || it->entries[1] == p->run.entry)
+            return it;
+    return p->run.task;
+}
+
 int pipeline_run(struct pipeline *p, int64_t until_us, struct image_task **ended, struct err *e)
 {
     *ended = NULL;
@@ -578,10 +590,20 @@ int pipeline_run(struct pipeline *p, int64_t until_us, struct image_task **ended
             return 0;
     }
     int64_t start = clock_us();
-    int rc = image_run(p->current->unit, until_us, e);
+    struct err why = {0};
+    int rc = image_run(p->current->unit, until_us, &why);
     p->run.us += clock_us() - start;
-    if (rc < 0)
+    if (rc == ERR_DEVICE) {
+        if (e)
+            *e = why;
         return rc;
+    }
+    if (rc < 0) { /* no memory: one task gives way, the others try again */
+        *ended = task_of_run(p);
+        if (*ended)
+            (*ended)->refused = why;
+        drop_run(p);
+    }
     if (rc == 0)
         *ended = end_pass(p);
     return 0;

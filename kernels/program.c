@@ -514,8 +514,11 @@ static void move_twins(const struct program *p, enum program_way way)
 
 int program_run(struct program *p, int64_t until_us, struct err *e)
 {
-    if (p->rc != 0)
-        return err_set(e, p->rc, "%s", p->err.msg);
+    if (p->rc != 0) {
+        const int rc = p->rc;
+        p->rc = 0; /* there may be memory the next time */
+        return err_set(e, rc, "%s", p->err.msg);
+    }
     if (p->next == 0)
         move_twins(p, PROGRAM_IN);
     do {

@@ -64,7 +64,8 @@ size_t program_memory(const struct program *p); /* bytes it took */
 int program_n_ops(const struct program *p);
 
 /* Goes on where it stopped until clock_us() >= until_us, at least one op.  1: there is more; 0: done, and
- * the next call begins again; ERR_DEVICE. */
+ * the next call begins again; ERR_DEVICE; ERR_NOMEM when program_host had none: nothing ran, and inputs must be
+ * set again. */
 int program_run(struct program *p, int64_t until_us, struct err *e);
 /* The next run begins at the first op. */
 void program_restart(struct program *p);

@@ -149,6 +149,8 @@ static int one_fault(enum cuemu_call call, int n, const char *fault)
     }
     const int n_calls = cuemu_calls(call);
     const bool hit = n > 0 && n_calls >= n, failed = engine_state(g) == ENGINE_FAILED;
+    if (failed && call == CUEMU_HOST && !dead_at_start)
+        fail_msg("%s: pinned memory of a request ended the engine", fault);
     if (failed) {
         engine_failure(g, &e);
         if (!strstr(e.msg, "cuda:0"))

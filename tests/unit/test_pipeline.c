@@ -383,6 +383,50 @@ static void pipeline_forgets_who_left_a_pass(void **state)
     run_close(&expected);
 }
 
+static int run_without_memory(struct image_unit *u, int64_t until_us, struct err *e)
+{
+    (void)u, (void)until_us;
+    return err_set(e, ERR_NOMEM, "no pinned memory");
+}
+
+/* Wherever a pass finds no memory: one job is refused and says so, the other has its picture. */
+static void pipeline_refuses_one_job_when_a_pass_has_no_memory(void **state)
+{
+    (void)state;
+    struct image_spec s = plain_spec();
+    const int n_ops = 2 * count_ops(&s);
+    for (int at = 1; at < n_ops; at += n_ops / 6 + 1) {
+        struct run both[2];
+        struct image_task *refused = NULL;
+        struct err e = {0};
+        struct bench b;
+        bench_open(&b, (size_t)1 << 26, 8);
+        for (int k = 0; k < 2; k++) {
+            run_open(&both[k], &s);
+            assert_true(place(&b, &both[k]));
+        }
+        work(&b, both, 2, at);
+        struct image_unit *unit = b.p.run.active ? b.p.current->unit : NULL;
+        if (unit) {
+            int (*run)(struct image_unit *, int64_t, struct err *) = unit->run;
+            unit->run = run_without_memory;
+            assert_int_equal(pipeline_run(&b.p, 0, &refused, &e), 0);
+            unit->run = run;
+            assert_non_null(refused);
+            assert_int_equal(refused->refused.code, ERR_NOMEM);
+            pipeline_leave(&b.p, refused);
+        }
+        while (!work(&b, both, 2, 1000))
+            ;
+        for (int k = 0; k < 2; k++)
+            if (both[k].task.image != refused)
+                assert_true(both[k].ended);
+        for (int k = 0; k < 2; k++)
+            run_close(&both[k]);
+        bench_close(&b);
+    }
+}
+
 static void pipeline_lets_small_pictures_through(void **state)
 {
     (void)state;
@@ -527,6 +571,7 @@ int main(void)
         cmocka_unit_test(pipeline_accounts_for_every_byte_wherever_a_job_is_cancelled),
         cmocka_unit_test(pipeline_holds_what_steps_leave),
         cmocka_unit_test(pipeline_forgets_who_left_a_pass),
+        cmocka_unit_test(pipeline_refuses_one_job_when_a_pass_has_no_memory),
         cmocka_unit_test(pipeline_lets_small_pictures_through),
         cmocka_unit_test(pipeline_admits_exactly_what_fits),
         cmocka_unit_test(pipeline_computes_a_prompt_once),
