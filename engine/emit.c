@@ -163,7 +163,14 @@ void emit_error(struct task *t, const struct err *e)
     if (t->dead)
         return;
     t->dead = true;
-    struct event *ev = job_event_new(EV_ERROR, 0, "", 0, NULL, 0);
-    ev->err = *e;
-    job_emit(t->job, ev);
+    emit_end_of_job(t->job, e);
+}
+
+void emit_end_of_job(struct job *j, const struct err *why)
+{
+    const bool failed = why && why->code;
+    struct event *ev = job_event_new(failed ? EV_ERROR : EV_DONE, 0, "", 0, NULL, 0);
+    if (failed)
+        ev->err = *why;
+    job_emit(j, ev);
 }

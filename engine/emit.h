@@ -25,4 +25,6 @@ int emit_token(struct seq *q, const struct tokenizer *t, const struct token_info
 bool emit_finish(struct seq *q, enum finish finish, const char *stop);
 /* EV_ERROR, once. */
 void emit_error(struct task *t, const struct err *e);
+/* The end of a job that has no task (any more): EV_ERROR, or EV_DONE where why is NULL or says nothing. */
+void emit_end_of_job(struct job *j, const struct err *why);
 #endif

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/emit.h"
 #include "engine/engine_int.h"
 #include "engine/unsent.h"
 
@@ -177,6 +178,33 @@ static void fail_all(struct engine *g, const struct err *e)
                          e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
 }
 
+/* The device failed before it began t's job: another engine may have it. */
+static void give_away(struct engine *g, struct task *t, const struct err *why)
+{
+    struct job *j = t->job;
+    struct err e = {0};
+    job_ref(j);
+    t->dead = true; /* nothing is told from here */
+    engine_fail_task(g, t, why);
+    if (!g->o.peers || !g->o.peers->rescue(g->o.peers, j)) {
+        err_set(&e, ERR_UNAVAILABLE, "the device failed before the request began: %.200s",
+                why->msg);
+        emit_end_of_job(j, &e);
+    }
+    job_unref(j);
+}
+
+/* After the device has failed.  What had begun ends; nobody else gets it, for it may be what the device failed of. */
+static void leave_device(struct engine *g, const struct err *e)
+{
+    for (struct task *t = g->sched.head, *next; t; t = next) {
+        next = t->next;
+        if (t->admitted_us == 0)
+            give_away(g, t, e);
+    }
+    fail_all(g, e);
+}
+
 static struct task *find_cancelled(struct engine *g)
 {
     for (int i = 0; i < g->sched.n_running; i++) {
@@ -303,7 +331,7 @@ static void serve(struct engine *g)
     while (rest(g, idle)) {
         take_inbox(g);
         if (failed) { /* what slipped in before the state was seen */
-            fail_all(g, &e);
+            leave_device(g, &e);
             STAT_SET(g, heartbeat_us, clock_us());
         } else {
             sweep_cancelled(g);
@@ -317,7 +345,7 @@ static void serve(struct engine *g)
             if (rc < 0) {
                 failed = true;
                 fail_engine(g, &e);
-                fail_all(g, &e);
+                leave_device(g, &e);
             }
             idle = rc <= 0;
             if (!failed && engine_models_turn(g, lend_until(!idle)))

@@ -44,6 +44,16 @@ struct engine_options {
      * wake the other side (uv_async_send). */
     void (*wake)(void *ctx);
     void *wake_ctx;
+    const struct engine_peers *peers; /* must live as long; NULL: there are none */
+};
+
+/* Engines beside this one that may have its jobs (engine/replicas.h).  Called from the engine thread.  true: somebody
+ * else has the job now, with a reference of its own, and will end it. */
+struct engine_peers {
+    /* A job that this engine had not begun when its device failed. */
+    bool (*rescue)(const struct engine_peers *p, struct job *j);
+    /* A job whose adapter is loaded here (why->code 0) or is not.  When false, why is how the job ends. */
+    bool (*loaded)(const struct engine_peers *p, struct job *j, struct err *why);
 };
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED, ENGINE_STOPPED };

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/emit.h"
 #include "engine/engine_int.h"
 #include "engine/models/image_adapter.h"
 #include "engine/text/prompt.h"
@@ -570,17 +571,18 @@ static struct adapter_wait *take_waits(struct engine *g)
 /* why: of all of them; NULL: what came of their adapter. */
 static void answer(struct engine *g, struct adapter_wait *w, const struct err *why)
 {
+    const struct engine_peers *peers = g->o.peers;
     while (w) {
         struct adapter_wait *next = w->next;
-        if (!why && w->adapter->state == ADAPTER_FAILED)
-            why = &w->adapter->err;
-        struct event *ev = job_event_new(why ? EV_ERROR : EV_DONE, 0, "", 0, NULL, 0);
+        struct err here = {0};
         if (why)
-            ev->err = *why;
-        job_emit(w->job, ev);
-        g->dirty = true;
-        why = why && why == &w->adapter->err ? NULL : why;
+            here = *why;
+        else if (w->adapter->state == ADAPTER_FAILED)
+            here = w->adapter->err;
         drop(g, w->adapter);
+        if (!peers || !peers->loaded(peers, w->job, &here))
+            emit_end_of_job(w->job, &here);
+        g->dirty = true;
         job_unref(w->job);
         free(w);
         w = next;

@@ -4,6 +4,7 @@
  * requests at the same time may both go to the same engine; the next ones see it. */
 #include "engine/replicas.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,8 @@ enum {
 };
 
 struct replica {
+    struct engine_peers peers; /* first: what its engine calls */
+    struct replicas *all;
     struct engine *engine;
     char *device; /* its name in the list */
     _Atomic int64_t n_given;
@@ -31,7 +34,13 @@ struct replicas {
     struct replica all[REPLICAS_MAX];
     char devices[DEVICES_BYTES]; /* the list, groups joined by + */
     atomic_bool started;         /* all were ready */
+    /* Engine threads call others only between peers_enter and peers_leave; nobody does when closing. */
+    atomic_bool closing;
+    atomic_int n_inside;
 };
+
+static bool rescue(const struct engine_peers *peers, struct job *j);
+static bool loaded(const struct engine_peers *peers, struct job *j, struct err *why);
 
 /* ---- open and close ---- */
 
@@ -92,6 +101,9 @@ int replicas_open(struct replicas **out, const struct engine_options *o, struct 
     one.device = name;
     while (r->n < n && rc == 0) {
         struct replica *p = &r->all[r->n];
+        p->peers = (struct engine_peers){.rescue = rescue, .loaded = loaded};
+        p->all = r;
+        one.peers = n > 1 ? &p->peers : NULL;
         list = take_group(list, together, name);
         rc = engine_open(&p->engine, &one, e);
         if (rc)
@@ -114,6 +126,9 @@ void replicas_close(struct replicas *r)
 {
     if (!r)
         return;
+    atomic_store(&r->closing, true);
+    while (atomic_load(&r->n_inside) > 0)
+        sched_yield();
     for (int i = 0; i < r->n; i++) {
         engine_close(r->all[i].engine);
         free(r->all[i].device);
@@ -328,16 +343,14 @@ static int choose(const struct replicas *r, unsigned tried, const uint64_t *hash
     return keeper >= 0 ? keeper : best;
 }
 
-/* For those whose answer nobody waits for. */
-static void submit_copy(struct engine *g, const struct job *j)
+/* To the first that lives, from `first` on; ERR_UNAVAILABLE when there is none. */
+static int submit_from(struct replicas *r, int first, struct job *j, struct err *e)
 {
-    struct job *copy = job_new(1 << 12);
-    copy->kind = j->kind;
-    copy->adapter.model = arena_strdup(&copy->arena, j->adapter.model);
-    copy->adapter.name = arena_strdup(&copy->arena, j->adapter.name);
-    if (copy->adapter.model && copy->adapter.name)
-        (void)engine_submit(g, copy, NULL);
-    job_unref(copy);
+    int rc = err_set(e, ERR_UNAVAILABLE, "all devices have failed");
+    for (int i = first; i < r->n && rc == ERR_UNAVAILABLE; i++)
+        if (lives(r, i))
+            rc = engine_submit(r->all[i].engine, j, e);
+    return rc;
 }
 
 int replicas_submit(struct replicas *r, struct job *j, struct err *e)
@@ -351,6 +364,8 @@ int replicas_submit(struct replicas *r, struct job *j, struct err *e)
     struct err why = {0};
     unsigned tried = 0;
     int rc = err_set(&why, ERR_UNAVAILABLE, "all devices have failed");
+    if (j->kind == JOB_ADAPTER)
+        return submit_from(r, 0, j, e);
     for (int i; (i = choose(r, tried, hash, n_pages)) >= 0; tried |= 1u << i) {
         struct replica *p = &r->all[i];
         rc = engine_submit(p->engine, j, &why);
@@ -360,14 +375,74 @@ int replicas_submit(struct replicas *r, struct job *j, struct err *e)
             atomic_fetch_add(&p->n_given, 1);
             remember_pages(p, hash, n_pages);
         }
-        for (int k = 0; rc == 0 && j->kind == JOB_ADAPTER && k < r->n; k++)
-            if (k != i && lives(r, k))
-                submit_copy(r->all[k].engine, j);
         break;
     }
     if (rc && e)
         *e = why;
     return rc;
+}
+
+/* ---- what engines ask of each other ---- */
+
+static bool peers_enter(struct replicas *r)
+{
+    atomic_fetch_add(&r->n_inside, 1);
+    if (!atomic_load(&r->closing))
+        return true;
+    atomic_fetch_sub(&r->n_inside, 1);
+    return false;
+}
+
+static void peers_leave(struct replicas *r)
+{
+    atomic_fetch_sub(&r->n_inside, 1);
+}
+
+static bool rescue(const struct engine_peers *peers, struct job *j)
+{
+    struct replicas *r = ((const struct replica *)peers)->all;
+    if (!peers_enter(r))
+        return false;
+    const bool taken = replicas_submit(r, j, NULL) == 0;
+    peers_leave(r);
+    return taken;
+}
+
+/* The adapter is loaded by the first n engines that live, one after the other, and cannot be by the next: none has
+ * it then. */
+static void unload_again(struct replicas *r, int n, const struct job *j)
+{
+    int n_users = 0;
+    for (int i = 0; i < n; i++)
+        if (lives(r, i))
+            (void)engine_adapter_unload(r->all[i].engine, j->adapter.model, j->adapter.name,
+                                        &n_users, NULL);
+}
+
+/* An adapter goes from engine to engine, in their order; the last one answers. */
+static bool loaded(const struct engine_peers *peers, struct job *j, struct err *why)
+{
+    const struct replica *p = (const struct replica *)peers;
+    struct replicas *r = p->all;
+    const int i = (int)(p - r->all);
+    struct err next = {0};
+    bool before = why->code == 0; /* it is there in this engine or in one before */
+    if (!peers_enter(r))
+        return false;
+    for (int k = 0; k < i; k++)
+        before = before || lives(r, k);
+    int rc =
+        why->code == 0 || why->code == ERR_DEVICE ? submit_from(r, i + 1, j, &next) : why->code;
+    if (rc == ERR_UNAVAILABLE && before)
+        *why = (struct err){0}; /* no other one lives */
+    else if (rc != 0 && rc != ERR_UNAVAILABLE) {
+        *why = next.code ? next : *why;
+        if (before)
+            err_wrap(why, "not on every device, so on none");
+        unload_again(r, i + 1, j);
+    }
+    peers_leave(r);
+    return rc == 0;
 }
 
 /* ---- adapters ---- */

@@ -1,8 +1,9 @@
 /* Engines that serve the same models, one a device, as if they were one: what api/ and server/ talk to.
  *
  * A request goes to the engine that has its prompt's beginning in its cache, unless another one has clearly less
- * to do; else to the one with the least work.  A device that dies while it serves takes its own requests with it
- * (ERR_DEVICE) and gets no new ones; the others go on.  With a single device all of this is one engine.
+ * to do; else to the one with the least work.  A device that dies while it serves takes the requests with it that it
+ * had begun (ERR_DEVICE); those that still waited go to the others, or end with ERR_UNAVAILABLE when there are
+ * none.  It gets no new ones.  With a single device all of this is one engine.
  * Thread: any for what is declared here, unless said otherwise. */
 #ifndef ENGINE_REPLICAS_H
 #define ENGINE_REPLICAS_H
@@ -33,7 +34,8 @@ const struct model_card *replicas_card_at(const struct replicas *r, int i);
 enum engine_model_state replicas_model_state(const struct replicas *r, int i); /* the most of any */
 int64_t replicas_model_loads(const struct replicas *r, int i);                 /* of all */
 
-/* As engine_submit, by one of them; a job that loads an adapter, by all. */
+/* As engine_submit, by one of them; a job that loads an adapter, by all: what cannot be loaded everywhere is
+ * unloaded again and the job fails. */
 int replicas_submit(struct replicas *r, struct job *j, struct err *e);
 /* Sums; what can be used (slots, bytes, pages) only of those that live, the heartbeat the oldest of those. */
 void replicas_stats(const struct replicas *r, struct engine_stats *s);

@@ -1,11 +1,13 @@
 """Several devices, emulated (`make cuda-emu`): replicas, one model on two of them, and what a dead one takes with it."""
 import concurrent.futures
+import json
+import shutil
 import subprocess
 
 import pytest
 
 import harness
-from harness import CHAT, ENDLESS, FOREVER, TINY, Server, chat, eventually
+from harness import CHAT, ENDLESS, FOREVER, PAINTER, ROOT, TINY, Server, chat, eventually
 from test_cuda import ASK, EMULATED, FAILED, LLAMAS
 
 # where the emulation's NCCL is
@@ -99,6 +101,53 @@ def test_a_dead_device_takes_only_its_own_requests_with_it(emulated):
         assert ask(server, f"after {i}", max_tokens=4)[0] == 200
     assert of_device(server, "generated_tokens_total", 0) == before + 16
     assert server.process.poll() is None
+
+
+def crowd(server, n):
+    """n requests at once: (status, headers, body) of each."""
+    body = {**ASK, "prompt": "the quick brown", "max_tokens": 40, "ignore_eos": True}
+    with concurrent.futures.ThreadPoolExecutor(n) as pool:
+        return list(pool.map(lambda _: server.request("POST", "/v1/completions", body), range(n)))
+
+
+def test_what_waits_for_a_device_that_dies_goes_to_another_one(emulated):
+    server = emulated("--device", "cuda:0,cuda:1", "--max_sequences", 1,
+                      env={"CUEMU_FAIL": "sync:40@1"})
+    answers = crowd(server, 10)
+    assert sorted(status for status, _, _ in answers) == [200] * 9 + [500]
+    texts = {json.loads(body)["choices"][0]["text"] for status, _, body in answers if status == 200}
+    assert len(texts) == 1
+    assert server.get("/health")[1]["status"] == "degraded"
+
+
+def test_what_waits_for_the_last_device_may_be_asked_again(emulated):
+    server = emulated("--device", "cuda:0", "--max_sequences", 1, env={"CUEMU_FAIL": "sync:40"})
+    answers = crowd(server, 6)
+    assert sorted(status for status, _, _ in answers) == [500] + [503] * 5
+    for status, headers, body in answers:
+        assert (headers["Retry-After"] is not None) == (status == 503)
+        assert b"cuda:0" in body
+    assert eventually(lambda: server.process.poll()) == FAILED
+
+
+def test_an_adapter_is_on_all_devices_or_on_none(start, tmp_path):
+    """On the CPU, as two devices.  A picture with another adapter keeps the second one's only place."""
+    for name in ("kohya", "peft"):
+        shutil.copy(ROOT / f"tests/fixtures/lora/{name}.safetensors", tmp_path)
+    server = start("--device", "cpu,cpu/scalar", "--threads", 1, "--lora_dir", tmp_path,
+                   "--max_loras", 1, models={"painter": PAINTER})
+    assert server.post("/v1/adapters", {"name": "kohya"})[0] == 200
+    assert server.request("DELETE", "/v1/adapters/kohya")[0] == 200
+    draw = {"prompt": "a fox", "size": "32x32", "steps": 1}
+    long = {**draw, "steps": 150, "size": "64x64", "background": True}
+    assert server.post("/v1/images/generations", draw)[0] == 200  # of the first
+    status, job = server.post("/v1/images/generations", {**long, "loras": ["kohya"]})
+    assert status == 202
+    status, answer = server.post("/v1/adapters", {"name": "peft"})
+    assert status == 429 and "not on every device" in answer["error"]["message"]
+    eventually(lambda: [a["id"] for a in server.get("/v1/adapters")[1]["data"] if a["loaded"]]
+               == ["kohya"])
+    server.request("DELETE", f"/v1/jobs/{job['id']}")
 
 
 def test_when_all_devices_are_dead_the_process_ends(emulated):
