@@ -165,6 +165,15 @@ static int read_only_text(struct unet_config *c, const struct cJSON *config, str
     return 0; /* mid_block_only_cross_attention is of a kind of middle that is refused */
 }
 
+/* A network without a place for the prompt is of a pipeline that is not served. */
+static int check_text(const struct unet_config *c, struct err *e)
+{
+    bool looks = c->half || c->mid_attn;
+    for (int i = 0; i < c->n_stages; i++)
+        looks = looks || c->down_attn[i] || c->up_attn[i];
+    return looks ? 0 : err_set(e, ERR_UNSUPPORTED, "unet: no block of it looks at the text");
+}
+
 static int read_stages(struct unet_config *c, const struct cJSON *config, struct err *e)
 {
     const struct cJSON *v = json_get(config, "block_out_channels");
@@ -195,7 +204,9 @@ static int read_stages(struct unet_config *c, const struct cJSON *config, struct
         rc = read_depths(c, config, e);
     if (rc == 0)
         rc = read_only_text(c, config, e);
-    return rc == 0 ? read_mid(c, config, e) : rc;
+    if (rc == 0)
+        rc = read_mid(c, config, e);
+    return rc == 0 ? check_text(c, e) : rc;
 }
 
 static int read_added(struct unet_config *c, const struct cJSON *config, struct err *e)
