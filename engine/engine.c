@@ -342,14 +342,13 @@ static void serve(struct engine *g)
             if (g->dirty)
                 wake_now(g);
             int rc = run_unit(g, &e);
-            if (rc < 0) {
-                failed = true;
+            const int more = rc < 0 ? rc : engine_models_turn(g, lend_until(rc > 0), &e);
+            failed = more < 0;
+            idle = rc <= 0 && more <= 0;
+            if (failed) {
                 fail_engine(g, &e);
                 leave_device(g, &e);
             }
-            idle = rc <= 0;
-            if (!failed && engine_models_turn(g, lend_until(!idle)))
-                idle = false;
             show_stats(g);
         }
         if (g->dirty)

@@ -154,9 +154,9 @@ void engine_fail_task(struct engine *g, struct task *t, const struct err *e);
 /* engine_models.c */
 int engine_models_describe(struct engine *g, struct err *e); /* facts of all */
 int engine_models_preload(struct engine *g, struct err *e);
-/* Begins and ends loads, makes room for them, and lends the device to the one that goes on until then.  true: there
- * may be more to do at once. */
-bool engine_models_turn(struct engine *g, int64_t until_us);
+/* Begins and ends loads, makes room for them, and lends the device to the one that goes on until then.  1: there
+ * may be more to do at once; 0: there is not; < 0: the device has failed. */
+int engine_models_turn(struct engine *g, int64_t until_us, struct err *e);
 void engine_models_close(struct engine *g);
 
 /* engine_load.c */

@@ -354,21 +354,22 @@ static void look_at_queue(struct engine *g)
         cannot_load(g, model, &e);
 }
 
-bool engine_models_turn(struct engine *g, int64_t until_us)
+int engine_models_turn(struct engine *g, int64_t until_us, struct err *e)
 {
     if (g->loading < 0) {
         look_at_queue(g);
-        return false;
+        return 0;
     }
     bool lent = loader_turn(&g->loader, until_us);
     if (!loader_join(&g->loader))
         return lent;
     int model = g->loading;
-    struct err e = g->loader.err;
+    struct err why = g->loader.err;
     g->models[model].model = g->loader.rc ? NULL : g->loader.model;
-    if (end_load(g, g->loader.rc, g->load_us, &e))
-        cannot_load(g, model, &e);
-    return true;
+    if (end_load(g, g->loader.rc, g->load_us, &why) == 0)
+        return 1;
+    cannot_load(g, model, &why);
+    return why.code == ERR_DEVICE && g->backend->sync(g->backend, e) ? ERR_DEVICE : 1;
 }
 
 void engine_models_close(struct engine *g)

@@ -69,6 +69,26 @@ static void read_ahead(const void *raw, size_t bytes)
         (void)p[at];
 }
 
+/* The device is ours for the memory alone; packing and copying go beside what the engine thread does. */
+static int fill_beside(struct backend *be, struct weight **out, const struct weight *like,
+                       const void *raw, struct err *e)
+{
+    struct loader *l = seat_of(be)->loader;
+    const struct backend *real = &seat_of(be)->real;
+    struct weight *w = NULL;
+    int rc = take_turn(l) ? real->weight_place(be, &w, like->type, like->n_out, like->n_in, e)
+                          : err_set(e, ERR_CANCELLED, "the engine is stopping");
+    leave_turn(l);
+    if (rc)
+        return rc;
+    rc = real->weight_fill(be, w, raw, e);
+    if (rc)
+        be->weight_close(be, w);
+    else
+        *out = w;
+    return rc;
+}
+
 static int loader_weight_open(struct backend *be, struct weight **out, enum dtype type,
                               int64_t n_out, int64_t n_in, const void *raw, struct err *e)
 {
@@ -76,6 +96,9 @@ static int loader_weight_open(struct backend *be, struct weight **out, enum dtyp
     const struct backend *real = &seat_of(be)->real;
     if (!loading)
         return real->weight_open(be, out, type, n_out, n_in, raw, e);
+    if (real->weight_fill)
+        return fill_beside(be, out, &(struct weight){.type = type, .n_out = n_out, .n_in = n_in},
+                           raw, e);
     if (n_in % dtype_block(type) == 0)
         read_ahead(raw, (size_t)n_out * dtype_bytes(type, n_in));
     int rc = take_turn(l) ? real->weight_open(be, out, type, n_out, n_in, raw, e)

@@ -5,7 +5,8 @@
  * loader until a time; when that is over the loader gives it back in the middle of whatever weight it is at
  * (struct backend's pause), and before, when it has no use for it.  Reading files, converting and
  * checking need no device and wait for nobody; the thread is a nice one, so it gets what the workers
- * leave. */
+ * leave.  A device that can (struct backend's weight_fill) is lent for a weight's memory alone, and copies it beside the
+ * engine's steps. */
 #ifndef ENGINE_LOADER_H
 #define ENGINE_LOADER_H
 #include <pthread.h>

@@ -54,6 +54,12 @@ struct backend {
      * assumed aligned.  Uses all workers. */
     int (*weight_open)(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                        int64_t n_in, const void *raw, struct err *e);
+    /* The two halves of it, for a thread beside the one that owns the device; NULL: that thread must own it meanwhile.
+     * weight_place is as an op is; weight_fill may run beside ops, one call at a time, and when it returns the
+     * weight is ready for them.  What place has made goes by weight_close, whatever fill says. */
+    int (*weight_place)(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                        int64_t n_in, struct err *e);
+    int (*weight_fill)(struct backend *be, struct weight *w, const void *raw, struct err *e);
     void (*weight_close)(struct backend *be, struct weight *w);
     /* Bytes that such a weight takes, or 0 with the reason why there is none.  NULL: about those of the file. */
     size_t (*weight_bytes)(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);

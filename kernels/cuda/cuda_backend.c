@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cuda_upload.h"
 
 #define PARAM_BYTES ((size_t)4 << 20) /* of each half */
 #define PARAM_ALIGN 64
@@ -205,6 +206,7 @@ static void close_device(struct backend *be)
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
     cuda_mem_close(cb);
+    cuda_upload_close(cb->upload);
     cuda_queue_close(cb->queue);
     if (cb->queued)
         cudaEventDestroy(cb->queued);
@@ -287,6 +289,8 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .close = close_device,
         .kv_bytes = cuda_op_kv_bytes,
         .weight_open = cuda_op_weight_open,
+        .weight_place = cuda_op_weight_place,
+        .weight_fill = cuda_op_weight_fill,
         .weight_close = cuda_op_weight_close,
         .weight_bytes = cuda_op_weight_bytes,
         .weight_row = cuda_op_weight_row,
@@ -297,6 +301,8 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         cuda_queue_open(&cb->queue, cb->compute);
     if (rc == 0)
         rc = cuda_mem_open(cb, e);
+    if (rc == 0 && (rc = cuda_upload_open(&cb->upload, e)) != 0)
+        err_wrap(e, "%s", cb->name);
     if (rc) {
         close_device(&cb->be);
         return rc;

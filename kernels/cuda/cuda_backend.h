@@ -15,6 +15,7 @@
 
 struct cuda_pool;
 struct cuda_range;
+struct cuda_upload;
 
 /* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
  * A ring of two halves: each starts over at a sync, and a choice of tokens changes halves; so the same ops get
@@ -48,6 +49,7 @@ struct cuda_backend {
     cudaEvent_t queued, landed, chosen[CHOOSE_SLOTS];
     bool landing; /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
+    struct cuda_upload *upload; /* of a thread beside the owner's */
     struct cuda_range *ranges;
     struct cuda_params params;
     char *staging; /* pinned, for uploads and downloads of pageable memory */

@@ -24,6 +24,9 @@ const float *cuda_op_data(const struct tensor *t);
 size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);
 int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                         int64_t n_in, const void *raw, struct err *e);
+int cuda_op_weight_place(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                         int64_t n_in, struct err *e);
+int cuda_op_weight_fill(struct backend *be, struct weight *w, const void *raw, struct err *e);
 size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e);
 void cuda_op_weight_close(struct backend *be, struct weight *w);
 void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);

@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cuda_upload.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/quant.h"
 
@@ -35,47 +36,105 @@ size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct
     return all;
 }
 
+/* Takes packed panels: into the compute stream, or beside it. */
+typedef cudaError_t put_fn(struct cuda_backend *cb, void *to, const void *from, size_t bytes);
+
+static cudaError_t put_in_order(struct cuda_backend *cb, void *to, const void *from, size_t bytes)
+{
+    cuda_mem_upload(&cb->be, to, from, bytes); /* the next sync tells what went wrong */
+    return cudaSuccess;
+}
+
+static cudaError_t put_beside(struct cuda_backend *cb, void *to, const void *from, size_t bytes)
+{
+    return cuda_upload_put(cb->upload, to, from, bytes);
+}
+
 /* Panel after panel through a piece of host memory. */
-static int send_panels(struct backend *be, struct cuda_matrix *m, const void *raw, struct err *e)
+static int send_panels(struct cuda_backend *cb, const struct cuda_matrix *m, const void *raw,
+                       put_fn *put, struct err *e)
 {
     const struct weight *w = &m->w;
     const size_t panel = cuda_weight_panel_bytes(w->type, w->n_in);
     const int64_t n = cuda_weight_panels(w->type, w->n_out);
+    cudaError_t rc = cudaSuccess;
     int64_t step = (int64_t)(PACK_BYTES / panel);
     step = step < 1 ? 1 : step < n ? step : n;
     char *packed = mem_try((size_t)step, panel);
     if (!packed)
         return err_set(e, ERR_NOMEM, "no memory to pack a matrix");
-    for (int64_t at = 0; at < n; at += step) {
+    for (int64_t at = 0; at < n && rc == cudaSuccess; at += step) {
         int64_t end = at + step < n ? at + step : n;
         memset(packed, 0, (size_t)(end - at) * panel);
         cuda_weight_pack(packed, w->type, w->n_out, w->n_in, raw, at, end);
-        cuda_mem_upload(be, (char *)m->data + (size_t)at * panel, packed,
-                        (size_t)(end - at) * panel);
-        if (be->pause)
-            be->pause(be);
+        rc = put(cb, (char *)m->data + (size_t)at * panel, packed, (size_t)(end - at) * panel);
     }
     free(packed);
+    return rc == cudaSuccess
+               ? 0
+               : err_set(e, ERR_DEVICE, "%s: an upload: %s", cb->name, cudaGetErrorString(rc));
+}
+
+static int new_matrix(struct backend *be, struct cuda_matrix **out, const struct weight *like,
+                      struct err *e)
+{
+    struct err why = {0};
+    size_t bytes = cuda_op_weight_bytes(like->type, like->n_out, like->n_in, &why);
+    if (!bytes)
+        return err_set(e, why.code, "%s: %s", be->name, why.msg);
+    void *data = cuda_mem_alloc(be, bytes, e);
+    if (!data)
+        return ERR_NOMEM;
+    *out = xcalloc(1, sizeof **out);
+    **out = (struct cuda_matrix){.w = *like, .data = data};
+    (*out)->w.bytes = bytes;
     return 0;
 }
 
 int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
                         int64_t n_in, const void *raw, struct err *e)
 {
-    struct err why = {0};
-    size_t bytes = cuda_op_weight_bytes(type, n_out, n_in, &why);
-    if (!bytes)
-        return err_set(e, why.code, "%s: %s", be->name, why.msg);
-    struct cuda_matrix *m = xcalloc(1, sizeof *m);
-    m->w = (struct weight){.type = type, .n_out = n_out, .n_in = n_in, .bytes = bytes};
-    m->data = cuda_mem_alloc(be, bytes, e);
-    int rc = m->data ? send_panels(be, m, raw, e) : ERR_NOMEM;
+    const struct weight like = {.type = type, .n_out = n_out, .n_in = n_in};
+    struct cuda_matrix *m = NULL;
+    int rc = new_matrix(be, &m, &like, e);
+    if (rc)
+        return rc;
+    rc = send_panels(cuda_of(be), m, raw, put_in_order, e);
     if (rc) {
         cuda_op_weight_close(be, &m->w);
         return rc;
     }
     *out = &m->w;
     return 0;
+}
+
+int cuda_op_weight_place(struct backend *be, struct weight **out, enum dtype type, int64_t n_out,
+                         int64_t n_in, struct err *e)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    const struct weight like = {.type = type, .n_out = n_out, .n_in = n_in};
+    struct cuda_matrix *m = NULL;
+    int rc = new_matrix(be, &m, &like, e);
+    if (rc)
+        return rc;
+    cuda_flush(cb);
+    if (!cb->dead)
+        cuda_check(cb, cuda_upload_placed(cb->upload, cb->compute), "recording an event");
+    *out = &m->w;
+    return 0;
+}
+
+int cuda_op_weight_fill(struct backend *be, struct weight *w, const void *raw, struct err *e)
+{
+    struct cuda_backend *cb = cuda_of(be);
+    cuda_enter(cb);
+    cudaError_t begun = cuda_upload_begin(cb->upload);
+    int rc = begun == cudaSuccess ? send_panels(cb, cuda_matrix(w), raw, put_beside, e) : 0;
+    cudaError_t ended = cuda_upload_end(cb->upload);
+    if (rc == 0 && (begun != cudaSuccess || ended != cudaSuccess))
+        rc = err_set(e, ERR_DEVICE, "%s: an upload: %s", cb->name,
+                     cudaGetErrorString(begun != cudaSuccess ? begun : ended));
+    return rc;
 }
 
 void cuda_op_weight_close(struct backend *be, struct weight *w)
