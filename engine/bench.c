@@ -269,7 +269,7 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     };
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
     if (!rc)
-        b.be->graphs = !b.be->team;
+        team_graphs(b.be, true);
     if (!rc && checkpoint_is_image(o->path)) {
         rc = bench_image(o, b.be, out, e);
         b.be->close(b.be);

@@ -107,7 +107,7 @@ int engine_load(struct engine *g, struct err *e)
     int rc = backend_open(&g->backend, g->device, g->o.n_threads, e);
     if (rc)
         return rc;
-    g->backend->graphs = g->o.graphs && !g->backend->team; /* exchanges are in no graph */
+    team_graphs(g->backend, g->o.graphs);
     loader_init(&g->loader, g->backend, &g->submit_mutex, &g->submit_cond);
     rc = engine_models_describe(g, e);
     if (rc == 0)

@@ -16,6 +16,13 @@ void team_wait(struct backend_team *t, int lane)
     t->wait(t, lane);
 }
 
+void team_graphs(struct backend *be, bool on)
+{
+    be->graphs = on;
+    for (int m = 1; be->team && m < be->team->n; m++)
+        be->team->members[m]->graphs = on;
+}
+
 static void free_memory(struct backend_team *t, struct team_memory *m)
 {
     for (int i = 0; i < t->n; i++)

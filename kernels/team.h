@@ -37,6 +37,9 @@ void team_spread(struct backend_team *t, int lane, void *const *x, size_t bytes)
 /* What is queued from now on comes after the lane's exchange, on every member. */
 void team_wait(struct backend_team *t, int lane);
 
+/* struct backend's graphs, of all members. */
+void team_graphs(struct backend *be, bool on);
+
 /* Memory on all members of be's team (be alone: just alloc), by the first one's address. */
 void *team_alloc(struct backend *be, size_t bytes, struct err *e);
 void team_free(struct backend *be, void *p);

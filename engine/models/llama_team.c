@@ -76,7 +76,7 @@ static void embed(struct step *s, const struct text_batch *b)
     struct llama *first = s->t->shares[0];
     struct tensor x = llama_tensor(first->x, b->n_rows, first->c.n_embd);
     void *all[TEAM_MAX];
-    OP(first->be, embed, .out = &x, .w = first->embd, .ids = b->ids);
+    OP(first->be, embed, .out = &x, .w = first->embd, .ids = b->ids, .there = b->ids_there);
     for (int m = 0; m < s->t->team->n; m++)
         all[m] = s->t->shares[m]->x;
     team_spread(s->t->team, 0, all, (size_t)b->n_rows * (size_t)first->c.n_embd * sizeof(float));
@@ -124,7 +124,7 @@ static int team_forward(struct text_model *base, char *kv_base, const struct tex
         add_parts(&s, lane);
     if (b->n_logits > 0)
         llama_logits(first, b);
-    return first->be->sync(first->be, e); /* of all */
+    return b->choose != NULL ? 0 : first->be->sync(first->be, e); /* of all */
 }
 
 static void team_close(struct text_model *base)

@@ -56,6 +56,16 @@ void cuda_flush(struct cuda_backend *cb)
     cuda_check(cb, rc, what);
 }
 
+bool cuda_wait(struct cuda_backend *cb)
+{
+    cuda_flush(cb);
+    if (cb->idle)
+        cb->idle(cb);
+    else if (!cb->dead)
+        cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing");
+    return !cb->dead;
+}
+
 cudaStream_t cuda_copy_stream(struct cuda_backend *cb)
 {
     cuda_flush(cb);
@@ -99,8 +109,7 @@ bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
         return !cb->dead;
     if (bytes + PARAM_SLACK > PARAM_BYTES)
         return cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
-    cuda_flush(cb);
-    if (!cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing"))
+    if (!cuda_wait(cb))
         return false;
     restart_params(cb);
     return true;

@@ -15,6 +15,7 @@
 
 struct cuda_pool;
 struct cuda_range;
+struct cuda_team;
 struct cuda_upload;
 
 /* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
@@ -47,7 +48,10 @@ struct cuda_backend {
     cudaStream_t compute, copy;
     struct cuda_queue *queue; /* of compute; launches are held back in it while be.graphs */
     cudaEvent_t queued, landed, chosen[CHOOSE_SLOTS];
-    bool landing; /* the copy stream has downloads that compute has not waited for */
+    /* Until nothing is queued; NULL: of this device alone.  A team's member may wait for the others. */
+    void (*idle)(struct cuda_backend *cb);
+    struct cuda_team *team; /* of idle */
+    bool landing;           /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
     struct cuda_upload *upload; /* of a thread beside the owner's */
     struct cuda_range *ranges;
@@ -78,6 +82,8 @@ bool cuda_check(struct cuda_backend *cb, cudaError_t rc, const char *what);
 cudaStream_t cuda_stream(struct cuda_backend *cb);
 /* What is held back goes into the compute stream: before anything but an op or a copy within it. */
 void cuda_flush(struct cuda_backend *cb);
+/* Until all that ops have queued is done: false when the device is dead. */
+bool cuda_wait(struct cuda_backend *cb);
 /* The copy stream, which first waits for all that is queued so far. */
 cudaStream_t cuda_copy_stream(struct cuda_backend *cb);
 /* A copy in the order of ops. */

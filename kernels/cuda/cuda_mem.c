@@ -188,9 +188,7 @@ static char *stage(struct cuda_backend *cb, size_t bytes)
 {
     if (cb->staging_used + bytes > CUDA_STAGING_BYTES ||
         cb->n_landings == (int)(sizeof cb->landings / sizeof *cb->landings)) {
-        cuda_flush(cb);
-        if (!cuda_check(cb, cudaStreamSynchronize(cb->compute), "synchronizing") ||
-            !cuda_check(cb, cudaStreamSynchronize(cb->copy), "synchronizing"))
+        if (!cuda_wait(cb) || !cuda_check(cb, cudaStreamSynchronize(cb->copy), "synchronizing"))
             return NULL;
         cuda_mem_land(cb);
     }

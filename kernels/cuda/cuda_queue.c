@@ -11,9 +11,11 @@ enum {
     ARG_ALIGN = 16,
     MAX_COMMANDS = 8192, /* held back; then they go by themselves */
     GRAPH_MIN = 8,       /* commands that are worth a graph */
-    N_GRAPHS = 16,
-    N_SEEN = 8,       /* once, so far */
-    MAX_FAILURES = 4, /* captures; then there are no graphs any more */
+    N_GRAPHS = 16,       /* kept */
+    N_SEEN = 8,          /* lists that came once, so far */
+    PIECE_MIN = 4,       /* the same where steps come in pieces */
+    N_PIECES = 512,      /* of either */
+    MAX_FAILURES = 4,    /* captures; then there are no graphs any more */
 };
 #define GRAPH_MAX_BYTES ((size_t)1 << 20)
 
@@ -42,6 +44,7 @@ struct list {
 /* What came before, with its graph or not yet. */
 struct known {
     struct list list; /* head copy included */
+    uint64_t hash;    /* of it */
     cudaGraphExec_t exec;
     uint64_t used;
 };
@@ -54,7 +57,8 @@ struct cuda_queue {
         const char *from;
         size_t bytes;
     } head;
-    struct known graphs[N_GRAPHS], seen[N_SEEN];
+    struct known *graphs, *seen;
+    int n_graphs, n_seen, min_commands;
     uint64_t clock;
     cudaError_t error; /* of what went by itself */
     const char *what;  /* failed */
@@ -67,6 +71,11 @@ void cuda_queue_open(struct cuda_queue **out, cudaStream_t stream)
 {
     struct cuda_queue *q = xcalloc(1, sizeof *q);
     q->stream = stream;
+    q->graphs = xcalloc(N_GRAPHS, sizeof *q->graphs);
+    q->seen = xcalloc(N_SEEN, sizeof *q->seen);
+    q->n_graphs = N_GRAPHS;
+    q->n_seen = N_SEEN;
+    q->min_commands = GRAPH_MIN;
     *out = q;
 }
 
@@ -78,16 +87,32 @@ static void forget_known(struct known *k)
     *k = (struct known){0};
 }
 
+static void forget_all(struct cuda_queue *q)
+{
+    for (int i = 0; i < q->n_graphs; i++)
+        forget_known(&q->graphs[i]);
+    for (int i = 0; i < q->n_seen; i++)
+        forget_known(&q->seen[i]);
+    free(q->graphs);
+    free(q->seen);
+}
+
+void cuda_queue_pieces(struct cuda_queue *q)
+{
+    forget_all(q);
+    q->graphs = xcalloc(N_PIECES, sizeof *q->graphs);
+    q->seen = xcalloc(N_PIECES, sizeof *q->seen);
+    q->n_graphs = q->n_seen = N_PIECES;
+    q->min_commands = PIECE_MIN;
+}
+
 void cuda_queue_close(struct cuda_queue *q)
 {
     if (!q)
         return;
     if (current == q)
         current = NULL;
-    for (int i = 0; i < N_GRAPHS; i++)
-        forget_known(&q->graphs[i]);
-    for (int i = 0; i < N_SEEN; i++)
-        forget_known(&q->seen[i]);
+    forget_all(q);
     free(q->held.data);
     free(q);
 }
@@ -254,10 +279,22 @@ static bool same(const struct list *a, const struct list *b)
     return a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
 }
 
-static struct known *find(struct known *k, int n, const struct list *l)
+/* FNV-1a by words; a list's bytes are a multiple of them. */
+static uint64_t hash_of(const struct list *l)
+{
+    uint64_t h = 0xcbf29ce484222325u, word;
+    for (size_t at = 0; at < l->bytes; at += sizeof word) {
+        memcpy(&word, l->data + at, sizeof word);
+        h = (h ^ word) * 0x100000001b3u;
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+static struct known *find(struct known *k, int n, const struct list *l, uint64_t hash)
 {
     for (int i = 0; i < n; i++)
-        if (k[i].list.data && same(&k[i].list, l))
+        if (k[i].hash == hash && k[i].list.data && same(&k[i].list, l))
             return &k[i];
     return NULL;
 }
@@ -334,7 +371,7 @@ static cudaError_t run_graph(struct cuda_queue *q, struct known *k)
 /* The second time: of a graph that is used least, this one's is made. */
 static cudaError_t promote(struct cuda_queue *q, struct known *s)
 {
-    struct known *g = oldest(q->graphs, N_GRAPHS);
+    struct known *g = oldest(q->graphs, q->n_graphs);
     cudaGraphExec_t exec = g->exec;
     g->exec = NULL;
     g->used = 0;
@@ -344,6 +381,7 @@ static cudaError_t promote(struct cuda_queue *q, struct known *s)
     }
     struct list spare = g->list;
     g->list = s->list;
+    g->hash = s->hash;
     g->exec = exec;
     s->list = spare;
     s->list.bytes = 0;
@@ -364,17 +402,19 @@ cudaError_t cuda_queue_flush(struct cuda_queue *q, const char **what)
     q->stats.flushes++;
     q->clock++;
     fill_head(q);
-    struct known *k = find(q->graphs, N_GRAPHS, l);
+    const uint64_t hash = hash_of(l);
+    struct known *k = find(q->graphs, q->n_graphs, l, hash);
     if (k) {
         rc = run_graph(q, k);
-    } else if (l->n < GRAPH_MIN || l->bytes > GRAPH_MAX_BYTES ||
+    } else if (l->n < q->min_commands || l->bytes > GRAPH_MAX_BYTES ||
                q->stats.failures >= MAX_FAILURES) {
         rc = issue(q, l);
-    } else if ((k = find(q->seen, N_SEEN, l)) != NULL) {
+    } else if ((k = find(q->seen, q->n_seen, l, hash)) != NULL) {
         rc = promote(q, k);
     } else {
-        k = oldest(q->seen, N_SEEN);
+        k = oldest(q->seen, q->n_seen);
         keep_list(&k->list, l);
+        k->hash = hash;
         k->used = q->clock;
         rc = issue(q, l);
     }

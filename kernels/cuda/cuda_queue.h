@@ -30,6 +30,8 @@ struct cuda_queue_stats {
 
 void cuda_queue_open(struct cuda_queue **out, cudaStream_t stream);
 void cuda_queue_close(struct cuda_queue *q); /* NULL is nothing; what is held back is forgotten */
+/* Steps of this queue come in many small pieces, each a list of its own: room for as many, and all are forgotten. */
+void cuda_queue_pieces(struct cuda_queue *q);
 /* From now on launches of this thread into the queue's stream are held back; NULL: none are. */
 void cuda_queue_use(struct cuda_queue *q);
 /* From pinned memory to its twin on the device, at the head of what is held back.  All of a flush go in one

@@ -22,6 +22,7 @@ struct cuda_team {
     char name[TEAM_MAX * sizeof((struct cuda_backend *)0)->name];
     /* What a member does alone. */
     int (*sync)(struct backend *be, struct err *e);
+    void (*choose)(struct backend *be, const struct op_choose *p);
     size_t (*free_bytes)(struct backend *be);
     void (*close)(struct backend *be);
 };
@@ -153,22 +154,46 @@ static void wait_lane(struct backend_team *t, int lane)
 
 /* ---- in place of the first member's own ---- */
 
-/* Until nothing is queued any more, or a device has failed. */
-static void wait_all(struct cuda_team *ct)
+/* Until nothing is queued any more, or a device has failed.  ready: of one member. */
+typedef cudaError_t ready_fn(const struct cuda_backend *cb, int slot);
+
+static cudaError_t is_idle(const struct cuda_backend *cb, int slot)
 {
-    for (int m = 0; m < ct->team.n; m++)
-        cuda_flush(member(ct, m));
-    for (int idle = 0; idle < ct->team.n && find_dead(ct) == ct->team.n;) {
-        idle = 0;
+    (void)slot;
+    return cudaStreamQuery(cb->compute);
+}
+
+static cudaError_t has_chosen(const struct cuda_backend *cb, int slot)
+{
+    return cudaEventQuery(cb->chosen[slot]);
+}
+
+static void wait_until(struct cuda_team *ct, ready_fn *ready, int slot)
+{
+    for (int done = 0; done < ct->team.n && find_dead(ct) == ct->team.n;) {
+        done = 0;
         for (int m = 0; m < ct->team.n; m++) {
             cuda_enter(member(ct, m));
-            cudaError_t rc = cudaStreamQuery(member(ct, m)->compute);
-            idle += rc == cudaSuccess;
+            cudaError_t rc = ready(member(ct, m), slot);
+            done += rc == cudaSuccess;
             if (rc != cudaErrorNotReady && !check(ct, m, rc, "a kernel failed"))
                 return;
         }
         sched_yield();
     }
+    fail_all(ct); /* one that was dead before */
+}
+
+static void wait_all(struct cuda_team *ct)
+{
+    for (int m = 0; m < ct->team.n; m++)
+        cuda_flush(member(ct, m));
+    wait_until(ct, is_idle, 0);
+}
+
+static void member_idle(struct cuda_backend *cb)
+{
+    wait_all(cb->team);
 }
 
 static int sync_team(struct backend *be, struct err *e)
@@ -189,6 +214,30 @@ static int sync_team(struct backend *be, struct err *e)
     if (e)
         *e = why;
     return why.code;
+}
+
+/* The first one's choice.  The others' part of the step is done at an event of theirs, as is known before the arrays
+ * that their ops point to are used again. */
+static void choose_team(struct backend *be, const struct op_choose *p)
+{
+    struct cuda_team *ct = team_of(be->team);
+    ct->choose(be, p);
+    for (int m = 1; m < ct->team.n; m++) {
+        struct cuda_backend *cb = member(ct, m);
+        cuda_flush(cb);
+        if (!cb->dead)
+            cuda_check(cb, cudaEventRecord(cb->chosen[p->slot], cb->compute), "recording an event");
+        cuda_param_turn(cb);
+    }
+}
+
+static int chosen_team(struct backend *be, int slot, struct err *e)
+{
+    struct cuda_team *ct = team_of(be->team);
+    cuda_check(member(ct, 0), cudaGetLastError(), "a kernel was not launched");
+    wait_until(ct, has_chosen, slot);
+    const struct cuda_backend *first = member(ct, 0); /* all are dead when one is */
+    return first->dead ? err_set(e, ERR_DEVICE, "%s: %s", first->name, first->why) : 0;
 }
 
 static size_t least_free_bytes(struct backend *be)
@@ -233,6 +282,8 @@ static void close_team(struct backend *be)
     void (*close)(struct backend *) = ct->close;
     for (int m = 0; m < n; m++)
         others[m] = ct->team.members[m];
+    for (int m = 0; m < n; m++)
+        member(ct, m)->idle = NULL;
     forget(ct);
     be->team = NULL;
     for (int m = 1; m < n; m++)
@@ -295,7 +346,15 @@ int cuda_team_open(struct backend *const *members, int n, struct err *e)
     first->sync = sync_team;
     first->free_bytes = least_free_bytes;
     first->close = close_team;
-    first->choose = NULL; /* a step that the host does not wait for might wait for ever */
+    ct->choose = first->choose;
+    first->choose = choose_team;
+    first->chosen = chosen_team;
+    for (int m = 0; m < n; m++) {
+        struct cuda_backend *cb = member(ct, m);
+        cb->team = ct;
+        cb->idle = member_idle;
+        cuda_queue_pieces(cb->queue); /* an exchange ends one */
+    }
     first->name = ct->name;
     first->team = &ct->team;
     return 0;

@@ -1,6 +1,7 @@
 """Several devices, emulated (`make cuda-emu`): replicas, one model on two of them, and what a dead one takes with it."""
 import concurrent.futures
 import json
+import re
 import shutil
 import subprocess
 
@@ -226,12 +227,38 @@ def test_two_replicas_of_two_devices_each(emulated):
         assert server.metric(f'duetto:device_generated_tokens_total{{device="{pair}"}}') > 0
 
 
-@pytest.mark.parametrize("fault", ["launch:300@1", "sync:9@1", "copy:60@1", "nccl:70", "launch:300@0"])
-def test_a_team_that_loses_a_device_fails_as_one(emulated, fault):
-    server = emulated(*TOGETHER, env={"CUEMU_FAIL": fault})
-    status, answer = ask(server, "the quick brown", max_tokens=60)
+@pytest.mark.parametrize("logprobs", [None, 1])
+@pytest.mark.parametrize("graphs, fault", [
+    ("true", "launch:150@1"), ("false", "copy:60@1"), ("true", "nccl:70"), ("true", "launch:150@0")])
+def test_a_team_that_loses_a_device_fails_as_one(emulated, graphs, fault, logprobs):
+    """In steps whose tokens the first device chooses, and in those whose logits come to the host."""
+    server = emulated(*TOGETHER, "--cuda_graphs", graphs, env={"CUEMU_FAIL": fault})
+    status, answer = ask(server, "the quick brown", max_tokens=60, ignore_eos=True, logprobs=logprobs)
     assert status == 500 and ("cuda:" in answer["error"]["message"])
     assert eventually(lambda: server.process.poll()) == FAILED
+
+
+def test_a_sync_of_a_team_that_fails_fails_all(emulated):
+    server = emulated(*TOGETHER, env={"CUEMU_FAIL": "sync:9@1"})
+    status, answer = ask(server, "the quick brown", max_tokens=60, logprobs=1)
+    assert status == 500 and ("cuda:" in answer["error"]["message"])
+    assert eventually(lambda: server.process.poll()) == FAILED
+
+
+def test_a_team_launches_graphs_and_chooses_ahead(emulated):
+    """The answer is that of one that does neither."""
+    texts = []
+    for graphs in ("true", "false"):
+        server = emulated(*TOGETHER, "--cuda_graphs", graphs, env={"CUEMU_COUNTS": "1"})
+        fields = {"temperature": 0.9, "seed": 3, "top_p": 0.9, "max_tokens": 40, "ignore_eos": True}
+        status, answer = ask(server, "the quick brown", **fields)
+        assert status == 200
+        texts.append(answer["choices"][0]["text"])
+        assert server.metric("duetto:engine_steps_ahead_total") > 30
+        server.stop()
+        launched = int(re.search(r"(\d+) launched", server.log)[1])
+        assert launched > 100 if graphs == "true" else launched == 0
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("fault", ["nccl:1", "malloc:4", "launch:5@1", "host:3"])
