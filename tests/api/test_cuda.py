@@ -1,6 +1,7 @@
 """The server on an emulated CUDA device (`make cuda-emu`; CUDA_DUETTO names another build): the CPU's answers, and what a
 failing device does."""
 import base64
+import concurrent.futures
 import io
 import os
 import re
@@ -89,6 +90,30 @@ def test_a_failing_device_fails_the_request_and_ends_the_process(emulated, fault
     assert status == 500 and "cuda:0" in answer["error"]["message"]
     assert eventually(lambda: server.process.poll()) == FAILED
     assert "engine.failed" in server.log
+
+
+@pytest.mark.parametrize("fault", ["launch:400", "sync:60", "copy:600"])
+def test_each_of_many_clients_hears_of_a_lost_device(emulated, fault):
+    """Chats, half of them streams, and pictures; what ran gets the error, what waited may be asked again."""
+    server = emulated("--max_sequences", 4, models={"tiny": harness.TINY, "painter": harness.PAINTER},
+                      env={"CUEMU_FAIL": fault, "CUEMU_QUIET": "1"})
+
+    def ask(i):
+        if i % 4 == 0:
+            return server.request("POST", "/v1/images/generations", {
+                "model": "painter", "prompt": "a fox", "size": "32x32", "steps": 4})
+        return server.request("POST", CHAT, {
+            "model": "tiny", "messages": [{"role": "user", "content": f"Say {i}"}],
+            "max_tokens": 100, "ignore_eos": True, "stream": i % 2 == 1})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    for status, headers, body in answers:
+        assert b'"error"' in body
+        assert status in (200, 500) or (status == 503 and headers["Retry-After"])
+        assert status != 200 or b"[DONE]" not in body
+    assert {status for status, _, _ in answers} >= {500, 503}
+    assert eventually(lambda: server.process.poll()) == FAILED
 
 
 @pytest.mark.parametrize("fault", ["malloc:1", "malloc:2", "host:1", "host:2", "copy:3", "sync:1"])
