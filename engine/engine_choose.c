@@ -8,8 +8,8 @@
  * token that is under way, then the next step is queued at once: its ids are the tokens on the device.  The
  * host then reads the tokens of the one step while the device computes the other.  A sequence that they
  * end, or whose client has gone, has a row too many in the step that is under way: its keys and values go
- * to a page that was not given to anybody before, its token is thrown away.  Rows with penalties
- * need the tokens on the host: no step is launched ahead of them. */
+ * to a page that was not given to anybody before, its token is thrown away.  Penalties see the token that is
+ * under way as well: the device puts it among those that the host has sent. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +17,11 @@
 #include "base/rng.h"
 #include "engine/engine_int.h"
 
-enum { HISTORY_MAX = 1 << 18 /* tokens that penalties of a step look at, all rows together */ };
+enum {
+    HISTORY_MAX = 1 << 18, /* tokens that penalties of a step look at, all rows together */
+    HISTORY_ROUND =
+        64 /* a row's take their place in whole ones: the same for some steps, for graphs */
+};
 
 int engine_choose_open(struct engine *g, const struct sched_options *o, struct err *e)
 {
@@ -73,7 +77,21 @@ static bool has_penalties(const struct sample_params *p)
     return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
 }
 
-/* The row of a sequence that will have n_ids tokens then; its history into ids[*n ...]. */
+/* The first of n_ids tokens that its penalties look at. */
+static int history_from(const struct sample_params *p, int n_ids)
+{
+    return p->repeat_last_n >= 0 && p->repeat_last_n < n_ids ? n_ids - p->repeat_last_n : 0;
+}
+
+/* Places among the ids that these take. */
+static int history_places(const struct sample_params *p, int n_ids)
+{
+    const int n = has_penalties(p) ? n_ids - history_from(p, n_ids) : 0;
+    return (n + HISTORY_ROUND - 1) / HISTORY_ROUND * HISTORY_ROUND;
+}
+
+/* The row of a sequence that will have n_ids tokens then, one more than now if a token is under way; its history into
+ * ids[*n ...], that token's place first of what comes after the prompt. */
 static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *ids, int *n)
 {
     const struct sample_params *p = &q->task->job->text.sample;
@@ -85,8 +103,8 @@ static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *
                              .u = u < 1 ? u : 0x1.fffffep-1f};
     if (!has_penalties(p))
         return true;
-    int from = p->repeat_last_n >= 0 && p->repeat_last_n < n_ids ? n_ids - p->repeat_last_n : 0;
-    if (n_ids - from > HISTORY_MAX - *n)
+    const int from = history_from(p, n_ids), places = history_places(p, n_ids);
+    if (places > HISTORY_MAX - *n)
         return false;
     r->repetition = p->repetition_penalty;
     r->presence = p->presence_penalty;
@@ -94,8 +112,13 @@ static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *
     r->first = *n;
     r->n_ids = n_ids - from;
     r->n_prompt = q->n_prompt > from ? q->n_prompt - from : 0;
-    memcpy(ids + *n, q->ids + from, (size_t)r->n_ids * sizeof *ids);
-    *n += r->n_ids;
+    const int under_way = r->n_ids > r->n_prompt ? n_ids - q->n_ids : 0;
+    int32_t *to = ids + *n, *late = to + r->n_prompt + under_way;
+    memset(to, 0, (size_t)places * sizeof *to);
+    memcpy(to, q->ids + from, (size_t)r->n_prompt * sizeof *to);
+    memcpy(late, q->ids + from + r->n_prompt,
+           (size_t)(r->n_ids - r->n_prompt - under_way) * sizeof *to);
+    *n += places;
     return true;
 }
 
@@ -146,11 +169,12 @@ int engine_choose_wait(struct engine *g, const struct text_choose *t, int n_logi
 
 /* ---- the step ahead ---- */
 
-/* One token more than the one that is under way. */
-static bool goes_on(const struct seq *q)
+/* One token more than the one that is under way, and there is room for what it looks at behind *n_history ids. */
+static bool goes_on(const struct seq *q, int *n_history)
 {
     const struct text_spec *s = &q->task->job->text;
-    return is_devices(s) && !has_penalties(&s->sample) && q->n_ids + 1 < q->n_end &&
+    *n_history += history_places(&s->sample, q->n_ids + 1);
+    return is_devices(s) && *n_history <= HISTORY_MAX && q->n_ids + 1 < q->n_end &&
            !job_cancelled(q->task->job);
 }
 
@@ -176,7 +200,8 @@ static int launch(struct engine *g, int model, int n, int from, struct err *e)
     if (cache_check(g->cache, e))
         return ERR_DEVICE;
     c->slot = !from;
-    const struct text_choose choose = choice(c, n_ids);
+    struct text_choose choose = choice(c, n_ids);
+    choose.op.before = c->there[from];
     const struct text_batch batch = {.n_rows = n,
                                      .ids_there = c->there[from],
                                      .pos = c->pos,
@@ -197,12 +222,14 @@ int engine_choose_ahead(struct engine *g, const struct sched_plan *p, struct err
 {
     struct engine_choose *c = &g->choose;
     const int from = c->slot;
+    int n_history = 0;
     c->slot = !from; /* the step's own slot is taken until the next but one */
     if (!sched_decodes_only(&g->sched, p->model) || p->n_parts != g->sched.n_running)
         return 0;
     for (int i = 0; i < p->n_parts; i++) {
         struct seq *q = p->parts[i].seq;
-        if (p->parts[i].n_rows != 1 || p->parts[i].n_logits != 1 || c->host[i] || !goes_on(q))
+        if (p->parts[i].n_rows != 1 || p->parts[i].n_logits != 1 || c->host[i] ||
+            !goes_on(q, &n_history))
             return 0;
         c->parts[i] = (struct engine_ahead_part){q, q->order};
     }
@@ -216,9 +243,10 @@ int engine_choose_turn(struct engine *g, struct err *e)
     const int64_t since_us = c->since_us;
     const int32_t *tokens = c->here[slot];
     struct sched_plan plan = {.model = model, .n_alike = 1, .parts = c->done};
+    int n_history = 0;
     bool all = sched_decodes_only(&g->sched, model) && g->sched.n_running == n;
     for (int i = 0; i < n; i++)
-        all = all && still_there(&c->parts[i]) && goes_on(c->parts[i].seq);
+        all = all && still_there(&c->parts[i]) && goes_on(c->parts[i].seq, &n_history);
     c->n_ahead = 0;
     c->slot = !slot;
     int rc = all ? launch(g, model, n, slot, e) : 0;

@@ -24,6 +24,8 @@ struct op_choose {
     const struct choose_row *rows; /* [rows] */
     const int32_t *ids;            /* [n_ids] */
     int n_ids;
+    /* [rows] of the device: what row r has at ids[first + n_prompt], if it has that many; NULL: as it is there. */
+    const int32_t *before;
     int32_t *there; /* [rows] of the device */
     int32_t *here;  /* [rows] of host_alloc */
     int slot;

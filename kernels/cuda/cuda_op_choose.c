@@ -30,6 +30,10 @@ void cuda_op_choose(struct backend *be, const struct op_choose *p)
         .logits = p->logits->data, .out = p->there, .n_rows = n, .n_vocab = n_vocab};
     c.rows = cuda_param(cb, p->rows, row_bytes);
     c.ids = id_bytes ? cuda_param(cb, p->ids, id_bytes) : NULL;
+    for (int r = 0; r < n && p->before && c.ids; r++)
+        if (p->rows[r].n_ids > p->rows[r].n_prompt)
+            cuda_copy(cb, (char *)(uintptr_t)(c.ids + p->rows[r].first + p->rows[r].n_prompt),
+                      p->before + r, sizeof *p->before, cudaMemcpyDeviceToDevice, "a copy");
     c.work = cuda_scratch(cb, cuda_sample_work_bytes(n, n_vocab));
     if (!cb->dead)
         cuda_sample_launch(&c, cuda_stream(cb));
