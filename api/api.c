@@ -34,6 +34,7 @@ int api_open(struct api **out, const struct api_options *o, struct err *e)
     struct api *a = xcalloc(1, sizeof *a);
     a->o = *o;
     a->step_cache = cache;
+    a->step_cache.optional = true;
     a->limits = (struct json_limits){.max_bytes = o->max_body_bytes,
                                      .max_depth = o->max_json_depth,
                                      .max_nodes = o->max_json_nodes};

@@ -448,7 +448,8 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
     size_t seed_at = out->len;
     buf_printf(out, ", Size: %dx%d, Model: %s", s->width, s->height, card->id);
     image_passes_put(s, out);
-    image_cache_put(&s->step_cache, out);
+    if (!s->step_cache.optional || step_cache_fits(d, &s->step_cache))
+        image_cache_put(&s->step_cache, out);
     image_control_put(c, out);
     if (s->small != NULL)
         buf_printf(out, ", Noise level: %d", s->noise_level < 0 ? d->noise_level : s->noise_level);

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "engine/models/image_adapter.h"
 #include "engine/models/nn.h"
+#include "engine/step_cache.h"
 #include "engine/text/clip_bpe.h"
 #include "engine/text/prompt.h"
 
@@ -72,6 +73,7 @@ static void fill_card(struct diffusion *d)
         .edit = info->has_encoder && !enlarges,
         .safety = info->has_safety,
     };
+    step_cache_card(d->model, &d->card);
 }
 
 static int open_small_noise(struct diffusion *d, const struct checkpoint *c, struct err *e)

@@ -146,7 +146,10 @@ struct step_cache_spec {
     enum step_cache_kind kind;
     int interval, branch; /* deepcache: 2 or more, 0 or more */
     float threshold;      /* first_block: above 0 */
+    bool optional;        /* nobody asked for it: off with a model that it does not fit */
 };
+struct image_card;
+bool step_cache_fits(const struct image_card *card, const struct step_cache_spec *s);
 
 /* A ControlNet or T2I-Adapter, and the picture by which it steers.  In step i of n calls it works when
  * start <= i / n and (i + 1) / n <= end. */

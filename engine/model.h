@@ -37,6 +37,8 @@ struct image_card {
     bool inpaint;                     /* a UNet made for inpainting: it needs an image and a mask */
     bool edit;                        /* has a VAE encoder: takes images at all */
     bool safety;                      /* a safety checker looks at every picture */
+    int n_branches;                   /* that a step cache may have (engine/step_cache.h) */
+    bool first_block;                 /* and whether there is a first block to watch */
 };
 
 /* What is done about the safety checkers of image models: loaded where there is one; a model without one is

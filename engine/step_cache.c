@@ -26,11 +26,11 @@ static struct sizes sizes_of(const struct image_task *it)
     return s;
 }
 
-int step_cache_branch(const struct image_task *it)
+static int branch_of(const struct step_cache_spec *s)
 {
-    switch (it->spec.step_cache.kind) {
+    switch (s->kind) {
     case STEP_CACHE_DEEPCACHE:
-        return it->spec.step_cache.branch;
+        return s->branch;
     case STEP_CACHE_FIRST_BLOCK:
         return FIRST_BRANCH;
     default:
@@ -38,19 +38,40 @@ int step_cache_branch(const struct image_task *it)
     }
 }
 
-int step_cache_check(const struct image_task *it, struct err *e)
+int step_cache_branch(const struct image_task *it)
 {
-    const struct image_model *m = it->d->model;
-    const int branch = step_cache_branch(it), n = image_unet_n_skips(m);
-    if (branch >= n)
-        err_set(e, ERR_INVALID, "branch %d, but this model's UNet has branches 0 to %d", branch,
-                n - 1);
-    else if (it->spec.step_cache.kind == STEP_CACHE_FIRST_BLOCK &&
-             image_unet_head_floats(m, FIRST_BRANCH, 8, 8) !=
-                 2 * image_unet_head_floats(m, 0, 8, 8))
+    return branch_of(&it->spec.step_cache);
+}
+
+void step_cache_card(const struct image_model *m, struct image_card *to)
+{
+    to->n_branches = image_unet_n_skips(m);
+    to->first_block =
+        to->n_branches > FIRST_BRANCH &&
+        image_unet_head_floats(m, FIRST_BRANCH, 8, 8) == 2 * image_unet_head_floats(m, 0, 8, 8);
+}
+
+bool step_cache_fits(const struct image_card *card, const struct step_cache_spec *s)
+{
+    return branch_of(s) < card->n_branches &&
+           (s->kind != STEP_CACHE_FIRST_BLOCK || card->first_block);
+}
+
+int step_cache_check(struct image_task *it, struct err *e)
+{
+    const struct image_card *card = &it->d->card;
+    struct step_cache_spec *s = &it->spec.step_cache;
+    if (step_cache_fits(card, s))
+        return 0;
+    if (s->optional) {
+        *s = (struct step_cache_spec){.kind = STEP_CACHE_NONE};
+        return 0;
+    }
+    if (s->kind == STEP_CACHE_FIRST_BLOCK)
         err_set(e, ERR_UNSUPPORTED, "this model's UNet has no first block");
     else
-        return 0;
+        err_set(e, ERR_INVALID, "branch %d, but this model's UNet has branches 0 to %d",
+                branch_of(s), card->n_branches - 1);
     return err_param(e, "step_cache");
 }
 

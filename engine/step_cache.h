@@ -16,6 +16,8 @@
 #define ENGINE_STEP_CACHE_H
 #include "engine/job.h"
 
+struct image_card;
+struct image_model;
 struct image_row;
 struct image_task;
 struct picture;
@@ -29,8 +31,11 @@ struct step_cache {
     int n_heads;    /* rows whose head of this call is there */
 };
 
-/* Against the task's model.  ERR_INVALID with param "step_cache". */
-int step_cache_check(const struct image_task *it, struct err *e);
+/* What the model offers, into its card, by which step_cache_fits (job.h) judges. */
+void step_cache_card(const struct image_model *m, struct image_card *to);
+/* Against the task's model.  An optional one that does not fit is left off; else ERR_INVALID with param
+ * "step_cache". */
+int step_cache_check(struct image_task *it, struct err *e);
 size_t step_cache_floats(const struct image_task *it); /* of a picture; 0: it has none */
 void step_cache_open(struct picture *p, float *memory);
 /* A call, as a part of one without a cache: what is known of it before. */

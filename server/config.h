@@ -35,7 +35,7 @@
     I(images_at_once, 4, 1, 64, "pictures of several requests that are made at the same time") \
     I(max_image_rows, 8, 1, 32, "pictures in one pass of an image model at most; guidance makes two of one") \
     I(image_weight, 100, 1, 10000, "percent of a text model's share of the device that an image model gets") \
-    S(step_cache, "off", NULL, "what requests for pictures that name no step_cache have: off, deepcache:INTERVAL:BRANCH, first_block:THRESHOLD") \
+    S(step_cache, "off", NULL, "what requests for pictures that name no step_cache have, where the model can: off, deepcache:INTERVAL:BRANCH, first_block:THRESHOLD") \
     I(vae_mib, 1024, 64, 1 << 20, "memory of one pass of the image decoder in MiB; larger pictures go through in tiles") \
     S(safety, "block", "block blur flag off", "what becomes of pictures that a model's safety checker flags; off: no checker is loaded") \
     B(safety_required, false, "refuse image models that have no safety checker") \

@@ -71,6 +71,21 @@ def test_the_server_may_have_a_default(start):
     assert deep != pixels(ask(with_default, step_cache=False))
 
 
+@pytest.mark.parametrize("default", ["deepcache:2:99", "first_block"])
+def test_a_default_is_left_off_where_it_does_not_fit(start, default):
+    server = start("--threads", 1, "--step_cache", default, models={
+        "painter": PAINTER, "x4": ROOT / "tests/fixtures/sd_upscaler",
+        "first": ROOT / "tests/fixtures/sd_sdxl", "refiner": ROOT / "tests/fixtures/sd_refiner"})
+    fields = {"model": "first", "refiner": {"model": "refiner", "switch_at": 0.5}}
+    assert len(pixels(ask(server, **fields))) == 1
+    assert len(pixels(ask(server, upscale={"model": "x4", "steps": 2}))) == 1
+    answer = ask(server)
+    if default != "first_block":
+        assert pixels(answer) == pixels(ask(server, step_cache=False))
+        status, refused = ask(server, step_cache=default)
+        assert status == 400 and refused["error"]["param"] == "step_cache"
+
+
 @pytest.mark.parametrize("cache, param", [
     (5, "step_cache"), (True, "step_cache"), ([], "step_cache"), ("", None), ("deepcach", "step_cache"),
     ({}, "step_cache.type"), ({"type": 3}, "step_cache.type"), ({"type": "teacache"}, "step_cache.type"),
