@@ -352,6 +352,14 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     return 0;
 }
 
+/* As there, at least one step is made, however little is to change. */
+static double strength_of(const struct sdapi_params *p, int64_t steps)
+{
+    const double all = (double)p->denoising_strength * (double)steps;
+    const double one = steps > 1 ? 1.5 / (double)steps : 1; /* whole steps count: 1.5 makes one */
+    return all >= 1 ? (double)p->denoising_strength : one;
+}
+
 /* Is it given, and not what the first pass has? */
 static bool differs(const char *second, const char *first, const char *none)
 {
@@ -386,7 +394,7 @@ static int put_hires(const struct api_call *c, struct json_writer *w, struct err
         how = strcmp(how, ways[i][0]) == 0 ? ways[i][1] : how;
     json_open(w, "hires", '{');
     json_put_str(w, "upscaler", how);
-    json_put_num(w, "strength", (double)p->denoising_strength);
+    json_put_num(w, "strength", strength_of(p, p->hr_steps > 0 ? p->hr_steps : p->steps));
     if (p->hr_steps > 0)
         json_put_int(w, "steps", p->hr_steps);
     if (p->hr_width > 0) {
@@ -433,7 +441,7 @@ static int put_pictures(struct api_call *c, const struct cJSON *body, struct jso
         if (mask.len > 0)
             json_put_strn(w, "mask", buf_str(&mask), mask.len);
         json_put_str(w, "mask_mode", "white");
-        json_put_num(w, "strength", (double)p->denoising_strength);
+        json_put_num(w, "strength", strength_of(p, p->steps));
     }
     buf_free(&image);
     buf_free(&mask);

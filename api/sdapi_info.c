@@ -207,7 +207,7 @@ static void put_info(const struct api_call *c, const struct images_out *o, struc
     json_put_null(&w, "sd_vae_name");
     json_put_null(&w, "sd_vae_hash");
     if (s->init != NULL)
-        json_put_num(&w, "denoising_strength", (double)s->strength);
+        json_put_num(&w, "denoising_strength", (double)p->denoising_strength);
     else
         json_put_null(&w, "denoising_strength");
     json_open(&w, "extra_generation_params", '{');

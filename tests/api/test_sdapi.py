@@ -91,6 +91,17 @@ def test_webuiapi_changes_a_picture(painter):
     assert r.image.tobytes() == again.image.tobytes()
 
 
+@pytest.mark.parametrize("steps,strength", [(4, 0), (4, 0.2), (1, 0.5), (50, 0.01)])
+def test_the_least_change_is_one_step(painter, steps, strength):
+    body = {**SMALL, "steps": steps, "denoising_strength": strength}
+    status, r = call(painter, "/sdapi/v1/img2img", {**body, "init_images": [b64(image())]})
+    assert status == 200, r
+    assert abs(json.loads(r["info"])["denoising_strength"] - strength) < 1e-6
+    status, r = call(painter, "/sdapi/v1/txt2img", {**body, "steps": 2, "enable_hr": True,
+                                                    "hr_second_pass_steps": steps})
+    assert status == 200, r
+
+
 @pytest.mark.parametrize("full_res", [True, False])
 @pytest.mark.parametrize("fill", [0, 1, 2, 3])
 def test_webuiapi_paints_within_a_mask(painter, full_res, fill):
@@ -332,7 +343,7 @@ def test_old_names_of_samplers(painter):
 
 
 HIRES = {"hr_prompt": "another", "hr_sampler_name": "DDIM", "hr_checkpoint_name": "other", "hr_upscaler": "Magic",
-         "hr_resize_x": 96, "hr_scale": 7.9, "denoising_strength": 0}
+         "hr_resize_x": 96, "hr_scale": 7.9}
 
 
 @pytest.mark.parametrize("field", HIRES)
@@ -366,7 +377,6 @@ def test_what_is_not_supported_is_refused_by_name(painter, field):
     {"init_images": [b64(image())], "inpainting_fill": 4, "mask": b64(image())},
     {"init_images": [b64(image())], "width": 32, "height": None},
     {"init_images": [b64(image())], "width": 30000, "height": 30000},
-    {"init_images": [b64(image())], "denoising_strength": 0},
     {"init_images": [b64(image())], "initial_noise_multiplier": 0.5},
     {"init_images": [b64(image())], "mask": b64(image()), "mask_blur_x": 3, "mask_blur_y": 4},
 ])
