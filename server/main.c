@@ -156,12 +156,12 @@ static void say_ready(const struct server *s)
     const char *host = strcmp(c->host, "0.0.0.0") && strcmp(c->host, "::") ? c->host : "localhost";
     for (int i = 0; i < replicas_n_models(s->engine); i++) {
         const struct model_card *m = replicas_card_at(s->engine, i);
-        printf("  %s: %s %s, %.0fM parameters, %.0f MB, ", m->id, m->arch, m->quant,
+        printf("  %s: %s %s, %.0fM parameters, %.0f MB", m->id, m->arch, m->quant,
                (double)m->n_params / 1e6, (double)m->weight_bytes / 1e6);
         if (m->image)
-            printf("pictures of %dx%d", m->image->width, m->image->height);
-        else
-            printf("context %d", m->n_ctx);
+            printf(", pictures of %dx%d", m->image->width, m->image->height);
+        else if (m->n_ctx > 0)
+            printf(", context %d", m->n_ctx);
         bool loaded = replicas_model_state(s->engine, i) == ENGINE_MODEL_LOADED;
         printf("%s\n", loaded ? "" : ", loaded when asked for");
     }
