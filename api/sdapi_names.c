@@ -6,26 +6,28 @@
 #include "api/sdapi.h"
 #include "engine/noise.h"
 
-/* A sampler is ours of the same label (engine/noise.h); "automatic" is the schedule that goes with it there. */
+/* A sampler is ours of the same label (engine/noise.h); "automatic" is the schedule that goes with it there, and
+ * those by timesteps do not look at schedules there. */
 static const struct sampler {
     const char *name, *alias, *automatic;
+    bool by_timesteps;
 } samplers[] = {
-    {"DPM++ 2M", "k_dpmpp_2m", "Karras"},
-    {"DPM++ SDE", "k_dpmpp_sde", "Karras"},
-    {"DPM++ 2M SDE", "k_dpmpp_2m_sde", "Karras"},
-    {"DPM++ 2S", "k_dpmpp_2s", ""},
-    {"Euler a", "k_euler_a", ""},
-    {"Euler", "k_euler", ""},
-    {"LMS", "k_lms", ""},
-    {"Heun", "k_heun", ""},
-    {"DPM2", "k_dpm_2", "Karras"},
-    {"DPM2 a", "k_dpm_2_a", "Karras"},
-    {"DDIM", "ddim", ""},
-    {"DDPM", "ddpm", ""},
-    {"PLMS", "plms", ""},
-    {"UniPC", "unipc", ""},
-    {"LCM", "k_lcm", ""},
-    {"TCD", "tcd", ""},
+    {"DPM++ 2M", "k_dpmpp_2m", "Karras", false},
+    {"DPM++ SDE", "k_dpmpp_sde", "Karras", false},
+    {"DPM++ 2M SDE", "k_dpmpp_2m_sde", "Karras", false},
+    {"DPM++ 2S", "k_dpmpp_2s", "", false},
+    {"Euler a", "k_euler_a", "", false},
+    {"Euler", "k_euler", "", false},
+    {"LMS", "k_lms", "", false},
+    {"Heun", "k_heun", "", false},
+    {"DPM2", "k_dpm_2", "Karras", false},
+    {"DPM2 a", "k_dpm_2_a", "Karras", false},
+    {"DDIM", "ddim", "", true},
+    {"DDPM", "ddpm", "", false},
+    {"PLMS", "plms", "", true},
+    {"UniPC", "unipc", "", true},
+    {"LCM", "k_lcm", "", false},
+    {"TCD", "tcd", "", false},
 };
 /* And a schedule is the end of the label. */
 static const struct schedule {
@@ -102,6 +104,8 @@ const char *sdapi_names_scheduler(const char *name, const char *scheduler, struc
     char label[64];
     snprintf(label, sizeof label, "%s%s%s", s->name, ending[0] != '\0' ? " " : "", ending);
     const struct noise_name *found = noise_find(label);
+    if (found == NULL && s->by_timesteps)
+        found = noise_find(s->name);
     if (found == NULL) {
         err_set(e, ERR_INVALID, "the sampler '%s' has no schedule '%s' here", s->name,
                 schedule->label);
