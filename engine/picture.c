@@ -409,6 +409,16 @@ void picture_control_input(const struct picture *p, float *x)
     }
 }
 
+void picture_time_ids(const struct image_task *it, int side, float *ids)
+{
+    const int scale = it->d->info->scale;
+    const float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
+    const float sizes[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
+    memcpy(ids, sizes, sizeof sizes);
+    if (it->d->info->aesthetic)
+        ids[4] = it->spec.aesthetic[side];
+}
+
 void picture_unet_input(const struct picture *p, int row, float *x)
 {
     const struct image_task *it = p->task;

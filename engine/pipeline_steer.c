@@ -224,10 +224,7 @@ static void fill_row(struct control_row *row, const struct share *s)
                                 .n_residuals = steer_residual_floats(it),
                                 .fresh = steer_begin(s->picture, s->side)};
     steer_add(s->picture, s->side);
-    const int scale = it->d->info->scale;
-    const float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
-    const float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
-    memcpy(row->time_ids, ids, sizeof ids);
+    picture_time_ids(it, s->side, row->time_ids);
 }
 
 static int begin_shares(struct pipeline *p, const struct share *shares, int n, int n_skips,

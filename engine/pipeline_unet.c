@@ -1,8 +1,6 @@
 /* Calls of the UNet: rows of several pictures in one pass. */
 #include "engine/pipeline_unet.h"
 
-#include <string.h>
-
 #include "engine/pipeline_steer.h"
 #include "engine/turns.h"
 
@@ -130,12 +128,7 @@ static void fill_row(struct image_row *row, const struct picture *pic, int side)
         .adapters = &it->adapters,
         .residuals = steer_residuals(pic, side),
     };
-    const int scale = it->d->info->scale;
-    float h = (float)(it->win_y.tile * scale), w = (float)(it->win_x.tile * scale);
-    float ids[IMAGE_TIME_IDS] = {h, w, 0, 0, h, w}; /* original, crop, target */
-    if (it->d->info->aesthetic)
-        ids[4] = it->spec.aesthetic[side];
-    memcpy(row->time_ids, ids, sizeof ids);
+    picture_time_ids(it, side, row->time_ids);
 }
 
 int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e)
