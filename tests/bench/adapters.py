@@ -2,20 +2,31 @@
 """Eight pictures at once, plain and with eight different LoRAs each of its own: what adapters cost in a batch.
 
     tests/bench/adapters.py --model models/emoji-sd --steps 16
+    tests/bench/adapters.py --model DIR --size 256x256 --steps 2 --rounds 1 --files /tmp/adapters plain subsets
 
 Random LoRAs are made for the model: rank 16 on attentions and feed forward layers, and rank 8 that have the
-3x3 convolutions too (LoCon); and two ControlNets, which are copies of its own way down.  Prints seconds, the rounds of
-all kinds in turn, and the throughput beside plain.  With ControlNets a step has more to compute: "controls" are
-eight pictures with one ControlNet each and no LoRA, "mixes" the same with a LoRA each, every second a LoCon.
+3x3 convolutions too (LoCon); and two ControlNets, which are copies of its own way down.  Prints for each kind the
+seconds and the server's CPU seconds, medians of rounds of all kinds in turn, and the throughput beside plain:
+
+    in turn         the plain pictures one after another
+    subsets         all subsets of two LoRAs and a ControlNet: eight mixes, four with a ControlNet
+    control subsets all subsets of two LoRAs and a LoCon, and a ControlNet each
+    controls        a ControlNet each and no LoRA
+    mixes           the same with a LoRA each, every second a LoCon
+
+--files keeps what was made for the next time.
 """
 import argparse
 import base64
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import math
+import os
 import pathlib
 import random
+import statistics
 import struct
 import sys
 import tempfile
@@ -25,7 +36,22 @@ import zlib
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench  # noqa: E402
 
-KINDS = ("plain", "lora", "locon", "two loras", "controls", "mixes")
+N = 8  # pictures
+
+
+def adapters(i):
+    """What picture i has, of each kind: LoRAs and a ControlNet."""
+    subset = [name for bit, name in enumerate(("l0", "l1", "c0")) if i >> bit & 1]
+    return {"plain": ([], None), "in turn": ([], None),
+            "lora": ([f"l{i}"], None), "locon": ([f"c{i}"], None),
+            "two loras": ([f"l{i}", f"l{(i + 1) % N}"], None),
+            "subsets": ([name for name in subset if name != "c0"], "control0" if i & 4 else None),
+            "control subsets": (subset, f"control{i % 2}"),
+            "controls": ([], f"control{i % 2}"),
+            "mixes": ([f"{'lc'[i % 2]}{i}"], f"control{i % 2}")}
+
+
+KINDS = tuple(adapters(0))
 
 
 def header(model):
@@ -40,14 +66,17 @@ def shapes(model):
     return {k: v["shape"] for k, v in header(model)[1].items() if k.endswith(".weight")}
 
 
-def random_halves(rng, dims):
+def random_numbers(rng, dims, kind, deviation):
+    """Packed; a short list of them over and over, which is enough for this and fast."""
     n = math.prod(dims)
-    return struct.pack(f"<{n}e", *(rng.gauss(0, 0.01) for _ in range(n)))
+    few = struct.pack(f"<4099{kind}", *(rng.gauss(0, deviation) for _ in range(4099)))
+    size = n * struct.calcsize(kind)
+    return (few * (size // len(few) + 1))[:size]
 
 
 def write_control(folder, model, seed):
     """A ControlNet for the model: its way down and middle, and small random convolutions around them."""
-    rng, out, data = random.Random(seed), {}, b""
+    rng, out, data = random.Random(seed), {}, []
     path, tensors, begin = header(model)
     config = json.loads((model / "unet" / "config.json").read_text())
     file = path.read_bytes()
@@ -69,13 +98,13 @@ def write_control(folder, model, seed):
     kinds = {name: (tensors[name]["dtype"], tensors[name]["shape"]) for name in parts}
     for name, dims in own.items():
         for end, d in (("weight", dims), ("bias", dims[:1])):
-            parts[f"{name}.{end}"] = random_halves(rng, d)
+            parts[f"{name}.{end}"] = random_numbers(rng, d, "e", 0.01)
             kinds[f"{name}.{end}"] = ("F16", d)
     for name, part in parts.items():
         out[name] = {"dtype": kinds[name][0], "shape": kinds[name][1],
                      "data_offsets": [at, at + len(part)]}
         at += len(part)
-        data += part
+        data.append(part)
     config |= {"_class_name": "ControlNetModel", "conditioning_channels": 3,
                "conditioning_embedding_out_channels": list(embed),
                "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False}
@@ -85,11 +114,11 @@ def write_control(folder, model, seed):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "diffusion_pytorch_model.safetensors").write_bytes(
-        struct.pack("<Q", len(text)) + text + data)
+        struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
 def write(path, weights, rank, conv, seed):
-    rng, header, data = random.Random(seed), {}, b""
+    rng, header, data, at = random.Random(seed), {}, [], 0
     for name, shape in sorted(weights.items()):
         layer = name.removesuffix(".weight")
         linear = any(w in layer for w in (".to_", ".ff.net", "proj_in", "proj_out"))
@@ -98,10 +127,11 @@ def write(path, weights, rank, conv, seed):
         for end, dims in (("A", [rank, *shape[1:]]), ("B", [shape[0], rank] + [1] * (len(shape) - 2))):
             n = math.prod(dims)
             header[f"unet.{layer}.lora_{end}.weight"] = {
-                "dtype": "F32", "shape": dims, "data_offsets": [len(data), len(data) + 4 * n]}
-            data += struct.pack(f"<{n}f", *(rng.gauss(0, 0.02) for _ in range(n)))
+                "dtype": "F32", "shape": dims, "data_offsets": [at, at + 4 * n]}
+            data.append(random_numbers(rng, dims, "f", 0.02))
+            at += 4 * n
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
 def post(port, body):
@@ -123,57 +153,67 @@ def hint():
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def controls(kind, i):
-    if kind not in ("controls", "mixes"):
-        return []
-    return [{"model": f"control{i % 2}", "image": hint(), "scale": 0.5 + i / 16}]
+def make_files(folder, model):
+    for i in range(N):
+        for name, rank, conv, seed in ((f"l{i}", 16, False, i), (f"c{i}", 8, True, 100 + i)):
+            if not (folder / f"{name}.safetensors").exists():
+                write(folder / f"{name}.safetensors", shapes(model), rank, conv, seed)
+    for i in range(2):
+        if not (folder / f"control{i}").exists():
+            write_control(folder / f"control{i}", model, 200 + i)
 
 
-def loras(kind, i):
-    return {"plain": [], "controls": [], "lora": [{"name": f"l{i}", "scale": 0.5}],
-            "mixes": [{"name": f"{'lc'[i % 2]}{i}", "scale": 0.5}],
-            "locon": [{"name": f"c{i}", "scale": 0.5}],
-            "two loras": [{"name": f"l{i}", "scale": 0.5},
-                          {"name": f"l{(i + 1) % 8}", "scale": 0.2}]}[kind]
+def cpu_seconds(process):
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def batch(port, kind, steps):
-    bodies = [{"prompt": "a red cat", "seed": i, "steps": steps, "guidance_scale": 5,
-               "loras": loras(kind, i), "control": controls(kind, i)} for i in range(8)]
-    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
-        start = time.monotonic()
-        list(pool.map(lambda body: post(port, body), bodies))  # one that fails ends it all
-        return time.monotonic() - start
+def batch(process, a, kind, steps):
+    """Seconds, and the server's seconds of CPU."""
+    bodies = []
+    for i in range(N):
+        loras, control = adapters(i)[kind]
+        bodies.append({"prompt": "a red cat", "seed": i, "steps": steps, "guidance_scale": 5, "size": a.size,
+                       "loras": [{"name": name, "scale": 0.5 / (k + 1)} for k, name in enumerate(loras)],
+                       "control": [{"model": control, "image": hint(), "scale": 0.5 + i / 16}] if control else []})
+    with concurrent.futures.ThreadPoolExecutor(1 if kind == "in turn" else N) as pool:
+        start, cpu = time.monotonic(), cpu_seconds(process)
+        list(pool.map(lambda body: post(a.port, body), bodies))  # one that fails ends it all
+        return time.monotonic() - start, cpu_seconds(process) - cpu
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("models/emoji-sd"))
+    parser.add_argument("--size", default="auto")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--port", type=int, default=18431)
+    parser.add_argument("--files", type=pathlib.Path)
+    parser.add_argument("kinds", nargs="*", default=KINDS)
     a = parser.parse_args()
-    with tempfile.TemporaryDirectory() as to:
-        for i in range(8):
-            write(pathlib.Path(to) / f"l{i}.safetensors", shapes(a.model), 16, False, i)
-            write(pathlib.Path(to) / f"c{i}.safetensors", shapes(a.model), 8, True, 100 + i)
-        for i in range(2):
-            write_control(pathlib.Path(to) / f"control{i}", a.model, 200 + i)
-        command = ["build/duetto", "serve", "-m", f"sd={a.model}", "--lora_dir", to,
+    with contextlib.ExitStack() as stack:
+        to = a.files or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        to.mkdir(exist_ok=True)
+        make_files(to, a.model)
+        command = ["build/duetto", "serve", "-m", f"sd={a.model}", "--lora_dir", str(to),
                    "-m", f"control0={to}/control0", "-m", f"control1={to}/control1",
                    "--threads", str(a.threads), "--port", str(a.port), "--max_image_rows", "16",
-                   "--images_at_once", "16", "--cache_mib", "1024", "--log_level", "off"]
-        with bench.serving(command, a.port, "/health"):
-            for kind in KINDS:
-                batch(a.port, kind, 1)
-            took = {kind: [] for kind in KINDS}
-            for _ in range(a.rounds):
-                for kind in KINDS:
-                    took[kind].append(batch(a.port, kind, a.steps))
-            for kind in KINDS:
-                print(f"{kind:10} {' '.join(f'{s:.2f}' for s in took[kind])} s, "
-                      f"{min(took['plain']) / min(took[kind]):.2f} of plain")
+                   "--images_at_once", "16", "--cache_mib", "4096", "--log_level", "off"]
+        process = stack.enter_context(bench.serving(command, a.port, "/health"))
+        if a.rounds > 1:
+            for kind in a.kinds:
+                batch(process, a, kind, 1)
+        took = {kind: [] for kind in a.kinds}
+        for _ in range(a.rounds):
+            for kind in a.kinds:
+                took[kind].append(batch(process, a, kind, a.steps))
+        middle = {kind: [statistics.median(t[i] for t in took[kind]) for i in range(2)] for kind in a.kinds}
+        for kind in a.kinds:
+            share = ", ".join(f"{p / m:.2f}" for p, m in zip(middle[a.kinds[0]], middle[kind]))
+            print(f"{kind:15} {middle[kind][0]:6.2f} s, {middle[kind][1]:6.2f} s of CPU: {share} of {a.kinds[0]} "
+                  f"({' '.join(f'{wall:.2f}' for wall, _ in took[kind])})")
 
 
 if __name__ == "__main__":
