@@ -259,6 +259,10 @@ static int check(const struct plan *p, struct err *e)
 {
     const struct noise_config *c = &p->c;
     const struct noise_args *a = p->args;
+    if (a->choice.sigmas > NOISE_SIGMAS_PLAIN && !p->k->has_sigmas) {
+        err_set(e, ERR_INVALID, "%s has no schedule of sigmas but its own", p->k->name);
+        return err_param(e, "sigma_schedule");
+    }
     if (c->n_train < 2 || c->n_train > MAX_TRAIN || c->original_steps < 1 || c->steps_offset < 0 ||
         c->steps_offset > c->n_train)
         return err_set(e, ERR_INVALID, "a schedule of %d timesteps with offset %d", c->n_train,
