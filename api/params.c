@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/format.h"
 #include "base/json.h"
 #include "base/rng.h"
 
@@ -38,8 +39,11 @@ enum { LOGIT_BIAS_MAX = 4096 };
 #define IMAGE_SCHEMA                                          \
     "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"," \
     "\"properties\":{\"image_url\":{},\"b64_json\":{\"type\":\"string\"}}}]}"
-#define FORMAT_SCHEMA \
-    "{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":{\"const\":\"text\"}}}"
+#define FORMAT_SCHEMA                                                                      \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{\"type\":{\"enum\":[\"text\",\"json_" \
+    "object\","                                                                            \
+    "\"json_schema\"]},\"json_schema\":{\"type\":\"object\",\"required\":[\"schema\"],"    \
+    "\"properties\":{\"name\":{\"type\":\"string\"},\"schema\":{\"type\":\"object\"}}}}}"
 #define STREAM_OPTIONS_SCHEMA \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}"
 
@@ -116,7 +120,16 @@ const struct param params_table[] = {
     {"timings_per_token", PARAM_BOOL, PARAM_BOTH, 0, 0, AT(timings_alias), NULL,
      "the same as timings"},
     {"response_format", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, FORMAT_SCHEMA,
-     "only {\"type\":\"text\"}"},
+     "the form of the answer: text, json_object, or json_schema with a schema"},
+    {"json_schema", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"object\",\"string\",\"null\"]}",
+     "the answer is JSON that this schema allows"},
+    {"guided_json", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"object\",\"string\",\"null\"]}",
+     "the same as json_schema"},
+    {"guided_choice", PARAM_OTHER, PARAM_BOTH, 0, 0, 0,
+     "{\"type\":[\"array\",\"null\"],\"items\":{\"type\":\"string\"}}",
+     "the answer is one of these texts"},
+    {"structured_outputs", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
+     "json, json_object or choice, as vLLM has it"},
     {"tools", PARAM_OTHER, PARAM_CHAT, 0, 0, 0,
      "{\"type\":[\"array\",\"null\"],\"items\":{\"type\":\"object\"}}",
      "functions that the chat template shows to the model"},
@@ -149,17 +162,11 @@ const struct param params_table[] = {
     {"functions", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tools instead"},
     {"function_call", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tool_choice instead"},
     {"use_beam_search", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "beam search is not supported"},
-    {"grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
-    {"json_schema", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
-    {"structured_outputs", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "structured output is not supported"},
-    {"guided_json", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "structured output is not supported"},
+    {"grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "a JSON schema or a list of choices is"},
     {"guided_regex", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "structured output is not supported"},
-    {"guided_choice", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "structured output is not supported"},
+     "a JSON schema or a list of choices is"},
     {"guided_grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "structured output is not supported"},
+     "a JSON schema or a list of choices is"},
 };
 const int params_n = (int)(sizeof params_table / sizeof *params_table);
 
@@ -413,24 +420,6 @@ static int parse_bias(const struct cJSON *body, const struct params_limits *lim,
     return 0;
 }
 
-static int check_format(const struct cJSON *body, struct err *e)
-{
-    const struct cJSON *v = json_get(body, "response_format");
-    if (json_type(v) == JSON_NULL)
-        return 0;
-    const char *type = json_str(json_get(v, "type"));
-    if (type == NULL) {
-        err_set(e, ERR_INVALID, "response_format must be an object with a type");
-        return err_param(e, "response_format");
-    }
-    if (strcmp(type, "text") == 0)
-        return 0;
-    bool known = strcmp(type, "json_object") == 0 || strcmp(type, "json_schema") == 0;
-    err_set(e, known ? ERR_UNSUPPORTED : ERR_INVALID,
-            "response_format.type %.40s is not supported; only text is", type);
-    return err_param(e, "response_format");
-}
-
 static int check_together(const struct params *p, unsigned where, const struct params_limits *lim,
                           struct err *e)
 {
@@ -493,7 +482,8 @@ int params_parse(const struct cJSON *body, unsigned where, const struct params_l
     p->timings = p->timings || p->timings_alias;
     p->has_seed = json_type(json_get(body, "seed")) != JSON_NULL && p->seed != -1;
     if ((err = check_together(p, where, lim, e)) != 0 ||
-        (err = parse_stream_options(body, p, e)) != 0 || (err = check_format(body, e)) != 0 ||
+        (err = parse_stream_options(body, p, e)) != 0 ||
+        ((where & PARAM_BOTH) && (err = format_parse(body, arena, &spec->grammar, e)) != 0) ||
         (err = parse_stop(body, lim, arena, spec, e)) != 0 ||
         (err = parse_bias(body, lim, arena, spec, e)) != 0)
         return err;

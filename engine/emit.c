@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "engine/text/grammar.h"
 #include "engine/text/tokenizer.h"
 
 /* More than any token's text and any stop string (the request's size bounds those). */
@@ -95,7 +96,8 @@ int emit_token(struct seq *q, const struct tokenizer *t, const struct token_info
 {
     const struct text_spec *spec = &q->task->job->text;
     bool end = !spec->ignore_eos && tokenizer_is_end(t, info->id);
-    *finish = end ? FINISH_STOP : q->n_ids >= q->n_end ? FINISH_LENGTH : FINISH_NONE;
+    bool over = end || (q->grammar && grammar_run_ended(q->grammar));
+    *finish = over ? FINISH_STOP : q->n_ids >= q->n_end ? FINISH_LENGTH : FINISH_NONE;
     *stop = NULL;
     buf_clear(&q->raw);
     int rc = 0;

@@ -1,7 +1,7 @@
 /* Tokens that the device chooses: which rows it may, what it is told, and the step after, which is launched
  * before the host has seen them.
  *
- * A row is the device's if nobody wants its logits: no logprobs, no bias, no min_p, no typical_p.  That depends
+ * A row is the device's if nobody wants its logits: no logprobs, no grammar, no bias, no min_p, no typical_p.  That depends
  * on its request alone, so a token does not depend on the batch.
  *
  * Ahead.  When all that is to be done is decoding, and every row is the device's and goes on for more than the
@@ -69,7 +69,8 @@ void engine_choose_close(struct engine *g)
 
 static bool is_devices(const struct text_spec *s)
 {
-    return !s->logprobs && s->n_bias == 0 && s->sample.min_p <= 0 && s->sample.typical_p >= 1;
+    return !s->logprobs && !s->grammar && s->n_bias == 0 && s->sample.min_p <= 0 &&
+           s->sample.typical_p >= 1;
 }
 
 static bool has_penalties(const struct sample_params *p)

@@ -74,11 +74,12 @@ struct loaded {
     int64_t used_us;         /* clock_us of its last unit */
     struct cache_pool *pool; /* text models */
     struct sample *sample;
-    struct task *looking;     /* caption models: whose picture is under way */
-    struct pipeline pipeline; /* image models */
-    struct embed embed;       /* embedding models */
-    struct upscale upscale;   /* super-resolution networks */
-    struct sched_other other; /* of the three */
+    struct grammar_vocab *vocab; /* of grammars; NULL until one is asked for */
+    struct task *looking;        /* caption models: whose picture is under way */
+    struct pipeline pipeline;    /* image models */
+    struct embed embed;          /* embedding models */
+    struct upscale upscale;      /* super-resolution networks */
+    struct sched_other other;    /* of the three */
     struct engine *engine;
 };
 

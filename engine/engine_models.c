@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine_int.h"
+#include "engine/text/grammar.h"
 
 enum { CLOSE_AFTER_US = 2000000 };
 
@@ -379,6 +380,7 @@ void engine_models_close(struct engine *g)
         struct loaded *m = &g->models[i];
         close_work(g, i);
         sample_close(m->sample);
+        grammar_vocab_close(m->vocab);
         if (m->model)
             model_close(m->model);
         if (m->facts)

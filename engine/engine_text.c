@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/text/grammar.h"
 
 enum { CHOICES_MAX = 65536 };
 
@@ -122,6 +123,8 @@ static void leave(struct engine *g, struct seq *q)
 {
     struct task *t = q->task;
     emit_end(q);
+    grammar_run_close(q->grammar);
+    q->grammar = NULL;
     sched_leave(&g->sched, q);
     if (t->look && t->n_running == 0)
         engine_caption_drop(g, t);
@@ -154,6 +157,20 @@ void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const 
         free_task(t);
 }
 
+/* The form that its answer must have, if there is one. */
+static int begin_grammar(struct loaded *m, struct seq *q, struct err *e)
+{
+    const struct grammar *grammar = q->task->job->text.grammar;
+    if (!grammar)
+        return 0;
+    if (!m->vocab) {
+        int rc = grammar_vocab_open(&m->vocab, model_card(m->facts)->tokenizer, e);
+        if (rc)
+            return rc;
+    }
+    return grammar_run_open(&q->grammar, grammar, e);
+}
+
 void engine_text_begin(struct engine *g, struct seq *q)
 {
     struct task *t = q->task;
@@ -163,6 +180,11 @@ void engine_text_begin(struct engine *g, struct seq *q)
         engine_count_waiting(g, q->choice == 0 ? -1 : 0, -(int64_t)q->n_prompt);
     STAT_SET(g, sequences_running, g->sched.n_running);
     emit_begin(q, engine_facts(g, t->model)->tokenizer);
+    struct err e = {0};
+    if (begin_grammar(&g->models[t->model], q, &e) != 0) {
+        engine_text_fail(g, t, &e);
+        return;
+    }
     bool match = s->picture && engine_facts(g, t->model)->caption->mode == CAPTION_MATCH;
     if (q->n_end == q->n_prompt && !s->echo_logprobs && !match)
         engine_text_finish(g, q, FINISH_LENGTH, NULL); /* max_tokens 0: nothing to compute */
@@ -201,6 +223,8 @@ static int take_token(struct engine *g, struct seq *q, const struct token_info *
         q->task->first_token_us = q->first_token_us;
     q->ids[q->n_ids++] = info->id;
     STAT_ADD(g, generated_tokens, 1);
+    if (q->grammar)
+        grammar_vocab_push(g->models[q->task->model].vocab, q->grammar, info->id);
     enum finish how;
     const char *stop;
     int rc = emit_token(q, engine_facts(g, q->task->model)->tokenizer, info, &how, &stop, e);
@@ -224,6 +248,9 @@ static int choose_row(struct engine *g, struct seq *q, float *logits, struct err
         .stream = (uint64_t)q->choice,
         .logprobs = s->logprobs,
         .n_top = s->top_logprobs,
+        .vocab = m->vocab,
+        .grammar = q->grammar,
+        .may_end = !s->ignore_eos,
     };
     struct token_info info;
     int rc = sample_next(m->sample, logits, &args, &info, e);

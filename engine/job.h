@@ -47,6 +47,8 @@ extern const struct sample_params sample_params_default; /* temperature 1, all e
 
 enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED, JOB_UPSCALE, JOB_ADAPTER };
 
+struct grammar; /* engine/text/grammar.h */
+
 struct text_spec {
     const char *model; /* card id */
     int n_prompts;
@@ -62,11 +64,12 @@ struct text_spec {
     const char *const *stop; /* non-empty strings; not part of the text given out */
     bool include_stop;       /* give the stop string out too */
     bool ignore_eos;
-    bool logprobs;      /* events carry the chosen token's logprob */
-    int top_logprobs;   /* 0 ... JOB_TOP_LOGPROBS alternatives as well */
-    bool echo_logprobs; /* EV_PROMPT events with the prompt tokens' logprobs */
-    bool no_cache;      /* neither use nor leave shared prefix pages */
-    bool special;       /* give control tokens out as text */
+    bool logprobs;                 /* events carry the chosen token's logprob */
+    int top_logprobs;              /* 0 ... JOB_TOP_LOGPROBS alternatives as well */
+    bool echo_logprobs;            /* EV_PROMPT events with the prompt tokens' logprobs */
+    bool no_cache;                 /* neither use nor leave shared prefix pages */
+    bool special;                  /* give control tokens out as text */
+    const struct grammar *grammar; /* of the arena: what the answers may be; NULL: anything */
     /* A caption model's: what the text is about, of the size and the kind that its card says. */
     const uint8_t *picture; /* [size, size, 3], or NULL for text models */
     int n_beams;            /* of a beam search; 0: none.  Needs n 1 */

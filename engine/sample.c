@@ -17,8 +17,10 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "engine/text/grammar.h"
 
 enum { BLOCK = 64, LANES = 4 };
+#define AGAIN (1ULL << 63) /* a stream beside that of each choice */
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
@@ -38,6 +40,7 @@ struct sample {
     float *edited;      /* [n_vocab] logits after bias and penalties, when the raw ones are kept */
     int32_t *counts;    /* [n_vocab] zero between calls */
     struct cand *cands; /* [n_vocab] */
+    bool *allowed;      /* [n_vocab] by the grammar */
 };
 
 int sample_open(struct sample **out, int n_vocab, struct err *e)
@@ -53,8 +56,9 @@ int sample_open(struct sample **out, int n_vocab, struct err *e)
     s->edited = mem_try(n, sizeof *s->edited);
     s->counts = mem_try(n, sizeof *s->counts);
     s->cands = mem_try(n, sizeof *s->cands);
+    s->allowed = mem_try(n, sizeof *s->allowed);
     if (!s->maxima || !s->order || !s->weights || !s->sums || !s->edited || !s->counts ||
-        !s->cands) {
+        !s->cands || !s->allowed) {
         sample_close(s);
         return err_set(e, ERR_NOMEM, "no memory to sample from %d tokens", n_vocab);
     }
@@ -73,6 +77,7 @@ void sample_close(struct sample *s)
     free(s->edited);
     free(s->counts);
     free(s->cands);
+    free(s->allowed);
     free(s);
 }
 
@@ -535,13 +540,41 @@ int sample_score(struct sample *s, float *logits, int32_t id, int n_top, struct 
     return 0;
 }
 
+/* After a scan.  which: of the random numbers that belong to this token. */
+static int pick_token(struct sample *s, const float *x, const struct sample_args *a, uint64_t which,
+                      int32_t *id, struct err *e)
+{
+    const struct sample_params *p = a->params;
+    float max = row_max(s);
+    if (max <= -FLT_MAX)
+        return err_set(e, ERR_INVALID, "%s leaves no token that may be chosen",
+                       which ? "the form that the answer must have" : "logit_bias");
+    if (p->temperature < 1e-5f)
+        *id = argmax(s, x, max);
+    else
+        *id = choose(s, x, p, max, rng_uniform(p->seed, a->stream | which, (uint64_t)a->n_ids));
+    return 0;
+}
+
+/* Most tokens fit, so a grammar is asked about the whole vocabulary only when the one that was chosen does
+ * not.  Choosing once more among those that do, with a number of its own, gives each of them the probability
+ * that it has among them. */
+static void keep_allowed(struct sample *s, float *x, const struct sample_args *a)
+{
+    memset(s->allowed, 0, (size_t)s->n_vocab * sizeof *s->allowed);
+    grammar_vocab_mark(a->vocab, a->grammar, a->may_end, s->allowed);
+    for (int i = 0; i < s->n_vocab; i++)
+        if (!s->allowed[i])
+            x[i] = -FLT_MAX;
+    scan(s, x);
+}
+
 int sample_next(struct sample *s, float *logits, const struct sample_args *a,
                 struct token_info *info, struct err *e)
 {
     int rc = scan_clean(s, logits, e);
     if (rc)
         return rc;
-    const struct sample_params *p = a->params;
     double lse = 0;
     info->n_top = 0;
     info->logprob = 0;
@@ -556,13 +589,13 @@ int sample_next(struct sample *s, float *logits, const struct sample_args *a,
         edit(s, x, a);
         scan(s, x);
     }
-    float max = row_max(s);
-    if (max <= -FLT_MAX)
-        return err_set(e, ERR_INVALID, "logit_bias leaves no token that may be chosen");
-    if (p->temperature < 1e-5f)
-        info->id = argmax(s, x, max);
-    else
-        info->id = choose(s, x, p, max, rng_uniform(p->seed, a->stream, (uint64_t)a->n_ids));
+    rc = pick_token(s, x, a, 0, &info->id, e);
+    if (rc == 0 && a->grammar && !grammar_vocab_allow(a->vocab, a->grammar, info->id, a->may_end)) {
+        keep_allowed(s, x, a);
+        rc = pick_token(s, x, a, AGAIN, &info->id, e);
+    }
+    if (rc)
+        return rc;
     if (a->logprobs)
         info->logprob = (float)((double)logits[info->id] - lse);
     return 0;

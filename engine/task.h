@@ -75,11 +75,12 @@ struct seq {
     struct cache_seq kv;
     struct detok detok;
     struct stop stop;
-    struct buf text;            /* of this step */
-    struct buf raw;             /* what the detokeniser just gave */
-    int64_t n_made, n_out;      /* bytes of text made so far, of those given out */
-    struct token_info *pending; /* tokens whose text is not out yet */
-    int64_t *pending_end;       /* n_out at which each of them is */
+    struct grammar_run *grammar; /* what its text may go on with, or NULL */
+    struct buf text;             /* of this step */
+    struct buf raw;              /* what the detokeniser just gave */
+    int64_t n_made, n_out;       /* bytes of text made so far, of those given out */
+    struct token_info *pending;  /* tokens whose text is not out yet */
+    int64_t *pending_end;        /* n_out at which each of them is */
     int n_pending, pending_cap;
     int64_t admitted_us, first_token_us;
 };

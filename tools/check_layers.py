@@ -25,7 +25,7 @@ PUBLIC = {
     "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
                 "kernels/program.h", "kernels/team.h"},
     "engine": {"engine/engine.h", "engine/replicas.h", "engine/job.h", "engine/model.h", "engine/bench.h",
-               "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h"},
+               "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h", "engine/text/grammar.h"},
     "api": {"api/api.h"},
 }
 # Third-party header (or how its name begins): the only files that may see it.
@@ -87,6 +87,7 @@ PREFIXES = {
     "api/jobs.c": ("api_jobs_", "api_adopt"),
     "api/error.c": ("api_error_",),
     "api/jinja_": ("jinja_",),
+    "api/schema_": ("schema_",),
     "server/main.c": ("main",),
 }
 # They stand in each isa_*.c, after the words that they are written in.

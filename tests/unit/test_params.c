@@ -267,7 +267,10 @@ static void the_same_seed_is_kept_and_no_seed_is_random(void **state)
 static void what_would_change_the_answer_is_refused_not_ignored(void **state)
 {
     (void)state;
-    refused("{\"response_format\":{\"type\":\"json_object\"}}", PARAM_CHAT, "response_format");
+    refused("{\"guided_choice\":[]}", PARAM_CHAT, "guided_choice");
+    refused("{\"json_schema\":{\"not\":{}}}", PARAM_CHAT, "json_schema");
+    refused("{\"json_schema\":{},\"guided_json\":{}}", PARAM_CHAT, "guided_json");
+    refused("{\"structured_outputs\":{\"regex\":\"a\"}}", PARAM_CHAT, "structured_outputs");
     refused("{\"response_format\":{\"type\":\"json_schema\"}}", PARAM_CHAT, "response_format");
     refused("{\"response_format\":{\"type\":\"x\"}}", PARAM_CHAT, "response_format");
     refused("{\"response_format\":5}", PARAM_CHAT, "response_format");

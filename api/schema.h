@@ -1,0 +1,47 @@
+/* JSON Schema as a grammar of the JSON texts that it allows, for answers that must have a form.
+ * What is understood stands in docs/API.md, "Structured output"; what is not is refused, never passed over.
+ * Thread: loop, or one worker during api_begin. */
+#ifndef API_SCHEMA_H
+#define API_SCHEMA_H
+#include "base/json.h"
+#include "engine/text/grammar.h"
+
+struct schema {
+    struct grammar *g;
+    struct arena *arena;
+    const struct cJSON *root; /* what $ref begins at */
+    const char *param;        /* of errors */
+    grammar_sym space, digit, digits, character, string, integer, number, value, object, array;
+    struct schema_ref {
+        const struct cJSON *at;
+        grammar_sym rule;
+    } * refs; /* [n_refs] what was referred to so far */
+    int n_refs, depth;
+};
+
+/* param: the request's field, for errors.  The symbols of plain JSON are there then. */
+int schema_open(struct schema *s, struct arena *a, const char *param, struct err *e);
+/* The values that a schema allows, `true` and {} being all; a $ref in it begins at root. */
+int schema_value(struct schema *s, const struct cJSON *root, grammar_sym *out, struct err *e);
+/* {"name": value, ...}, the pieces of an object that others put together. */
+grammar_sym schema_literal(struct schema *s, const struct cJSON *v);
+/* The grammar whose texts are top; ERR_TOOBIG when it is too large. */
+int schema_close(struct schema *s, grammar_sym top, const struct grammar **out, struct err *e);
+
+/* schema_number.c: numbers between two bounds. */
+struct schema_bound {
+    bool set, strict; /* strict: the bound itself is not allowed */
+    double at;
+};
+grammar_sym schema_numbers(struct schema *s, const struct schema_bound *low,
+                           const struct schema_bound *high, bool integer);
+/* schema_object.c, schema.c: parts of one recursion. */
+int schema_node(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
+int schema_object(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
+int schema_array(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
+int schema_refuse(const struct schema *s, struct err *e, const char *what, const char *name);
+const struct cJSON *schema_follow(const struct schema *s, const char *ref);
+/* A keyword that counts something: 0 ... 100000, or what *out held. */
+int schema_count(const struct schema *s, const struct cJSON *v, const char *key, int *out,
+                 struct err *e);
+#endif
