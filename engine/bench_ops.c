@@ -53,7 +53,7 @@ static struct op_line *count_embed(const struct op_embed *p)
 static struct op_line *count_linear(const struct op_linear *p)
 {
     int64_t n_out = 0;
-    double bytes = 4 * elements(p->x);
+    double bytes = 4 * elements(p->x) * (p->pre.kind == LINEAR_GLU ? 2 : 1);
     int i = 0;
     do { /* there is at least one */
         n_out += p->w[i]->n_out;

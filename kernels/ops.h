@@ -24,9 +24,24 @@ struct op_embed {
     const int32_t *there;
 };
 
+/* SILU x sigmoid(x); GELU x Phi(x) with the error function, GELU_TANH its approximation by tanh
+ * (Hendrycks & Gimpel 2016), QUICK_GELU x sigmoid(1.702 x); RELU max(x, 0). */
+enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU };
+
 #define LINEAR_MAX 3
 
-/* out[i] = x w[i]^T + bias[i] (+ add for i == 0), for every i with w[i]: matrices over the same x
+/* What linear multiplies in the place of x, made where x is rounded: with the bits of the op of that name
+ * (below), without its pass over memory.  Where others read the result as well, it is an op. */
+enum linear_pre_kind { LINEAR_AS_IS, LINEAR_RMSNORM, LINEAR_LAYERNORM, LINEAR_GLU };
+struct linear_pre {
+    enum linear_pre_kind kind;
+    const struct tensor *w, *bias; /* norms: [in], bias of LAYERNORM or NULL */
+    const struct tensor *up;       /* GLU: [rows, in]; x is its gate */
+    float eps;
+    enum act act;
+};
+
+/* out[i] = pre(x) w[i]^T + bias[i] (+ add for i == 0), for every i with w[i]: matrices over the same x
  * share its quantisation.     x [rows, in]   w[i] [n_out_i, in]   bias[i] [n_out_i] or NULL
  *                             out[i], add [rows, n_out_i]   add may be NULL or out[0] itself */
 struct op_linear {
@@ -34,6 +49,7 @@ struct op_linear {
     const struct weight *w[LINEAR_MAX];
     const struct tensor *bias[LINEAR_MAX];
     const struct tensor *x, *add;
+    struct linear_pre pre;
     bool
         precise; /* a backend that rounds x for block weights to 8 bits keeps more where x is large */
 };
@@ -110,10 +126,6 @@ struct op_attn_paged {
     int n_heads, window;
     float scale;
 };
-
-/* SILU x sigmoid(x); GELU x Phi(x) with the error function, GELU_TANH its approximation by tanh
- * (Hendrycks & Gimpel 2016), QUICK_GELU x sigmoid(1.702 x); RELU max(x, 0). */
-enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU };
 
 /* out = act(gate) * up      gate, up, out [rows, dim] (out may be gate) */
 struct op_glu {

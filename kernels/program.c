@@ -16,7 +16,7 @@
 #define FAKE_BYTES  ((size_t)1 << 60)
 #define PLACE_ALIGN 64
 
-enum { MAX_TENSORS = 8 /* that one op mentions */ };
+enum { MAX_TENSORS = 11 /* that one op mentions */ };
 
 /* ---- what the ops look like ---- */
 
@@ -25,8 +25,9 @@ enum { MAX_TENSORS = 8 /* that one op mentions */ };
 #define NO_FIELD      SIZE_MAX
 static const size_t fields_embed[] = {AT(embed, out)};
 static const size_t fields_linear[] = {
-    AT(linear, out[0]),  AT(linear, out[1]),  AT(linear, out[2]), AT(linear, bias[0]),
-    AT(linear, bias[1]), AT(linear, bias[2]), AT(linear, x),      AT(linear, add)};
+    AT(linear, out[0]),  AT(linear, out[1]),   AT(linear, out[2]), AT(linear, bias[0]),
+    AT(linear, bias[1]), AT(linear, bias[2]),  AT(linear, x),      AT(linear, add),
+    AT(linear, pre.w),   AT(linear, pre.bias), AT(linear, pre.up)};
 static const size_t fields_rmsnorm[] = {AT(rmsnorm, out), AT(rmsnorm, x), AT(rmsnorm, w)};
 static const size_t fields_rope[] = {AT(rope, x)};
 static const size_t fields_kv_store[] = {AT(kv_store, k), AT(kv_store, v)};

@@ -62,6 +62,10 @@ def shared_dense(dims, wide, keys):
     return 4 * stride * (queries + 2 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
 
 
+# Floats of a row that linear_x keeps, by what it makes (enum linear_pre_kind): LLaMA 3 8B's dim, its feed-forward.
+X_ROW = {0: 0, 1: 4096, 2: 4096, 3: 14336}
+
+
 def launch(name):
     """Threads of a block and dynamic shared memory at its largest, as the launchers ask for."""
     base = name.split("<")[0]
@@ -71,6 +75,8 @@ def launch(name):
         parts = numbers[1] if len(numbers) > 1 else 2
         shared = shared_few if base == "linear_few_kernel" else shared_tile
         return 256, shared(step_k, head, step, parts)
+    if base == "linear_x_kernel":
+        return 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
         return 128, shared_dense(*numbers[:3])
     if base == "paged_kernel":
@@ -80,7 +86,7 @@ def launch(name):
         return 128, 4 * (16 * dim + 32 * (dim + 1) + 16 * 257) + 128
     small = {"rope_kernel": 128, "kv_store_kernel": 128, "rope_store_kernel": 128,
              "paged_join_kernel": 128, "embed_kernel": 128, "embed_f32_kernel": 128,
-             "linear_x_kernel": 128, "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
+             "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
              "group_join_kernel": 32}
     return small.get(base, 256), 0
 

@@ -84,7 +84,7 @@ def llama(gpu, kind, rows, table):
     attention_flops = LAYERS * 4 * rows * context * DIM
     attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
-    launches = LAYERS * (13 if rows <= 8 else 17) + 4
+    launches = LAYERS * (10 if rows <= 8 else 14) + 4
     ideal_bytes = PARAMETERS * bits / 8 + (0 if prompt else kv_bytes)
     ideal = max(ideal_bytes / speed, (2 * PARAMETERS * rows + attention_flops) / flops)
     return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
@@ -123,7 +123,10 @@ KERNELS = [
     ("linear_many_kernel<q4_k, 1>", "weights ceil(rows / 64) times from L2, x n_out / 128 times",
      "2 rows n_out n_in", "the same"),
     ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same"),
-    ("linear_x_kernel<1, false>", "6 B an element", "-", "16 B a lane where rows are aligned, else 4 x 4"),
+    ("linear_x_kernel<1, false, 0>", "6 B an element", "-",
+     "16 B a lane where rows are aligned, else 4 x 4"),
+    ("linear_x_kernel<1, false, 1>", "the same, with RMSNorm", "-", "the same"),
+    ("linear_x_kernel<1, false, 3>", "10 B an element, with act(gate) * up", "-", "the same"),
     ("conv_kernel<f16>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
      "cp.async of 16 B where c_in % 8 = 0"),
     ("dense_kernel<64, 1, 32>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
@@ -136,7 +139,7 @@ KERNELS = [
     ("rope_store_kernel", "8 B an element of q and k, 8 B in and 4 out of k and v", "-",
      "4 B a lane; 8 B apart where interleaved"),
     ("kv_store_kernel", "8 B an element in, 4 out", "-", "4 B a lane"),
-    ("rmsnorm_kernel", "12 B an element, the second reading from L1", "-", "4 B a lane"),
+    ("norm_kernel<1>", "12 B an element, the second reading from L1", "-", "the same"),
     ("group_sums_kernel", "4 B an element", "-", "4 B a lane"),
     ("group_scale_kernel", "8 B an element", "-", "4 B a lane"),
     ("elem_kernel<0, true>", "12 B an element", "-", "16 B a lane"),

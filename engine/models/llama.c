@@ -458,7 +458,6 @@ static int alloc_scratch(struct llama *m, struct err *e)
         size_t n;
     } parts[] = {
         {&m->x, rows * (size_t)c->n_embd},
-        {&m->h, rows * (size_t)c->n_embd},
         {&m->q, rows * q_dim},
         {&m->att, rows * q_dim},
         {&m->k, rows * kv_dim},
@@ -505,7 +504,6 @@ bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_ba
     const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
     const int32_t *pos = b->pos + at;
     struct tensor x = llama_tensor(m->x + at * c->n_embd, n, c->n_embd);
-    struct tensor h = llama_tensor(m->h, n, c->n_embd);
     struct tensor q = llama_tensor(m->q, n, q_dim), att = llama_tensor(m->att, n, q_dim);
     struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
     struct tensor sum = sum_of(m, &x, rows);
@@ -519,8 +517,8 @@ bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_ba
         .head_dim = c->head_dim,
         .type = m->kv_type,
     };
-    OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->attn_norm, .eps = c->eps);
-    OP(be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &h,
+    OP(be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x,
+       .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps},
        .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
                 l->v_bias.data ? &l->v_bias : NULL},
        .precise = true);
@@ -543,15 +541,15 @@ void llama_feed_forward(struct llama *m, int i, struct llama_rows rows)
     const struct llama_layer *l = &m->layers[i];
     const int64_t n = rows.n;
     struct tensor x = llama_tensor(m->x + rows.at * c->n_embd, n, c->n_embd);
-    struct tensor h = llama_tensor(m->h, n, c->n_embd), sum = sum_of(m, &x, rows);
+    struct tensor sum = sum_of(m, &x, rows);
     struct tensor gate = llama_tensor(m->gate, n, c->n_ff), up = llama_tensor(m->up, n, c->n_ff);
-    OP(be, rmsnorm, .out = &h, .x = &x, .w = &l->ffn_norm, .eps = c->eps);
-    OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &h,
+    OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &x,
+       .pre = {.kind = LINEAR_RMSNORM, .w = &l->ffn_norm, .eps = c->eps},
        .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL},
        .precise = true);
-    OP(be, glu, .out = &gate, .gate = &gate, .up = &up, .act = ACT_SILU);
     OP(be, linear, .out = {&sum}, .w = {l->down},
        .bias = {l->down_bias.data ? &l->down_bias : NULL}, .x = &gate,
+       .pre = {.kind = LINEAR_GLU, .up = &up, .act = ACT_SILU},
        .add = m->share.rank == 0 ? &x : NULL, .precise = true);
 }
 
@@ -608,7 +606,8 @@ static int warm_up(struct llama *m, struct err *e)
     struct tensor x = llama_tensor(m->x, n, c->n_embd);
     struct tensor q = llama_tensor(m->q, n, (int64_t)c->n_heads * c->head_dim);
     struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
-    OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x, .precise = true);
+    OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x,
+       .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps}, .precise = true);
     OP(m->be, linear, .out = {&x}, .w = {l->o}, .x = &q);
     llama_feed_forward(m, 0, (struct llama_rows){0, n});
     return m->be->sync(m->be, e);
@@ -653,7 +652,7 @@ void llama_close(struct text_model *base)
     if (m->output != m->embd)
         be->weight_close(be, m->output);
     be->weight_close(be, m->embd);
-    float *const scratch[] = {m->x,    m->h,  m->q,    m->att,    m->k,    m->v,
+    float *const scratch[] = {m->x,    m->q,  m->att,  m->k,      m->v,
                               m->gate, m->up, m->last, m->logits, m->parts};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         be->free(be, scratch[i]);

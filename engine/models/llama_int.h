@@ -40,10 +40,10 @@ struct llama {
     struct llama_layer *layers;
     enum dtype kv_type;
     int max_rows, max_logits;
-    /* One step: x, h [max_rows, n_embd], q, att [max_rows, n_heads * head_dim], k, v [max_rows,
+    /* One step: x [max_rows, n_embd], q, att [max_rows, n_heads * head_dim], k, v [max_rows,
      * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd], logits [max_logits,
      * n_vocab] where the caller's are not in the device's memory (else NULL) */
-    float *x, *h, *q, *att, *k, *v, *gate, *up, *last, *logits;
+    float *x, *q, *att, *k, *v, *gate, *up, *last, *logits;
     float
         *parts; /* [share.n, max_rows, n_embd] what each share adds to x; NULL: there is but one */
 };

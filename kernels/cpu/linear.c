@@ -1,5 +1,8 @@
 /* linear and embed: who multiplies what.
  *
+ * pre(x) is made where x is rounded, row by row; before all else where F32, F16 or BF16 weights read it as it is, and
+ * where the workers share an activation's work better by elements than by rows.
+ *
  * Block weights: the rows of x are rounded to 8 bits once a call, then every worker takes a
  * contiguous range of the panels of all matrices of the call (the same range in every call, so its
  * weights stay in its caches and on its NUMA node).  Few rows: packed panels are multiplied as they
@@ -13,8 +16,10 @@
  * Precise calls round x to 16 bits where 8 would lose most, which are two parts of 8 bits: in those blocks
  * twice the integer products for the same reading, unpacking and scaling.
  *
- * Scratch:   [ rounded rows of x: n_rows * parts * n_in / 32 ]
+ * Scratch:   [ pre(x), where it is made before all else ]
+ *            [ rounded rows of x: n_rows * parts * n_in / 32 ]
  *            [ expanded panels of worker 0 ] [ of worker 1 ] ...
+ *            [ a row of pre(x) of worker 0 ] [ of worker 1 ] ...
  * For few rows there is one set of rounded rows a worker: rounding them n times is cheaper than
  * meeting the other workers once more. */
 #include <assert.h>
@@ -42,6 +47,8 @@ struct linear_job {
     struct linear_x *x; /* [n_rows, parts, n_in / 32]; few: that for every worker */
     char *expanded;     /* expanded_bytes a worker */
     size_t expanded_bytes;
+    char *row; /* row_bytes a worker */
+    size_t row_bytes;
 };
 
 /* What one worker multiplies. */
@@ -133,19 +140,43 @@ static struct linear_x *linear_x_of(const struct linear_job *j, int64_t row)
     return j->x + row * j->parts * (j->n_in / 32);
 }
 
+/* Row r of pre(x) to `to` [n_in]. */
+static void linear_make(const struct linear_job *j, int64_t r, float *to)
+{
+    const struct cpu_ops *ops = &j->cb->ops;
+    const struct linear_pre *pre = &j->p->pre;
+    const float *x = (const float *)j->p->x->data + r * j->n_in;
+    if (pre->kind == LINEAR_RMSNORM)
+        ops->rmsnorm_row(to, x, pre->w->data, (int)j->n_in, pre->eps);
+    else if (pre->kind == LINEAR_LAYERNORM)
+        ops->layernorm_row(to, x, pre->w->data, pre->bias ? pre->bias->data : NULL, (int)j->n_in,
+                           pre->eps);
+    else
+        ops->glu(to, x, (const float *)pre->up->data + r * j->n_in, j->n_in, pre->act);
+}
+
 /* Rows [begin, end) of x to `to`. */
-static void linear_round(const struct linear_job *j, struct linear_x *to, int64_t begin,
+static void linear_round(const struct linear_job *j, int worker, struct linear_x *to, int64_t begin,
                          int64_t end)
 {
-    j->cb->ops.linear_quant(to, (const float *)j->p->x->data + begin * j->n_in, end - begin,
-                            j->n_in, j->parts, LINEAR_PRECISE);
+    const struct cpu_ops *ops = &j->cb->ops;
+    if (j->p->pre.kind == LINEAR_AS_IS) {
+        ops->linear_quant(to, (const float *)j->p->x->data + begin * j->n_in, end - begin, j->n_in,
+                          j->parts, LINEAR_PRECISE);
+        return;
+    }
+    float *row = (float *)(void *)(j->row + (size_t)worker * j->row_bytes);
+    for (int64_t r = begin; r < end; r++, to += j->parts * (j->n_in / 32)) {
+        linear_make(j, r, row);
+        ops->linear_quant(to, row, 1, j->n_in, j->parts, LINEAR_PRECISE);
+    }
 }
 
 static void linear_quant_slice(void *arg, int worker, int n_workers)
 {
     const struct linear_job *j = arg;
     int64_t begin = j->n_rows * worker / n_workers, end = j->n_rows * (worker + 1) / n_workers;
-    linear_round(j, linear_x_of(j, begin), begin, end);
+    linear_round(j, worker, linear_x_of(j, begin), begin, end);
 }
 
 static int64_t linear_cut(int64_t n_rows, int worker, int n_workers)
@@ -165,10 +196,10 @@ static void linear_slice(void *arg, int worker, int n_workers)
         share.row0 = linear_cut(j->n_rows, worker, n_workers);
         share.n_rows = linear_cut(j->n_rows, worker + 1, n_workers) - share.row0;
         share.x = linear_x_of(j, share.row0);
-        linear_round(j, linear_x_of(j, share.row0), share.row0, share.row0 + share.n_rows);
+        linear_round(j, worker, linear_x_of(j, share.row0), share.row0, share.row0 + share.n_rows);
     } else if (j->quant && j->few && begin < end) {
         share.x = linear_x_of(j, worker * j->n_rows);
-        linear_round(j, linear_x_of(j, worker * j->n_rows), 0, j->n_rows);
+        linear_round(j, worker, linear_x_of(j, worker * j->n_rows), 0, j->n_rows);
     }
     if (begin == end || share.n_rows == 0)
         return;
@@ -183,9 +214,60 @@ static void linear_slice(void *arg, int worker, int n_workers)
     }
 }
 
+/* Is pre(x) made before all else? */
+static bool linear_apart(const struct op_linear *p, int n_workers)
+{
+    const int64_t rows = p->x->dims[0], work = rows * p->x->dims[1];
+    if (p->pre.kind == LINEAR_AS_IS)
+        return false;
+    for (int i = 0; i < LINEAR_MAX && p->w[i]; i++)
+        if (!quant_format(p->w[i]->type))
+            return true;
+    return p->pre.kind == LINEAR_GLU && n_workers > 1 && work >= CPU_SPLIT_WORK &&
+           (rows <= FEW_ROWS || rows < 2 * (int64_t)n_workers);
+}
+
+static void linear_make_all(struct backend *be, const struct op_linear *p, struct tensor *out)
+{
+    const struct linear_pre *pre = &p->pre;
+    if (pre->kind == LINEAR_RMSNORM)
+        OP(be, rmsnorm, .out = out, .x = p->x, .w = pre->w, .eps = pre->eps);
+    else if (pre->kind == LINEAR_LAYERNORM)
+        OP(be, layernorm, .out = out, .x = p->x, .w = pre->w, .bias = pre->bias, .eps = pre->eps);
+    else
+        OP(be, glu, .out = out, .gate = p->x, .up = pre->up, .act = pre->act);
+}
+
+static size_t linear_aligned(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* What the product takes of the scratch, behind `before` bytes; returns where those are. */
+static char *linear_memory(struct linear_job *j, size_t before)
+{
+    const struct cpu_ops *ops = &j->cb->ops;
+    const size_t n = (size_t)pool_n(j->cb->pool);
+    size_t x_bytes = (size_t)(j->n_rows * (j->n_in / 32) * j->parts) * sizeof(struct linear_x);
+    x_bytes *= j->few ? n : 1;
+    if (!j->quant)
+        x_bytes = j->expanded_bytes = 0;
+    if (j->n_rows < ops->linear_expand_rows())
+        j->expanded_bytes = 0;
+    j->expanded_bytes = linear_aligned(j->expanded_bytes);
+    if (j->p->pre.kind != LINEAR_AS_IS && before == 0)
+        j->row_bytes = linear_aligned((size_t)j->n_in * sizeof(float));
+    char *at = cpu_scratch(j->cb, before + x_bytes + n * (j->expanded_bytes + j->row_bytes));
+    j->x = (struct linear_x *)(void *)(at + before);
+    j->expanded = at + before + x_bytes;
+    j->row = j->expanded + n * j->expanded_bytes;
+    return at;
+}
+
 void cpu_linear(struct backend *be, const struct op_linear *p)
 {
     struct cpu_backend *cb = cpu_of(be);
+    const int n_workers = pool_n(cb->pool);
     struct linear_job j = {.cb = cb, .p = p, .n_rows = p->x->dims[0], .n_in = p->x->dims[1]};
     j.parts = p->precise ? 2 : 1;
     j.few = j.n_rows <= FEW_ROWS;
@@ -202,18 +284,20 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
     }
     if (j.n_rows == 0)
         return;
-    int n_workers = pool_n(cb->pool);
-    if (j.quant) {
-        j.by_rows = n_workers > 1 && j.n_rows >= BY_ROWS(n_workers);
-        size_t x_bytes = (size_t)(j.n_rows * (j.n_in / 32) * j.parts) * sizeof(struct linear_x);
-        x_bytes *= j.few ? (size_t)n_workers : 1;
-        j.expanded_bytes =
-            j.n_rows < cb->ops.linear_expand_rows() ? 0 : (j.expanded_bytes + 63) / 64 * 64;
-        j.x = cpu_scratch(cb, x_bytes + (size_t)n_workers * j.expanded_bytes);
-        j.expanded = (char *)j.x + x_bytes;
-        if (!j.few && !j.by_rows)
-            pool_run(cb->pool, linear_quant_slice, &j);
+    j.by_rows = j.quant && n_workers > 1 && j.n_rows >= BY_ROWS(n_workers);
+    const bool apart = linear_apart(p, n_workers);
+    const size_t made_bytes = apart ? (size_t)(j.n_rows * j.n_in) * sizeof(float) : 0;
+    struct tensor made = {.type = DTYPE_F32, .ndim = 2, .dims = {j.n_rows, j.n_in}};
+    struct op_linear over = *p; /* what was made */
+    made.data = linear_memory(&j, linear_aligned(made_bytes));
+    if (apart) {
+        linear_make_all(be, p, &made);
+        over.x = &made;
+        over.pre.kind = LINEAR_AS_IS;
+        j.p = &over;
     }
+    if (j.quant && !j.few && !j.by_rows)
+        pool_run(cb->pool, linear_quant_slice, &j);
     pool_run(cb->pool, linear_slice, &j);
 }
 

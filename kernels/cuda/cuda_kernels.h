@@ -17,14 +17,18 @@
 extern "C" {
 #endif
 
+/* struct linear_pre for the device; no padding, since arguments are compared by their bytes. */
+struct cuda_pre {
+    const float *w, *bias, *up;
+    float eps;
+    enum act act;
+};
+
 /* ---- cuda_norm.cu ---- */
 
-/* out, x [rows, dim]   w [dim] */
-void cuda_rmsnorm_launch(float *out, const float *x, const float *w, int rows, int dim, float eps,
-                         cudaStream_t stream);
-/* out, x [rows, dim]   w, bias [dim], bias may be NULL */
-void cuda_layernorm_launch(float *out, const float *x, const float *w, const float *bias, int rows,
-                           int dim, float eps, cudaStream_t stream);
+/* kind: RMSNORM or LAYERNORM   out, x [rows, dim], out may be x */
+void cuda_norm_launch(float *out, const float *x, enum linear_pre_kind kind,
+                      const struct cuda_pre *p, int rows, int dim, cudaStream_t stream);
 
 struct cuda_groups {
     int64_t pixels; /* of an image */

@@ -1,6 +1,7 @@
 /* linear and embed: which kernels a call takes, and the memory between them:
  *
- *     [ records: rows * n_records ] [ scales of rows ] [ sums of the slices ]  */
+ *     [ pre(x), where it is not made by linear_x ] [ records: rows * n_records ] [ scales of rows ]
+ *     [ sums of the slices ]  */
 #include "kernels/cuda/cuda_linear.h"
 
 #include "kernels/cuda/cuda_fragment.cuh"
@@ -16,10 +17,37 @@ static size_t records_bytes(int rows, int n_in, int parts)
     return round_up((size_t)rows * CUDA_RECORDS(n_in) * CUDA_RECORD(parts));
 }
 
-size_t cuda_linear_work_bytes(int rows, int n_in, int n_out)
+/* pre(x) in memory: F32 matrices read it as it is, and a row must fit linear_x's shared memory. */
+static size_t made_bytes(const struct cuda_linear_call *l)
 {
-    return records_bytes(rows, n_in, 2) + round_up((size_t)rows * sizeof(float)) +
-           (rows > FEW_ROWS ? (size_t)CUDA_SLICES * rows * n_out * sizeof(float) : 0);
+    bool apart = l->n_in > LINEAR_X_KEPT;
+    for (int i = 0; i < l->n_matrices; i++)
+        apart = apart || l->m[i].type == DTYPE_F32;
+    return apart && l->kind != LINEAR_AS_IS ? round_up((size_t)l->rows * l->n_in * sizeof(float))
+                                            : 0;
+}
+
+size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
+{
+    size_t widest = 0;
+    for (int i = 0; i < l->n_matrices; i++)
+        widest = (size_t)l->m[i].n_out > widest ? (size_t)l->m[i].n_out : widest;
+    return made_bytes(l) + records_bytes(l->rows, l->n_in, 2) +
+           round_up((size_t)l->rows * sizeof(float)) +
+           (l->rows > FEW_ROWS ? CUDA_SLICES * l->rows * widest * sizeof(float) : 0);
+}
+
+/* The same call over what pre makes of x. */
+static void make_apart(struct cuda_linear_call *l, size_t bytes, cudaStream_t stream)
+{
+    float *to = static_cast<float *>(l->work);
+    if (l->kind == LINEAR_GLU)
+        cuda_glu_launch(to, l->x, l->pre.up, (int64_t)l->rows * l->n_in, l->pre.act, stream);
+    else
+        cuda_norm_launch(to, l->x, l->kind, &l->pre, l->rows, l->n_in, stream);
+    l->x = to;
+    l->kind = LINEAR_AS_IS;
+    l->work = static_cast<uint8_t *>(l->work) + bytes;
 }
 
 template <int type> static void job_shape(struct linear_job *j, int n_in)
@@ -62,10 +90,14 @@ static int job_take(struct linear_job *j, const struct cuda_linear_call *l, int 
     return n;
 }
 
-void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream)
+void cuda_linear_launch(const struct cuda_linear_call *call, cudaStream_t stream)
 {
+    struct cuda_linear_call made_call = *call, *l = &made_call;
+    const size_t apart = made_bytes(call);
     if (l->rows <= 0)
         return;
+    if (apart > 0)
+        make_apart(l, apart, stream);
     int made = -1; /* what the records are now: bf16, parts */
     for (int i = 0, n; i < l->n_matrices; i += n) {
         const enum dtype type = l->m[i].type;

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/ops.h"
+#include "kernels/cuda/cuda_kernels.h"
 
 #define CUDA_SLICES 4
 
@@ -30,15 +30,16 @@ struct cuda_linear_call {
     struct cuda_linear_matrix m[LINEAR_MAX];
     int n_matrices, rows, n_in;
     const float *x, *add; /* add: like m[0].out, may be it, or NULL */
-    int parts;            /* of x, for block weights: 1 or 2 */
-    void *work;           /* cuda_linear_work_bytes, 16-byte aligned */
+    enum linear_pre_kind kind;
+    struct cuda_pre pre;
+    int parts;  /* of x, for block weights: 1 or 2 */
+    void *work; /* cuda_linear_work_bytes, 16-byte aligned */
 };
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* rows and n_out: the largest of any call with this memory. */
-size_t cuda_linear_work_bytes(int rows, int n_in, int n_out);
+size_t cuda_linear_work_bytes(const struct cuda_linear_call *l);
 void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream);
 /* out[r, :] = w[ids[r], :], exactly quant_unpack's values. */
 void cuda_embed_launch(float *out, const void *w, enum dtype type, int n_in, const int32_t *ids,

@@ -9,7 +9,8 @@
 
 /* Records of a row: whole K blocks of 256 if there are any, which costs the others nothing that is read. */
 #define CUDA_RECORDS(n_in) (((n_in) + 255) / 256 * 4)
-#define FEW_ROWS           8 /* computed without sharing x among panels */
+#define FEW_ROWS           8           /* computed without sharing x among panels */
+#define LINEAR_X_KEPT      (40 * 1024) /* floats of a row that linear_x keeps in shared memory at most */
 
 /* Matrices of one type over the same records. */
 struct linear_job {

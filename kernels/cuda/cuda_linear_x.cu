@@ -1,9 +1,8 @@
-/* Rows of x to records of halves (cuda_fragment.cuh): a block a row. */
+/* Rows of pre(x) to records of halves (cuda_fragment.cuh): a block a row.  What pre makes stays in shared memory
+ * until the row's scale is known: a thread's own elements, so without a barrier. */
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear_kernels.cuh"
-#include "kernels/cuda/cuda_math.cuh"
-
-#define X_THREADS 128
+#include "kernels/cuda/cuda_row.cuh"
 
 /* Two elements as a register, and what they lost. */
 __device__ static inline uint32_t x_pack(float a, float b, bool bf16, float *lost_a, float *lost_b)
@@ -12,75 +11,111 @@ __device__ static inline uint32_t x_pack(float a, float b, bool bf16, float *los
     return low | high << 16;
 }
 
-/* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
+/* Four elements, scaled, to their place in a record. */
 template <int parts, bool bf16>
-__global__ void __launch_bounds__(X_THREADS)
-    linear_x_kernel(uint8_t *records, float *up, const float *x, int n_in, int n_records)
+__device__ static inline void x_store(uint8_t *record, int at, float v[4], float sum)
+{
+    uint2 half;
+    half.x = x_pack(v[0], v[1], bf16, &v[0], &v[1]);
+    half.y = x_pack(v[2], v[3], bf16, &v[2], &v[3]);
+    reinterpret_cast<uint2 *>(record)[at] = half;
+    if (parts == 2) {
+        float lost;
+        half.x = x_pack(v[0], v[1], bf16, &lost, &lost);
+        half.y = x_pack(v[2], v[3], bf16, &lost, &lost);
+        reinterpret_cast<uint2 *>(record + 128)[at] = half;
+    }
+    if (at % 4 == 0)
+        reinterpret_cast<float *>(record + 128 * parts)[at / 4] = sum;
+}
+
+/* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
+template <int parts, bool bf16, int pre>
+__global__ void __launch_bounds__(ROW_THREADS)
+    linear_x_kernel(uint8_t *records, float *up, const float *x, const struct cuda_pre p, int n_in,
+                    int n_records)
 {
     SHARED(float, partial, [CUDA_WARP]);
+    SHARED_DYN(float4, kept); /* [n_in / 4], not with LINEAR_AS_IS */
     const float *row = x + (size_t)blockIdx.x * n_in;
     uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
-    const bool wide = (reinterpret_cast<uintptr_t>(x) | (unsigned)n_in * 4) % 16 == 0;
-    float down = 1.0f, scale = 1.0f;
+    const bool wide = row_wide(x, n_in);
+    float down = 1.0f, scale = 1.0f, top = 0.0f;
+    const auto largest = [&](float4 v) {
+        top = fmaxf(fmaxf(top, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
+    };
+    if (pre != LINEAR_AS_IS)
+        row_make<pre>(x, blockIdx.x, n_in, p, partial, [&](int i, float4 v) {
+            kept[i] = v;
+            largest(v);
+        });
+    else if (!bf16)
+        for (int i = threadIdx.x; 4 * i < n_in; i += ROW_THREADS)
+            largest(row_quad(row, i, n_in, wide, 0.0f));
     if (!bf16) {
-        float top = 0.0f;
-        for (int k = threadIdx.x; k < n_in; k += X_THREADS)
-            top = fmaxf(top, fabsf(row[k]));
         top = cuda_warp_max(top);
+        __syncthreads(); /* row_make's partial */
         if (threadIdx.x % CUDA_WARP == 0)
             partial[threadIdx.x / CUDA_WARP] = top;
         __syncthreads();
-        for (int i = 0; i < X_THREADS / CUDA_WARP; i++)
+        for (int i = 0; i < ROW_THREADS / CUDA_WARP; i++)
             top = fmaxf(top, partial[i]);
         cuda_scales_of(top, &down, &scale);
     }
     if (threadIdx.x == 0)
         up[blockIdx.x] = scale;
-    /* four elements a thread; whole warps go on together for the sums */
-    const int quads = n_records * 16, even = (quads + X_THREADS - 1) / X_THREADS * X_THREADS;
-    for (int i = threadIdx.x; i < even; i += X_THREADS) {
-        float v[4];
-        if (wide && 4 * i < n_in) {
-            const float4 four = reinterpret_cast<const float4 *>(row)[i];
-            v[0] = four.x * down, v[1] = four.y * down;
-            v[2] = four.z * down, v[3] = four.w * down;
-        } else {
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                v[j] = 4 * i + j < n_in ? row[4 * i + j] * down : 0.0f;
-        }
+    /* whole warps go on together for the sums */
+    const int quads = n_records * 16, even = (quads + ROW_THREADS - 1) / ROW_THREADS * ROW_THREADS;
+    for (int i = threadIdx.x; i < even; i += ROW_THREADS) {
+        float4 four = make_float4(0, 0, 0, 0);
+        if (pre == LINEAR_AS_IS)
+            four = row_quad(row, i, n_in, wide, 0.0f);
+        else if (4 * i < n_in)
+            four = kept[i];
+        float v[4] = {four.x * down, four.y * down, four.z * down, four.w * down};
         float sum = (v[0] + v[1]) + (v[2] + v[3]);
         sum += __shfl_xor_sync(CUDA_ALL, sum, 1);
         sum += __shfl_xor_sync(CUDA_ALL, sum, 2);
-        if (i >= quads)
-            continue;
-        uint8_t *record = to + (size_t)(i / 16) * CUDA_RECORD(parts);
-        uint2 half;
-        half.x = x_pack(v[0], v[1], bf16, &v[0], &v[1]);
-        half.y = x_pack(v[2], v[3], bf16, &v[2], &v[3]);
-        reinterpret_cast<uint2 *>(record)[i % 16] = half;
-        if (parts == 2) {
-            float lost;
-            half.x = x_pack(v[0], v[1], bf16, &lost, &lost);
-            half.y = x_pack(v[2], v[3], bf16, &lost, &lost);
-            reinterpret_cast<uint2 *>(record + 128)[i % 16] = half;
-        }
-        if (i % 4 == 0)
-            reinterpret_cast<float *>(record + 128 * parts)[i % 16 / 4] = sum;
+        if (i < quads)
+            x_store<parts, bf16>(to + (size_t)(i / 16) * CUDA_RECORD(parts), i % 16, v, sum);
+    }
+}
+
+template <int parts, bool bf16, int pre>
+static void x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l,
+                     cudaStream_t stream)
+{
+    const size_t kept = pre == LINEAR_AS_IS ? 0 : (size_t)(l->n_in + 3) / 4 * sizeof(float4);
+    LAUNCH((linear_x_kernel<parts, bf16, pre>), l->rows, ROW_THREADS, kept, stream, records, up,
+           l->x, l->pre, l->n_in, CUDA_RECORDS(l->n_in));
+}
+
+template <int parts, bool bf16>
+static void x_launch_of(uint8_t *records, float *up, const struct cuda_linear_call *l,
+                        cudaStream_t stream)
+{
+    switch (l->kind) {
+    case LINEAR_RMSNORM:
+        x_launch<parts, bf16, LINEAR_RMSNORM>(records, up, l, stream);
+        break;
+    case LINEAR_LAYERNORM:
+        x_launch<parts, bf16, LINEAR_LAYERNORM>(records, up, l, stream);
+        break;
+    case LINEAR_GLU:
+        x_launch<parts, bf16, LINEAR_GLU>(records, up, l, stream);
+        break;
+    default:
+        x_launch<parts, bf16, LINEAR_AS_IS>(records, up, l, stream);
     }
 }
 
 void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
                           bool bf16, cudaStream_t stream)
 {
-    const int n = CUDA_RECORDS(l->n_in);
     if (bf16)
-        LAUNCH((linear_x_kernel<2, true>), l->rows, X_THREADS, 0, stream, records, up, l->x,
-               l->n_in, n);
+        x_launch_of<2, true>(records, up, l, stream);
     else if (parts == 2)
-        LAUNCH((linear_x_kernel<2, false>), l->rows, X_THREADS, 0, stream, records, up, l->x,
-               l->n_in, n);
+        x_launch_of<2, false>(records, up, l, stream);
     else
-        LAUNCH((linear_x_kernel<1, false>), l->rows, X_THREADS, 0, stream, records, up, l->x,
-               l->n_in, n);
+        x_launch_of<1, false>(records, up, l, stream);
 }

@@ -1,61 +1,29 @@
 /* RMSNorm, LayerNorm: a block a row.  GroupNorm (+ act) over NHWC: sums of pieces of an image at fixed
  * places, joined in doubles, then scale and offset of each channel.  Every order depends on the shape of
  * one row or image alone. */
-#include "kernels/cuda/cuda_dialect.cuh"
-#include "kernels/cuda/cuda_kernels.h"
-#include "kernels/cuda/cuda_math.cuh"
+#include "kernels/cuda/cuda_row.cuh"
 
 #define NORM_THREADS 256
 
-/* out, x [rows, dim]   w [dim] */
-__global__ void __launch_bounds__(NORM_THREADS)
-    rmsnorm_kernel(float *out, const float *x, const float *w, int dim, float eps)
+/* out, x [rows, dim], out may be x */
+template <int pre>
+__global__ void __launch_bounds__(ROW_THREADS)
+    norm_kernel(float *out, const float *x, const struct cuda_pre p, int dim)
 {
     SHARED(float, partial, [CUDA_WARP]);
-    const float *row = x + (size_t)blockIdx.x * dim;
+    const bool wide = row_wide(out, dim);
     float *to = out + (size_t)blockIdx.x * dim;
-    float sum = 0;
-    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
-        sum = fmaf(row[i], row[i], sum);
-    sum = cuda_block_sum(sum, partial);
-    const float scale = 1.0f / sqrtf(sum / (float)dim + eps);
-    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
-        to[i] = row[i] * scale * w[i];
+    row_make<pre>(x, blockIdx.x, dim, p, partial,
+                  [&](int i, float4 v) { row_put(to, i, dim, wide, v); });
 }
 
-void cuda_rmsnorm_launch(float *out, const float *x, const float *w, int rows, int dim, float eps,
-                         cudaStream_t stream)
+void cuda_norm_launch(float *out, const float *x, enum linear_pre_kind kind,
+                      const struct cuda_pre *p, int rows, int dim, cudaStream_t stream)
 {
-    if (rows > 0)
-        LAUNCH(rmsnorm_kernel, rows, NORM_THREADS, 0, stream, out, x, w, dim, eps);
-}
-
-/* out, x [rows, dim]   w, bias [dim], bias may be NULL */
-__global__ void __launch_bounds__(NORM_THREADS)
-    layernorm_kernel(float *out, const float *x, const float *w, const float *bias, int dim,
-                     float eps)
-{
-    SHARED(float, partial, [CUDA_WARP]);
-    const float *row = x + (size_t)blockIdx.x * dim;
-    float *to = out + (size_t)blockIdx.x * dim;
-    float sum = 0;
-    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
-        sum += row[i];
-    const float mean = cuda_block_sum(sum, partial) / (float)dim;
-    sum = 0;
-    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
-        sum = fmaf(row[i] - mean, row[i] - mean, sum);
-    const float var = cuda_block_sum(sum, partial) / (float)dim;
-    const float scale = 1.0f / sqrtf(var + eps);
-    for (int i = threadIdx.x; i < dim; i += NORM_THREADS)
-        to[i] = fmaf((row[i] - mean) * scale, w[i], bias ? bias[i] : 0.0f);
-}
-
-void cuda_layernorm_launch(float *out, const float *x, const float *w, const float *bias, int rows,
-                           int dim, float eps, cudaStream_t stream)
-{
-    if (rows > 0)
-        LAUNCH(layernorm_kernel, rows, NORM_THREADS, 0, stream, out, x, w, bias, dim, eps);
+    if (rows > 0 && kind == LINEAR_RMSNORM)
+        LAUNCH((norm_kernel<LINEAR_RMSNORM>), rows, ROW_THREADS, 0, stream, out, x, *p, dim);
+    else if (rows > 0 && kind == LINEAR_LAYERNORM)
+        LAUNCH((norm_kernel<LINEAR_LAYERNORM>), rows, ROW_THREADS, 0, stream, out, x, *p, dim);
 }
 
 /* ---- groupnorm ---- */

@@ -31,19 +31,21 @@ const float *cuda_op_data(const struct tensor *t)
 void cuda_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
 {
     struct cuda_backend *cb = cuda_of(be);
+    const struct cuda_pre pre = {.w = p->w->data, .eps = p->eps};
     assert(p->w->dims[0] == cuda_op_cols(p->x));
     if (!cb->dead)
-        cuda_rmsnorm_launch(p->out->data, p->x->data, p->w->data, cuda_op_rows(p->x),
-                            cuda_op_cols(p->x), p->eps, cuda_stream(cb));
+        cuda_norm_launch(p->out->data, p->x->data, LINEAR_RMSNORM, &pre, cuda_op_rows(p->x),
+                         cuda_op_cols(p->x), cuda_stream(cb));
 }
 
 void cuda_layernorm(struct backend *be, const struct op_layernorm *p)
 {
     struct cuda_backend *cb = cuda_of(be);
+    const struct cuda_pre pre = {.w = p->w->data, .bias = cuda_op_data(p->bias), .eps = p->eps};
     assert(p->w->dims[0] == cuda_op_cols(p->x));
     if (!cb->dead)
-        cuda_layernorm_launch(p->out->data, p->x->data, p->w->data, cuda_op_data(p->bias),
-                              cuda_op_rows(p->x), cuda_op_cols(p->x), p->eps, cuda_stream(cb));
+        cuda_norm_launch(p->out->data, p->x->data, LINEAR_LAYERNORM, &pre, cuda_op_rows(p->x),
+                         cuda_op_cols(p->x), cuda_stream(cb));
 }
 
 void cuda_groupnorm(struct backend *be, const struct op_groupnorm *p)

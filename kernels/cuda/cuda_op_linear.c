@@ -184,8 +184,13 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
                                     .n_in = cuda_op_cols(p->x),
                                     .x = p->x->data,
                                     .add = cuda_op_data(p->add),
+                                    .kind = p->pre.kind,
+                                    .pre = {.w = cuda_op_data(p->pre.w),
+                                            .bias = cuda_op_data(p->pre.bias),
+                                            .up = cuda_op_data(p->pre.up),
+                                            .eps = p->pre.eps,
+                                            .act = p->pre.act},
                                     .parts = p->precise ? 2 : 1};
-    int widest = 0;
     for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
         const struct weight *w = p->w[i];
         assert(w->n_in == call.n_in);
@@ -194,9 +199,8 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
                                                                 .out = p->out[i]->data,
                                                                 .type = w->type,
                                                                 .n_out = (int)w->n_out};
-        widest = w->n_out > widest ? (int)w->n_out : widest;
     }
-    call.work = cuda_scratch(cb, cuda_linear_work_bytes(call.rows, call.n_in, widest));
+    call.work = cuda_scratch(cb, cuda_linear_work_bytes(&call));
     if (!cb->dead)
         cuda_linear_launch(&call, cuda_stream(cb));
 }

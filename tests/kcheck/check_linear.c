@@ -275,6 +275,89 @@ static void check_shared(struct kcheck *kc)
     kcheck_done(kc);
 }
 
+/* What an op of its own would make of x, to h. */
+static void make_pre(struct backend *be, const struct linear_pre *pre, const struct tensor *x,
+                     struct tensor *h)
+{
+    if (pre->kind == LINEAR_RMSNORM)
+        OP(be, rmsnorm, .out = h, .x = x, .w = pre->w, .eps = pre->eps);
+    else if (pre->kind == LINEAR_LAYERNORM)
+        OP(be, layernorm, .out = h, .x = x, .w = pre->w, .bias = pre->bias, .eps = pre->eps);
+    else
+        OP(be, glu, .out = h, .gate = x, .up = pre->up, .act = pre->act);
+}
+
+/* pre has the bits of the op before a linear without it: every kind, two matrices, one of them of `type`. */
+static void check_pre(struct kcheck *kc, enum dtype type, int rows, int64_t n_in, int threads)
+{
+    enum { OUT = 33, OTHER = 17 };
+    static const int64_t n_out[2] = {OUT, OTHER};
+    struct backend *be = kcheck_backend(kc, threads);
+    struct matrix m[2];
+    struct weight *w[2];
+    float *x = kcheck_in(kc, rows * n_in), *up = kcheck_in(kc, rows * n_in);
+    float *gain = kcheck_in(kc, n_in), *bias = kcheck_in(kc, n_in),
+          *h = kcheck_out(kc, rows * n_in);
+    float *add = kcheck_in(kc, rows * OUT), *want[2], *got[2];
+    struct tensor tx = kcheck_tensor(x, rows, n_in), tu = kcheck_tensor(up, rows, n_in);
+    struct tensor th = kcheck_tensor(h, rows, n_in), ta = kcheck_tensor(add, rows, OUT);
+    struct tensor tg = kcheck_tensor(gain, n_in, 0), tb = kcheck_tensor(bias, n_in, 0);
+    struct tensor out[2], by_op[2];
+    const struct linear_pre kinds[] = {
+        {.kind = LINEAR_RMSNORM, .w = &tg, .eps = 1e-5f},
+        {.kind = LINEAR_LAYERNORM, .w = &tg, .bias = &tb, .eps = 1e-5f},
+        {.kind = LINEAR_LAYERNORM, .w = &tg, .eps = 1e-5f},
+        {.kind = LINEAR_GLU, .up = &tu, .act = ACT_SILU},
+        {.kind = LINEAR_GLU, .up = &tu, .act = ACT_GELU},
+    };
+    kcheck_fill(kc, x, rows * n_in, 2.0f);
+    kcheck_fill(kc, up, rows * n_in, 2.0f);
+    kcheck_fill(kc, gain, n_in, 1.0f);
+    kcheck_fill(kc, bias, n_in, 1.0f);
+    kcheck_fill(kc, add, rows * OUT, 1.0f);
+    for (int i = 0; i < 2; i++) {
+        m[i] = matrix_new(kc, i == 0 ? type : DTYPE_Q8_0, n_out[i], n_in);
+        kcheck_that(kc, be->weight_open(be, &w[i], m[i].type, n_out[i], n_in, m[i].raw, NULL) == 0,
+                    "weight_open");
+        want[i] = kcheck_out(kc, rows * n_out[i]);
+        got[i] = kcheck_out(kc, rows * n_out[i]);
+        by_op[i] = kcheck_tensor(want[i], rows, n_out[i]);
+        out[i] = kcheck_tensor(got[i], rows, n_out[i]);
+    }
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        make_pre(be, &kinds[k], &tx, &th);
+        OP(be, linear, .out = {&by_op[0], &by_op[1]}, .w = {w[0], w[1]}, .x = &th, .add = &ta,
+           .precise = (k + (size_t)rows) % 2 == 0);
+        OP(be, linear, .out = {&out[0], &out[1]}, .w = {w[0], w[1]}, .x = &tx, .add = &ta,
+           .pre = kinds[k], .precise = (k + (size_t)rows) % 2 == 0);
+        for (int i = 0; i < 2; i++)
+            kcheck_same(kc, want[i], got[i], (size_t)(rows * n_out[i]) * sizeof(float),
+                        "as by an op");
+    }
+    for (int i = 0; i < 2; i++) {
+        be->weight_close(be, w[i]);
+        free(m[i].plain);
+    }
+    be->close(be);
+    kcheck_done(kc);
+}
+
+static void check_pres(struct kcheck *kc)
+{
+    static const int rows_of[] = {1, 4, 6, 21};
+    for (int i = 0; i < 4; i++) {
+        for (int threads = 1; threads <= (kc->device ? 1 : 3); threads += 2) {
+            check_pre(kc, DTYPE_Q4_K, rows_of[i], 256, threads);
+            check_pre(kc, DTYPE_F16, rows_of[i], 96, threads);
+        }
+    }
+    check_pre(kc, DTYPE_Q4_0, 4, 2080, 3); /* elements shared by the workers */
+    check_pre(kc, DTYPE_BF16, 2, 160, 1);
+    check_pre(kc, DTYPE_F32, 2, 160, 1);
+    if (kc->device)
+        check_pre(kc, DTYPE_Q8_0, 1, 40 * 1024 + 32, 1); /* more than a block's shared memory */
+}
+
 static void check_quant(struct kcheck *kc)
 {
     enum { N = 32 * 64, IN = 512 };
@@ -403,6 +486,7 @@ void kcheck_linear(struct kcheck *kc)
             check_matrix(kc, types[t], 16, 4096, false);
     }
     check_shared(kc);
+    check_pres(kc);
     check_embed(kc);
     for (int t = 0; t < N_TYPES && kc->bench && kc->isa != CPU_SCALAR; t++) {
         bench(kc, types[t], 1);

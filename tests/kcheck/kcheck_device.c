@@ -185,6 +185,9 @@ static void proxy_linear(struct backend *be, const struct op_linear *p)
     struct op_linear q = *p;
     want_tensor(x, p->x, false);
     want_tensor(x, p->add, false);
+    want_tensor(x, p->pre.w, false);
+    want_tensor(x, p->pre.bias, false);
+    want_tensor(x, p->pre.up, false);
     for (int i = 0; i < LINEAR_MAX; i++) {
         want_tensor(x, p->out[i], true);
         want_tensor(x, p->bias[i], false);
@@ -192,6 +195,9 @@ static void proxy_linear(struct backend *be, const struct op_linear *p)
     send(x);
     q.x = move(x, &m, p->x);
     q.add = move(x, &m, p->add);
+    q.pre.w = move(x, &m, p->pre.w);
+    q.pre.bias = move(x, &m, p->pre.bias);
+    q.pre.up = move(x, &m, p->pre.up);
     for (int i = 0; i < LINEAR_MAX; i++) {
         q.out[i] = move(x, &m, p->out[i]);
         q.bias[i] = move(x, &m, p->bias[i]);
