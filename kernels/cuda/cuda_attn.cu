@@ -70,6 +70,7 @@ __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half
             dense_mma(s[n + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
+    cuda_mma_wait();
 }
 
 /* Adds the scores of the warps that share queries, in their order. */
@@ -110,6 +111,7 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
             dense_mma(acc[d + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
+    cuda_mma_wait();
 }
 
 /* Values that are no numbers, in a tile that not all queries of the block see whole. */

@@ -263,6 +263,7 @@ __device__ static inline void flash_page(const __half *q, __half *page, struct c
             cuda_mma_f16(s[n], lost, b + 2 * n);
         }
     }
+    cuda_mma_wait();
     cuda_flash_softmax<KV_PAGE_TOKENS, dims>(s, f, acc, lo, hi, lane);
     if (mixed)
         flash_odd<dims>(acc, page + S::page, lo, hi, lane);
@@ -275,6 +276,7 @@ __device__ static inline void flash_page(const __half *q, __half *page, struct c
             cuda_mma_f16(acc[d + n], lost, b + 2 * n);
         }
     }
+    cuda_mma_wait();
 }
 
 /* A warp's span of the chunk: its partial to shared memory, [16][top, sum, dims]. */

@@ -74,19 +74,37 @@ static inline void cuda_launch(const char *name, void (*kernel)(P...), dim3 grid
     cuda_launch_typed<P...>(kernel, grid, block, shared_bytes, stream, static_cast<P>(args)...);
 }
 
-/* Sums over the lanes of a warp, in an order that depends on nothing; every lane gets the result. */
+/* v = F::of(v, the v of the lane whose number differs by x) for x = first, then half or twice of that until
+ * last. So groups of lanes get the same result, in an order that depends on nothing. */
+template <class F, int first, int last, class T> __device__ static inline T cuda_exchange(T v)
+{
+#ifdef __CUDACC__
+    v = F::of(v, __shfl_xor_sync(CUDA_ALL, v, first));
+    constexpr int next = first < last ? 2 * first : first / 2;
+    if constexpr (first != last)
+        v = cuda_exchange<F, next, last>(v);
+    return v;
+#else
+    return cuemu_exchange<F>(v, first, last, __FILE__, __LINE__);
+#endif
+}
+
+struct cuda_add {
+    __device__ static inline float of(float a, float b) { return a + b; }
+};
+struct cuda_larger {
+    __device__ static inline float of(float a, float b) { return fmaxf(a, b); }
+};
+
+/* Over all lanes of a warp. */
 __device__ static inline float cuda_warp_sum(float v)
 {
-    for (int x = CUDA_WARP / 2; x > 0; x /= 2)
-        v += __shfl_xor_sync(CUDA_ALL, v, x);
-    return v;
+    return cuda_exchange<cuda_add, CUDA_WARP / 2, 1>(v);
 }
 
 __device__ static inline float cuda_warp_max(float v)
 {
-    for (int x = CUDA_WARP / 2; x > 0; x /= 2)
-        v = fmaxf(v, __shfl_xor_sync(CUDA_ALL, v, x));
-    return v;
+    return cuda_exchange<cuda_larger, CUDA_WARP / 2, 1>(v);
 }
 
 /* Over a block of whole warps (at most 1024 threads); partial: shared memory of 32 floats. */

@@ -238,6 +238,7 @@ __device__ static inline void cuda_step(float acc[panels][tiles][4], const uint8
             }
             if (!F::group)
                 continue;
+            cuda_mma_wait();
             cuda_scales<type>(d, m, head, step, lane / 4, g);
 #pragma unroll
             for (int t = 0; t < tiles; t++)
@@ -253,6 +254,8 @@ __device__ static inline void cuda_step(float acc[panels][tiles][4], const uint8
                 }
         }
     }
+    if (!F::group)
+        cuda_mma_wait();
 }
 /* Element k of a row of a panel. */
 template <int type> __device__ static inline float cuda_value(const uint8_t *panel, int row, int k)

@@ -5,7 +5,9 @@
  * mma.m16n8k16, lane = 4 * g + t:
  *     a[0] = A[g][2t, 2t+1]      a[1] = A[g+8][2t, 2t+1]      b[0] = B[2t, 2t+1][g]
  *     a[2] = A[g][2t+8, 2t+9]    a[3] = A[g+8][2t+8, 2t+9]    b[1] = B[2t+8, 2t+9][g]
- *     c[0, 1] = C[g][2t, 2t+1]   c[2, 3] = C[g+8][2t, 2t+1] */
+ *     c[0, 1] = C[g][2t, 2t+1]   c[2, 3] = C[g+8][2t, 2t+1]
+ * Sums are read behind a cuda_mma_wait only: the device has no such instruction, but the emulation computes
+ * there what was issued before, all at once. */
 #ifndef KERNELS_CUDA_CUDA_PTX_CUH
 #define KERNELS_CUDA_CUDA_PTX_CUH
 #include <string.h>
@@ -29,6 +31,8 @@ __device__ static inline void cuda_mma_bf16(float c[4], const uint32_t a[4], con
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+__device__ static inline void cuda_mma_wait() {}
 
 /* Four matrices of 8 x 8 halves; lane 8 i + j gives where row j of matrix i begins, 16-byte aligned.
  * r[i] = row lane / 4, halves 2 (lane % 4) and the next, of matrix i; trans: of its transpose. */
@@ -72,49 +76,9 @@ template <int n> __device__ static inline void cuda_copy_wait()
 
 #else
 
-struct cuda_mma_lane {
-    float *c;
-    const uint32_t *a, *b;
-};
-
-template <class T> CUEMU_UNSEEN static inline void cuda_mma_twin(void **lanes, unsigned)
-{
-    float A[16][16], B[16][8];
-    for (int lane = 0; lane < 32; lane++) {
-        const cuda_mma_lane *l = (const cuda_mma_lane *)lanes[lane];
-        const int g = lane / 4, t = lane % 4;
-        for (int i = 0; i < 8; i++) {
-            T h;
-            h.bits = (uint16_t)(l->a[i / 2] >> 16 * (i % 2));
-            A[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] = h;
-        }
-        for (int i = 0; i < 4; i++) {
-            T h;
-            h.bits = (uint16_t)(l->b[i / 2] >> 16 * (i % 2));
-            B[2 * t + i % 2 + i / 2 * 8][g] = h;
-        }
-    }
-    for (int row = 0; row < 16; row++) {
-        float sum[8] = {};
-        for (int k = 0; k < 16; k++)
-            for (int n = 0; n < 8; n++)
-                sum[n] += A[row][k] * B[k][n];
-        for (int n = 0; n < 8; n++)
-            ((const cuda_mma_lane *)lanes[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2] += sum[n];
-    }
-}
-
-#define cuda_mma_f16(c, a, b)                                                                   \
-    do {                                                                                        \
-        cuda_mma_lane cuda_lane = {c, a, b};                                                    \
-        cuemu_warp(CUEMU_MMA, CUDA_ALL, cuda_mma_twin<__half>, &cuda_lane, __FILE__, __LINE__); \
-    } while (0)
-#define cuda_mma_bf16(c, a, b)                                                              \
-    do {                                                                                    \
-        cuda_mma_lane cuda_lane = {c, a, b};                                                \
-        cuemu_warp(CUEMU_MMA, CUDA_ALL, cuda_mma_twin<__nv_bfloat16>, &cuda_lane, __FILE__, \
-                   __LINE__);                                                               \
-    } while (0)
+#define cuda_mma_f16(c, a, b)  cuemu_mma(c, a, b, false, __FILE__, __LINE__)
+#define cuda_mma_bf16(c, a, b) cuemu_mma(c, a, b, true, __FILE__, __LINE__)
+#define cuda_mma_wait()        cuemu_mma_wait(__FILE__, __LINE__)
 
 struct cuda_ldmatrix_lane {
     uint32_t *r;

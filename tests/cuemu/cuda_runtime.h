@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <tuple>
@@ -31,6 +32,7 @@
 struct cuemu_thread {
     uint3 thread;
     unsigned lane, warp;
+    int products; /* of tensor cores, that wait */
 };
 struct cuemu_block {
     uint3 block;
@@ -72,6 +74,10 @@ void cuemu_warp(enum cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, 
 void cuemu_sync_threads(const char *file, int line);
 /* Waits like cuemu_sync_threads; the sum over the block of value. */
 int cuemu_sync_sum(int value, const char *file, int line);
+/* mma.m16n8k16, fragments as in cuda_ptx.cuh: c is written at the next wait, which all lanes reach. */
+void cuemu_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool bf16, const char *file,
+               int line);
+void cuemu_mma_wait(const char *file, int line);
 /* Stops the kernel; the device is dead with the error. */
 [[noreturn]] void cuemu_trap(cudaError_t error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -204,6 +210,35 @@ static inline int cuemu_lane(int delta)
 #define __shfl_up_sync(m, v, d, ...)                                                         \
     cuemu_shfl(m, v, cuemu_near(cuemu_lane(-(int)(d)) __VA_OPT__(, ) __VA_ARGS__), __FILE__, \
                __LINE__)
+
+/* Shuffles one after the other over all lanes, v = F::of(v, the other's), as one operation (cuda_exchange). */
+template <class T> struct cuemu_exchange_lane {
+    T value;
+    int first, last;
+};
+template <class F, class T> CUEMU_UNSEEN static void cuemu_exchange_fn(void **lanes, unsigned)
+{
+    T v[32], next[32];
+    const auto *one = (const cuemu_exchange_lane<T> *)lanes[0];
+    for (int l = 0; l < 32; l++)
+        v[l] = ((const cuemu_exchange_lane<T> *)lanes[l])->value;
+    for (int x = one->first;; x = one->first < one->last ? 2 * x : x / 2) {
+        for (int l = 0; l < 32; l++)
+            next[l] = F::of(v[l], v[l ^ x]);
+        memcpy(v, next, sizeof v);
+        if (x == one->last)
+            break;
+    }
+    for (int l = 0; l < 32; l++)
+        ((cuemu_exchange_lane<T> *)lanes[l])->value = v[l];
+}
+template <class F, class T>
+static inline T cuemu_exchange(T value, int first, int last, const char *file, int line)
+{
+    cuemu_exchange_lane<T> l = {value, first, last};
+    cuemu_warp(CUEMU_SHFL, 0xffffffffu, cuemu_exchange_fn<F, T>, &l, file, line);
+    return l.value;
+}
 
 CUEMU_UNSEEN static inline void cuemu_ballot_fn(void **lanes, unsigned mask)
 {

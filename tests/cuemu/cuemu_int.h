@@ -77,6 +77,7 @@ char *cuemu_addresses(size_t bytes);
 bool cuemu_map(char *at, size_t bytes, int device);
 bool cuemu_unmap(char *at);
 uint64_t cuemu_random(void);
+void cuemu_count_mma(int n); /* of the kernel that runs */
 void cuemu_set_report(const char *text);
 struct cuemu_counts *cuemu_counter(const char *kernel); /* of this kernel; never moves */
 /* True for an address in the range of the devices. */

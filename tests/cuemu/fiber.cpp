@@ -257,6 +257,14 @@ void leave()
     }
 }
 
+/* Sums of products that were not waited for are about to be used. */
+void no_products(const fiber *f, const char *at)
+{
+    if (f->self.products)
+        cuemu_trap(cudaErrorLaunchFailure, "thread %u: mma without a cuda_mma_wait before %s",
+                   f->self.warp * LANES + f->self.lane, at);
+}
+
 /* A thread; and when it is done, others that have not begun, on the same stack (but not under
  * ThreadSanitizer, which keeps books about stacks). */
 void trampoline()
@@ -265,6 +273,7 @@ void trampoline()
         acquire(&kernel_begin);
         grid_now->kernel->run();
         fiber *f = self();
+        no_products(f, "its end");
         release(&kernel_end);
         f->st = state::done;
         n_done++;
@@ -285,7 +294,8 @@ void trampoline()
 void prepare(fiber *f, int t, dim3 block)
 {
     unsigned u = (unsigned)t;
-    f->self = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES};
+    f->self = {
+        {u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES, 0};
     f->stack = stacks + (size_t)t * STACK;
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);
@@ -426,6 +436,11 @@ void watch_faults()
 cuemu_thread *cuemu_self;
 cuemu_block cuemu_here;
 
+void cuemu_count_mma(int n)
+{
+    counts->mma += (uint64_t)n;
+}
+
 cudaError_t cuemu_fiber_run(const cuemu_grid *g)
 {
     watch_faults();
@@ -502,6 +517,8 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
     f->mine = mine;
     f->file = file;
     f->line = line;
+    if (op < CUEMU_LDMATRIX && op != CUEMU_SYNCWARP)
+        no_products(f, "a shuffle or a vote");
     if (op == CUEMU_SYNCWARP)
         release(&warp_objects[f->self.warp]);
     if (((w->arrived | bit) & mask) != mask) {
@@ -520,7 +537,6 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
             lanes[l] = base[l].mine;
         }
         counts->warp_ops++;
-        counts->mma += op == CUEMU_MMA;
         if (fn)
             fn(lanes, mask);
         w->arrived &= ~mask;
@@ -536,6 +552,7 @@ int cuemu_sync_sum(int value, const char *file, int line)
     fiber *f = self();
     f->file = file;
     f->line = line;
+    no_products(f, "__syncthreads");
     barrier_sum += value;
     release(&barrier_object);
     if (++n_at_barrier < n_threads) {

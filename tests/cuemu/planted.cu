@@ -93,8 +93,9 @@ __device__ static inline uint32_t two_halves(float low, float high)
            (uint32_t)__half_as_ushort(__float2half_rn(high)) << 16;
 }
 
-/* c [16, 8] = in [16, 16] in [16, 8], by a warp; swapped: rows 8 ... 15 where k 8 ... 15 belong. */
-__global__ void product(float *c, const float *in, int swapped)
+/* c [16, 8] = in [16, 16] in [16, 8], by a warp; swapped: rows 8 ... 15 where k 8 ... 15 belong;
+ * forgotten: nobody waits for it. */
+__global__ void product(float *c, const float *in, int swapped, bool forgotten)
 {
     const int g = threadIdx.x / 4, t = threadIdx.x % 4;
     uint32_t a[4], b[2];
@@ -109,6 +110,8 @@ __global__ void product(float *c, const float *in, int swapped)
         b[i] = two_halves(from[0], from[8]);
     }
     cuda_mma_f16(sum, a, b);
+    if (!forgotten)
+        cuda_mma_wait();
     for (int i = 0; i < 4; i++)
         c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
@@ -214,7 +217,7 @@ static void planted()
     if (begin("a wrong mma fragment")) {
         bool right[2] = {true, true};
         for (int swapped = 0; swapped < 2; swapped++) {
-            LAUNCH(product, 1, 32, 0, 0, device, in, swapped);
+            LAUNCH(product, 1, 32, 0, 0, device, in, swapped, false);
             right[swapped] &= finish() == cudaSuccess;
             for (int i = 0; i < N; i++) {
                 float sum = 0; /* whole numbers: exact in any order */
@@ -224,6 +227,10 @@ static void planted()
             }
         }
         told("a wrong mma fragment gives another product", right[0] && !right[1]);
+    }
+    if (begin("an mma without a wait")) {
+        LAUNCH(product, 1, 32, 0, 0, device, in, 0, true);
+        told("an mma without a wait", finish() == cudaErrorLaunchFailure);
     }
     if (begin("shared memory out of bounds")) {
         LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + 8);
