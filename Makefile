@@ -243,11 +243,15 @@ PTXVMC  := $(filter-out tests/ptxvm/test_%,$(wildcard tests/ptxvm/*.c))
 PTXVM   := $(PTXVMC:%.c=$(B)/%.o)
 PTXVMT  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/ptxvm/test_*.c))
 PTX     := $(patsubst %.cu,$(B)/ptxvm/%.ptx,$(CUDA_CU) $(wildcard tests/ptxvm/*.cu))
-PTXFLAGS = -std=c++17 -O3 -I. -fmad=false -lineinfo -ptx -arch=compute_80
+PTXFLAGS = -std=c++17 -O3 -I. -fmad=false -lineinfo -ptx -MD -MT $@ -MF $@.d -o $@
+PTX_ARCHS := 90
+PTX_NEWER := $(foreach a,$(PTX_ARCHS),$(CUDA_CU:%.cu=$(B)/ptxvm/sm_$a/%.ptx))
 HAVE_NVCC := $(wildcard $(NVCC))
-.PHONY: ptxvm ptxvm-built
+.PHONY: ptxvm ptxvm-built ptxvm-newer
 ptxvm: ptxvm-built                    ## the kernels' PTX against the scalar law, on a virtual machine
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm
+ptxvm-newer: ptxvm-built $(PTX_NEWER)  ## the same with the PTX of sm_90
+	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm-newer
 ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/ptxvm/kcheck $(B)/ptxvm/sample)
 $(PTXVMT): $(B)/tests/ptxvm/%: tests/ptxvm/%.c $(PTXVM) $(B)/libduetto.a
 	$(call say,TEST,$@)
@@ -255,7 +259,14 @@ $(PTXVMT): $(B)/tests/ptxvm/%: tests/ptxvm/%.c $(PTXVM) $(B)/libduetto.a
 $(B)/ptxvm/%.ptx: %.cu
 	@mkdir -p $(@D)
 	$(call say,PTX,$<)
-	$(Q)$(NVCC) $(PTXFLAGS) -MD -MT $@ -MF $@.d -o $@ $<
+	$(Q)$(NVCC) $(PTXFLAGS) -arch=compute_80 $<
+define ptx_of_arch
+$(B)/ptxvm/sm_$1/%.ptx: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,PTX $1,$$<)
+	$$(Q)$$(NVCC) $$(PTXFLAGS) -arch=compute_$1 $$<
+endef
+$(foreach a,$(PTX_ARCHS),$(eval $(call ptx_of_arch,$a)))
 $(B)/ptxvm/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)

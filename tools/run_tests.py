@@ -4,7 +4,8 @@
 Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
 planted for it, its host side, and kcheck on it), ptxvm (the virtual machine for PTX, and the CUDA kernels on it), golden
 (cmocka), api (pytest);
-cuda-golden (the golden tests of models on the emulated device; only when asked for) takes minutes;
+when asked for: cuda-golden (the golden tests of models on the emulated device) takes minutes, and so does
+ptxvm-newer (ptxvm with the PTX of sm_90);
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
@@ -127,10 +128,21 @@ class Run:
         if not (compiled / "kcheck").exists():
             print("skip the CUDA kernels on it: nvcc is not here to make their PTX")
             return
-        env = {"PTXVM_PTX": f"{self.args.build}/ptxvm/kernels/cuda"}
-        self.program("ptxvm/sample of CUDA", [compiled / "sample"], env)
-        self.program("ptxvm/kcheck of CUDA", [compiled / "kcheck", "--device", "cuda:0"] +
+        self.ptx(compiled, "CUDA", f"{self.args.build}/ptxvm/kernels/cuda")
+
+    def ptx(self, compiled, name, folder):
+        env = {"PTXVM_PTX": folder}
+        self.program(f"ptxvm/sample of {name}", [compiled / "sample"], env)
+        self.program(f"ptxvm/kcheck of {name}", [compiled / "kcheck", "--device", "cuda:0"] +
                      ([self.args.match] if self.args.match else []), env)
+
+    def ptxvm_newer(self):
+        compiled = ROOT / self.args.build / "ptxvm"
+        for folder in sorted(compiled.glob("sm_*")):
+            ptx = folder / "kernels/cuda"
+            self.program(f"ptxvm/kernels of {folder.name}",
+                         [f"{self.args.build}/tests/ptxvm/test_kernels"], {"PTXVM_PTX": str(ptx)})
+            self.ptx(compiled, folder.name, str(ptx))
 
     def golden(self):
         self.programs(f"{self.args.build}/tests/golden", "golden")
@@ -165,7 +177,7 @@ class Run:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build")
-    parser.add_argument("--suite", action="append", choices=[*DEFAULT, "cuda-golden"])
+    parser.add_argument("--suite", action="append", choices=[*DEFAULT, "cuda-golden", "ptxvm-newer"])
     parser.add_argument("--match", default="")
     parser.add_argument("--fast", action="store_true", help="stop the API tests at the first failure")
     parser.add_argument("--verbose", action="store_true")
