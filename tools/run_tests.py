@@ -11,6 +11,7 @@ A program that dies counts as one failure more.  Exit code 1 when anything faile
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
 """
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -83,11 +84,12 @@ class Run:
         subprocess.run(["make", "--no-print-directory", "-j2", *arguments], cwd=ROOT, check=True,
                        stdout=subprocess.DEVNULL)
 
-    def programs(self, folder, prefix, env=None):
-        for path in sorted(pathlib.Path(ROOT, folder).glob("test_*")):
-            if path.suffix or self.args.match not in path.name:
-                continue
-            self.program(f"{prefix}/{path.name.removeprefix('test_')}", [path], env)
+    def programs(self, folder, prefix, env=None, at_once=1):
+        paths = [path for path in sorted(pathlib.Path(ROOT, folder).glob("test_*"))
+                 if not path.suffix and self.args.match in path.name]
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(lambda path: self.program(
+                f"{prefix}/{path.name.removeprefix('test_')}", [path], env), paths))
 
     def lint(self):
         for script in ("tools/check_layers.py", "tools/check_complete.py"):
@@ -120,7 +122,8 @@ class Run:
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
 
     def cuda_golden(self):
-        self.programs(f"{self.args.build}/cuda-emu/tests/golden", "cuda-golden", {"BACKEND": "cuda:0"})
+        self.programs(f"{self.args.build}/cuda-emu/tests/golden", "cuda-golden",
+                      {"BACKEND": "cuda:0", "DUETTO_TEST_SHORT": "1"}, at_once=2)
 
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")

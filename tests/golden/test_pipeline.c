@@ -33,6 +33,7 @@ struct picture_case {
     char name[64];
     const uint8_t *expected; /* [n, height, width, 3] */
     struct job *job;
+    bool left_out;
     uint8_t *init, *mask;
     int width, height; /* of the answer */
     struct control_spec controls[JOB_CONTROLS_MAX];
@@ -301,6 +302,18 @@ static bool poll_case(struct picture_case *c)
     return ended;
 }
 
+/* In short: the first of each model and every sixth. What lies between differs by arithmetic that the host does
+ * on any device alike: schedulers, prompts, sizes. */
+static void leave_out(void)
+{
+    for (int i = 0; i < n_cases; i++) {
+        bool seen = false;
+        for (int k = 0; k < i; k++)
+            seen |= strcmp(cases[k].job->image.model, cases[i].job->image.model) == 0;
+        cases[i].left_out = golden_short() && seen && i % 6 != 0;
+    }
+}
+
 static void compare_with(const struct engine_model *models, int n_models, const char *json_path,
                          const char *bin_path)
 {
@@ -308,13 +321,16 @@ static void compare_with(const struct engine_model *models, int n_models, const 
     struct engine *g = open_engine(models, n_models);
     struct err e;
     int n_bad = 0;
+    leave_out();
     for (int i = 0; i < n_cases; i++) {
-        if (engine_submit(g, cases[i].job, &e) != 0)
+        if (!cases[i].left_out && engine_submit(g, cases[i].job, &e) != 0)
             fail_msg("%s: %s", cases[i].name, e.msg);
     }
     for (int i = 0; i < n_cases; i++) {
         struct picture_case *c = &cases[i];
         const struct timespec t = {.tv_nsec = 2000000};
+        if (c->left_out)
+            continue;
         while (!poll_case(c))
             nanosleep(&t, NULL);
         assert_int_equal(c->n_images, c->job->image.n);

@@ -127,10 +127,11 @@ static void upscaler_makes_the_pictures_of_torch(void **state)
 static void upscaler_gives_the_same_picture_in_tiles(void **state)
 {
     (void)state;
-    static const char *const names[] = {"second", "fold2", "compact"};
+    static const char *const names[] = {"fold2", "second", "compact"};
     enum { WIDE = 190, TALL = 150 };
+    const size_t n_names = golden_short() ? 1 : sizeof names / sizeof *names;
     uint8_t *rgb = picture(WIDE, TALL);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < n_names; i++) {
         struct err e;
         struct upscaler *whole = open_upscaler(names[i], (size_t)1 << 30);
         const size_t bytes = upscaler_pass_bytes(whole, WIDE, TALL, &e);
