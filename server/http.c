@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -362,6 +363,19 @@ static void request_route(struct conn *c, const struct guard_headers *g)
     }
 }
 
+/* The path of a target in absolute form, "http://host/path", which clients send to proxies and every server
+ * must take (RFC 9112, 3.2.2); of any other form as it is. */
+static const char *request_path(const char *url)
+{
+    const size_t scheme = strncasecmp(url, "http://", 7) == 0    ? 7
+                          : strncasecmp(url, "https://", 8) == 0 ? 8
+                                                                 : 0;
+    if (scheme == 0)
+        return url;
+    const char *path = strchr(url + scheme, '/');
+    return path ? path : "/";
+}
+
 /* Everything that can be known from the headers; what is wrong is answered after the body, so that the
  * connection can go on, unless the client waits for our word or announces far too much. */
 static void request_headers(struct conn *c, const char *url, const char *method)
@@ -373,7 +387,7 @@ static void request_headers(struct conn *c, const char *url, const char *method)
     guard_read(&g, c->mhd);
     guard_request_id(&g, c->request_id);
     c->begun = true;
-    c->path = url;
+    c->path = request_path(url);
     c->phase = PHASE_BODY;
     c->phase_us = clock_us();
     buf_init(&c->body, (size_t)config->max_body_kib * 1024);
@@ -400,7 +414,7 @@ static void request_headers(struct conn *c, const char *url, const char *method)
         refuse(c, target ? 414 : 431);
         return;
     }
-    c->route = api_route(strcmp(method, "HEAD") ? method : "GET", url, &c->allow, e);
+    c->route = api_route(strcmp(method, "HEAD") ? method : "GET", c->path, &c->allow, e);
     if (!c->route) {
         refuse(c, c->allow ? 405 : 404);
         return;

@@ -90,6 +90,13 @@ def test_paths_work_with_a_slash_and_without_v1(server):
     assert server.get("/v1/models/tiny/")[0] == 200
 
 
+def test_a_target_in_absolute_form_is_that_path(server):
+    for target, expected in (("http://any.example/health", 200), ("HTTP://any.example:80/health?x=1", 200),
+                             ("https://any.example/v1/models", 200), ("http://any.example", 404),
+                             ("http://any.example?x=1", 404), ("http:///nothing", 404)):
+        assert server.request("GET", target)[0] == expected, target
+
+
 def test_models_describe_themselves(server, client):
     model = client.models.list().data[0]
     assert (model.id, model.object, model.owned_by) == ("tiny", "model", "duetto")
