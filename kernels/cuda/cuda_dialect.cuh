@@ -65,9 +65,6 @@ static inline void cuda_launch(const char *name, void (*kernel)(P...), dim3 grid
     static_assert(sizeof...(P) == sizeof...(A), "number of arguments");
 #ifdef __CUDACC__
     (void)name;
-    if (shared_bytes > 48 * 1024)
-        cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 #else
     cuemu_know(name, kernel);
 #endif

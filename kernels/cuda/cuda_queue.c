@@ -209,11 +209,26 @@ void cuda_queue_clear(void *to, size_t bytes, cudaStream_t stream)
     c->n = bytes;
 }
 
+/* A kernel may have 48 KiB of shared memory, and more where that was said before the launch: here, and only ever more,
+ * since launches that wait in lists want different amounts. */
+static cudaError_t allow_shared(const void *function, size_t bytes)
+{
+    struct cudaFuncAttributes has;
+    if (bytes <= (size_t)48 * 1024)
+        return cudaSuccess;
+    cudaError_t rc = cudaFuncGetAttributes(&has, function);
+    if (rc == cudaSuccess && (size_t)has.maxDynamicSharedSizeBytes < bytes)
+        rc =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    return rc;
+}
+
 static cudaError_t launch(const void *function, const uint32_t grid[3], const uint32_t block[3],
                           void **args, size_t shared_bytes, cudaStream_t stream)
 {
     const struct dim3 g = {grid[0], grid[1], grid[2]}, b = {block[0], block[1], block[2]};
-    return cudaLaunchKernel(function, g, b, args, shared_bytes, stream);
+    const cudaError_t rc = allow_shared(function, shared_bytes);
+    return rc == cudaSuccess ? cudaLaunchKernel(function, g, b, args, shared_bytes, stream) : rc;
 }
 
 void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream)

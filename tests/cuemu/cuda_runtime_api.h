@@ -112,6 +112,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 
+struct cudaFuncAttributes {
+    int maxDynamicSharedSizeBytes;
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function);
+cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute what, int value);
 cudaError_t cudaLaunchKernel(const void *function, struct dim3 grid, struct dim3 block, void **args,
                              size_t shared_bytes, cudaStream_t stream);
 

@@ -381,6 +381,7 @@ namespace
 struct known_kernel {
     const char *name;
     cuemu_make_fn *make;
+    int shared_max = 48 * 1024; /* dynamic bytes that a launch may have, until told otherwise */
 };
 std::map<const void *, known_kernel> kernels;
 } // namespace
@@ -388,7 +389,8 @@ std::map<const void *, known_kernel> kernels;
 void cuemu_known(const char *name, const void *function, cuemu_make_fn *make)
 {
     guard g(cuemu_lock);
-    kernels[function] = {name, make};
+    kernels[function].name = name;
+    kernels[function].make = make;
 }
 
 char *cuemu_addresses(size_t bytes)
@@ -622,6 +624,26 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t str
     return enqueue(stream, std::move(w));
 }
 
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function)
+{
+    guard g(cuemu_lock);
+    auto known = kernels.find(function);
+    if (known == kernels.end())
+        return cuemu_failed(cudaErrorInvalidValue);
+    a->maxDynamicSharedSizeBytes = known->second.shared_max;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute, int value)
+{
+    guard g(cuemu_lock);
+    auto known = kernels.find(function);
+    if (known == kernels.end() || value < 0 || value > 227 * 1024)
+        return cuemu_failed(cudaErrorInvalidValue);
+    known->second.shared_max = value;
+    return cudaSuccess;
+}
+
 cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **args,
                              size_t shared_bytes, cudaStream_t stream)
 {
@@ -639,7 +661,7 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void *
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
     if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 ||
         grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 ||
-        shared_bytes > 227 * 1024) {
+        shared_bytes > (size_t)known->second.shared_max) {
         char text[200];
         snprintf(text, sizeof text,
                  "%s: a launch of (%u, %u, %u) blocks of %llu threads, %zu bytes", name, grid.x,
