@@ -18,6 +18,8 @@ enum {
     MAX_FAILURES = 4,    /* captures; then there are no graphs any more */
 };
 #define GRAPH_MAX_BYTES ((size_t)1 << 20)
+#define SHARED_UNASKED \
+    ((size_t)32 << 10) /* dynamic; static arrays take less than the other 16 KiB */
 
 enum kind { KERNEL, COPY, CLEAR };
 
@@ -209,12 +211,12 @@ void cuda_queue_clear(void *to, size_t bytes, cudaStream_t stream)
     c->n = bytes;
 }
 
-/* A kernel may have 48 KiB of shared memory, and more where that was said before the launch: here, and only ever more,
- * since launches that wait in lists want different amounts. */
+/* A kernel may have 48 KiB of shared memory, its static arrays among them, and more where that was said before the
+ * launch: here, and only ever more, since launches that wait in lists want different amounts. */
 static cudaError_t allow_shared(const void *function, size_t bytes)
 {
     struct cudaFuncAttributes has;
-    if (bytes <= (size_t)48 * 1024)
+    if (bytes <= SHARED_UNASKED)
         return cudaSuccess;
     cudaError_t rc = cudaFuncGetAttributes(&has, function);
     if (rc == cudaSuccess && (size_t)has.maxDynamicSharedSizeBytes < bytes)

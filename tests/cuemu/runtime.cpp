@@ -381,7 +381,9 @@ namespace
 struct known_kernel {
     const char *name;
     cuemu_make_fn *make;
-    int shared_max = 48 * 1024; /* dynamic bytes that a launch may have, until told otherwise */
+    /* Dynamic bytes that a launch may have, until told otherwise: 48 KiB less the static ones, which are not known
+     * here. */
+    int shared_max = 47 * 1024;
 };
 std::map<const void *, known_kernel> kernels;
 } // namespace
