@@ -160,19 +160,25 @@ bool emit_finish(struct seq *q, enum finish finish, const char *stop)
     return true;
 }
 
+static void emit_failure(struct job *j, const struct err *why)
+{
+    struct event *ev = job_event_new(EV_ERROR, 0, "", 0, NULL, 0);
+    ev->err = *why;
+    job_emit(j, ev);
+}
+
 void emit_error(struct task *t, const struct err *e)
 {
     if (t->dead)
         return;
     t->dead = true;
-    emit_end_of_job(t->job, e);
+    emit_failure(t->job, e);
 }
 
 void emit_end_of_job(struct job *j, const struct err *why)
 {
-    const bool failed = why && why->code;
-    struct event *ev = job_event_new(failed ? EV_ERROR : EV_DONE, 0, "", 0, NULL, 0);
-    if (failed)
-        ev->err = *why;
-    job_emit(j, ev);
+    if (why && why->code)
+        emit_failure(j, why);
+    else
+        job_emit(j, job_event_new(EV_DONE, 0, "", 0, NULL, 0));
 }

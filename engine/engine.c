@@ -346,8 +346,6 @@ static void serve(struct engine *g)
             failed = more < 0;
             idle = rc <= 0 && more <= 0;
             if (failed) {
-                if (e.code == 0)
-                    err_set(&e, ERR_DEVICE, "the device failed");
                 fail_engine(g, &e);
                 leave_device(g, &e);
             }
