@@ -98,14 +98,14 @@ static int response_format(struct form *f, const struct cJSON *v, struct err *e)
         const struct cJSON *schema = json_get(outer, "schema");
         schema = schema != NULL ? schema : own;
         if (json_type(schema) != JSON_OBJECT)
-            return bad("response_format", "response_format.json_schema must have a schema", e);
+            return bad(param, "response_format.json_schema must have a schema", e);
         return set_json(f, param, schema, e);
     }
     err_set(e, ERR_INVALID,
             "response_format.type must be text, json_object or json_schema, not "
             "%.40s",
             type);
-    return err_param(e, "response_format");
+    return err_param(e, "%s", param);
 }
 
 static int structured_outputs(struct form *f, const struct cJSON *v, struct err *e)

@@ -20,11 +20,6 @@ enum { MAX_DEPTH = 200, MAX_REFS = 1024, MAX_COUNT = 100000, MAX_INDENT = 32, MA
 
 /* ---- plain JSON ---- */
 
-static grammar_sym word(struct grammar *g, const char *s)
-{
-    return grammar_text(g, s, strlen(s));
-}
-
 static grammar_sym one_of(struct grammar *g, const char *bytes)
 {
     struct grammar_set set = {{0}};
@@ -39,9 +34,9 @@ static grammar_sym unicode_escape(struct grammar *g)
     grammar_sym hex = one_of(g, "0123456789abcdefABCDEF"), d = one_of(g, "dD");
     grammar_sym plain = SEQ(g, one_of(g, "0123456789abcefABCEF"), hex, hex, hex);
     grammar_sym below = SEQ(g, d, grammar_range(g, '0', '7'), hex, hex);
-    grammar_sym pair = SEQ(g, d, one_of(g, "89abAB"), hex, hex, word(g, "\\u"), d,
+    grammar_sym pair = SEQ(g, d, one_of(g, "89abAB"), hex, hex, grammar_str(g, "\\u"), d,
                            one_of(g, "cdefCDEF"), hex, hex);
-    return SEQ(g, word(g, "u"), ANY(g, plain, below, pair));
+    return SEQ(g, grammar_str(g, "u"), ANY(g, plain, below, pair));
 }
 
 static void define_strings(struct schema *s)
@@ -50,9 +45,11 @@ static void define_strings(struct schema *s)
     struct grammar_set plain = {{0, 0xffffffff, 0xffffffff, 0xffffffff}};
     plain.bits['"' / 32] &= ~(1U << '"' % 32);
     plain.bits['\\' / 32] &= ~(1U << '\\' % 32);
-    grammar_sym escape = SEQ(g, word(g, "\\"), ANY(g, one_of(g, "\"\\/bfnrt"), unicode_escape(g)));
+    grammar_sym escape =
+        SEQ(g, grammar_str(g, "\\"), ANY(g, one_of(g, "\"\\/bfnrt"), unicode_escape(g)));
     s->character = ANY(g, grammar_one_of(g, &plain), grammar_chars(g, 0x80, 0x10ffff), escape);
-    s->string = SEQ(g, word(g, "\""), grammar_repeat(g, s->character, 0, -1), word(g, "\""));
+    s->string =
+        SEQ(g, grammar_str(g, "\""), grammar_repeat(g, s->character, 0, -1), grammar_str(g, "\""));
 }
 
 static void define_numbers(struct schema *s)
@@ -60,11 +57,11 @@ static void define_numbers(struct schema *s)
     struct grammar *g = s->g;
     s->digit = grammar_range(g, '0', '9');
     s->digits = grammar_repeat(g, s->digit, 1, MAX_DIGITS);
-    grammar_sym minus = grammar_repeat(g, word(g, "-"), 0, 1);
+    grammar_sym minus = grammar_repeat(g, grammar_str(g, "-"), 0, 1);
     grammar_sym whole =
-        ANY(g, word(g, "0"),
+        ANY(g, grammar_str(g, "0"),
             SEQ(g, grammar_range(g, '1', '9'), grammar_repeat(g, s->digit, 0, MAX_DIGITS - 1)));
-    grammar_sym fraction = SEQ(g, word(g, "."), s->digits);
+    grammar_sym fraction = SEQ(g, grammar_str(g, "."), s->digits);
     grammar_sym exponent = SEQ(g, one_of(g, "eE"), grammar_repeat(g, one_of(g, "+-"), 0, 1),
                                grammar_repeat(g, s->digit, 1, 2));
     s->integer = SEQ(g, minus, whole);
@@ -76,9 +73,10 @@ static void define_numbers(struct schema *s)
 static grammar_sym list(struct schema *s, const char *open, grammar_sym item, const char *close)
 {
     struct grammar *g = s->g;
-    grammar_sym more = SEQ(g, word(g, ","), s->space, item, s->space);
+    grammar_sym more = SEQ(g, grammar_str(g, ","), s->space, item, s->space);
     grammar_sym items = SEQ(g, item, s->space, grammar_repeat(g, more, 0, -1));
-    return SEQ(g, word(g, open), s->space, grammar_repeat(g, items, 0, 1), word(g, close));
+    return SEQ(g, grammar_str(g, open), s->space, grammar_repeat(g, items, 0, 1),
+               grammar_str(g, close));
 }
 
 int schema_open(struct schema *s, struct arena *a, const char *param, struct err *e)
@@ -89,15 +87,21 @@ int schema_open(struct schema *s, struct arena *a, const char *param, struct err
     if (g == NULL || s->refs == NULL)
         return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
     grammar_sym indent = grammar_repeat(g, one_of(g, " \t"), 0, MAX_INDENT);
-    s->space = grammar_repeat(g, ANY(g, word(g, " "), SEQ(g, word(g, "\n"), indent)), 0, 1);
+    s->space =
+        grammar_repeat(g, ANY(g, grammar_str(g, " "), SEQ(g, grammar_str(g, "\n"), indent)), 0, 1);
     define_strings(s);
     define_numbers(s);
     s->value = grammar_rule(g);
-    grammar_sym member = SEQ(g, s->string, s->space, word(g, ":"), s->space, s->value);
+    grammar_sym member = SEQ(g, s->string, s->space, grammar_str(g, ":"), s->space, s->value);
     s->object = list(s, "{", member, "}");
     s->array = list(s, "[", s->value, "]");
-    const grammar_sym kinds[] = {s->string,       s->number,        s->object,      s->array,
-                                 word(g, "true"), word(g, "false"), word(g, "null")};
+    const grammar_sym kinds[] = {s->string,
+                                 s->number,
+                                 s->object,
+                                 s->array,
+                                 grammar_str(g, "true"),
+                                 grammar_str(g, "false"),
+                                 grammar_str(g, "null")};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         grammar_add(g, s->value, 1, &kinds[i]);
     return 0;
@@ -146,13 +150,18 @@ int schema_count(const struct schema *s, const struct cJSON *v, const char *key,
     return 0;
 }
 
+static void write_json(struct buf *text, const struct cJSON *v)
+{
+    struct json_writer w;
+    buf_init(text, 1 << 20);
+    json_begin(&w, text);
+    json_put_node(&w, NULL, v);
+}
+
 grammar_sym schema_literal(struct schema *s, const struct cJSON *v)
 {
     struct buf text;
-    struct json_writer w;
-    buf_init(&text, 1 << 20);
-    json_begin(&w, &text);
-    json_put_node(&w, NULL, v);
+    write_json(&text, v);
     grammar_sym out = grammar_text(s->g, buf_str(&text), text.len);
     buf_free(&text);
     return out;
@@ -170,10 +179,7 @@ static int compile_enum(struct schema *s, const struct cJSON *values, grammar_sy
     for (const struct cJSON *v = json_first(values); v != NULL && words != NULL;
          v = json_next(v), i++) {
         struct buf text;
-        struct json_writer w;
-        buf_init(&text, 1 << 20);
-        json_begin(&w, &text);
-        json_put_node(&w, NULL, v);
+        write_json(&text, v);
         words[i].s = arena_strndup(s->arena, buf_str(&text), text.len);
         words[i].len = text.len;
         buf_free(&text);
@@ -279,8 +285,8 @@ static int compile_string(struct schema *s, const struct cJSON *v, grammar_sym *
         return bad(s, e, "maxLength is less than", "minLength");
     *out = s->string;
     if (min > 0 || max >= 0)
-        *out = SEQ(s->g, word(s->g, "\""), grammar_repeat(s->g, s->character, min, max),
-                   word(s->g, "\""));
+        *out = SEQ(s->g, grammar_str(s->g, "\""), grammar_repeat(s->g, s->character, min, max),
+                   grammar_str(s->g, "\""));
     return 0;
 }
 
@@ -340,9 +346,9 @@ static int compile_type(struct schema *s, const struct cJSON *v, const char *typ
     if (strcmp(type, "integer") == 0 || strcmp(type, "number") == 0)
         return compile_number(s, v, type[0] == 'i', out, e);
     if (strcmp(type, "null") == 0)
-        *out = word(s->g, "null");
+        *out = grammar_str(s->g, "null");
     else if (strcmp(type, "boolean") == 0)
-        *out = ANY(s->g, word(s->g, "true"), word(s->g, "false"));
+        *out = ANY(s->g, grammar_str(s->g, "true"), grammar_str(s->g, "false"));
     else
         return bad(s, e, "there is no type", type);
     return 0;

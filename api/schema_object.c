@@ -22,11 +22,6 @@ struct members {
     int n_sources;
 };
 
-static grammar_sym text(struct schema *s, const char *t)
-{
-    return grammar_text(s->g, t, strlen(t));
-}
-
 static int bad(const struct schema *s, struct err *e, const char *what)
 {
     err_set(e, ERR_INVALID, "%s: %s", s->param, what);
@@ -127,7 +122,8 @@ static int collect(struct schema *s, struct members *m, const struct cJSON *v,
 /* name: value */
 static grammar_sym pair(struct schema *s, grammar_sym name, grammar_sym value)
 {
-    return grammar_seq(s->g, 5, (grammar_sym[]){name, s->space, text(s, ":"), s->space, value});
+    return grammar_seq(s->g, 5,
+                       (grammar_sym[]){name, s->space, grammar_str(s->g, ":"), s->space, value});
 }
 
 static grammar_sym quoted(struct schema *s, const char *name)
@@ -148,7 +144,8 @@ static grammar_sym link_pair(struct schema *s, grammar_sym pair, grammar_sym aft
 {
     grammar_sym rule = grammar_rule(s->g);
     if (comma)
-        grammar_add(s->g, rule, 5, (grammar_sym[]){text(s, ","), s->space, pair, s->space, after});
+        grammar_add(s->g, rule, 5,
+                    (grammar_sym[]){grammar_str(s->g, ","), s->space, pair, s->space, after});
     else
         grammar_add(s->g, rule, 3, (grammar_sym[]){pair, s->space, after});
     if (skipped != 0)
@@ -167,7 +164,8 @@ static int compile_members(struct schema *s, const struct members *m, grammar_sy
         grammar_sym any = pair(s, s->string, value);
         later = grammar_rule(s->g);
         grammar_add(s->g, later, 0, NULL);
-        grammar_add(s->g, later, 5, (grammar_sym[]){text(s, ","), s->space, any, s->space, later});
+        grammar_add(s->g, later, 5,
+                    (grammar_sym[]){grammar_str(s->g, ","), s->space, any, s->space, later});
         first = link_pair(s, any, later, none, false);
     }
     for (int i = m->n - 1; i >= 0; i--) {
@@ -180,7 +178,8 @@ static int compile_members(struct schema *s, const struct members *m, grammar_sy
         later = link_pair(s, p, after, optional ? after : 0, true);
         first = link_pair(s, p, after, optional ? first : 0, false);
     }
-    *out = grammar_seq(s->g, 4, (grammar_sym[]){text(s, "{"), s->space, first, text(s, "}")});
+    *out = grammar_seq(
+        s->g, 4, (grammar_sym[]){grammar_str(s->g, "{"), s->space, first, grammar_str(s->g, "}")});
     return 0;
 }
 
@@ -260,10 +259,11 @@ int schema_array(struct schema *s, const struct cJSON *v, grammar_sym *out, stru
         after = grammar_rule(s->g);
         grammar_add(s->g, after, 0, NULL);
         grammar_add(s->g, after, 5,
-                    (grammar_sym[]){text(s, ","), s->space, el.rest, s->space, after});
+                    (grammar_sym[]){grammar_str(s->g, ","), s->space, el.rest, s->space, after});
     }
     for (int i = n - 1; i >= 0; i--)
         after = link_pair(s, element(&el, i), after, i >= el.min ? none : 0, i > 0);
-    *out = grammar_seq(s->g, 4, (grammar_sym[]){text(s, "["), s->space, after, text(s, "]")});
+    *out = grammar_seq(
+        s->g, 4, (grammar_sym[]){grammar_str(s->g, "["), s->space, after, grammar_str(s->g, "]")});
     return 0;
 }

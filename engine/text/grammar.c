@@ -174,6 +174,11 @@ grammar_sym grammar_text(struct grammar *g, const char *s, size_t n)
     return grammar_seq(g, (int)n, seq);
 }
 
+grammar_sym grammar_str(struct grammar *g, const char *s)
+{
+    return grammar_text(g, s, strlen(s));
+}
+
 static int compare(const void *a, const void *b)
 {
     const struct grammar_word *x = a, *y = b;

@@ -35,6 +35,7 @@ void grammar_start(struct grammar *g, grammar_sym s);
 grammar_sym grammar_range(struct grammar *g, int lo, int hi); /* one byte of lo ... hi */
 grammar_sym grammar_one_of(struct grammar *g, const struct grammar_set *set);
 grammar_sym grammar_text(struct grammar *g, const char *s, size_t n); /* these bytes */
+grammar_sym grammar_str(struct grammar *g, const char *s);            /* and these, to the 0 */
 struct grammar_word {
     const char *s;
     size_t len;
