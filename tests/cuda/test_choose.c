@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -17,7 +16,9 @@
 #include "engine/engine.h"
 #include "engine/sample.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "tests/cuda/answer.h"
 #include "tests/cuemu/cuemu.h"
+#include "tests/pause.h"
 
 /* ---- against the CPU's sampler ---- */
 
@@ -152,19 +153,6 @@ static void no_finite_logits(void **state)
 
 enum { JOBS = 6, TOKENS = 24 };
 
-struct answer {
-    struct job *job;
-    char text[1024];
-    int error;
-    bool ended;
-};
-
-static void pause_ms(int ms)
-{
-    const struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
-}
-
 static struct engine *start(int max_sequences)
 {
     static const struct engine_model model = {.id = "tiny",
@@ -221,24 +209,11 @@ static struct job *job_of(int kind, int max_tokens)
     return j;
 }
 
-static void poll(struct answer *a)
-{
-    struct event *ev;
-    while ((ev = job_poll(a->job)) != NULL) {
-        if (ev->kind == EV_TEXT)
-            strncat(a->text, ev->text, sizeof a->text - strlen(a->text) - 1);
-        if (ev->kind == EV_ERROR)
-            a->error = ev->err.code;
-        a->ended = a->ended || ev->kind == EV_ERROR || ev->kind == EV_DONE;
-        job_event_free(ev);
-    }
-}
-
 static void finish(struct answer *a, int n)
 {
     for (int i = 0; i < n; i++) {
         for (; !a[i].ended; pause_ms(1))
-            poll(&a[i]);
+            answer_poll(&a[i]);
         job_unref(a[i].job);
     }
 }
@@ -268,7 +243,7 @@ static void alone_and_together(void **state)
         const int64_t before = stats_of(g).steps_ahead;
         ask(g, &alone[k], job_of(k, TOKENS));
         finish(&alone[k], 1);
-        assert_int_equal(alone[k].error, 0);
+        assert_int_equal(alone[k].err.code, 0);
         const int64_t ahead = stats_of(g).steps_ahead - before;
         if (k == 4)
             assert_int_equal(ahead, 0);

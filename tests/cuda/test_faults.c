@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -19,6 +18,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "tests/cuemu/cuemu.h"
+#include "tests/pause.h"
 #include <cuda_runtime_api.h>
 
 enum { SIDE = 16, TOKENS = 5, HANG_S = 120 };
@@ -33,12 +33,6 @@ static struct answer right_chat, right_picture;
 static struct {
     int tried, served, refused, dead_start, dead_later;
 } seen;
-
-static void pause_ms(int ms)
-{
-    const struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
-}
 
 static struct engine *start(void)
 {

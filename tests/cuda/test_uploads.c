@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -23,15 +22,11 @@
 #include "engine/loader.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/quant.h"
+#include "tests/cuda/answer.h"
 #include "tests/cuemu/cuemu.h"
+#include "tests/pause.h"
 
 enum { HANG_S = 60, CHAT_TOKENS = 24 };
-
-static void pause_ms(int ms)
-{
-    const struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
-}
 
 /* ---- weights and ops ---- */
 
@@ -168,13 +163,6 @@ static void the_owner_computes_while_a_weight_is_filled(void **state)
 
 /* ---- in the engine ---- */
 
-struct answer {
-    struct job *job;
-    char text[4096];
-    struct err err; /* code 0: none */
-    bool ended;
-};
-
 static struct answer right_chat, right_second;
 
 static struct engine *start(void)
@@ -218,23 +206,10 @@ static void ask(struct engine *g, struct answer *a, const char *model, int max_t
     a->ended = engine_submit(g, a->job, &a->err) != 0;
 }
 
-static void poll(struct answer *a)
-{
-    struct event *ev;
-    while ((ev = job_poll(a->job)) != NULL) {
-        if (ev->kind == EV_TEXT)
-            strncat(a->text, ev->text, sizeof a->text - strlen(a->text) - 1);
-        if (ev->kind == EV_ERROR)
-            a->err = ev->err;
-        a->ended = a->ended || ev->kind == EV_ERROR || ev->kind == EV_DONE;
-        job_event_free(ev);
-    }
-}
-
 static void finish(struct answer *a)
 {
     for (; !a->ended; pause_ms(1))
-        poll(a);
+        answer_poll(a);
     job_unref(a->job);
 }
 
@@ -252,7 +227,7 @@ static void both(struct engine *g, const char *what)
     static struct answer chat, second;
     ask(g, &chat, "tiny", CHAT_TOKENS);
     for (; !chat.ended && chat.text[0] == '\0'; pause_ms(1))
-        poll(&chat);
+        answer_poll(&chat);
     ask(g, &second, "second", 8);
     finish(&chat);
     finish(&second);

@@ -8,23 +8,17 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/buf.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "tests/pause.h"
 
 enum { W = 48, H = 32, BYTES = W * H * 3 };
 
 static const struct engine_model both[] = {{.id = "tiny", .path = "tests/fixtures/tiny-llama.gguf"},
                                            {.id = "sd15", .path = "tests/fixtures/sd_sd15"},
                                            {.id = "sdxl", .path = "tests/fixtures/sd_sdxl"}};
-
-static void pause_ms(int ms)
-{
-    const struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
-}
 
 static struct engine *open_engine(const char *preview, size_t cache_bytes)
 {

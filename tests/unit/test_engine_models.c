@@ -7,10 +7,10 @@
 
 #include <cmocka.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "engine/engine.h"
+#include "tests/pause.h"
 
 enum { N_MODELS = 4, ROUNDS = 6 };
 
@@ -20,12 +20,6 @@ static const struct engine_model models[N_MODELS] = {
     {.id = "sdxl", .path = "tests/fixtures/sd_sdxl"},
     {.id = "bert", .path = "tests/fixtures/bert_tiny"},
 };
-
-static void pause_ms(int ms)
-{
-    const struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
-}
 
 /* weight_bytes 0: all fit. */
 static struct engine *open_engine(enum engine_preload preload, size_t weight_bytes)
