@@ -94,14 +94,15 @@ def test_a_failing_device_fails_the_request_and_ends_the_process(emulated, fault
 
 @pytest.mark.parametrize("fault", ["launch:400", "sync:60", "copy:600"])
 def test_each_of_many_clients_hears_of_a_lost_device(emulated, fault):
-    """Chats, half of them streams, and pictures; what ran gets the error, what waited may be asked again."""
+    """Chats, half of them streams, and pictures, all longer than the device lives; what ran gets the error, what
+    waited may be asked again."""
     server = emulated("--max_sequences", 4, models={"tiny": harness.TINY, "painter": harness.PAINTER},
                       env={"CUEMU_FAIL": fault, "CUEMU_QUIET": "1"})
 
     def ask(i):
         if i % 4 == 0:
             return server.request("POST", "/v1/images/generations", {
-                "model": "painter", "prompt": "a fox", "size": "32x32", "steps": 4})
+                "model": "painter", "prompt": "a fox", "size": "32x32", "steps": 100})
         return server.request("POST", CHAT, {
             "model": "tiny", "messages": [{"role": "user", "content": f"Say {i}"}],
             "max_tokens": 100, "ignore_eos": True, "stream": i % 2 == 1})
