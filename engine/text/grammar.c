@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "engine/text/grammar_int.h"
 
 enum {
@@ -253,25 +254,12 @@ grammar_sym grammar_repeat(struct grammar *g, grammar_sym s, int min, int max)
 
 /* ---- UTF-8 ---- */
 
-static int utf8_bytes(uint32_t c, unsigned char out[4])
-{
-    if (c < 0x80) {
-        out[0] = (unsigned char)c;
-        return 1;
-    }
-    int n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (int i = n - 1; i > 0; i--, c >>= 6)
-        out[i] = (unsigned char)(0x80 | (c & 0x3f));
-    out[0] = (unsigned char)((0xf00 >> n & 0xff) | c);
-    return n;
-}
-
 /* Code points lo ... hi of n bytes whose first `same` bytes are equal, as alternatives of rule. */
 static void add_chars(struct grammar *g, grammar_sym rule, uint32_t lo, uint32_t hi)
 {
-    unsigned char a[4], b[4];
-    int n = utf8_bytes(lo, a);
-    utf8_bytes(hi, b);
+    char a[4], b[4];
+    int n = utf8_encode(a, lo);
+    utf8_encode(b, hi);
     for (int i = 0; i < n - 1; i++) {
         /* Where the bytes first differ, those behind must have their whole range on both sides. */
         uint32_t low = (1U << 6 * (n - 1 - i)) - 1;
@@ -290,7 +278,7 @@ static void add_chars(struct grammar *g, grammar_sym rule, uint32_t lo, uint32_t
     }
     grammar_sym seq[4];
     for (int i = 0; i < n; i++)
-        seq[i] = grammar_range(g, a[i], b[i]);
+        seq[i] = grammar_range(g, (unsigned char)a[i], (unsigned char)b[i]);
     grammar_add(g, rule, n, seq);
 }
 
