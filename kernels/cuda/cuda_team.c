@@ -154,7 +154,7 @@ static void wait_lane(struct backend_team *t, int lane)
 
 /* ---- in place of the first member's own ---- */
 
-/* Until nothing is queued any more, or a device has failed.  ready: of one member. */
+/* Of one member: cudaSuccess, or cudaErrorNotReady, or what failed. */
 typedef cudaError_t ready_fn(const struct cuda_backend *cb, int slot);
 
 static cudaError_t is_idle(const struct cuda_backend *cb, int slot)
@@ -168,6 +168,7 @@ static cudaError_t has_chosen(const struct cuda_backend *cb, int slot)
     return cudaEventQuery(cb->chosen[slot]);
 }
 
+/* Until all members are, or a device has failed. */
 static void wait_until(struct cuda_team *ct, ready_fn *ready, int slot)
 {
     for (int done = 0; done < ct->team.n && find_dead(ct) == ct->team.n;) {
@@ -184,6 +185,7 @@ static void wait_until(struct cuda_team *ct, ready_fn *ready, int slot)
     fail_all(ct); /* one that was dead before */
 }
 
+/* Until nothing is queued any more, or a device has failed. */
 static void wait_all(struct cuda_team *ct)
 {
     for (int m = 0; m < ct->team.n; m++)
