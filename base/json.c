@@ -36,7 +36,9 @@ struct scan {
     struct err *e;
     int depth, max_depth;
     int nodes, max_nodes;
-    uint32_t objects;         /* opened so far */
+    bool infinity;
+    char *plain;      /* NULL, or s again: infinities become numbers there that cJSON reads */
+    uint32_t objects; /* opened so far */
     uint32_t open[DEPTH_MAX]; /* the open containers: number of the object, 0 for an array */
     struct map keys;
     char *pool; /* where the table's keys are */
@@ -77,12 +79,31 @@ static bool skip_digits(struct scan *sc)
     return true;
 }
 
+static int scan_word(struct scan *sc, const char *word)
+{
+    size_t len = strlen(word);
+    if (sc->n - sc->i < len || memcmp(sc->s + sc->i, word, len) != 0)
+        return fail(sc, sc->i, "unexpected character");
+    sc->i += len;
+    return 0;
+}
+
+static int scan_infinity(struct scan *sc)
+{
+    int rc = scan_word(sc, "Infinity");
+    if (rc == 0 && sc->plain != NULL)
+        memcpy(sc->plain + sc->i - 8, "1e999   ", 8);
+    return rc;
+}
+
 static int scan_number(struct scan *sc)
 {
     size_t start = sc->i;
     bool ok = true, exponent = false;
     if (peek(sc) == '-')
         sc->i++;
+    if (sc->infinity && peek(sc) == 'I')
+        return scan_infinity(sc);
     if (peek(sc) == '0')
         sc->i++;
     else
@@ -215,15 +236,6 @@ static int scan_key(struct scan *sc)
     return 0;
 }
 
-static int scan_word(struct scan *sc, const char *word)
-{
-    size_t len = strlen(word);
-    if (sc->n - sc->i < len || memcmp(sc->s + sc->i, word, len) != 0)
-        return fail(sc, sc->i, "unexpected character");
-    sc->i += len;
-    return 0;
-}
-
 /* At '{' or '['.  *inside: a value is due inside it (it is not empty). */
 static int scan_open(struct scan *sc, bool *inside)
 {
@@ -265,7 +277,7 @@ static int scan_value(struct scan *sc, bool *inside)
     case 'n':
         return scan_word(sc, "null");
     default:
-        if (c != '-' && !is_digit(c))
+        if (c != '-' && !is_digit(c) && !(sc->infinity && c == 'I'))
             return fail(sc, sc->i, "unexpected character");
         return scan_number(sc);
     }
@@ -307,14 +319,18 @@ static int scan_document(struct scan *sc)
     return 0;
 }
 
-int json_scan(const char *text, size_t len, const struct json_limits *limits, struct err *e)
+static int scan_text(const char *text, size_t len, const struct json_limits *limits, char *plain,
+                     struct err *e)
 {
-    if (limits == NULL)
-        limits = &json_limits_default;
     if (len > limits->max_bytes)
         return err_set(e, ERR_TOOBIG, "JSON of %zu bytes is over the limit of %zu", len,
                        limits->max_bytes);
-    struct scan sc = {.s = text, .n = len, .e = e, .max_nodes = limits->max_nodes};
+    struct scan sc = {.s = text,
+                      .n = len,
+                      .e = e,
+                      .max_nodes = limits->max_nodes,
+                      .infinity = limits->infinity,
+                      .plain = plain};
     sc.max_depth = limits->max_depth < DEPTH_MAX ? limits->max_depth : DEPTH_MAX;
     /* A key of k bytes takes k + 4 in the pool and at least k + 4 in the text ("":0); only the last
      * one may lack what follows its quotes. */
@@ -329,18 +345,34 @@ int json_scan(const char *text, size_t len, const struct json_limits *limits, st
     return rc;
 }
 
+int json_scan(const char *text, size_t len, const struct json_limits *limits, struct err *e)
+{
+    return scan_text(text, len, limits != NULL ? limits : &json_limits_default, NULL, e);
+}
+
 /* ---- Reading ---- */
 
 int json_parse(struct cJSON **doc, const char *text, size_t len, const struct json_limits *limits,
                struct err *e)
 {
     *doc = NULL;
-    int rc = json_scan(text, len, limits, e);
-    if (rc != 0)
-        return rc;
+    if (limits == NULL)
+        limits = &json_limits_default;
+    char *plain = NULL;
+    if (limits->infinity && len <= limits->max_bytes) {
+        plain = malloc(len + 1);
+        if (plain == NULL)
+            return err_set(e, ERR_NOMEM, "out of memory");
+        memcpy(plain, text, len);
+    }
+    int rc = scan_text(text, len, limits, plain, e);
     const char *end = NULL;
     /* The scan has seen that nothing but space follows; text need not end in NUL. */
-    *doc = cJSON_ParseWithLengthOpts(text, len, &end, 0);
+    if (rc == 0)
+        *doc = cJSON_ParseWithLengthOpts(plain != NULL ? plain : text, len, &end, 0);
+    free(plain);
+    if (rc != 0)
+        return rc;
     return *doc != NULL ? 0 : err_set(e, ERR_NOMEM, "out of memory");
 }
 

@@ -17,12 +17,14 @@ struct json_limits {
     size_t max_bytes;
     int max_depth; /* nested arrays and objects */
     int max_nodes; /* values, keys not counted */
+    bool
+        infinity; /* takes Infinity and -Infinity, which Python writes into its files, as numbers */
 };
 extern const struct json_limits json_limits_default; /* 1 MiB, depth 64, 20000 nodes */
 
 enum json_type { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
 
-/* Refuses with ERR_INVALID (ERR_TOOBIG for max_bytes) whatever RFC 8259 does not allow, and also:
+/* Refuses with ERR_INVALID (ERR_TOOBIG for max_bytes) whatever RFC 8259 and limits do not allow, and also:
  * invalid UTF-8, lone surrogates, \u0000 in strings, duplicate keys of one object, numbers that
  * overflow a double or are longer than 63 characters, text after the value, and what exceeds the
  * limits.  The message gives the byte offset.  Free with json_free. */

@@ -179,7 +179,7 @@ static int read_numbers(struct noise_config *c, const struct cJSON *obj, struct 
     for (size_t i = 0; rc == 0 && i < sizeof ints / sizeof *ints; i++)
         rc = get_int(obj, ints[i].key, ints[i].out, e);
     c->has_steps_offset = json_type(json_get(obj, "steps_offset")) == JSON_NUMBER;
-    /* -inf is its default; it comes as a string or as a number that JSON has not. */
+    /* -inf is its default; it comes as a string or as -Infinity. */
     const struct cJSON *lambda = json_get(obj, "lambda_min_clipped");
     if (rc == 0 && json_type(lambda) == JSON_NUMBER && fabs(json_num(lambda)) < 1e3)
         c->lambda_min_clipped = json_num(lambda);

@@ -85,7 +85,7 @@ static int read_json(struct reader *r, const char *name, struct cJSON **doc)
     int rc = file_open(&f, path, r->e);
     if (rc != 0)
         return rc;
-    const struct json_limits limits = {FILE_MAX, 32, NODES_MAX};
+    const struct json_limits limits = {FILE_MAX, 32, NODES_MAX, false};
     rc = json_parse(doc, f.data != NULL ? f.data : "", f.size, &limits, r->e);
     file_close(&f);
     if (rc == 0 || rc == ERR_NOMEM)

@@ -80,7 +80,7 @@ static int read_json(struct reader *r, const char *name, struct cJSON **doc)
     int rc = open_file(r, name, &f);
     if (rc != 0)
         return rc;
-    const struct json_limits limits = {FILE_MAX, 32, TOKENS_MAX};
+    const struct json_limits limits = {FILE_MAX, 32, TOKENS_MAX, false};
     rc = json_parse(doc, f.data != NULL ? f.data : "", f.size, &limits, r->e);
     file_close(&f);
     if (rc == 0 || rc == ERR_NOMEM)

@@ -29,8 +29,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const char *text = (const char *)data;
     struct err e = {0};
     struct cJSON *doc;
+    struct json_limits python = json_limits_default;
+    python.infinity = true;
+    int lenient = json_scan(text, size, &python, &e);
+    check(lenient == json_parse(&doc, text, size, &python, &e));
+    json_free(doc);
     int scanned = json_scan(text, size, NULL, &e);
     int parsed = json_parse(&doc, text, size, NULL, &e);
+    check(lenient == 0 || scanned != 0);
     check(scanned == parsed && (parsed == 0) == (doc != NULL));
     if (parsed != 0) {
         check(e.code == parsed && e.msg[0] != '\0');

@@ -310,7 +310,7 @@ static void make_dir(void)
         finish(&m, name);
     }
     temp_dir_put_text("m/model_index.json", INDEX);
-    temp_dir_put_text("m/scheduler/scheduler_config.json", "{}");
+    temp_dir_put_text("m/scheduler/scheduler_config.json", "{\"lambda_min_clipped\": -Infinity}");
 }
 
 static void checkpoint_never_leaves_its_directory(void **state)

@@ -313,6 +313,28 @@ static void json_parse_gives_the_values(void **state)
     json_free(doc);
 }
 
+static void json_parse_takes_pythons_infinities_where_told(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"a\":-Infinity,\"b\":[Infinity,1],\"c\":\"-Infinity\"}";
+    struct json_limits limits = json_limits_default;
+    struct cJSON *doc;
+    refuses(text, sizeof text - 1, "malformed number at byte 5");
+    limits.infinity = true;
+    assert_int_equal(json_scan(text, sizeof text - 1, &limits, &e), 0);
+    assert_int_equal(json_parse(&doc, text, sizeof text - 1, &limits, &e), 0);
+    float out = 5;
+    assert_true(json_num(json_get(doc, "a")) == -INFINITY);
+    assert_int_equal(json_get_float(doc, "a", &out, -1e9, 1e9, &e), ERR_INVALID);
+    assert_true(json_num(json_first(json_get(doc, "b"))) == INFINITY);
+    assert_int_equal(json_size(json_get(doc, "b")), 2);
+    assert_string_equal(json_str(json_get(doc, "c")), "-Infinity");
+    json_free(doc);
+    static const char *const bad[] = {"Infinit", "--Infinity", "Infinity1", "NaN", "[-Inf]", "I"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(json_parse(&doc, bad[i], strlen(bad[i]), &limits, &e), ERR_INVALID);
+}
+
 static void json_getters_accept_null_and_other_types(void **state)
 {
     (void)state;
@@ -564,6 +586,7 @@ int main(void)
         cmocka_unit_test(json_scan_counts_values_and_bytes),
         cmocka_unit_test(json_scan_takes_linear_time_for_many_keys),
         cmocka_unit_test(json_parse_gives_the_values),
+        cmocka_unit_test(json_parse_takes_pythons_infinities_where_told),
         cmocka_unit_test(json_getters_accept_null_and_other_types),
         cmocka_unit_test(json_parse_needs_no_nul_after_the_text),
         cmocka_unit_test(json_is_int_ends_at_two_to_the_53),
