@@ -297,7 +297,7 @@ static void sample_moments(struct picture *p, const float *moments, float *laten
         for (size_t k = 0; k < c; k++) {
             float mean = moments[i * 2 * c + k], logvar = moments[i * 2 * c + c + k];
             float v = info->encoder_exact ? mean : mean + expf(0.5f * logvar) * noise[i * c + k];
-            latent[i * c + k] = (v - info->latent_shift) * info->latent_scale;
+            latent[i * c + k] = v * info->latent_scale;
         }
     }
 }

@@ -243,7 +243,6 @@ static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
     info->scale = v->scale;
     info->multiple = v->scale << (u->n_stages - 1);
     info->latent_scale = v->scaling;
-    info->latent_shift = v->shift;
     info->default_width = info->default_height = u->sample_size * v->scale;
     info->guidance_embedded = u->guidance_dim > 0;
     info->has_encoder = v->has_encoder;

@@ -27,10 +27,10 @@ struct image_info {
     bool enlarges; /* and a picture of the latent's size: its results are `scale` times as large */
     int max_level; /* of the noise that is added to that picture; noise_level is one of 0 ... this */
     int latent_channels;
-    int scale;                        /* pixels of a latent's side: 8; of an upscaler 4 */
-    int multiple;                     /* width and height must be multiples of it, in pixels */
-    float latent_scale, latent_shift; /* a latent of the UNet = (VAE's - shift) * scale */
-    const char *prediction;           /* "epsilon", "v_prediction" or "sample" */
+    int scale;              /* pixels of a latent's side: 8; of an upscaler 4 */
+    int multiple;           /* width and height must be multiples of it, in pixels */
+    float latent_scale;     /* a latent of the UNet = VAE's * scale */
+    const char *prediction; /* "epsilon", "v_prediction" or "sample" */
     int default_width, default_height;
     /* By the kind of the model, or "num_inference_steps" and "guidance_scale" of the directory's
      * generation_config.json. */

@@ -40,7 +40,7 @@ static float prepare(const struct vae_unit *u, float v)
     if (u->kind == IMAGE_ENCODE)
         return u->tiny != NULL ? (v + 1) / 2 : v;
     if (u->kind == IMAGE_DECODE)
-        v = v / info->latent_scale + info->latent_shift;
+        v = v / info->latent_scale;
     else
         v /= taesd_info(u->tiny)->scaling;
     return u->tiny != NULL ? tanhf(v / 3) * 3 : v;

@@ -79,8 +79,6 @@ static int read_config(struct taesd *m, const struct cJSON *config, struct err *
     if (rc == 0)
         rc = json_get_float(config, "scaling_factor", &m->info.scaling, 1e-6, 1e6, e);
     if (rc == 0)
-        rc = json_get_float(config, "shift_factor", &m->info.shift, -1e6, 1e6, e);
-    if (rc == 0)
         rc = json_get_str(config, "act_fn", &act, e);
     if (rc == 0)
         rc = json_get_str(config, "upsample_fn", &upsample, e);

@@ -97,8 +97,6 @@ static int read_config(struct vae *m, const struct cJSON *config, struct err *e)
     if (rc == 0)
         rc = json_get_float(config, "scaling_factor", &m->info.scaling, 1e-6, 1e6, e);
     if (rc == 0)
-        rc = json_get_float(config, "shift_factor", &m->info.shift, -1e6, 1e6, e);
-    if (rc == 0)
         rc = json_get_bool(config, "mid_block_add_attention", &m->attention, e);
     if (rc == 0)
         rc = json_get_bool(config, "use_quant_conv", &m->quant, e);

@@ -7,8 +7,8 @@
 struct vae;
 struct vae_info {
     int latent_channels;
-    int scale;            /* pixels of a latent's side */
-    float scaling, shift; /* a latent of the UNet = (this one's - shift) * scaling */
+    int scale;     /* pixels of a latent's side */
+    float scaling; /* a latent of the UNet = this one's * scaling */
     bool has_encoder;
 };
 
