@@ -13,7 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SLOTS = 1024, NO_SLOT = -1 };
+enum {
+    SLOTS = 1024,
+    NO_SLOT = -1,
+    TAIL_MAX = 120, /* an error has 255 bytes */
+};
 
 struct range {
     atomic_bool taken, damaged;
@@ -150,6 +154,12 @@ void file_forget(struct file *f, size_t offset, size_t len)
         to &= ~(page - 1);
     if (from < to)
         madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+const char *file_tail(const char *path)
+{
+    const size_t n = strlen(path);
+    return n > TAIL_MAX ? path + n - TAIL_MAX : path;
 }
 
 int file_read(struct buf *b, const char *path, struct err *e)

@@ -18,6 +18,8 @@ void file_close(struct file *f);
 bool file_damaged(const struct file *f);
 /* Gives the memory of a byte range back to the page cache (after repacking it). */
 void file_forget(struct file *f, size_t offset, size_t len);
+/* The end of a path, short enough to leave room in an error for what is wrong. */
+const char *file_tail(const char *path);
 /* The whole file into b (b->max bounds it: ERR_TOOBIG). */
 int file_read(struct buf *b, const char *path, struct err *e);
 #endif

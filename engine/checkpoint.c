@@ -154,7 +154,7 @@ int checkpoint_json(struct cJSON **doc, const char *path, struct err *e)
     file_close(&f);
     if (rc == 0)
         return 0;
-    err_wrap(e, "%s", path);
+    err_wrap(e, "%s", file_tail(path));
     if (rc == ERR_NOMEM)
         return rc;
     if (e != NULL)

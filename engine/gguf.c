@@ -449,6 +449,7 @@ int gguf_open(struct gguf **out, const char *path, struct err *e)
     arena_init(&g->arena, g->file.size < SIZE_MAX / 16 ? g->file.size * 8 + 65536 : SIZE_MAX / 2);
     rc = read_header(g, e);
     if (rc != 0) {
+        err_wrap(e, "%s", file_tail(path));
         gguf_close(g);
         return rc;
     }

@@ -302,6 +302,7 @@ int safetensors_open(struct safetensors **out, const char *path, struct err *e)
     }
     rc = read_file(s, e);
     if (rc != 0) {
+        err_wrap(e, "%s", file_tail(path));
         safetensors_close(s);
         return rc;
     }

@@ -122,7 +122,7 @@ static void checkpoint_refuses_pickles(void **state)
     refused("model.pt", ERR_UNSUPPORTED, "pickle");
     assert_false(checkpoint_is_image(temp_dir_path("model.pt")));
     temp_dir_put_text("model.txt", "hello, this is no model");
-    refused("model.txt", ERR_CORRUPT, "not a safetensors file");
+    refused("model.txt", ERR_CORRUPT, "model.txt: not a safetensors file");
     assert_false(checkpoint_is_image(temp_dir_path("model.txt")));
     temp_dir_put("empty", "", 0);
     refused("empty", ERR_CORRUPT, "not a safetensors file");
