@@ -173,7 +173,8 @@ static int read_merges_txt(struct reader *r)
             rc = put_line(r, s, len);
     }
     file_close(&f);
-    return rc;
+    return rc != 0 || r->rank > 0 ? rc
+                                  : err_set(r->e, ERR_CORRUPT, "%s has no merges", file_tail(path));
 }
 
 /* ["a", "b"], or "a b" in files before 2024. */

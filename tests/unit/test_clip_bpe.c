@@ -184,7 +184,9 @@ static void clip_bpe_refuses_files_that_are_wrong(void **state)
     refused(ERR_CORRUPT, "id is not a number");
     make("{\"a\":0,\"b\":1e9}", MERGES);
     refused(ERR_CORRUPT, "id is not a number");
-    make("{\"a\":0,\"b\":1}", "");
+    make(VOCAB, "#version: 0.2\n");
+    refused(ERR_CORRUPT, "merges.txt has no merges");
+    make("{\"a\":0,\"b\":1}", MERGES);
     refused(ERR_CORRUPT, "\"<|startoftext|>\" is not in the vocabulary");
     make(VOCAB, "a\n");
     refused(ERR_CORRUPT, "merge 0 is not two tokens");
