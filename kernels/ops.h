@@ -2,7 +2,9 @@
  * To add an op: a struct here with its shapes, a line in BACKEND_OPS, then follow the compiler
  * (docs/KERNELS.md has the steps).
  *
- * Activations are f32.  Shapes were checked when the model was opened; inside an op assert states
+ * Activations are f32.  On a CUDA device tensors may also be f16 or bf16, each of an op for itself, in layernorm,
+ * groupnorm, add, act, glu and concat; norms' w, biases and slopes stay f32.  Sums are f32, and a result is
+ * rounded once, where it is written.  Shapes were checked when the model was opened; inside an op assert states
  * them.  A row of the result depends only on its own inputs and, bit for bit, never on how many
  * rows came together or on the number of threads. */
 #ifndef KERNELS_OPS_H

@@ -111,6 +111,10 @@ class Run:
         self.programs(f"{emulated}/tests/cuda", "cuda")
         self.program("cuda/kcheck", [f"{emulated}/kcheck", "--device", "cuda:0"] +
                      ([self.args.match] if self.args.match else []))
+        for halves in ("f16", "bf16"):
+            self.program(f"cuda/kcheck of {halves}",
+                         [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", halves] +
+                         ([self.args.match] if self.args.match else []))
         for name in ("bert", "blip", "safety"):
             if self.args.match in f"test_{name}":
                 self.program(f"cuda/golden {name}", [f"{emulated}/tests/golden/test_{name}"],

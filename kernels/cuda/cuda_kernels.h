@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/cuda_array.h"
 #include "kernels/cuda/cuda_layout.h"
 #include "kernels/ops.h"
 
@@ -19,7 +20,8 @@ extern "C" {
 
 /* struct linear_pre for the device; no padding, since arguments are compared by their bytes. */
 struct cuda_pre {
-    const float *w, *bias, *up;
+    const float *w, *bias;
+    struct cuda_array up;
     float eps;
     enum act act;
 };
@@ -27,7 +29,7 @@ struct cuda_pre {
 /* ---- cuda_norm.cu ---- */
 
 /* kind: RMSNORM or LAYERNORM   out, x [rows, dim], out may be x */
-void cuda_norm_launch(float *out, const float *x, enum linear_pre_kind kind,
+void cuda_norm_launch(struct cuda_array out, struct cuda_array x, enum linear_pre_kind kind,
                       const struct cuda_pre *p, int rows, int dim, cudaStream_t stream);
 
 struct cuda_groups {
@@ -38,24 +40,24 @@ struct cuda_groups {
 };
 size_t cuda_groupnorm_work_bytes(int n, int64_t pixels, int c);
 /* out, x [n, pixels, c]   w, bias [c] */
-void cuda_groupnorm_launch(float *out, const float *x, const float *w, const float *bias,
-                           const struct cuda_groups *g, void *work, cudaStream_t stream);
+void cuda_groupnorm_launch(struct cuda_array out, struct cuda_array x, const float *w,
+                           const float *bias, const struct cuda_groups *g, void *work,
+                           cudaStream_t stream);
 
 /* ---- cuda_elem.cu: n elements; out may be a ---- */
 
-void cuda_add_launch(float *out, const float *a, const float *b, int64_t n, cudaStream_t stream);
-/* out = ca a + cb b: classifier-free guidance (b + g (a - b) is g a + (1 - g) b), scheduler steps. */
-void cuda_mix_launch(float *out, const float *a, float ca, const float *b, float cb, int64_t n,
+void cuda_add_launch(struct cuda_array out, struct cuda_array a, struct cuda_array b, int64_t n,
                      cudaStream_t stream);
-void cuda_glu_launch(float *out, const float *gate, const float *up, int64_t n, enum act act,
+void cuda_glu_launch(struct cuda_array out, struct cuda_array gate, struct cuda_array up, int64_t n,
+                     enum act act, cudaStream_t stream);
+void cuda_act_launch(struct cuda_array out, struct cuda_array x, int64_t n, enum act act,
                      cudaStream_t stream);
-void cuda_act_launch(float *out, const float *x, int64_t n, enum act act, cudaStream_t stream);
 /* out, x [rows, c]   slope [c] */
-void cuda_prelu_launch(float *out, const float *x, const float *slope, int64_t rows, int c,
-                       cudaStream_t stream);
+void cuda_prelu_launch(struct cuda_array out, struct cuda_array x, const float *slope, int64_t rows,
+                       int c, cudaStream_t stream);
 /* out [rows, ca + cb]   a [rows, ca]   b [rows, cb] */
-void cuda_concat_launch(float *out, const float *a, const float *b, int64_t rows, int ca, int cb,
-                        cudaStream_t stream);
+void cuda_concat_launch(struct cuda_array out, struct cuda_array a, struct cuda_array b,
+                        int64_t rows, int ca, int cb, cudaStream_t stream);
 
 /* ---- cuda_cosine.cu ---- */
 

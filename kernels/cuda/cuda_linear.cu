@@ -40,7 +40,7 @@ size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
 /* The same call over what pre makes of x. */
 static void make_apart(struct cuda_linear_call *l, size_t bytes, cudaStream_t stream)
 {
-    float *to = static_cast<float *>(l->work);
+    const struct cuda_array to = {l->work, DTYPE_F32};
     if (l->kind == LINEAR_GLU)
         cuda_glu_launch(to, l->x, l->pre.up, (int64_t)l->rows * l->n_in, l->pre.act, stream);
     else

@@ -29,7 +29,8 @@ struct cuda_linear_matrix {
 struct cuda_linear_call {
     struct cuda_linear_matrix m[LINEAR_MAX];
     int n_matrices, rows, n_in;
-    const float *x, *add; /* add: like m[0].out, may be it, or NULL */
+    struct cuda_array x;
+    const float *add; /* like m[0].out, may be it, or NULL */
     enum linear_pre_kind kind;
     struct cuda_pre pre;
     int parts;  /* of x, for block weights: 1 or 2 */

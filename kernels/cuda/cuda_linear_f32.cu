@@ -51,6 +51,7 @@ void cuda_linear_f32_launch(const struct cuda_linear_call *l, int matrix, cudaSt
     const struct cuda_linear_matrix *m = &l->m[matrix];
     LAUNCH(linear_f32_kernel,
            dim3((m->n_out + F32_TILE - 1) / F32_TILE, (l->rows + F32_TILE - 1) / F32_TILE),
-           F32_THREADS, 0, stream, m->out, static_cast<const float *>(m->w), l->x, m->bias,
-           matrix == 0 ? l->add : nullptr, l->rows, l->n_in, m->n_out);
+           F32_THREADS, 0, stream, m->out, static_cast<const float *>(m->w),
+           static_cast<const float *>(l->x.data), m->bias, matrix == 0 ? l->add : nullptr, l->rows,
+           l->n_in, m->n_out);
 }

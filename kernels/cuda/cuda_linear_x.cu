@@ -32,12 +32,11 @@ __device__ static inline void x_store(uint8_t *record, int at, float v[4], float
 /* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
 template <int parts, bool bf16, int pre>
 __global__ void __launch_bounds__(ROW_THREADS)
-    linear_x_kernel(uint8_t *records, float *up, const float *x, const struct cuda_pre p, int n_in,
-                    int n_records)
+    linear_x_kernel(uint8_t *records, float *up, const struct cuda_array x, const struct cuda_pre p,
+                    int n_in, int n_records)
 {
     SHARED(float, partial, [CUDA_WARP]);
     SHARED_DYN(float4, kept); /* [n_in / 4], not with LINEAR_AS_IS */
-    const float *row = x + (size_t)blockIdx.x * n_in;
     uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
     const bool wide = row_wide(x, n_in);
     float down = 1.0f, scale = 1.0f, top = 0.0f;
@@ -51,7 +50,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
         });
     else if (!bf16)
         for (int i = threadIdx.x; 4 * i < n_in; i += ROW_THREADS)
-            largest(row_quad(row, i, n_in, wide, 0.0f));
+            largest(row_quad(x, blockIdx.x, i, n_in, wide, 0.0f));
     if (!bf16) {
         top = cuda_warp_max(top);
         __syncthreads(); /* row_make's partial */
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     for (int i = threadIdx.x; i < even; i += ROW_THREADS) {
         float4 four = make_float4(0, 0, 0, 0);
         if (pre == LINEAR_AS_IS)
-            four = row_quad(row, i, n_in, wide, 0.0f);
+            four = row_quad(x, blockIdx.x, i, n_in, wide, 0.0f);
         else if (4 * i < n_in)
             four = kept[i];
         float v[4] = {four.x * down, four.y * down, four.z * down, four.w * down};

@@ -8,16 +8,16 @@
 /* out, x [rows, dim], out may be x */
 template <int pre>
 __global__ void __launch_bounds__(ROW_THREADS)
-    norm_kernel(float *out, const float *x, const struct cuda_pre p, int dim)
+    norm_kernel(const struct cuda_array out, const struct cuda_array x, const struct cuda_pre p,
+                int dim)
 {
     SHARED(float, partial, [CUDA_WARP]);
     const bool wide = row_wide(out, dim);
-    float *to = out + (size_t)blockIdx.x * dim;
     row_make<pre>(x, blockIdx.x, dim, p, partial,
-                  [&](int i, float4 v) { row_put(to, i, dim, wide, v); });
+                  [&](int i, float4 v) { row_put(out, blockIdx.x, i, dim, wide, v); });
 }
 
-void cuda_norm_launch(float *out, const float *x, enum linear_pre_kind kind,
+void cuda_norm_launch(struct cuda_array out, struct cuda_array x, enum linear_pre_kind kind,
                       const struct cuda_pre *p, int rows, int dim, cudaStream_t stream)
 {
     if (rows > 0 && kind == LINEAR_RMSNORM)
@@ -52,18 +52,18 @@ size_t cuda_groupnorm_work_bytes(int n, int64_t pixels, int c)
 /* sums [n, n_chunks, 2, c]: of x - shift and of its square, shift = the image's first pixel.
  * A thread a channel, in the order of the pixels. */
 __global__ void __launch_bounds__(GROUP_WIDE)
-    group_sums_kernel(float *sums, const float *x, int64_t pixels, int c, int chunk)
+    group_sums_kernel(float *sums, struct cuda_array x, int64_t pixels, int c, int chunk)
 {
     const int i = blockIdx.x * GROUP_WIDE + threadIdx.x, image = blockIdx.z;
     if (i >= c)
         return;
-    const float *at = x + (size_t)image * pixels * c + i;
-    const float shift = at[0];
+    const int64_t at = image * pixels * c + i;
+    const float shift = cuda_get(x, at);
     const int64_t begin = (int64_t)blockIdx.y * chunk;
     const int64_t end = begin + chunk < pixels ? begin + chunk : pixels;
     float s = 0, q = 0;
     for (int64_t p = begin; p < end; p++) {
-        const float a = at[p * c] - shift;
+        const float a = cuda_get(x, at + p * c) - shift;
         s += a;
         q = fmaf(a, a, q);
     }
@@ -74,12 +74,12 @@ __global__ void __launch_bounds__(GROUP_WIDE)
 
 /* A warp a group of an image: scales [n, 2, c], scale and offset of each channel. */
 __global__ void __launch_bounds__(CUDA_WARP)
-    group_join_kernel(float *scales, const float *sums, const float *x, const float *w,
+    group_join_kernel(float *scales, const float *sums, struct cuda_array x, const float *w,
                       const float *bias, int64_t pixels, int c, int n_chunks, float eps)
 {
     const int width = c / gridDim.x, first = blockIdx.x * width, image = blockIdx.y;
     const int lane = threadIdx.x;
-    const float *shift = x + (size_t)image * pixels * c;
+    const int64_t shifts = image * pixels * c; /* the image's first pixel */
     const double count = (double)pixels * width;
     double mean = 0, var = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(CUDA_WARP)
                 s += (double)at[0];
                 q += (double)at[c];
             }
-            const double far = (double)shift[i] - mean;
-            total += pass == 0 ? (double)shift[i] * (double)pixels + s
+            const double shift = (double)cuda_get(x, shifts + i), far = shift - mean;
+            total += pass == 0 ? shift * (double)pixels + s
                                : q + 2 * far * s + far * far * (double)pixels;
         }
         for (int o = CUDA_WARP / 2; o > 0; o /= 2)
@@ -112,33 +112,51 @@ __global__ void __launch_bounds__(CUDA_WARP)
     }
 }
 
-/* out = act(x * scale + offset) */
+/* out = act(x * scale + offset); wide: four channels a thread, of c / 4 */
+template <bool wide>
 __global__ void __launch_bounds__(NORM_THREADS)
-    group_scale_kernel(float *out, const float *x, const float *scales, int64_t pixels, int c,
-                       enum act act)
+    group_scale_kernel(struct cuda_array out, struct cuda_array x, const float *scales,
+                       int64_t pixels, int c, enum act act)
 {
-    const int64_t n = pixels * c, first = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x;
-    const float *scale = scales + (size_t)blockIdx.y * 2 * c;
-    x += blockIdx.y * n;
-    out += blockIdx.y * n;
-    for (int64_t i = first; i < n; i += (int64_t)gridDim.x * NORM_THREADS) {
+    const int64_t n = pixels * c, image = blockIdx.y * n;
+    const float *scale = scales + (size_t)blockIdx.y * 2 * c * (wide ? 4 : 1);
+    for (int64_t i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * NORM_THREADS) {
         const int channel = (int)(i % c);
-        out[i] = cuda_act(act, fmaf(x[i], scale[channel], scale[c + channel]));
+        if (wide) {
+            float4 v = cuda_get4(x, image + i);
+            const float4 m = reinterpret_cast<const float4 *>(scale)[channel];
+            const float4 a = reinterpret_cast<const float4 *>(scale)[c + channel];
+            v.x = cuda_act(act, fmaf(v.x, m.x, a.x));
+            v.y = cuda_act(act, fmaf(v.y, m.y, a.y));
+            v.z = cuda_act(act, fmaf(v.z, m.z, a.z));
+            v.w = cuda_act(act, fmaf(v.w, m.w, a.w));
+            cuda_set4(out, image + i, v);
+        } else {
+            const float v = cuda_get(x, image + i);
+            cuda_set(out, image + i, cuda_act(act, fmaf(v, scale[channel], scale[c + channel])));
+        }
     }
 }
 
-void cuda_groupnorm_launch(float *out, const float *x, const float *w, const float *bias,
-                           const struct cuda_groups *g, void *work, cudaStream_t stream)
+void cuda_groupnorm_launch(struct cuda_array out, struct cuda_array x, const float *w,
+                           const float *bias, const struct cuda_groups *g, void *work,
+                           cudaStream_t stream)
 {
     if (g->n <= 0 || g->pixels <= 0)
         return;
     const int chunk = group_chunk(g->pixels), n_chunks = group_chunks(g->pixels);
     float *scales = static_cast<float *>(work), *sums = scales + (size_t)g->n * 2 * g->c;
     const int64_t blocks = (g->pixels * g->c + NORM_THREADS * 4 - 1) / (NORM_THREADS * 4);
+    const dim3 over((unsigned)(blocks < 65535 ? blocks : 65535), g->n);
     LAUNCH(group_sums_kernel, dim3((g->c + GROUP_WIDE - 1) / GROUP_WIDE, n_chunks, g->n),
            GROUP_WIDE, 0, stream, sums, x, g->pixels, g->c, chunk);
     LAUNCH(group_join_kernel, dim3(g->n_groups, g->n), CUDA_WARP, 0, stream, scales, sums, x, w,
            bias, g->pixels, g->c, n_chunks, g->eps);
-    LAUNCH(group_scale_kernel, dim3((unsigned)(blocks < 65535 ? blocks : 65535), g->n),
-           NORM_THREADS, 0, stream, out, x, scales, g->pixels, g->c, g->act);
+    if (g->c % 4 == 0 && cuda_array_wide(out) && cuda_array_wide(x))
+        LAUNCH(group_scale_kernel<true>, over, NORM_THREADS, 0, stream, out, x, scales, g->pixels,
+               g->c / 4, g->act);
+    else
+        LAUNCH(group_scale_kernel<false>, over, NORM_THREADS, 0, stream, out, x, scales, g->pixels,
+               g->c, g->act);
 }

@@ -23,6 +23,11 @@ int64_t cuda_op_count(const struct tensor *t)
     return (int64_t)cuda_op_rows(t) * cuda_op_cols(t);
 }
 
+struct cuda_array cuda_op_array(const struct tensor *t)
+{
+    return t ? (struct cuda_array){t->data, t->type} : (struct cuda_array){0};
+}
+
 const float *cuda_op_data(const struct tensor *t)
 {
     return t ? t->data : NULL;
@@ -34,8 +39,8 @@ void cuda_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
     const struct cuda_pre pre = {.w = p->w->data, .eps = p->eps};
     assert(p->w->dims[0] == cuda_op_cols(p->x));
     if (!cb->dead)
-        cuda_norm_launch(p->out->data, p->x->data, LINEAR_RMSNORM, &pre, cuda_op_rows(p->x),
-                         cuda_op_cols(p->x), cuda_stream(cb));
+        cuda_norm_launch(cuda_op_array(p->out), cuda_op_array(p->x), LINEAR_RMSNORM, &pre,
+                         cuda_op_rows(p->x), cuda_op_cols(p->x), cuda_stream(cb));
 }
 
 void cuda_layernorm(struct backend *be, const struct op_layernorm *p)
@@ -44,8 +49,8 @@ void cuda_layernorm(struct backend *be, const struct op_layernorm *p)
     const struct cuda_pre pre = {.w = p->w->data, .bias = cuda_op_data(p->bias), .eps = p->eps};
     assert(p->w->dims[0] == cuda_op_cols(p->x));
     if (!cb->dead)
-        cuda_norm_launch(p->out->data, p->x->data, LINEAR_LAYERNORM, &pre, cuda_op_rows(p->x),
-                         cuda_op_cols(p->x), cuda_stream(cb));
+        cuda_norm_launch(cuda_op_array(p->out), cuda_op_array(p->x), LINEAR_LAYERNORM, &pre,
+                         cuda_op_rows(p->x), cuda_op_cols(p->x), cuda_stream(cb));
 }
 
 void cuda_groupnorm(struct backend *be, const struct op_groupnorm *p)
@@ -60,42 +65,44 @@ void cuda_groupnorm(struct backend *be, const struct op_groupnorm *p)
                                   .act = p->act};
     void *work = cuda_scratch(cb, cuda_groupnorm_work_bytes(n, g.pixels, c));
     if (!cb->dead)
-        cuda_groupnorm_launch(p->out->data, p->x->data, p->w->data, p->bias->data, &g, work,
-                              cuda_stream(cb));
+        cuda_groupnorm_launch(cuda_op_array(p->out), cuda_op_array(p->x), p->w->data, p->bias->data,
+                              &g, work, cuda_stream(cb));
 }
 
 void cuda_add(struct backend *be, const struct op_add *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     if (!cb->dead)
-        cuda_add_launch(p->out->data, p->a->data, p->b->data, cuda_op_count(p->out),
-                        cuda_stream(cb));
+        cuda_add_launch(cuda_op_array(p->out), cuda_op_array(p->a), cuda_op_array(p->b),
+                        cuda_op_count(p->out), cuda_stream(cb));
 }
 
 void cuda_glu(struct backend *be, const struct op_glu *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     if (!cb->dead)
-        cuda_glu_launch(p->out->data, p->gate->data, p->up->data, cuda_op_count(p->out), p->act,
-                        cuda_stream(cb));
+        cuda_glu_launch(cuda_op_array(p->out), cuda_op_array(p->gate), cuda_op_array(p->up),
+                        cuda_op_count(p->out), p->act, cuda_stream(cb));
 }
 
 void cuda_act(struct backend *be, const struct op_act *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     if (p->slope && !cb->dead)
-        cuda_prelu_launch(p->out->data, p->x->data, p->slope->data, cuda_op_rows(p->x),
-                          cuda_op_cols(p->x), cuda_stream(cb));
+        cuda_prelu_launch(cuda_op_array(p->out), cuda_op_array(p->x), p->slope->data,
+                          cuda_op_rows(p->x), cuda_op_cols(p->x), cuda_stream(cb));
     else if (!cb->dead)
-        cuda_act_launch(p->out->data, p->x->data, cuda_op_count(p->out), p->act, cuda_stream(cb));
+        cuda_act_launch(cuda_op_array(p->out), cuda_op_array(p->x), cuda_op_count(p->out), p->act,
+                        cuda_stream(cb));
 }
 
 void cuda_concat(struct backend *be, const struct op_concat *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     if (!cb->dead)
-        cuda_concat_launch(p->out->data, p->a->data, p->b->data, cuda_op_rows(p->out),
-                           cuda_op_cols(p->a), cuda_op_cols(p->b), cuda_stream(cb));
+        cuda_concat_launch(cuda_op_array(p->out), cuda_op_array(p->a), cuda_op_array(p->b),
+                           cuda_op_rows(p->out), cuda_op_cols(p->a), cuda_op_cols(p->b),
+                           cuda_stream(cb));
 }
 
 void cuda_cosine(struct backend *be, const struct op_cosine *p)

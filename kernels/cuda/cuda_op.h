@@ -2,6 +2,7 @@
  * Thread: the backend's. */
 #ifndef KERNELS_CUDA_CUDA_OP_H
 #define KERNELS_CUDA_CUDA_OP_H
+#include "kernels/cuda/cuda_array.h"
 #include "kernels/cuda/cuda_backend.h"
 
 /* A matrix in the device's layout. */
@@ -15,10 +16,11 @@ static inline const struct cuda_matrix *cuda_matrix(const struct weight *w)
     return (const struct cuda_matrix *)w;
 }
 
-/* A tensor as a matrix; its numbers; its data, NULL for NULL. */
+/* A tensor as a matrix; its numbers; its data as an array, of f32; NULL for NULL. */
 int cuda_op_rows(const struct tensor *t);
 int cuda_op_cols(const struct tensor *t);
 int64_t cuda_op_count(const struct tensor *t);
+struct cuda_array cuda_op_array(const struct tensor *t);
 const float *cuda_op_data(const struct tensor *t);
 
 size_t cuda_op_kv_bytes(enum dtype type, int n_kv_heads, int head_dim);

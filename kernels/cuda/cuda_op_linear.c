@@ -182,12 +182,12 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
     struct cuda_backend *cb = cuda_of(be);
     struct cuda_linear_call call = {.rows = cuda_op_rows(p->x),
                                     .n_in = cuda_op_cols(p->x),
-                                    .x = p->x->data,
+                                    .x = cuda_op_array(p->x),
                                     .add = cuda_op_data(p->add),
                                     .kind = p->pre.kind,
                                     .pre = {.w = cuda_op_data(p->pre.w),
                                             .bias = cuda_op_data(p->pre.bias),
-                                            .up = cuda_op_data(p->pre.up),
+                                            .up = cuda_op_array(p->pre.up),
                                             .eps = p->pre.eps,
                                             .act = p->pre.act},
                                     .parts = p->precise ? 2 : 1};

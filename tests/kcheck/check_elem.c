@@ -193,6 +193,7 @@ static void check_add(struct kcheck *kc)
     kcheck_fill(kc, b, N, 3.0f);
     for (int i = 0; i < N; i++)
         want[i] = a[i] + b[i];
+    kcheck_round(kc, want, N);
     struct backend *be = kcheck_backend(kc, 3);
     struct tensor to = kcheck_tensor(out, ROWS, DIM);
     struct tensor ta = kcheck_tensor(a, ROWS, DIM), tb = kcheck_tensor(b, ROWS, DIM);
@@ -221,6 +222,7 @@ static void check_prelu(struct kcheck *kc)
         struct tensor to = kcheck_tensor(b, rows, c), from = kcheck_tensor(x, rows, c);
         struct tensor slopes = kcheck_tensor(slope, 1, c);
         OP(be, act, .out = &to, .x = &from, .slope = &slopes);
+        kcheck_round(kc, a, n);
         kcheck_same(kc, a, b, sizeof(float) * (size_t)n, "op");
         be->close(be);
         kcheck_done(kc);
@@ -229,7 +231,7 @@ static void check_prelu(struct kcheck *kc)
 
 void kcheck_elem(struct kcheck *kc)
 {
-    if (KCHECK(kc, prelu))
+    if (KCHECK_OP(kc, prelu, prelu))
         check_prelu(kc);
     if (KCHECK(kc, add))
         check_loop(kc, ELEM_ADD, ACT_NONE, "add");

@@ -188,6 +188,7 @@ static void check_group(struct kcheck *kc, struct group_case g)
     kcheck_fill(kc, bias, g.c, 1.0f);
     for (int64_t i = 0; i < n; i++)
         x[i] += g.mean;
+    kcheck_round(kc, x, n);
     group_exact(&g, want, x, w, bias);
     for (int threads = 1; threads <= 3; threads++) {
         struct backend *be = kcheck_backend(kc, threads);

@@ -8,13 +8,17 @@
 
 #include "base/arena.h"
 #include "base/clock.h"
+#include "kernels/quant.h"
 
 const int kcheck_sizes[KCHECK_SIZES] = {1, 7, 8, 15, 16, 17, 64, 100, 576, 4096};
 
+/* Those of ops that take f32 alone come last. */
 static void (*const checks[])(struct kcheck *kc) = {
-    kcheck_norm,   kcheck_elem, kcheck_rope,  kcheck_attn,
-    kcheck_linear, kcheck_conv, kcheck_dense, kcheck_lowrank,
+    kcheck_norm,  kcheck_elem,    kcheck_linear, kcheck_conv,
+    kcheck_dense, kcheck_lowrank, kcheck_rope,   kcheck_attn,
 };
+#define N_CHECKS (sizeof(checks) / sizeof(checks[0]))
+#define F32_ONLY 2
 
 /* ---- guarded memory */
 
@@ -111,6 +115,23 @@ void kcheck_fill(struct kcheck *kc, float *p, int64_t n, float range)
 {
     for (int64_t i = 0; i < n; i++)
         p[i] = ((float)(kcheck_random(kc) >> 8) / 8388608.0f - 1.0f) * range;
+    kcheck_round(kc, p, n);
+}
+
+void kcheck_round(const struct kcheck *kc, float *p, int64_t n)
+{
+    for (int64_t i = 0; kc->type != DTYPE_F32 && i < n; i++) {
+        uint16_t bits;
+        quant_pack(kc->type, &bits, p + i, 1);
+        quant_unpack(kc->type, p + i, &bits, 1);
+    }
+}
+
+double kcheck_slack(const struct kcheck *kc, double v)
+{
+    if (kc->type == DTYPE_F32)
+        return 0;
+    return kc->type == DTYPE_F16 ? fmax(fabs(v) * 0x1p-11, 0x1p-25) : fabs(v) * 0x1p-8;
 }
 
 struct tensor kcheck_tensor(const void *data, int64_t rows, int64_t cols)
@@ -158,6 +179,9 @@ void kcheck_near(struct kcheck *kc, const float *ref, const float *got, int64_t 
     kc->cases++;
     for (int64_t i = 0; i < n; i++) {
         if (fabsf(ref[i] - got[i]) <= eps || ulps(ref[i], got[i]) <= max_ulp)
+            continue;
+        const double v = (double)ref[i], exact = (double)eps + max_ulp * fabs(v) * 0x1p-23;
+        if (kc->type != DTYPE_F32 && fabs(v - (double)got[i]) <= exact + kcheck_slack(kc, v))
             continue;
         printf("    %s[%lld of %lld]: expected %.9g, got %.9g\n", what, (long long)i, (long long)n,
                (double)ref[i], (double)got[i]);
@@ -227,6 +251,13 @@ void kcheck_bench(struct kcheck *kc, const char *what, double amount, const char
     printf("       %-40s %9.2f us  %8.2f %s\n", what, best_us, amount / best_us / 1e3, unit);
 }
 
+static enum dtype half_type(const char *name)
+{
+    if (strcmp(name, "f16") == 0)
+        return DTYPE_F16;
+    return strcmp(name, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+}
+
 int main(int argc, char **argv)
 {
     struct kcheck kc = {.seed = 1};
@@ -237,9 +268,13 @@ int main(int argc, char **argv)
             kc.seed = strtoull(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
             kc.device = argv[++i];
+        else if (strcmp(argv[i], "--activations") == 0 && i + 1 < argc)
+            kc.type = half_type(argv[++i]);
         else
             kc.only = argv[i];
     }
+    if (!kc.device)
+        kc.type = DTYPE_F32; /* the CPU has no others */
     printf("kcheck: seed %llu\n", (unsigned long long)kc.seed);
     struct cpu_ops ref, var, below;
     cpu_ops_init(&ref, CPU_SCALAR);
@@ -251,7 +286,7 @@ int main(int argc, char **argv)
         kc.level = kc.device ? kc.device : cpu_isa_name(kc.isa);
         cpu_ops_init(&var, kc.isa);
         cpu_ops_init(&below, (enum cpu_isa)(isa > 0 ? isa - 1 : 0));
-        for (size_t c = 0; c < sizeof(checks) / sizeof(checks[0]); c++)
+        for (size_t c = 0; c < N_CHECKS - (kc.type == DTYPE_F32 ? 0 : F32_ONLY); c++)
             checks[c](&kc);
         finish(&kc);
     }

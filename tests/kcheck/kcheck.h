@@ -1,12 +1,13 @@
 /* kcheck: every CPU kernel against the scalar one (and the scalar one against plain formulas).
  * Thread: one.
  *
- *     kcheck [--bench] [--seed N] [--device cuda:0] [NAME]
+ *     kcheck [--bench] [--seed N] [--device cuda:0 [--activations f16]] [NAME]
  *
  * runs the checks whose name contains NAME at every level that this machine has.  An inner loop
  * (a slot of struct cpu_ops) is compared where its level has a version of its own; a whole op goes
  * through a backend of that level.  With --device only whole ops are checked, on that device
- * (kcheck_device.c).
+ * (kcheck_device.c); with --activations they have f16 or bf16 tensors there: inputs are such numbers,
+ * and results may be off by half of their last place.
  *
  * All memory that a kernel sees comes from kcheck_in and kcheck_out: it starts at odd addresses and
  * stands between guards.  Inputs end in NaN, so reading past the end poisons the result; outputs end
@@ -26,6 +27,7 @@ struct kcheck {
     enum cpu_isa isa;
     const char *level;  /* isa's name, or the device's */
     const char *device; /* NULL: the CPU */
+    enum dtype type;    /* of activations on the device */
     bool bench;
     const char *only; /* the filter, or NULL */
     uint64_t seed;    /* state of kcheck_random */
@@ -57,8 +59,12 @@ void kcheck_done(struct kcheck *kc);             /* checks all guards and frees 
 
 uint32_t kcheck_random(struct kcheck *kc);
 void kcheck_fill(struct kcheck *kc, float *p, int64_t n, float range); /* uniform in +-range */
+/* To numbers of kc->type, as kcheck_fill's are; and half of the last place of such a number. */
+void kcheck_round(const struct kcheck *kc, float *p, int64_t n);
+double kcheck_slack(const struct kcheck *kc, double v);
 
-/* A case passes where |a - b| <= eps or at most max_ulp floats lie between a and b. */
+/* A case passes where |a - b| <= eps or at most max_ulp floats lie between a and b; both, and kcheck_slack, with
+ * other activations than f32. */
 void kcheck_near(struct kcheck *kc, const float *ref, const float *got, int64_t n, float eps,
                  int max_ulp, const char *what);
 void kcheck_same(struct kcheck *kc, const void *a, const void *b, size_t bytes, const char *what);

@@ -3,12 +3,14 @@
  * CUDA backend.
  *
  * Addresses keep their remainder by 64, so unaligned starts stay unaligned; overlapping pieces of host
- * memory stay overlapping. */
+ * memory stay overlapping.  Activations may be halves on the device (kc->type), of ops that take such; on the
+ * host they are floats. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
 
 #define GUARD      256
@@ -17,7 +19,8 @@
 struct range {
     char *host, *device; /* device: of the first byte of host */
     char *memory;        /* of the device, with guards */
-    size_t bytes;
+    size_t bytes;        /* of the host */
+    enum dtype type;     /* on the device */
     bool out;
 };
 
@@ -34,10 +37,21 @@ static struct proxy *proxy_of(struct backend *be)
     return (struct proxy *)be;
 }
 
-/* Will be needed by the op; ranges that overlap become one. */
-static void want(struct proxy *x, const void *p, size_t bytes, bool out)
+static size_t device_bytes(const struct range *r)
 {
-    struct range r = {.host = (char *)(uintptr_t)p, .bytes = bytes, .out = out};
+    return r->type == DTYPE_F32 ? r->bytes : r->bytes / 2;
+}
+
+/* Bytes by which the range begins behind a multiple of 64. */
+static size_t shift_of(const struct range *r)
+{
+    return (uintptr_t)r->host % 64 / (r->type == DTYPE_F32 ? 1 : 2);
+}
+
+/* Will be needed by the op; ranges that overlap become one. */
+static void want(struct proxy *x, const void *p, size_t bytes, enum dtype type, bool out)
+{
+    struct range r = {.host = (char *)(uintptr_t)p, .bytes = bytes, .type = type, .out = out};
     if (!p || !bytes)
         return;
     for (int i = 0; i < x->n; i++) {
@@ -46,7 +60,8 @@ static void want(struct proxy *x, const void *p, size_t bytes, bool out)
             continue;
         char *begin = o->host < r.host ? o->host : r.host;
         char *end = o->host + o->bytes > r.host + r.bytes ? o->host + o->bytes : r.host + r.bytes;
-        r = (struct range){.host = begin, .bytes = (size_t)(end - begin), .out = o->out || r.out};
+        r = (struct range){
+            .host = begin, .bytes = (size_t)(end - begin), .type = type, .out = o->out || r.out};
         *o = x->ranges[--x->n];
         i = -1;
     }
@@ -68,7 +83,14 @@ static size_t tensor_bytes(const struct tensor *t)
 static void want_tensor(struct proxy *x, const struct tensor *t, bool out)
 {
     if (t)
-        want(x, t->data, tensor_bytes(t), out);
+        want(x, t->data, tensor_bytes(t), DTYPE_F32, out);
+}
+
+/* Activations of an op that takes other types as well. */
+static void want_any(struct proxy *x, const struct tensor *t, bool out)
+{
+    if (t)
+        want(x, t->data, tensor_bytes(t), x->kc->type, out);
 }
 
 static void die(const char *what, const struct err *e)
@@ -83,17 +105,27 @@ static uint32_t guard_word(const struct range *r)
     return r->out ? 0xdeadbeefu : 0x7fff7fffu;
 }
 
+/* As the device has it. */
+static void image_of(char *to, const struct range *r)
+{
+    if (r->type == DTYPE_F32)
+        memcpy(to, r->host, r->bytes);
+    else
+        quant_pack(r->type, to, (const float *)(const void *)r->host,
+                   (int64_t)(r->bytes / sizeof(float)));
+}
+
 static void send(struct proxy *x)
 {
     struct err e = {0};
     for (int i = 0; i < x->n; i++) {
         struct range *r = &x->ranges[i];
-        size_t shift = (uintptr_t)r->host % 64, all = r->bytes + shift + 2 * GUARD;
+        size_t shift = shift_of(r), all = device_bytes(r) + shift + 2 * GUARD;
         uint32_t word = guard_word(r);
         char *image = xmalloc(all + 4);
         for (size_t k = 0; k < all; k++)
             image[k] = (char)(word >> 8 * ((k + 64 - GUARD % 64) % 4));
-        memcpy(image + GUARD + shift, r->host, r->bytes);
+        image_of(image + GUARD + shift, r);
         r->memory = x->real->alloc(x->real, all, &e);
         if (!r->memory)
             die("device memory", &e);
@@ -103,13 +135,35 @@ static void send(struct proxy *x)
     }
 }
 
+/* What came back: guards are whole, inputs as they were, results go home. */
+static void check_range(struct kcheck *kc, const struct range *r, const char *image)
+{
+    const size_t shift = shift_of(r), bytes = device_bytes(r), all = bytes + shift + 2 * GUARD;
+    const char *at = image + GUARD + shift;
+    bool whole = true;
+    for (size_t k = 0; k < all; k++)
+        if (k < GUARD + shift || k >= GUARD + shift + bytes)
+            whole &= image[k] == (char)(guard_word(r) >> 8 * ((k + 64 - GUARD % 64) % 4));
+    kcheck_that(kc, whole, "wrote outside of a tensor");
+    if (!r->out) {
+        char *sent = xmalloc(bytes + 1);
+        image_of(sent, r);
+        kcheck_that(kc, memcmp(sent, at, bytes) == 0, "wrote to an input");
+        free(sent);
+    } else if (r->type == DTYPE_F32) {
+        memcpy(r->host, at, bytes);
+    } else {
+        quant_unpack(r->type, (float *)(void *)r->host, at, (int64_t)(bytes / 2));
+    }
+}
+
 static void fetch(struct proxy *x)
 {
     struct err e = {0};
     char *images[MAX_RANGES];
     for (int i = 0; i < x->n; i++) {
         struct range *r = &x->ranges[i];
-        size_t all = r->bytes + (uintptr_t)r->host % 64 + 2 * GUARD;
+        size_t all = device_bytes(r) + shift_of(r) + 2 * GUARD;
         images[i] = xmalloc(all);
         x->real->download(x->real, images[i], r->memory, all);
         if (i % 16 == 15 && x->real->sync(x->real, &e))
@@ -118,31 +172,30 @@ static void fetch(struct proxy *x)
     if (x->real->sync(x->real, &e))
         die("an op", &e);
     for (int i = 0; i < x->n; i++) {
-        struct range *r = &x->ranges[i];
-        size_t shift = (uintptr_t)r->host % 64, all = r->bytes + shift + 2 * GUARD;
-        bool whole = true;
-        for (size_t k = 0; k < all; k++)
-            if (k < GUARD + shift || k >= GUARD + shift + r->bytes)
-                whole &= images[i][k] == (char)(guard_word(r) >> 8 * ((k + 64 - GUARD % 64) % 4));
-        kcheck_that(x->kc, whole, "wrote outside of a tensor");
-        if (r->out)
-            memcpy(r->host, images[i] + GUARD + shift, r->bytes);
-        else
-            kcheck_that(x->kc, memcmp(r->host, images[i] + GUARD + shift, r->bytes) == 0,
-                        "wrote to an input");
+        check_range(x->kc, &x->ranges[i], images[i]);
         free(images[i]);
-        x->real->free(x->real, r->memory);
+        x->real->free(x->real, x->ranges[i].memory);
     }
     x->n = 0;
 }
 
-static void *there(struct proxy *x, const void *p)
+/* The range that has p. */
+static const struct range *range_of(const struct proxy *x, const void *p)
 {
     for (int i = 0; p && i < x->n; i++)
         if ((const char *)p >= x->ranges[i].host &&
             (const char *)p < x->ranges[i].host + x->ranges[i].bytes)
-            return x->ranges[i].device + ((const char *)p - x->ranges[i].host);
+            return &x->ranges[i];
     return NULL;
+}
+
+static void *there(struct proxy *x, const void *p)
+{
+    const struct range *r = range_of(x, p);
+    if (!r)
+        return NULL;
+    const ptrdiff_t at = (const char *)p - r->host;
+    return r->device + (r->type == DTYPE_F32 ? at : at / 2);
 }
 
 /* Tensors of one op, with their places on the device. */
@@ -157,6 +210,7 @@ static struct tensor *move(struct proxy *x, struct moved *m, const struct tensor
         return NULL;
     m->t[m->n] = *t;
     m->t[m->n].data = there(x, t->data);
+    m->t[m->n].type = range_of(x, t->data)->type;
     return &m->t[m->n++];
 }
 
@@ -236,7 +290,7 @@ static void want_kv(struct proxy *x, const struct kv_view *kv, const struct kv_r
     for (int64_t r = 0; r < n; r++)
         for (int32_t p = 0; p <= rows[r].pos / KV_PAGE_TOKENS; p++)
             last = rows[r].pages[p] > last ? rows[r].pages[p] : last;
-    want(x, kv->base, (size_t)(last + 1) * kv->page_bytes, out);
+    want(x, kv->base, (size_t)(last + 1) * kv->page_bytes, DTYPE_F32, out);
 }
 
 static void proxy_kv_store(struct backend *be, const struct op_kv_store *p)
@@ -290,9 +344,9 @@ static void proxy_glu(struct backend *be, const struct op_glu *p)
 {
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
-    want_tensor(x, p->gate, false);
-    want_tensor(x, p->up, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->gate, false);
+    want_any(x, p->up, false);
+    want_any(x, p->out, true);
     send(x);
     struct op_glu q = {move(x, &m, p->out), move(x, &m, p->gate), move(x, &m, p->up), p->act};
     RUN(glu, q);
@@ -302,9 +356,9 @@ static void proxy_act(struct backend *be, const struct op_act *p)
 {
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
-    want_tensor(x, p->x, false);
+    want_any(x, p->x, false);
     want_tensor(x, p->slope, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->out, true);
     send(x);
     struct op_act q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->slope), p->act};
     RUN(act, q);
@@ -314,9 +368,9 @@ static void proxy_add(struct backend *be, const struct op_add *p)
 {
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
-    want_tensor(x, p->a, false);
-    want_tensor(x, p->b, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->a, false);
+    want_any(x, p->b, false);
+    want_any(x, p->out, true);
     send(x);
     struct op_add q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
     RUN(add, q);
@@ -326,9 +380,9 @@ static void proxy_concat(struct backend *be, const struct op_concat *p)
 {
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
-    want_tensor(x, p->a, false);
-    want_tensor(x, p->b, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->a, false);
+    want_any(x, p->b, false);
+    want_any(x, p->out, true);
     send(x);
     struct op_concat q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
     RUN(concat, q);
@@ -351,10 +405,10 @@ static void proxy_layernorm(struct backend *be, const struct op_layernorm *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     struct op_layernorm q = *p;
-    want_tensor(x, p->x, false);
+    want_any(x, p->x, false);
     want_tensor(x, p->w, false);
     want_tensor(x, p->bias, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->out, true);
     send(x);
     q.out = move(x, &m, p->out);
     q.x = move(x, &m, p->x);
@@ -368,10 +422,10 @@ static void proxy_groupnorm(struct backend *be, const struct op_groupnorm *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     struct op_groupnorm q = *p;
-    want_tensor(x, p->x, false);
+    want_any(x, p->x, false);
     want_tensor(x, p->w, false);
     want_tensor(x, p->bias, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->out, true);
     send(x);
     q.out = move(x, &m, p->out);
     q.x = move(x, &m, p->x);
@@ -425,10 +479,10 @@ static void proxy_attn(struct backend *be, const struct op_attn *p)
     struct attn_item *items = xcalloc((size_t)p->n_items, sizeof *items);
     for (int i = 0; i < p->n_items; i++) {
         const struct attn_item *a = &p->items[i];
-        want(x, a->q, rows_bytes(a->n_q, a->q_stride, width), false);
-        want(x, a->k, rows_bytes(a->n_k, a->kv_stride, width), false);
-        want(x, a->v, rows_bytes(a->n_k, a->kv_stride, width), false);
-        want(x, a->out, rows_bytes(a->n_q, a->out_stride, width), true);
+        want(x, a->q, rows_bytes(a->n_q, a->q_stride, width), DTYPE_F32, false);
+        want(x, a->k, rows_bytes(a->n_k, a->kv_stride, width), DTYPE_F32, false);
+        want(x, a->v, rows_bytes(a->n_k, a->kv_stride, width), DTYPE_F32, false);
+        want(x, a->out, rows_bytes(a->n_q, a->out_stride, width), DTYPE_F32, true);
     }
     send(x);
     for (int i = 0; i < p->n_items; i++) {
