@@ -2,8 +2,8 @@
  * To add an op: a struct here with its shapes, a line in BACKEND_OPS, then follow the compiler
  * (docs/KERNELS.md has the steps).
  *
- * Activations are f32.  On a CUDA device tensors may also be f16 or bf16, each of an op for itself, in layernorm,
- * groupnorm, add, act, glu and concat; norms' w, biases and slopes stay f32.  Sums are f32, and a result is
+ * Activations are f32.  On a CUDA device tensors may also be f16 or bf16, each of an op for itself, in conv2d,
+ * lowrank, attn, layernorm, groupnorm, add, act, glu and concat; norms' w, biases and slopes stay f32.  Sums are f32, and a result is
  * rounded once, where it is written.  Shapes were checked when the model was opened; inside an op assert states
  * them.  A row of the result depends only on its own inputs and, bit for bit, never on how many
  * rows came together or on the number of threads. */
@@ -230,11 +230,11 @@ struct op_cosine {
 
 #define ATTN_MAX_HEAD_DIM 512
 
-/* One sequence of queries over one sequence of keys and values.  Rows hold n_heads * head_dim floats
- * and begin `stride` floats apart, so q, k and v may stand in one matrix. */
+/* One sequence of queries over one sequence of keys and values.  Rows hold n_heads * head_dim elements
+ * and begin `stride` elements apart, so q, k and v may stand in one matrix. */
 struct attn_item {
-    const float *q, *k, *v; /* [n_q], [n_k], [n_k] rows */
-    float *out;             /* [n_q] rows; may be q */
+    const void *q, *k, *v; /* [n_q], [n_k], [n_k] rows */
+    void *out;             /* [n_q] rows; may be q */
     int n_q, n_k, q_stride, kv_stride, out_stride;
 };
 
@@ -243,6 +243,7 @@ struct attn_item {
 struct op_attn {
     const struct attn_item *items;  /* [n_items]; their shapes may differ */
     int n_items, n_heads, head_dim; /* head_dim <= ATTN_MAX_HEAD_DIM */
+    enum dtype type, kv_type;       /* of q and out; of k and v.  0 is DTYPE_F32 */
     float scale;
     bool causal; /* needs n_k >= n_q */
 };

@@ -35,4 +35,10 @@ struct tensor {
     int ndim;
     int64_t dims[4];
 };
+
+/* Where element i of a plain tensor stands. */
+static inline void *tensor_at(const struct tensor *t, int64_t i)
+{
+    return (char *)t->data + i * (t->type == DTYPE_F16 || t->type == DTYPE_BF16 ? 2 : 4);
+}
 #endif

@@ -9,7 +9,7 @@ double nn_slice_flops = NN_SLICE_FLOPS;
 
 struct tensor nn_rows(const struct tensor *t)
 {
-    struct tensor r = {.data = t->data, .type = DTYPE_F32, .ndim = 2, .dims = {1, 1}};
+    struct tensor r = {.data = t->data, .type = t->type, .ndim = 2, .dims = {1, 1}};
     for (int i = 0; i < t->ndim - 1; i++)
         r.dims[0] *= t->dims[i];
     r.dims[1] = t->dims[t->ndim - 1];
@@ -38,10 +38,10 @@ static int64_t slice_of(double flops_per_unit, int64_t n, int64_t step)
 
 /* ---- matrix products ---- */
 
-static struct tensor some_rows(const struct tensor *t, int64_t begin, int64_t n)
+struct tensor nn_some_rows(const struct tensor *t, int64_t begin, int64_t n)
 {
     struct tensor r = nn_rows(t);
-    r.data = (float *)r.data + begin * r.dims[1];
+    r.data = tensor_at(&r, begin * r.dims[1]);
     r.dims[0] = n;
     return r;
 }
@@ -67,14 +67,14 @@ void nn_emit_linear(struct program *p, const struct op_linear *op)
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t rows = n - begin < step ? n - begin : step;
         struct op_linear o = *op;
-        struct tensor out[LINEAR_MAX], add, x = some_rows(op->x, begin, rows);
+        struct tensor out[LINEAR_MAX], add, x = nn_some_rows(op->x, begin, rows);
         o.x = &x;
         for (int i = 0; i < LINEAR_MAX && op->w[i] != NULL; i++) {
-            out[i] = some_rows(op->out[i], begin, rows);
+            out[i] = nn_some_rows(op->out[i], begin, rows);
             o.out[i] = &out[i];
         }
         if (op->add != NULL) {
-            add = some_rows(op->add, begin, rows);
+            add = nn_some_rows(op->add, begin, rows);
             o.add = &add;
         }
         nn_emit_linear_part(p, &o, begin, n);
@@ -183,10 +183,10 @@ struct attn_item *nn_attn(struct program *p, const struct nn_attn *a, int *per_s
         const int64_t q = ((int64_t)sequence * a->n_q + begin) * dim;
         const int64_t k = (int64_t)sequence * a->n_k * dim;
         items[i] = (struct attn_item){
-            .q = a->q + q,
-            .k = a->k != NULL ? a->k + k : NULL,
-            .v = a->v != NULL ? a->v + k : NULL,
-            .out = a->out + q,
+            .q = tensor_at(a->q, q),
+            .k = a->k != NULL ? tensor_at(a->k, k) : NULL,
+            .v = a->v != NULL ? tensor_at(a->v, k) : NULL,
+            .out = tensor_at(a->out, q),
             .n_q = a->n_q - begin < step ? a->n_q - begin : step,
             .n_k = a->n_k,
             .q_stride = (int)dim,
@@ -198,6 +198,7 @@ struct attn_item *nn_attn(struct program *p, const struct nn_attn *a, int *per_s
             continue;
         OP(program_backend(p), attn, .items = items + first, .n_items = i + 1 - first,
            .n_heads = a->n_heads, .head_dim = a->head_dim, .scale = 1 / sqrtf((float)a->head_dim),
+           .type = a->q->type, .kv_type = a->k != NULL ? a->k->type : DTYPE_F32,
            .causal = a->causal);
         first = i + 1;
         work = 0;

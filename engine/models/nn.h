@@ -129,6 +129,7 @@ void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_
 /* ---- recording ---- */
 
 struct tensor nn_rows(const struct tensor *t); /* [.., c] as [rows, c] */
+struct tensor nn_some_rows(const struct tensor *t, int64_t begin, int64_t n);
 struct tensor nn_like(struct program *p, const struct tensor *t);
 
 /* An op in slices of rows.  Where the program takes adapters (nn_lora.h), what they add comes after it. */
@@ -165,11 +166,11 @@ struct nn_group {
 struct tensor nn_groupnorm(struct program *p, const struct nn_norm *l, const struct tensor *x,
                            struct nn_group g, enum act act);
 
-/* Attention of n sequences, n_q queries over n_k keys each; rows of `dim` = n_heads * head_dim floats that
- * follow each other.  k and v NULL: the caller fills them in the items before each run. */
+/* Attention of n sequences, n_q queries over n_k keys each; rows of `dim` = n_heads * head_dim elements that
+ * follow each other.  k and v NULL: the caller fills them in the items before each run, of f32. */
 struct nn_attn {
-    const float *q, *k, *v; /* [n * n_q, dim], [n * n_k, dim] */
-    float *out;             /* [n * n_q, dim]; may be q */
+    const struct tensor *q, *k, *v; /* [n * n_q, dim], [n * n_k, dim] */
+    const struct tensor *out;       /* [n * n_q, dim], of q's type; may be q */
     int n, n_q, n_k, n_heads, head_dim;
     bool causal;
 };

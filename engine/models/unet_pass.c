@@ -81,8 +81,8 @@ static void attention(struct pass *s, const struct unet_transformer *t, const st
     const bool text = b->attn[which].text;
     struct tensor h = nn_layernorm(s->p, norm, x, BLOCK_EPS);
     struct tensor q = nn_like(s->p, x), k, v;
-    struct nn_attn a = {.q = q.data,
-                        .out = q.data,
+    struct nn_attn a = {.q = &q,
+                        .out = &q,
                         .n = (int)x->dims[0],
                         .n_q = (int)(x->dims[1] * x->dims[2]),
                         .n_k = TOKENS,
@@ -96,8 +96,8 @@ static void attention(struct pass *s, const struct unet_transformer *t, const st
         op.out[2] = &v;
         op.w[1] = b->attn[which].k.w;
         op.w[2] = b->attn[which].v.w;
-        a.k = k.data;
-        a.v = v.data;
+        a.k = &k;
+        a.v = &v;
         a.n_k = a.n_q;
     }
     nn_emit_linear(s->p, &op);
@@ -120,10 +120,7 @@ static void feed_forward(struct pass *s, const struct unet_block *b, const struc
     const int64_t step = fit < 32 ? 32 : fit > 1024 ? 1024 : (int64_t)fit / 32 * 32;
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t count = n - begin < step ? n - begin : step;
-        struct tensor from = nn_rows(&h), to = rows;
-        from.data = (float *)from.data + begin * c;
-        to.data = (float *)to.data + begin * c;
-        from.dims[0] = to.dims[0] = count;
+        struct tensor from = nn_some_rows(&h, begin, count), to = nn_some_rows(x, begin, count);
         struct tensor value = PROGRAM_TENSOR(s->p, count, 4 * c);
         struct tensor gate = PROGRAM_TENSOR(s->p, count, 4 * c);
         nn_emit_linear_part(s->p,

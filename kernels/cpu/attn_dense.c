@@ -46,7 +46,8 @@ static void dense_load(float *to, const struct attn_item *t, const struct op_att
     int dim = p->head_dim;
     for (int i = 0; i < n_panels * SGEMM_PANEL; i++) {
         float *lane = to + i / SGEMM_PANEL * dim * SGEMM_PANEL + i % SGEMM_PANEL;
-        const float *q = i < n ? t->q + (int64_t)(first + i) * t->q_stride + head * dim : NULL;
+        const float *q =
+            i < n ? (const float *)t->q + (int64_t)(first + i) * t->q_stride + head * dim : NULL;
         for (int d = 0; d < dim; d++)
             lane[d * SGEMM_PANEL] = q ? q[d] * p->scale : 0.0f;
     }
@@ -57,7 +58,7 @@ static void dense_store(const float *acc, const float *l, const struct attn_item
 {
     for (int i = 0; i < n; i++) {
         const float *lane = acc + i / SGEMM_PANEL * dim * SGEMM_PANEL + i % SGEMM_PANEL;
-        float *out = t->out + (int64_t)(first + i) * t->out_stride + head * dim;
+        float *out = (float *)t->out + (int64_t)(first + i) * t->out_stride + head * dim;
         float scale = 1.0f / l[i];
         for (int d = 0; d < dim; d++)
             out[d] = lane[d * SGEMM_PANEL] * scale;
@@ -91,8 +92,8 @@ static void dense_task(const struct dense_job *j, float *scratch, const struct a
         c.m[i] = -INFINITY;
     for (int k = 0; k < n_k; k += DENSE_CHUNK) {
         c.n_k = n_k - k < DENSE_CHUNK ? n_k - k : DENSE_CHUNK;
-        c.k = t->k + (int64_t)k * t->kv_stride + head * dim;
-        c.v = t->v + (int64_t)k * t->kv_stride + head * dim;
+        c.k = (const float *)t->k + (int64_t)k * t->kv_stride + head * dim;
+        c.v = (const float *)t->v + (int64_t)k * t->kv_stride + head * dim;
         for (int i = 0; p->causal && i < wide; i++)
             limit[i] = first + i + 1 + t->n_k - t->n_q - k;
         c.limit = p->causal ? limit : NULL;

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/tensor.h"
+#include "kernels/cuda/cuda_layout.h"
 
 /* An argument of kernels: without padding, since those are compared byte for byte (cuda_queue.h). */
 struct cuda_array {
@@ -15,7 +15,7 @@ struct cuda_array {
     int64_t type; /* enum dtype: DTYPE_F32, DTYPE_F16 or DTYPE_BF16 */
 };
 
-static inline size_t cuda_array_size(struct cuda_array a) /* of an element */
+CUDA_BOTH static inline size_t cuda_array_size(struct cuda_array a) /* of an element */
 {
     return a.type == DTYPE_F32 ? 4 : 2;
 }
@@ -27,7 +27,7 @@ static inline bool cuda_array_wide(struct cuda_array a)
 }
 
 /* From element i on. */
-static inline struct cuda_array cuda_array_at(struct cuda_array a, int64_t i)
+CUDA_BOTH static inline struct cuda_array cuda_array_at(struct cuda_array a, int64_t i)
 {
     a.data = (char *)a.data + i * (int64_t)cuda_array_size(a);
     return a;

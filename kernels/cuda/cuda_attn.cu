@@ -4,48 +4,78 @@
  * part of the scores, which are added in shared memory in a fixed order. */
 #include "kernels/cuda/cuda_attn.h"
 
+#include "kernels/cuda/cuda_array.cuh"
 #include "kernels/cuda/cuda_flash.cuh"
 
 #define DENSE_WARPS   4
 #define DENSE_THREADS (DENSE_WARPS * CUDA_WARP)
 
 /* dims: head_dim rounded up, a multiple of 16 * wide; wide: warps that share a query's dims; keys: of a
- * tile, a multiple of 16. */
-template <int dims_, int wide_, int keys_> struct dense_shape {
-    static constexpr int dims = dims_, wide = wide_, keys = keys_;
+ * tile, a multiple of 16; parts: halves of an operand.
+ *
+ * Shared memory:   2 parts   [ q ] [ lost q ] [ k ] [ lost k ] [ v ] [ lost v ]
+ *                  1 part    [ q ] [ k ] [ v ] [ the next tile's k ] [ its v ]       then the scores of `share` */
+template <int dims_, int wide_, int keys_, int parts_> struct dense_shape {
+    static constexpr int dims = dims_, wide = wide_, keys = keys_, parts = parts_;
     static constexpr int queries = 16 * DENSE_WARPS / wide; /* of a block */
     static constexpr int own = dims / wide;                 /* dims of a warp */
     static constexpr int stride = dims + 8; /* halves of a row in shared memory: 16 bytes further in
                                                the banks than the row before */
     static constexpr int q_halves = queries * stride, k_halves = keys * stride;
     static constexpr int share_floats = wide > 1 ? DENSE_WARPS *keys / 8 * 4 * CUDA_WARP : 0;
-    static constexpr int shared_bytes = 2 * 2 * (q_halves + 2 * k_halves) + 4 * share_floats;
+    static constexpr int shared_bytes = 2 * (parts * q_halves + 4 * k_halves) + 4 * share_floats;
 };
 
-/* Rows of f32 to two matrices of halves; rows and dims that are not there are zeros. */
+/* Rows of a head: element d of row r is from[r * stride + d]. */
+struct dense_rows {
+    struct cuda_array from;
+    int64_t stride;
+    int there, dim; /* rows and dims that are there; the others are zeros */
+};
+
+/* To a matrix of halves; and to a second one what they lost, if there are two parts. */
 template <class S>
-__device__ static inline void dense_load(__half *to, __half *lost, const float *from,
-                                         int64_t stride, int rows, int there, int dim, float scale)
+__device__ static inline void dense_load(__half *to, __half *lost, const struct dense_rows &m,
+                                         int rows, float scale)
 {
+    const int wide_dims = S::dims / 8;
+    const bool wide = m.from.type == DTYPE_F16 && m.dim % 8 == 0 && m.stride % 8 == 0 &&
+                      reinterpret_cast<uintptr_t>(m.from.data) % 16 == 0;
+    if (S::parts == 1 && wide) {
+        const __half *from = static_cast<const __half *>(m.from.data);
+        for (int i = threadIdx.x; i < rows * wide_dims; i += DENSE_THREADS) {
+            const int r = i / wide_dims, d = i % wide_dims * 8;
+            const bool there = r < m.there && d < m.dim;
+            cuda_copy16(to + r * S::stride + d, from + (there ? r * m.stride + d : 0),
+                        there ? 16 : 0);
+        }
+        return;
+    }
     for (int i = threadIdx.x; i < rows * S::dims; i += DENSE_THREADS) {
         const int r = i / S::dims, d = i % S::dims;
-        const float x = r < there && d < dim ? from[r * stride + d] * scale : 0.0f;
+        const float x =
+            r < m.there && d < m.dim ? cuda_get(m.from, r * m.stride + d) * scale : 0.0f;
         const __half h = __float2half_rn(x);
         to[r * S::stride + d] = h;
-        lost[r * S::stride + d] = __float2half_rn(x - __half2float(h));
+        if (S::parts == 2)
+            lost[r * S::stride + d] = __float2half_rn(x - __half2float(h));
     }
 }
 
-/* (a + a') (b + b') without a' b' */
+/* a b, or (a + a') (b + b') without a' b' */
+template <int parts>
 __device__ static inline void dense_mma(float c[4], const uint32_t a[4], const uint32_t lost_a[4],
                                         const uint32_t b[2], const uint32_t lost_b[2])
 {
     cuda_mma_f16(c, a, b);
-    cuda_mma_f16(c, a, lost_b);
-    cuda_mma_f16(c, lost_a, b);
+    if (parts == 2) {
+        cuda_mma_f16(c, a, lost_b);
+        cuda_mma_f16(c, lost_a, b);
+    }
 }
 
-/* Scores of the warp's 16 queries and a tile's keys, over its own dims. */
+/* Scores of the warp's 16 queries and a tile's keys, over its own dims.  lost_q, lost_k: not read if there is one
+ * part. */
 template <class S>
 __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half *q,
                                            const __half *lost_q, const __half *k,
@@ -59,15 +89,17 @@ __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half
         uint32_t a[4], lost_a[4];
         const int at = lane % 16 * S::stride + d + lane / 16 * 8;
         cuda_ldmatrix4(a, q + at);
-        cuda_ldmatrix4(lost_a, lost_q + at);
+        if (S::parts == 2)
+            cuda_ldmatrix4(lost_a, lost_q + at);
 #pragma unroll
         for (int n = 0; n < S::keys / 8; n += 2) { /* 16 keys: both halves of k of two tiles */
             uint32_t b[4], lost_b[4];
             const int row = (n * 8 + lane / 16 * 8 + lane % 8) * S::stride + d + lane / 8 % 2 * 8;
             cuda_ldmatrix4(b, k + row);
-            cuda_ldmatrix4(lost_b, lost_k + row);
-            dense_mma(s[n], a, lost_a, b, lost_b);
-            dense_mma(s[n + 1], a, lost_a, b + 2, lost_b + 2);
+            if (S::parts == 2)
+                cuda_ldmatrix4(lost_b, lost_k + row);
+            dense_mma<S::parts>(s[n], a, lost_a, b, lost_b);
+            dense_mma<S::parts>(s[n + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
     cuda_mma_wait();
@@ -106,9 +138,10 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
             uint32_t b[4], lost_b[4];
             const int row = (n * 8 + lane % 16) * S::stride + d * 8 + lane / 16 * 8;
             cuda_ldmatrix4_trans(b, v + row);
-            cuda_ldmatrix4_trans(lost_b, lost_v + row);
-            dense_mma(acc[d], a, lost_a, b, lost_b);
-            dense_mma(acc[d + 1], a, lost_a, b + 2, lost_b + 2);
+            if (S::parts == 2)
+                cuda_ldmatrix4_trans(lost_b, lost_v + row);
+            dense_mma<S::parts>(acc[d], a, lost_a, b, lost_b);
+            dense_mma<S::parts>(acc[d + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
     cuda_mma_wait();
@@ -127,9 +160,76 @@ __device__ static inline void dense_odd(float acc[S::own / 8][4], __half *v, int
     cuda_flash_odd_values<S::keys, S::own>(acc, v + own, S::stride, lo, hi);
     __syncthreads();
     for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
-        if (i % S::stride < S::dims && cuda_flash_is_odd(v[i]))
-            v[i] = v[S::k_halves + i] = __float2half_rn(0.0f);
+        if (i % S::stride < S::dims && cuda_flash_is_odd(v[i])) {
+            v[i] = __float2half_rn(0.0f);
+            if (S::parts == 2)
+                v[S::k_halves + i] = v[i];
+        }
     __syncthreads();
+}
+
+/* Keys and values from `key` on to their places: of this tile, or (one part) of the next one, which is copied
+ * meanwhile. */
+template <class S>
+__device__ static inline void dense_tile(__half *k, __half *v, const struct attn_item &item,
+                                         const struct cuda_attn_dense_call &a, int key, int head)
+{
+    const int64_t at = (int64_t)key * item.kv_stride + head;
+    struct dense_rows m;
+    m.from.type = a.kv_type;
+    m.stride = item.kv_stride;
+    m.there = item.n_k - key < S::keys ? item.n_k - key : S::keys;
+    m.dim = a.head_dim;
+    m.from.data = const_cast<void *>(item.k);
+    m.from = cuda_array_at(m.from, at);
+    dense_load<S>(k, k + S::k_halves, m, S::keys, 1.0f);
+    m.from.data = const_cast<void *>(item.v);
+    m.from = cuda_array_at(m.from, at);
+    dense_load<S>(v, v + S::k_halves, m, S::keys, 1.0f);
+    cuda_copy_commit();
+}
+
+/* Queries from `first` on.  With two parts they are scaled at once, with one the scores are. */
+template <class S>
+__device__ static inline void dense_queries(__half *q, const struct attn_item &item,
+                                            const struct cuda_attn_dense_call &a, int first,
+                                            int head)
+{
+    struct dense_rows m;
+    m.from.type = a.type;
+    m.from.data = const_cast<void *>(item.q);
+    m.from = cuda_array_at(m.from, (int64_t)first * item.q_stride + head);
+    m.stride = item.q_stride;
+    m.there = item.n_q - first < S::queries ? item.n_q - first : S::queries;
+    m.dim = a.head_dim;
+    dense_load<S>(q, q + S::q_halves, m, S::queries, S::parts == 2 ? a.scale : 1.0f);
+}
+
+/* Sums over the keys to results. */
+template <class S>
+__device__ static inline void
+dense_store(float acc[S::own / 8][4], const struct cuda_flash &rows, const struct attn_item &item,
+            const struct cuda_attn_dense_call &a, int query0, int head)
+{
+    const int lane = threadIdx.x % CUDA_WARP, own = threadIdx.x / CUDA_WARP % S::wide * S::own;
+    struct cuda_array out;
+    out.data = item.out, out.type = a.type;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = rows.sum[h];
+        for (int o = 1; o < 4; o *= 2)
+            sum += __shfl_xor_sync(CUDA_ALL, sum, o);
+        const int query = query0 + lane / 4 + 8 * h;
+        const int64_t row = (int64_t)query * item.out_stride + head;
+#pragma unroll
+        for (int d = 0; d < S::own / 8; d++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int at = own + d * 8 + lane % 4 * 2 + i;
+                if (query < item.n_q && at < a.head_dim)
+                    cuda_set(out, row + at, acc[d][2 * h + i] / sum);
+            }
+    }
 }
 
 template <class S>
@@ -142,32 +242,40 @@ __global__ void __launch_bounds__(DENSE_THREADS, 2)
     const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
     if (first >= item.n_q)
         return;
-    __half *q = memory, *k = q + 2 * S::q_halves, *v = k + 2 * S::k_halves;
-    float *share = reinterpret_cast<float *>(v + 2 * S::k_halves);
+    constexpr int parts = S::parts, turn = parts == 1 ? 2 * S::k_halves : 0; /* to the other tile */
+    __half *q = memory, *k0 = q + parts * S::q_halves, *v0 = k0 + parts * S::k_halves;
+    float *share = reinterpret_cast<float *>(k0 + 4 * S::k_halves);
     const int there = item.n_q - first < S::queries ? item.n_q - first : S::queries;
     const int ahead = item.n_k - item.n_q; /* keys before the first query's own */
     int n_k = item.n_k;
     if (a.causal)
         n_k = first + there + ahead < n_k ? first + there + ahead : n_k;
-    dense_load<S>(q, q + S::q_halves, item.q + (int64_t)first * item.q_stride + head, item.q_stride,
-                  S::queries, there, a.head_dim, a.scale);
+    dense_queries<S>(q, item, a, first, head);
+    if (parts == 1)
+        dense_tile<S>(k0, v0, item, a, 0, head);
     const int row0 = warp / S::wide * 16, own = warp % S::wide * S::own;
     struct cuda_flash rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     float acc[S::own / 8][4] = {};
-    for (int key = 0; key < n_k; key += S::keys) {
-        const int64_t from = (int64_t)key * item.kv_stride + head;
-        const int n = item.n_k - key < S::keys ? item.n_k - key : S::keys;
+    for (int key = 0, odd = 0; key < n_k; key += S::keys, odd ^= 1) {
+        __half *k = k0 + odd * turn, *v = v0 + odd * turn;
         __syncthreads();
-        dense_load<S>(k, k + S::k_halves, item.k + from, item.kv_stride, S::keys, n, a.head_dim,
-                      1.0f);
-        dense_load<S>(v, v + S::k_halves, item.v + from, item.kv_stride, S::keys, n, a.head_dim,
-                      1.0f);
+        if (parts == 2)
+            dense_tile<S>(k, v, item, a, key, head);
+        else if (key + S::keys < n_k)
+            dense_tile<S>(k0 + turn - odd * turn, v0 + turn - odd * turn, item, a, key + S::keys,
+                          head);
+        else
+            cuda_copy_commit();
+        cuda_copy_wait<parts == 1 ? 1 : 0>();
         __syncthreads();
         float s[S::keys / 8][4];
         dense_scores<S>(s, q + row0 * S::stride + own, q + S::q_halves + row0 * S::stride + own,
                         k + own, k + S::k_halves + own, lane);
         if (S::wide > 1)
             dense_share<S>(s, share);
+#pragma unroll
+        for (int i = 0; parts == 1 && i < S::keys / 2; i++)
+            s[i / 4][i % 4] *= a.scale;
         int limit[2];
         const int none[2] = {0, 0};
         for (int h = 0; h < 2; h++) {
@@ -180,22 +288,7 @@ __global__ void __launch_bounds__(DENSE_THREADS, 2)
             dense_odd<S>(acc, v, own, none, limit);
         dense_values<S>(acc, s, v + own, v + S::k_halves + own, lane);
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float sum = rows.sum[h];
-        for (int o = 1; o < 4; o *= 2)
-            sum += __shfl_xor_sync(CUDA_ALL, sum, o);
-        const int query = first + row0 + lane / 4 + 8 * h;
-        float *out = item.out + (int64_t)query * item.out_stride + head;
-#pragma unroll
-        for (int d = 0; d < S::own / 8; d++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int at = own + d * 8 + lane % 4 * 2 + i;
-                if (query < item.n_q && at < a.head_dim)
-                    out[at] = acc[d][2 * h + i] / sum;
-            }
-    }
+    dense_store<S>(acc, rows, item, a, first + row0, head);
 }
 
 template <class S>
@@ -209,14 +302,20 @@ void cuda_attn_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
 {
     if (a->n_items <= 0 || a->max_q <= 0)
         return;
+    const bool f32 = a->type == DTYPE_F32;
     if (a->head_dim <= 48)
-        dense_launch<dense_shape<48, 1, 32>>(a, stream);
+        f32 ? dense_launch<dense_shape<48, 1, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<48, 1, 64, 1>>(a, stream);
     else if (a->head_dim <= 64)
-        dense_launch<dense_shape<64, 1, 32>>(a, stream);
+        f32 ? dense_launch<dense_shape<64, 1, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<64, 1, 64, 1>>(a, stream);
     else if (a->head_dim <= 80)
-        dense_launch<dense_shape<80, 1, 32>>(a, stream);
+        f32 ? dense_launch<dense_shape<80, 1, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<80, 1, 64, 1>>(a, stream);
     else if (a->head_dim <= 160)
-        dense_launch<dense_shape<160, 1, 16>>(a, stream);
+        f32 ? dense_launch<dense_shape<160, 1, 16, 2>>(a, stream)
+            : dense_launch<dense_shape<160, 1, 32, 1>>(a, stream);
     else
-        dense_launch<dense_shape<512, 4, 16>>(a, stream);
+        f32 ? dense_launch<dense_shape<512, 4, 16, 2>>(a, stream)
+            : dense_launch<dense_shape<512, 4, 16, 1>>(a, stream);
 }

@@ -1,21 +1,21 @@
 /* Attention between whole matrices on the device, for C.
  * Thread: the backend's.
  *
- * q k^T and p v run on tensor cores, every operand as two halves (what the first lost stands in the
- * second), so that products keep 22 bits.  Keys are visited in tiles at fixed places: a query's bits do not
+ * q k^T and p v run on tensor cores.  Where q is f32 every operand is two halves (what the first lost stands in
+ * the second), so that products keep 22 bits; else each is one.  Keys are visited in tiles at fixed places: a query's bits do not
  * depend on its neighbours. */
 #ifndef KERNELS_CUDA_CUDA_ATTN_H
 #define KERNELS_CUDA_CUDA_ATTN_H
 #include <cuda_runtime_api.h>
-#include <stdbool.h>
 
 #include "kernels/ops.h"
 
 struct cuda_attn_dense_call {
     const struct attn_item *items; /* [n_items] on the device */
     int n_items, n_heads, head_dim, max_q;
+    int type, kv_type; /* enum dtype: of q and out, of k and v */
     float scale;
-    bool causal;
+    int causal;
 };
 
 #ifdef __cplusplus

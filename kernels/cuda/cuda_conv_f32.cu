@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(F32_THREADS, 2)
             int64_t from = -1;
             if (p0 + n < pixels && k < n_k)
                 from = conv_element(c.x, conv_at(c.x, p0 + n, c.y_begin, c.n_y), k);
-            tile_x[i % F32_K][n] = from < 0 ? 0.0f : c.x.x[from];
+            tile_x[i % F32_K][n] = from < 0 ? 0.0f : cuda_get(c.x.x, from);
             tile_w[i % F32_K][n] = o0 + n < c.c_out && k < n_k ? w[(o0 + n) * w_stride + k] : 0.0f;
         }
         __syncthreads();
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(LOW_THREADS) low_down_kernel(const struct cuda
         float of_tap = 0.0f;
         for (int k = tap; k < tap + c.x.c_in; k++) {
             const int64_t from = window ? conv_element(c.x, p, k) : row * n_k + k;
-            of_tap = fmaf(low_value(c.down, c.down_type, i, k, n_k), from < 0 ? 0.0f : c.x.x[from],
-                          of_tap);
+            of_tap = fmaf(low_value(c.down, c.down_type, i, k, n_k),
+                          from < 0 ? 0.0f : cuda_get(c.x.x, from), of_tap);
         }
         sum += of_tap;
     }
@@ -106,10 +106,10 @@ __global__ void __launch_bounds__(LOW_THREADS) low_up_kernel(const struct cuda_l
         return;
     const int64_t row = at / c.c_out;
     const int o = (int)(at % c.c_out);
-    float v = c.out[at];
+    float v = cuda_get(c.out, at);
     for (int i = 0; i < c.rank; i++)
         v = fmaf(low_value(c.up, c.up_type, o, i, c.rank), c.hidden[row * c.rank + i], v);
-    c.out[at] = v;
+    cuda_set(c.out, at, v);
 }
 
 void cuda_lowrank_launch(const struct cuda_lowrank_call *c, cudaStream_t stream)

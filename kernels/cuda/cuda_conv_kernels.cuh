@@ -2,6 +2,7 @@
  * Thread: any. */
 #ifndef KERNELS_CUDA_CUDA_CONV_KERNELS_CUH
 #define KERNELS_CUDA_CUDA_CONV_KERNELS_CUH
+#include "kernels/cuda/cuda_array.cuh"
 #include "kernels/cuda/cuda_conv.h"
 #include "kernels/cuda/cuda_math.cuh"
 
@@ -40,11 +41,11 @@ __device__ static inline void conv_store(const struct cuda_conv_call &c, const s
     const int64_t at = (((int64_t)p.image * c.x.ho + p.y) * c.x.wo + p.x) * c.c_out + o;
     if (c.bias)
         v += c.bias[o];
-    if (c.add_image)
-        v += c.add_image[(int64_t)p.image * c.c_out + o];
-    if (c.add)
-        v += c.add[at];
-    c.out[at] = cuda_act(c.act, v);
+    if (c.add_image.data)
+        v += cuda_get(c.add_image, (int64_t)p.image * c.c_out + o);
+    if (c.add.data)
+        v += cuda_get(c.add, at);
+    cuda_set(c.out, at, cuda_act(c.act, v));
 }
 
 void conv_f32_launch(const struct cuda_conv_call *c, cudaStream_t stream);

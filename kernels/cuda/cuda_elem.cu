@@ -106,6 +106,16 @@ void cuda_prelu_launch(struct cuda_array out, struct cuda_array x, const float *
                stream, out, x, slope, rows, c);
 }
 
+template <bool wide>
+__device__ static inline void concat_one(const struct cuda_array &out, int64_t to,
+                                         const struct cuda_array &from, int64_t at)
+{
+    if (wide)
+        cuda_set4(out, to, cuda_get4(from, at));
+    else
+        cuda_set(out, to, cuda_get(from, at));
+}
+
 /* out [rows, ca + cb]; wide: ca and cb are counted in fours */
 template <bool wide>
 __global__ void __launch_bounds__(ELEM_THREADS)
@@ -116,12 +126,10 @@ __global__ void __launch_bounds__(ELEM_THREADS)
     for (int64_t i = (int64_t)blockIdx.x * ELEM_THREADS + threadIdx.x; i < n; i += stride) {
         const int64_t r = i / (ca + cb);
         const int c = (int)(i % (ca + cb));
-        const struct cuda_array &from = c < ca ? a : b;
-        const int64_t at = c < ca ? r * ca + c : r * cb + c - ca;
-        if (wide)
-            cuda_set4(out, i, cuda_get4(from, at));
+        if (c < ca)
+            concat_one<wide>(out, i, a, r * ca + c);
         else
-            cuda_set(out, i, cuda_get(from, at));
+            concat_one<wide>(out, i, b, r * cb + c - ca);
     }
 }
 

@@ -10,17 +10,17 @@ void cuda_conv2d(struct backend *be, const struct op_conv2d *p)
     struct cuda_backend *cb = cuda_of(be);
     const int64_t *in = p->x->dims, *out = p->out->dims;
     struct cuda_conv_call c = {
-        .x = {p->x->data, (int)in[0], (int)in[1], (int)in[2], (int)in[3], (int)out[1], (int)out[2],
-              p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
+        .x = {cuda_op_array(p->x), (int)in[0], (int)in[1], (int)in[2], (int)in[3], (int)out[1],
+              (int)out[2], p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
         .w = cuda_matrix(p->w)->data,
         .type = p->w->type,
         .c_out = (int)out[3],
         .y_begin = p->y_begin,
         .n_y = (p->y_end ? p->y_end : (int)out[1]) - p->y_begin,
-        .out = p->out->data,
-        .bias = p->bias ? p->bias->data : NULL,
-        .add_image = p->add_image ? p->add_image->data : NULL,
-        .add = p->add ? p->add->data : NULL,
+        .out = cuda_op_array(p->out),
+        .bias = cuda_op_data(p->bias),
+        .add_image = cuda_op_array(p->add_image),
+        .add = cuda_op_array(p->add),
         .act = p->act,
     };
     assert(p->w->n_out == out[3] && p->w->n_in == p->kernel * p->kernel * in[3]);
@@ -44,9 +44,9 @@ void cuda_lowrank(struct backend *be, const struct op_lowrank *p)
         for (int i = 0; i < p->images[image].n; i++) {
             const struct lowrank_term *t = &p->images[image].terms[i];
             struct cuda_lowrank_call c = {
-                .x = {(const float *)x->data + (window ? 0 : r * c_in), 1, 1, 1, (int)c_in, 1, 1,
-                      p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
-                .out = (float *)p->out->data + r * c_out,
+                .x = {cuda_array_at(cuda_op_array(x), window ? 0 : r * c_in), 1, 1, 1, (int)c_in, 1,
+                      1, p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
+                .out = cuda_array_at(cuda_op_array(p->out), r * c_out),
                 .down = cuda_matrix(t->down)->data,
                 .up = cuda_matrix(t->up)->data,
                 .down_type = t->down->type,
@@ -77,6 +77,8 @@ void cuda_attn(struct backend *be, const struct op_attn *p)
     struct cuda_attn_dense_call a = {.n_items = p->n_items,
                                      .n_heads = p->n_heads,
                                      .head_dim = p->head_dim,
+                                     .type = (int)p->type,
+                                     .kv_type = (int)p->kv_type,
                                      .scale = p->scale,
                                      .causal = p->causal};
     assert(p->head_dim > 0 && p->head_dim <= ATTN_MAX_HEAD_DIM);

@@ -77,8 +77,8 @@ static float element(const struct lowrank_data *d, int image, int y, int x, int6
     return d->x[((image * c->h + iy / up) * c->w + ix / up) * c->c_in + k % c->c_in];
 }
 
-/* The formula. */
-static void law(const struct lowrank_data *d, float *want)
+/* The formula; each term's result is rounded to the type of out. */
+static void law(const struct kcheck *kc, const struct lowrank_data *d, float *want)
 {
     const struct lowrank_case *c = &d->c;
     const int64_t n_in = (int64_t)c->kernel * c->kernel * c->c_in;
@@ -99,11 +99,12 @@ static void law(const struct lowrank_data *d, float *want)
                 }
                 h[j] = sum * im->terms[t].scale;
             }
-            for (int o = 0; o < c->c_out; o++)
-                for (int j = 0; j < c->rank[i]; j++) {
-                    float *to = &want[(int64_t)r * c->c_out + o];
+            for (int o = 0; o < c->c_out; o++) {
+                float *to = &want[(int64_t)r * c->c_out + o];
+                for (int j = 0; j < c->rank[i]; j++)
                     *to = fmaf(d->up[i][(int64_t)o * c->rank[i] + j], h[j], *to);
-                }
+                kcheck_round(kc, to, 1);
+            }
         }
     }
     free(h);
@@ -136,7 +137,7 @@ static void check_case(struct kcheck *kc, const struct lowrank_case *c)
         const size_t bytes = (size_t)d.n_out * sizeof(float);
         float *out = kcheck_out(kc, d.n_out);
         want = xmalloc(bytes);
-        law(&d, want);
+        law(kc, &d, want);
         memcpy(out, d.out, bytes);
         run(be, &d, out, 0, rows);
         kcheck_same(kc, want, out, bytes, "against the formula");

@@ -439,11 +439,11 @@ static void proxy_conv2d(struct backend *be, const struct op_conv2d *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     struct op_conv2d q = *p;
-    want_tensor(x, p->x, false);
+    want_any(x, p->x, false);
     want_tensor(x, p->bias, false);
-    want_tensor(x, p->add_image, false);
-    want_tensor(x, p->add, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->add_image, false);
+    want_any(x, p->add, false);
+    want_any(x, p->out, true);
     send(x);
     q.out = move(x, &m, p->out);
     q.x = move(x, &m, p->x);
@@ -458,8 +458,8 @@ static void proxy_lowrank(struct backend *be, const struct op_lowrank *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     struct op_lowrank q = *p;
-    want_tensor(x, p->x, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->x, false);
+    want_any(x, p->out, true);
     send(x);
     q.out = move(x, &m, p->out);
     q.x = move(x, &m, p->x);
@@ -479,10 +479,10 @@ static void proxy_attn(struct backend *be, const struct op_attn *p)
     struct attn_item *items = xcalloc((size_t)p->n_items, sizeof *items);
     for (int i = 0; i < p->n_items; i++) {
         const struct attn_item *a = &p->items[i];
-        want(x, a->q, rows_bytes(a->n_q, a->q_stride, width), DTYPE_F32, false);
-        want(x, a->k, rows_bytes(a->n_k, a->kv_stride, width), DTYPE_F32, false);
-        want(x, a->v, rows_bytes(a->n_k, a->kv_stride, width), DTYPE_F32, false);
-        want(x, a->out, rows_bytes(a->n_q, a->out_stride, width), DTYPE_F32, true);
+        want(x, a->q, rows_bytes(a->n_q, a->q_stride, width), x->kc->type, false);
+        want(x, a->k, rows_bytes(a->n_k, a->kv_stride, width), x->kc->type, false);
+        want(x, a->v, rows_bytes(a->n_k, a->kv_stride, width), x->kc->type, false);
+        want(x, a->out, rows_bytes(a->n_q, a->out_stride, width), x->kc->type, true);
     }
     send(x);
     for (int i = 0; i < p->n_items; i++) {
@@ -493,6 +493,7 @@ static void proxy_attn(struct backend *be, const struct op_attn *p)
         items[i].out = there(x, p->items[i].out);
     }
     q.items = items;
+    q.type = q.kv_type = x->kc->type;
     RUN(attn, q);
     free(items);
 }
