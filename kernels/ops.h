@@ -2,11 +2,13 @@
  * To add an op: a struct here with its shapes, a line in BACKEND_OPS, then follow the compiler
  * (docs/KERNELS.md has the steps).
  *
- * Activations are f32.  On a CUDA device tensors may also be f16 or bf16, each of an op for itself, in conv2d,
- * lowrank, attn, layernorm, groupnorm, add, act, glu and concat; norms' w, biases and slopes stay f32.  Sums are f32, and a result is
- * rounded once, where it is written.  Shapes were checked when the model was opened; inside an op assert states
- * them.  A row of the result depends only on its own inputs and, bit for bit, never on how many
- * rows came together or on the number of threads. */
+ * Activations are f32.  On a CUDA device tensors may also be f16 or bf16, each of an op for itself, in linear,
+ * rmsnorm, layernorm, groupnorm, conv2d, lowrank, attn, add, act, glu and concat; norms' w, biases and slopes stay
+ * f32.  Sums are f32, and a result is rounded once, where it is written; what f16 cannot hold becomes infinite.
+ * Products multiply an x of f16 or bf16 without loss (docs/CUDA.md, Numbers).
+ *
+ * Shapes were checked when the model was opened; inside an op assert states them.  A row of the result depends
+ * only on its own inputs and, bit for bit, never on how many rows came together or on the number of threads. */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 #include <stdbool.h>
@@ -33,7 +35,7 @@ enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_QUICK_GELU, ACT_RELU
 #define LINEAR_MAX 3
 
 /* What linear multiplies in the place of x, made where x is rounded: with the bits of the op of that name
- * (below), without its pass over memory.  Where others read the result as well, it is an op. */
+ * (below), in x's type, without its pass over memory.  Where others read the result as well, it is an op. */
 enum linear_pre_kind { LINEAR_AS_IS, LINEAR_RMSNORM, LINEAR_LAYERNORM, LINEAR_GLU };
 struct linear_pre {
     enum linear_pre_kind kind;

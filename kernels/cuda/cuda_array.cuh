@@ -18,6 +18,12 @@ __device__ static inline uint16_t cuda_array_bits(float v, int64_t type)
                              : __bfloat16_as_ushort(__float2bfloat16(v));
 }
 
+/* As an array of the type would keep it. */
+__device__ static inline float cuda_rounded(float v, int64_t type)
+{
+    return type == DTYPE_F32 ? v : cuda_array_float(cuda_array_bits(v, type), type);
+}
+
 __device__ static inline float cuda_get(const struct cuda_array &a, int64_t i)
 {
     if (a.type == DTYPE_F32)

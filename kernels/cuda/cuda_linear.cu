@@ -37,10 +37,19 @@ size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
            (l->rows > FEW_ROWS ? CUDA_SLICES * l->rows * widest * sizeof(float) : 0);
 }
 
+/* Halves of x, for weights of a type.  One is an x of f16, and an x of bf16: scaled, with blocks and F16, where
+ * what is 2^-24 of the row's largest and less may lose bits. */
+static int x_parts(const struct cuda_linear_call *l, enum dtype type)
+{
+    if (l->x.type != DTYPE_F32)
+        return l->x.type == DTYPE_F16 && type == DTYPE_BF16 ? 2 : 1;
+    return type == DTYPE_F16 || type == DTYPE_BF16 ? 2 : l->parts;
+}
+
 /* The same call over what pre makes of x. */
 static void make_apart(struct cuda_linear_call *l, size_t bytes, cudaStream_t stream)
 {
-    const struct cuda_array to = {l->work, DTYPE_F32};
+    const struct cuda_array to = {l->work, l->x.type};
     if (l->kind == LINEAR_GLU)
         cuda_glu_launch(to, l->x, l->pre.up, (int64_t)l->rows * l->n_in, l->pre.act, stream);
     else
@@ -85,7 +94,8 @@ static int job_take(struct linear_job *j, const struct cuda_linear_call *l, int 
         j->n_out[n] = m->n_out;
         j->n_panels[n] = (m->n_out + CUDA_PANEL - 1) / CUDA_PANEL;
     }
-    j->add = first == 0 ? l->add : nullptr;
+    if (first == 0)
+        j->add = l->add;
     job_shape_of(j, l->m[first].type, l->n_in);
     return n;
 }
@@ -108,7 +118,7 @@ void cuda_linear_launch(const struct cuda_linear_call *call, cudaStream_t stream
         }
         struct linear_job j = {};
         const bool bf16 = type == DTYPE_BF16;
-        const int parts = bf16 || type == DTYPE_F16 ? 2 : l->parts;
+        const int parts = x_parts(l, type);
         uint8_t *records = static_cast<uint8_t *>(l->work);
         float *up = reinterpret_cast<float *>(records + records_bytes(l->rows, l->n_in, parts));
         j.records = records;

@@ -3,8 +3,9 @@
  *
  * out[i] = x w[i]^T + bias[i] (+ add for i == 0).  x is first turned into records of halves
  * (cuda_fragment.cuh), once for all matrices: rows are scaled by a power of two, so nothing overflows.
- * With parts = 2 a second half keeps what the first lost: 22 bits of x instead of 11.  F16 matrices always
- * have two parts; BF16 matrices take bf16, two parts: 16 bits.  F32 matrices are multiplied in f32.
+ * With parts = 2 a second half keeps what the first lost: 22 bits of an x of f32 instead of 11.  F16 matrices
+ * have two parts of it; BF16 matrices take bf16, two parts: 16 bits.  F32 matrices are multiplied in f32.
+ * An x of f16 or bf16 needs one part, without loss; but f16 is two bf16 (cuda_linear.cu).
  *
  * The sum over k is cut into CUDA_SLICES at fixed places, which are added in ascending order: so the bits
  * of a row depend neither on the number of rows nor on which kernel computes it. */
@@ -19,9 +20,9 @@
 #define CUDA_SLICES 4
 
 struct cuda_linear_matrix {
-    const void *w;     /* in the layout of cuda_layout.h */
-    const float *bias; /* [n_out] or NULL */
-    float *out;        /* [rows, n_out] */
+    const void *w;         /* in the layout of cuda_layout.h */
+    const float *bias;     /* [n_out] or NULL */
+    struct cuda_array out; /* [rows, n_out] */
     enum dtype type;
     int n_out;
 };
@@ -29,11 +30,10 @@ struct cuda_linear_matrix {
 struct cuda_linear_call {
     struct cuda_linear_matrix m[LINEAR_MAX];
     int n_matrices, rows, n_in;
-    struct cuda_array x;
-    const float *add; /* like m[0].out, may be it, or NULL */
+    struct cuda_array x, add; /* add: like m[0].out, may be it; or no data */
     enum linear_pre_kind kind;
     struct cuda_pre pre;
-    int parts;  /* of x, for block weights: 1 or 2 */
+    int parts;  /* of an x of f32, for block weights: 1 or 2 */
     void *work; /* cuda_linear_work_bytes, 16-byte aligned */
 };
 

@@ -2,6 +2,7 @@
  * Thread: the backend's. */
 #ifndef KERNELS_CUDA_CUDA_LINEAR_KERNELS_CUH
 #define KERNELS_CUDA_CUDA_LINEAR_KERNELS_CUH
+#include "kernels/cuda/cuda_array.cuh"
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "kernels/cuda/cuda_layout.h"
 #include "kernels/cuda/cuda_linear.h"
@@ -16,9 +17,9 @@
 struct linear_job {
     const uint8_t *w[LINEAR_MAX];
     const float *bias[LINEAR_MAX];
-    float *out[LINEAR_MAX];
+    struct cuda_array out[LINEAR_MAX];
     int n_out[LINEAR_MAX], n_panels[LINEAR_MAX];
-    const float *add; /* to out[0] */
+    struct cuda_array add; /* to out[0] */
     const uint8_t *records;
     const float *up; /* [rows] */
     float *slices;   /* [CUDA_SLICES, rows, n_out] of one matrix, if `split` */
@@ -39,12 +40,12 @@ void cuda_linear_f32_launch(const struct cuda_linear_call *l, int matrix, cudaSt
 __device__ static inline void linear_store(const struct linear_job &j, int matrix, int row, int o,
                                            float sum)
 {
-    const size_t at = (size_t)row * j.n_out[matrix] + o;
+    const int64_t at = (int64_t)row * j.n_out[matrix] + o;
     float v = sum * j.up[row];
     if (j.bias[matrix])
         v += j.bias[matrix][o];
-    if (matrix == 0 && j.add)
-        v += j.add[at];
-    j.out[matrix][at] = v;
+    if (matrix == 0 && j.add.data)
+        v += cuda_get(j.add, at);
+    cuda_set(j.out[matrix], at, v);
 }
 #endif

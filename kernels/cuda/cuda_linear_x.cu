@@ -1,5 +1,6 @@
-/* Rows of pre(x) to records of halves (cuda_fragment.cuh): a block a row.  What pre makes stays in shared memory
- * until the row's scale is known: a thread's own elements, so without a barrier. */
+/* Rows of pre(x) to records of halves (cuda_fragment.cuh): a block a row.  What pre makes, rounded to x's type,
+ * stays in shared memory until the row's scale is known: a thread's own elements, so without a barrier.  Rows
+ * of f16 are their halves: they have no scale. */
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_row.cuh"
@@ -38,20 +39,22 @@ __global__ void __launch_bounds__(ROW_THREADS)
     SHARED(float, partial, [CUDA_WARP]);
     SHARED_DYN(float4, kept); /* [n_in / 4], not with LINEAR_AS_IS */
     uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
-    const bool wide = row_wide(x, n_in);
+    const bool wide = row_wide(x, n_in), scaled = !bf16 && x.type != DTYPE_F16;
     float down = 1.0f, scale = 1.0f, top = 0.0f;
     const auto largest = [&](float4 v) {
         top = fmaxf(fmaxf(top, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
     };
     if (pre != LINEAR_AS_IS)
         row_make<pre>(x, blockIdx.x, n_in, p, partial, [&](int i, float4 v) {
+            v = make_float4(cuda_rounded(v.x, x.type), cuda_rounded(v.y, x.type),
+                            cuda_rounded(v.z, x.type), cuda_rounded(v.w, x.type));
             kept[i] = v;
             largest(v);
         });
-    else if (!bf16)
+    else if (scaled)
         for (int i = threadIdx.x; 4 * i < n_in; i += ROW_THREADS)
             largest(row_quad(x, blockIdx.x, i, n_in, wide, 0.0f));
-    if (!bf16) {
+    if (scaled) {
         top = cuda_warp_max(top);
         __syncthreads(); /* row_make's partial */
         if (threadIdx.x % CUDA_WARP == 0)
@@ -111,8 +114,10 @@ static void x_launch_of(uint8_t *records, float *up, const struct cuda_linear_ca
 void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
                           bool bf16, cudaStream_t stream)
 {
-    if (bf16)
+    if (bf16 && parts == 2)
         x_launch_of<2, true>(records, up, l, stream);
+    else if (bf16)
+        x_launch_of<1, true>(records, up, l, stream);
     else if (parts == 2)
         x_launch_of<2, false>(records, up, l, stream);
     else

@@ -183,7 +183,7 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
     struct cuda_linear_call call = {.rows = cuda_op_rows(p->x),
                                     .n_in = cuda_op_cols(p->x),
                                     .x = cuda_op_array(p->x),
-                                    .add = cuda_op_data(p->add),
+                                    .add = cuda_op_array(p->add),
                                     .kind = p->pre.kind,
                                     .pre = {.w = cuda_op_data(p->pre.w),
                                             .bias = cuda_op_data(p->pre.bias),
@@ -196,7 +196,7 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
         assert(w->n_in == call.n_in);
         call.m[call.n_matrices++] = (struct cuda_linear_matrix){.w = cuda_matrix(w)->data,
                                                                 .bias = cuda_op_data(p->bias[i]),
-                                                                .out = p->out[i]->data,
+                                                                .out = cuda_op_array(p->out[i]),
                                                                 .type = w->type,
                                                                 .n_out = (int)w->n_out};
     }

@@ -237,13 +237,13 @@ static void proxy_linear(struct backend *be, const struct op_linear *p)
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
     struct op_linear q = *p;
-    want_tensor(x, p->x, false);
-    want_tensor(x, p->add, false);
+    want_any(x, p->x, false);
+    want_any(x, p->add, false);
     want_tensor(x, p->pre.w, false);
     want_tensor(x, p->pre.bias, false);
-    want_tensor(x, p->pre.up, false);
+    want_any(x, p->pre.up, false);
     for (int i = 0; i < LINEAR_MAX; i++) {
-        want_tensor(x, p->out[i], true);
+        want_any(x, p->out[i], true);
         want_tensor(x, p->bias[i], false);
     }
     send(x);
@@ -263,9 +263,9 @@ static void proxy_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
 {
     struct proxy *x = proxy_of(be);
     struct moved m = {.n = 0};
-    want_tensor(x, p->x, false);
+    want_any(x, p->x, false);
     want_tensor(x, p->w, false);
-    want_tensor(x, p->out, true);
+    want_any(x, p->out, true);
     send(x);
     struct op_rmsnorm q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->w), p->eps};
     RUN(rmsnorm, q);
