@@ -57,9 +57,9 @@ def shared_tile(step_k, head, step, parts):
     return 32 * 256 * 4 + stages * (8 * (head + step) + step_k // 64 * 64 * (32 + 128 * parts))
 
 
-def shared_dense(dims, wide, keys):
+def shared_dense(dims, wide, keys, parts):
     stride, queries = dims + 8, 64 // wide
-    return 4 * stride * (queries + 2 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
+    return 2 * stride * (parts * queries + 4 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
 
 
 # Floats of a row that linear_x keeps, by what it makes (enum linear_pre_kind): LLaMA 3 8B's dim, its feed-forward.
@@ -78,7 +78,7 @@ def launch(name):
     if base == "linear_x_kernel":
         return 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
-        return 128, shared_dense(*numbers[:3])
+        return 128, shared_dense(*numbers[:4])
     if base == "paged_kernel":
         dim = numbers[0] * 8
         if "true" in name:

@@ -23,6 +23,7 @@ template <int dims_, int wide_, int keys_, int parts_> struct dense_shape {
                                                the banks than the row before */
     static constexpr int q_halves = queries * stride, k_halves = keys * stride;
     static constexpr int share_floats = wide > 1 ? DENSE_WARPS *keys / 8 * 4 * CUDA_WARP : 0;
+    static constexpr int blocks = parts == 2 && dims <= 64 ? 4 : 2; /* of a multiprocessor */
     static constexpr int shared_bytes = 2 * (parts * q_halves + 4 * k_halves) + 4 * share_floats;
 };
 
@@ -233,7 +234,7 @@ dense_store(float acc[S::own / 8][4], const struct cuda_flash &rows, const struc
 }
 
 template <class S>
-__global__ void __launch_bounds__(DENSE_THREADS, 2)
+__global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
     dense_kernel(const struct cuda_attn_dense_call a)
 {
     SHARED_DYN(__half, memory);

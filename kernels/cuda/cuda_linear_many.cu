@@ -2,8 +2,15 @@
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_tile.cuh"
 
+/* Blocks that a multiprocessor has memory for, with one part. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define MANY_BLOCKS 1
+#else
+#define MANY_BLOCKS 2
+#endif
+
 template <int type, int parts>
-__global__ void __launch_bounds__(TILE_THREADS, parts == 2 ? 1 : 2)
+__global__ void __launch_bounds__(TILE_THREADS, parts == 2 ? 1 : MANY_BLOCKS)
     linear_many_kernel(const struct linear_job j, int matrix)
 {
     typedef tile_ring<type, parts> R;
