@@ -30,6 +30,7 @@ struct engine_options {
     int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
     int prefill_chunk;     /* prompt rows a step takes at most when others decode */
     int max_batch_rows;
+    int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */
     bool prefix_sharing;
     int max_images;      /* pictures of several requests that are made at once */
     int image_rows;      /* rows of a UNet's pass at most; a picture with guidance has two */
@@ -96,6 +97,7 @@ struct engine_stats {
     int64_t prompt_tokens, cached_tokens, generated_tokens;
     int64_t steps, step_rows;
     int64_t steps_ahead; /* queued before the tokens of the one before were known */
+    int64_t draft_tokens, draft_accepted; /* rows for guessed tokens; those that were right */
     int64_t pages_total, pages_used, pages_cached; /* used: held by running sequences */
     int64_t cache_bytes;
     int64_t held_bytes, kept_bytes;      /* of images: in use; kept for the next */

@@ -26,7 +26,7 @@ enum {
 /* clang-format off */
 #define STATS(X) \
     X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
-    X(cached_tokens) X(generated_tokens) X(steps) X(steps_ahead) X(step_rows) X(pages_total) X(pages_used) \
+    X(cached_tokens) X(generated_tokens) X(steps) X(steps_ahead) X(step_rows) X(draft_tokens) X(draft_accepted) X(pages_total) X(pages_used) \
     X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
     X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images) \
     X(images_flagged) X(models_loaded) X(weight_bytes) X(weight_budget_bytes)

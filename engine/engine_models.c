@@ -24,7 +24,7 @@ static struct model_options options_of(struct engine *g, int model)
     return (struct model_options){
         .n_ctx = g->o.n_ctx,
         .max_rows = g->o.max_batch_rows,
-        .max_logits = g->o.max_sequences + SCHED_ECHO_ROWS,
+        .max_logits = g->o.max_sequences + SCHED_MORE_LOGITS,
         .kv_type = g->o.kv_type,
         .vae_bytes = g->o.vae_bytes,
         .safety = g->o.safety,

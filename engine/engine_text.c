@@ -273,6 +273,20 @@ void engine_text_take(struct engine *g, struct seq *q, int32_t id)
         engine_text_fail(g, q->task, &e);
 }
 
+/* A token was chosen where the draft's token k stands: is it that one, and does its row stand? */
+static bool draft_holds(struct engine *g, const struct sched_part *part, int k)
+{
+    struct seq *q = part->seq;
+    if (k >= q->draft.n)
+        return false;
+    const bool right = draft_check(&q->draft, k, q->ids[q->n_ids - 1]);
+    if (!right || k >= part->n_draft)
+        return false;
+    sched_accept(q);
+    STAT_ADD(g, draft_accepted, 1);
+    return true;
+}
+
 /* Samples and emits for one part of a step that was computed; chosen: what the device has sampled, or NULL. */
 static void finish_part(struct engine *g, const struct sched_plan *p, const struct sched_part *part,
                         const struct text_choose *chosen)
@@ -284,7 +298,7 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
     int rc = 0;
     size_t n_vocab = (size_t)engine_facts(g, p->model)->n_vocab;
     bool echo = q->task->job->text.echo_logprobs;
-    int start = q->n_done - part->n_rows;
+    int start = q->n_done - (part->n_rows - part->n_draft);
     if (echo && start == 0) {
         const struct token_info first = {.id = q->ids[0], .logprob = NAN};
         emit_prompt(q, &first);
@@ -300,6 +314,8 @@ static void finish_part(struct engine *g, const struct sched_plan *p, const stru
                                         : choose_row(g, q, logits, &e);
         if (rc == 0 && !q->task)
             return;
+        if (rc == 0 && at + 1 >= q->n_prompt && !draft_holds(g, part, i))
+            break;
     }
     if (rc)
         engine_text_fail(g, q->task, &e);
@@ -330,6 +346,8 @@ int engine_text_run(struct engine *g, const struct sched_plan *p, struct err *e)
     sched_done(&g->sched, &step, (double)(clock_us() - start));
     STAT_ADD(g, steps, 1);
     STAT_ADD(g, step_rows, batch.n_rows);
+    for (int i = 0; i < step.n_parts; i++)
+        STAT_ADD(g, draft_tokens, step.parts[i].n_draft);
     for (int i = 0; i < step.n_parts; i++)
         finish_part(g, &step, &step.parts[i], batch.choose);
     return 0;

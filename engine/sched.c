@@ -20,7 +20,7 @@ static int min_int(int a, int b)
 
 int sched_max_logits(const struct sched_options *o)
 {
-    return o->max_sequences + SCHED_ECHO_ROWS;
+    return o->max_sequences + SCHED_MORE_LOGITS;
 }
 
 int sched_length(int n_ctx, int n_prompt, int max_tokens)
@@ -50,14 +50,16 @@ int sched_init(struct sched *s, struct cache *cache, const struct sched_options 
     size_t n_seqs = (size_t)o->max_sequences, n_rows = (size_t)o->max_rows;
     s->slots = mem_try(n_seqs, sizeof *s->slots);
     s->order = mem_try(n_seqs, sizeof(struct seq *));
+    s->drafts = mem_try(n_seqs, sizeof(struct draft *));
+    s->n_drafts = mem_try(n_seqs, sizeof *s->n_drafts);
     s->plan.parts = mem_try(n_seqs, sizeof *s->plan.parts);
     s->ids = mem_try(n_rows, sizeof *s->ids);
     s->pos = mem_try(n_rows, sizeof *s->pos);
     s->rows = mem_try(n_rows, sizeof *s->rows);
     s->views = mem_try(n_rows, sizeof *s->views);
     s->logit_rows = mem_try((size_t)sched_max_logits(o), sizeof *s->logit_rows);
-    bool ok = s->slots && s->order && s->plan.parts && s->ids && s->pos && s->rows && s->views &&
-              s->logit_rows;
+    bool ok = s->slots && s->order && s->drafts && s->n_drafts && s->plan.parts && s->ids &&
+              s->pos && s->rows && s->views && s->logit_rows;
     for (size_t i = 0; ok && i < n_seqs; i++) {
         s->slots[i].ids = mem_try((size_t)n_ctx, sizeof(int32_t));
         s->slots[i].kv.pages = mem_try((size_t)n_pages, sizeof(int32_t));
@@ -78,6 +80,8 @@ void sched_fini(struct sched *s)
     }
     free(s->slots);
     free(s->order);
+    free(s->drafts);
+    free(s->n_drafts);
     free(s->plan.parts);
     free(s->ids);
     free(s->pos);
@@ -174,6 +178,7 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     q->order = s->n_admitted++;
     q->n_prompt = q->n_ids = n_prompt;
     q->n_end = n_end;
+    draft_begin(&q->draft);
     q->n_cached = q->n_done = q->kv.n_shared * KV_PAGE_TOKENS;
     q->admitted_us = clock_us();
     q->first_token_us = 0;
@@ -426,7 +431,7 @@ static int wanted(const struct seq *q, int echo_left)
 /* Gives out `room` prompt rows among parts [from, n_parts). */
 static void share_rows(struct sched_plan *p, int from, int room)
 {
-    int echo_left = SCHED_ECHO_ROWS;
+    int echo_left = SCHED_MORE_LOGITS;
     for (int i = from; i < p->n_parts && room > 0; i++) {
         int most = i + 1 < p->n_parts ? (room + 1) / 2 : room;
         int n = min_int(wanted(p->parts[i].seq, echo_left), most);
@@ -445,6 +450,24 @@ static void share_rows(struct sched_plan *p, int from, int room)
     }
 }
 
+/* Rows for what may follow, of the sequences in parts [0, n_parts), which decode. */
+static void add_drafts(struct sched *s, struct sched_plan *p)
+{
+    const int room = min_int(s->o.max_rows - p->n_parts, SCHED_MORE_LOGITS);
+    for (int i = 0; i < p->n_parts; i++) {
+        struct seq *q = p->parts[i].seq;
+        /* The last token that it may make is never computed upon. */
+        draft_find(&q->draft, q->ids, q->n_ids,
+                   min_int(s->o.draft_tokens, q->n_end - 1 - q->n_ids));
+        s->drafts[i] = &q->draft;
+    }
+    draft_share(s->drafts, p->n_parts, &s->models[p->model].costs, room, s->n_drafts);
+    for (int i = 0; i < p->n_parts; i++) {
+        p->parts[i].n_draft = s->n_drafts[i];
+        p->parts[i].n_rows += s->n_drafts[i];
+    }
+}
+
 /* Writes a part's rows into the batch. */
 static void add_rows(struct sched *s, struct sched_part *part)
 {
@@ -456,12 +479,12 @@ static void add_rows(struct sched *s, struct sched_part *part)
     part->n_logits = 0;
     for (int i = 0; i < part->n_rows; i++) {
         int at = q->n_done + i, row = b->n_rows++;
-        s->ids[row] = q->ids[at];
+        s->ids[row] = at < q->n_ids ? q->ids[at] : q->draft.ids[at - q->n_ids];
         s->pos[row] = at;
         s->views[row] = q->task->look ? &q->task->look->blip.view : NULL;
         s->rows[row] = (struct kv_row){.pages = q->kv.pages, .pos = at};
         /* An echo wants every prompt row but the last, whose successor is not a prompt token. */
-        bool last = at == q->n_ids - 1;
+        bool last = at >= q->n_ids - 1;
         if (last ? q->n_end > q->n_ids : echo) {
             s->logit_rows[b->n_logits++] = row;
             part->n_logits++;
@@ -482,6 +505,7 @@ const struct sched_plan *sched_next(struct sched *s)
         struct seq *q = s->order[i];
         if (q->task->model == p->model && q->n_done >= q->n_prompt && has_work(q))
             p->parts[p->n_parts++] = (struct sched_part){.seq = q, .n_rows = 1};
+        q->draft.n = 0;
     }
     int n_decode = p->n_parts;
     for (int i = 0; i < s->n_running; i++) {
@@ -492,6 +516,9 @@ const struct sched_plan *sched_next(struct sched *s)
         if (!has_twin(s, q))
             p->parts[p->n_parts++] = (struct sched_part){.seq = q};
     }
+    p->decodes = p->n_parts == n_decode;
+    if (p->decodes && s->o.draft_tokens > 0)
+        add_drafts(s, p);
     int room = s->o.max_rows - n_decode;
     if (n_decode > 0)
         room = min_int(room, s->o.prefill_chunk);
@@ -512,16 +539,29 @@ const struct sched_plan *sched_next(struct sched *s)
     return kept > 0 ? p : NULL;
 }
 
+/* n more positions are computed. */
+static void advance(struct seq *q, int n)
+{
+    q->n_done += n;
+    while (q->kv.share && (q->kv.n_shared + 1) * KV_PAGE_TOKENS <= q->n_done)
+        cache_commit(&q->kv, q->ids + (size_t)q->kv.n_shared * KV_PAGE_TOKENS);
+}
+
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us)
 {
     struct sched_model *m = &s->models[plan->model];
+    if (plan->decodes)
+        draft_measured(&m->costs, plan->batch.n_rows, cost_us);
     cost_us *= plan->n_alike;
     m->spent_us += m->weight > 0 ? cost_us / m->weight : cost_us;
     s->last_model = plan->model;
     for (int i = 0; i < plan->n_parts; i++) {
         struct seq *q = plan->parts[i].seq;
-        q->n_done += plan->parts[i].n_rows;
-        while (q->kv.share && (q->kv.n_shared + 1) * KV_PAGE_TOKENS <= q->n_done)
-            cache_commit(&q->kv, q->ids + (size_t)q->kv.n_shared * KV_PAGE_TOKENS);
+        advance(q, plan->parts[i].n_rows - plan->parts[i].n_draft);
     }
+}
+
+void sched_accept(struct seq *q)
+{
+    advance(q, 1);
 }

@@ -21,6 +21,9 @@
  * rows, the next one half of the rest, and so on; what nobody needed goes to the oldest.  So a long
  * prompt neither holds up short ones nor is held up by them.
  *
+ * Drafts (draft.h).  In a step without prompt rows a decoding sequence may have rows for tokens that are
+ * only guessed; they count as computed when sched_accept says so.
+ *
  * Pictures.  A caption model looks at a job's picture, in pieces, before the job's sequences have rows.
  * Where others of the model have rows, pieces and steps take turns.
  *
@@ -35,7 +38,8 @@
 #include "engine/task.h"
 
 #define SCHED_BYPASS_MAX 64
-#define SCHED_ECHO_ROWS  16 /* logit rows for echo_logprobs, besides one for each sequence */
+#define SCHED_MORE_LOGITS \
+    16 /* logit rows for echo_logprobs and drafts, besides one for each sequence */
 
 /* A model whose jobs are no sequences of tokens. */
 struct sched_other {
@@ -50,16 +54,18 @@ struct sched_model {
     const struct sched_other *other; /* NULL: a text model */
     struct cache_pool *pool;         /* of a text model */
     int n_beams;                     /* most beams of a sequence, each with its pages; 0: one */
-    int n_ctx;       /* positions of one sequence, as the model and the cache allow */
-    double weight;   /* share of the device beside others; 0: 1 */
-    double spent_us; /* device time, for the turns */
-    bool closed;     /* its jobs wait: it is not loaded, or must go */
-    bool busy;       /* had work when a unit was last chosen */
-    bool looked;     /* its last unit was a look at a picture */
+    int n_ctx;                /* positions of one sequence, as the model and the cache allow */
+    double weight;            /* share of the device beside others; 0: 1 */
+    double spent_us;          /* device time, for the turns */
+    bool closed;              /* its jobs wait: it is not loaded, or must go */
+    bool busy;                /* had work when a unit was last chosen */
+    bool looked;              /* its last unit was a look at a picture */
+    struct draft_costs costs; /* of its steps that only decode */
 };
 
 struct sched_options {
     int max_sequences, prefill_chunk, max_rows;
+    int draft_tokens; /* of a sequence in a step at most; 0: no drafts */
     bool share;
 };
 
@@ -67,6 +73,7 @@ struct sched_options {
 struct sched_part {
     struct seq *seq;
     int n_rows;                /* positions seq->n_done ... + n_rows - 1 */
+    int n_draft;               /* the last ones, of seq->draft */
     int first_logit, n_logits; /* in the batch's order; they belong to the last n_logits rows */
 };
 
@@ -78,6 +85,7 @@ struct sched_plan {
     bool alone;        /* no other model has work */
     int n_alike; /* models with `other` that share one portion of the device with it; else 1 */
     int n_parts;
+    bool decodes; /* no rows of prompts */
     struct sched_part *parts;
     struct text_batch batch; /* logits is the caller's */
 };
@@ -94,6 +102,8 @@ struct sched {
     struct task *head, **tail; /* waiting, first come first */
     int last_model;            /* of the unit before */
     struct sched_plan plan;
+    struct draft **drafts; /* [max_sequences] of the plan */
+    int *n_drafts;
     int32_t *ids, *pos, *logit_rows;
     struct kv_row *rows;
     const struct text_view **views;
@@ -117,8 +127,10 @@ void sched_remove(struct sched *s, struct task *t); /* from the queue */
 struct seq *sched_admit(struct sched *s, struct task **other);
 /* The next unit, or NULL when nothing can run. */
 const struct sched_plan *sched_next(struct sched *s);
-/* The plan's forward pass was done and took cost_us: positions advance, full pages are shared. */
+/* The plan's forward pass was done and took cost_us: positions but those of drafts advance, full pages are shared. */
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us);
+/* The first of the rows of q's draft that are not yet accepted was computed upon the right token. */
+void sched_accept(struct seq *q);
 /* Nobody waits, no other model has work, and of this one every sequence is past its prompt. */
 bool sched_decodes_only(const struct sched *s, int model);
 /* Takes a sequence out; its pages are free at once. */

@@ -4,6 +4,7 @@
 #define ENGINE_TASK_H
 #include "engine/beam.h"
 #include "engine/cache.h"
+#include "engine/draft.h"
 #include "engine/job.h"
 #include "engine/models/blip.h"
 #include "engine/stage.h"
@@ -73,6 +74,7 @@ struct seq {
     int n_done;                 /* positions whose KV is computed */
     int n_cached;               /* prompt tokens that came from shared pages */
     struct cache_seq kv;
+    struct draft draft; /* what may follow ids */
     struct detok detok;
     struct stop stop;
     struct grammar_run *grammar; /* what its text may go on with, or NULL */

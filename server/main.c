@@ -328,6 +328,7 @@ static int open_engine(struct server *s, struct err *e)
         .max_queued_tokens = (int)c->max_queued_tokens,
         .prefill_chunk = (int)c->prefill_chunk,
         .max_batch_rows = (int)c->max_batch_rows,
+        .draft_tokens = (int)c->draft_tokens,
         .prefix_sharing = c->prefix_sharing,
         .max_images = (int)c->images_at_once,
         .image_rows = (int)c->max_image_rows,

@@ -43,3 +43,14 @@ def test_a_stream_is_the_same_as_the_whole(smollm):
         model="smollm", messages=[{"role": "user", "content": "Name three colours."}], seed=1,
         temperature=0.8, max_tokens=40, stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == whole
+
+
+def test_a_text_that_repeats_is_drafted(smollm):
+    before = [smollm.metric(f"vllm:spec_decode_num_{what}_tokens_total") for what in ("draft", "accepted")]
+    line = "The lighthouse keeper counts the ships that pass the rocks at night. "
+    text = smollm.client().completions.create(model="smollm", prompt=line * 4, temperature=0, max_tokens=60)
+    assert line.strip() in text.choices[0].text
+    made, right = (smollm.metric(f"vllm:spec_decode_num_{what}_tokens_total") - was
+                   for what, was in zip(("draft", "accepted"), before))
+    assert 20 < right <= made
+    assert text.usage.completion_tokens == 60

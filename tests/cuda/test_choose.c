@@ -18,7 +18,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/cuda/answer.h"
 #include "tests/cuemu/cuemu.h"
-#include "tests/pause.h"
+#include "tests/engine_ready.h"
 
 /* ---- against the CPU's sampler ---- */
 
@@ -168,16 +168,8 @@ static struct engine *start(int max_sequences)
                                      .max_sequences = max_sequences,
                                      .max_batch_rows = 32,
                                      .prefix_sharing = true};
-    struct engine *g;
-    struct err e = {0};
     cuemu_reset();
-    assert_int_equal(engine_open(&g, &o, &e), 0);
-    while (engine_state(g) == ENGINE_LOADING)
-        pause_ms(1);
-    engine_failure(g, &e);
-    if (engine_state(g) != ENGINE_READY)
-        fail_msg("%s", e.msg);
-    return g;
+    return engine_ready(&o);
 }
 
 /* Greedy, sampled, sampled with filters, with penalties, with logprobs, with a stop string. */

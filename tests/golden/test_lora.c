@@ -11,14 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/diffusion.h"
-#include "engine/engine.h"
 #include "engine/models/image_adapter.h"
+#include "tests/engine_ready.h"
 #include "tests/golden/device.h"
 
 #define DIR "tests/fixtures/"
@@ -57,16 +56,7 @@ static struct engine *open_engine(void)
                                      .cache_bytes = (size_t)1 << 28,
                                      .lora_dir = DIR "lora",
                                      .max_images = 16};
-    struct engine *g;
-    struct err e = {0};
-    must(engine_open(&g, &o, &e), &e);
-    const struct timespec t = {.tv_nsec = 2000000};
-    while (engine_state(g) == ENGINE_LOADING)
-        nanosleep(&t, NULL);
-    engine_failure(g, &e);
-    if (engine_state(g) != ENGINE_READY)
-        fail_msg("loading: %s", e.msg);
-    return g;
+    return engine_ready(&o);
 }
 
 static double number(const struct cJSON *o, const char *key, double otherwise)
@@ -140,9 +130,8 @@ static bool poll_job(struct job *j, struct picture_case *c)
 
 static void wait_for(struct job *j, struct picture_case *c)
 {
-    const struct timespec t = {.tv_nsec = 2000000};
     while (!poll_job(j, c))
-        nanosleep(&t, NULL);
+        pause_ms(2);
 }
 
 static void load(struct engine *g, const char *model, const char *name)

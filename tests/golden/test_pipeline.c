@@ -13,13 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "engine/engine.h"
 #include "engine/noise.h"
+#include "tests/engine_ready.h"
 #include "tests/golden/device.h"
 #include "tests/golden/seeded.h"
 #include "tests/temp_dir.h"
@@ -79,16 +78,7 @@ static struct engine *open_engine(const struct engine_model *models, int n_model
                                      .models = models,
                                      .cache_bytes = (size_t)1 << 28,
                                      .max_images = 16};
-    struct engine *g;
-    struct err e = {0};
-    assert_int_equal(engine_open(&g, &o, &e), 0);
-    const struct timespec t = {.tv_nsec = 2000000};
-    while (engine_state(g) == ENGINE_LOADING)
-        nanosleep(&t, NULL);
-    engine_failure(g, &e);
-    if (engine_state(g) != ENGINE_READY)
-        fail_msg("loading: %s", e.msg);
-    return g;
+    return engine_ready(&o);
 }
 
 static double number(const struct cJSON *o, const char *key, double otherwise)
@@ -328,11 +318,10 @@ static void compare_with(const struct engine_model *models, int n_models, const 
     }
     for (int i = 0; i < n_cases; i++) {
         struct picture_case *c = &cases[i];
-        const struct timespec t = {.tv_nsec = 2000000};
         if (c->left_out)
             continue;
         while (!poll_case(c))
-            nanosleep(&t, NULL);
+            pause_ms(2);
         assert_int_equal(c->n_images, c->job->image.n);
         double worst = 0;
         for (int k = 0; k < c->n_images; k++)

@@ -16,7 +16,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/engine.h"
+#include "tests/engine_ready.h"
 
 static const char model_path[] = "tests/fixtures/tiny-llama.gguf";
 /* 262144 positions: a job that fills them takes minutes on any machine. */
@@ -77,18 +77,10 @@ static struct engine *open_model(const char *path, int max_sequences, size_t cac
         .prefill_chunk = 16,
         .max_batch_rows = 64,
         .prefix_sharing = sharing,
+        .draft_tokens = sharing ? 8 : 0,
         .wake = on_wake,
     };
-    struct engine *g;
-    struct err e = {0};
-    assert_int_equal(engine_open(&g, &o, &e), 0);
-    while (engine_state(g) == ENGINE_LOADING)
-        wait_after(wakes());
-    if (engine_state(g) == ENGINE_FAILED) {
-        engine_failure(g, &e);
-        fail_msg("loading: %s", e.msg);
-    }
-    return g;
+    return engine_ready(&o);
 }
 
 static struct engine *open_engine(int max_sequences, size_t cache_bytes, bool sharing)

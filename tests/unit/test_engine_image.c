@@ -12,7 +12,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "engine/engine.h"
-#include "tests/pause.h"
+#include "tests/engine_ready.h"
 
 enum { W = 48, H = 32, BYTES = W * H * 3 };
 
@@ -29,15 +29,7 @@ static struct engine *open_engine(const char *preview, size_t cache_bytes)
                                      .kv_type = DTYPE_F16,
                                      .cache_bytes = cache_bytes,
                                      .preview = preview};
-    struct engine *g;
-    struct err e = {0};
-    assert_int_equal(engine_open(&g, &o, &e), 0);
-    while (engine_state(g) == ENGINE_LOADING)
-        pause_ms(1);
-    engine_failure(g, &e);
-    if (engine_state(g) != ENGINE_READY)
-        fail_msg("loading: %s", e.msg);
-    return g;
+    return engine_ready(&o);
 }
 
 static struct job *image_job(const char *model, int steps)

@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "engine/engine.h"
-#include "tests/pause.h"
+#include "tests/engine_ready.h"
 
 enum { N_MODELS = 4, ROUNDS = 6 };
 
@@ -32,15 +32,7 @@ static struct engine *open_engine(enum engine_preload preload, size_t weight_byt
                                      .cache_bytes = (size_t)1 << 26,
                                      .preload = preload,
                                      .weight_bytes = weight_bytes};
-    struct engine *g;
-    struct err e = {0};
-    assert_int_equal(engine_open(&g, &o, &e), 0);
-    while (engine_state(g) == ENGINE_LOADING)
-        pause_ms(1);
-    engine_failure(g, &e);
-    if (engine_state(g) != ENGINE_READY)
-        fail_msg("loading: %s", e.msg);
-    return g;
+    return engine_ready(&o);
 }
 
 /* A short job for model i. */

@@ -1,0 +1,127 @@
+/* Drafts from the text itself; draft.h has the design. */
+#include "engine/draft.h"
+
+#include <math.h>
+
+enum {
+    MATCH_MIN = 2,      /* tokens that must be alike */
+    MATCH_MAX = 8,      /* and that are looked at */
+    LOOK_BACK = 1 << 14 /* tokens that are searched */
+};
+
+static const float RIGHT_FIRST = 0.5F, RIGHT_RATE = 0.15F;
+static const float COST_RATE = 0.2F, COST_FORGOTTEN = 0.002F; /* of what a measured step says */
+static const float GAIN_MIN = 0.03F;
+
+void draft_begin(struct draft *d)
+{
+    d->n = 0;
+    d->right = RIGHT_FIRST;
+}
+
+/* How many tokens before ids[a] and ids[b], a < b, and those two, are alike. */
+static int alike(const int32_t *ids, int a, int b)
+{
+    int n = 0;
+    while (n < MATCH_MAX && n <= a && ids[a - n] == ids[b - n])
+        n++;
+    return n;
+}
+
+void draft_find(struct draft *d, const int32_t *ids, int n_ids, int most)
+{
+    const int last = n_ids - 1, first = last > LOOK_BACK ? last - LOOK_BACK : 0;
+    int best = -1, length = MATCH_MIN - 1;
+    for (int i = last - 1; i >= first && length < MATCH_MAX; i--) {
+        const int n = ids[i] == ids[last] ? alike(ids, i, last) : 0;
+        if (n > length) {
+            length = n;
+            best = i;
+        }
+    }
+    d->n = 0;
+    if (best < 0)
+        return;
+    most = most < DRAFT_MAX ? most : DRAFT_MAX;
+    for (int at = best + 1; d->n < most; at++, d->n++) /* past the end it goes on as it began */
+        d->ids[d->n] = at < n_ids ? ids[at] : d->ids[at - n_ids];
+}
+
+/* What is assumed of a step that was never measured, in rows: its own, and reading the weights, which
+ * is worth some more. */
+static float assumed(int n_rows)
+{
+    return 4 + (float)n_rows;
+}
+
+static float cost(const struct draft_costs *c, int n_rows)
+{
+    return c->us[n_rows] > 0 ? c->us[n_rows] : assumed(n_rows);
+}
+
+void draft_measured(struct draft_costs *c, int n_rows, double us)
+{
+    if (n_rows < 1 || n_rows > DRAFT_ROWS || !(us > 0))
+        return;
+    const float row = (float)us / assumed(n_rows);
+    for (int n = 1; n <= DRAFT_ROWS; n++) {
+        const float rate = c->us[n] <= 0 ? 1 : n == n_rows ? COST_RATE : COST_FORGOTTEN;
+        c->us[n] += rate * (row * assumed(n) - c->us[n]);
+    }
+}
+
+/* A draft while rows are given out. */
+struct share {
+    float next;   /* how likely its next token is right, and all before it */
+    float tokens; /* that its sequence will make, on average */
+    int n_rows;
+};
+
+/* The draft whose next row makes its sequence faster by the largest part; -1: all have their rows. */
+static int neediest(struct draft *const *d, const struct share *s, int n)
+{
+    int best = -1;
+    float most = 0;
+    for (int i = 0; i < n; i++) {
+        const float gain = s[i].n_rows < d[i]->n ? s[i].next / s[i].tokens : 0;
+        if (gain > most) {
+            best = i;
+            most = gain;
+        }
+    }
+    return best;
+}
+
+void draft_share(struct draft *const *d, int n, const struct draft_costs *c, int room, int *n_rows)
+{
+    struct share s[DRAFT_ROWS];
+    for (int i = 0; i < n; i++)
+        n_rows[i] = 0;
+    if (n > DRAFT_ROWS)
+        return;
+    for (int i = 0; i < n; i++)
+        s[i] = (struct share){.next = d[i]->right, .tokens = 1};
+    room = room < DRAFT_ROWS - n ? room : DRAFT_ROWS - n;
+    /* What counts is the mean of how much faster each sequence becomes, as a logarithm: so rows of one draft, which
+     * the others wait for, must be worth that. */
+    float faster = 0, best = GAIN_MIN;
+    for (int k = 1, i; k <= room && (i = neediest(d, s, n)) >= 0; k++) {
+        faster += logf(1 + s[i].next / s[i].tokens) / (float)n;
+        s[i].tokens += s[i].next;
+        s[i].next *= d[i]->right;
+        s[i].n_rows++;
+        const float gain = faster - logf(cost(c, n + k) / cost(c, n));
+        if (gain <= best)
+            continue;
+        best = gain;
+        for (int m = 0; m < n; m++)
+            n_rows[m] = s[m].n_rows;
+    }
+}
+
+bool draft_check(struct draft *d, int k, int32_t id)
+{
+    const bool right = d->ids[k] == id;
+    d->right += RIGHT_RATE * ((right ? 1.0F : 0.0F) - d->right);
+    return right;
+}
