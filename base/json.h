@@ -17,8 +17,7 @@ struct json_limits {
     size_t max_bytes;
     int max_depth; /* nested arrays and objects */
     int max_nodes; /* values, keys not counted */
-    bool
-        infinity; /* takes Infinity and -Infinity, which Python writes into its files, as numbers */
+    bool infinity; /* Infinity and -Infinity, which Python writes into its files, are numbers */
 };
 extern const struct json_limits json_limits_default; /* 1 MiB, depth 64, 20000 nodes */
 

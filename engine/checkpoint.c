@@ -144,7 +144,8 @@ int checkpoint_json(struct cJSON **doc, const char *path, struct err *e)
     int rc = file_open(&f, path, e);
     if (rc != 0)
         return rc;
-    const struct json_limits limits = {JSON_MAX_BYTES, 16, 1 << 17, true};
+    const struct json_limits limits = {
+        .max_bytes = JSON_MAX_BYTES, .max_depth = 16, .max_nodes = 1 << 17, .infinity = true};
     rc = json_parse(doc, f.data != NULL ? f.data : "", f.size, &limits, e);
     if (rc == 0 && json_type(*doc) != JSON_OBJECT) {
         json_free(*doc);

@@ -264,7 +264,8 @@ static int read_file(struct safetensors *s, struct err *e)
     int rc = check_start(&s->file, &header, e);
     if (rc != 0)
         return rc;
-    const struct json_limits limits = {SAFETENSORS_MAX_HEADER, 4, NODES_MAX, false};
+    const struct json_limits limits = {
+        .max_bytes = SAFETENSORS_MAX_HEADER, .max_depth = 4, .max_nodes = NODES_MAX};
     rc = json_parse(&s->doc, s->file.data + LENGTH_BYTES, (size_t)header, &limits, e);
     if (rc != 0) {
         if (e != NULL && rc != ERR_NOMEM)

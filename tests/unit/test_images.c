@@ -18,7 +18,7 @@
 #include "tests/unit/fake_engine.h"
 
 static struct api *api;
-static struct json_limits wide = {1 << 26, 64, 100000, false};
+static struct json_limits wide = {.max_bytes = 1 << 26, .max_depth = 64, .max_nodes = 100000};
 enum { ALICE = 1, BOB = 2 };
 
 static int open_api(void **state)

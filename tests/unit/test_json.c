@@ -238,7 +238,8 @@ static void json_scan_stops_depth_bombs(void **state)
 static void json_limits_on_depth_end_where_the_parser_does(void **state)
 {
     (void)state;
-    const struct json_limits deep = {1 << 20, 1 << 30, 1 << 20, false};
+    const struct json_limits deep = {
+        .max_bytes = 1 << 20, .max_depth = 1 << 30, .max_nodes = 1 << 20};
     struct cJSON *doc;
     char *text = nested("[{\"a\":", "1", "}]", 500);
     assert_int_equal(json_parse(&doc, text, strlen(text), &deep, &e), 0);
@@ -265,7 +266,7 @@ static void json_scan_counts_values_and_bytes(void **state)
     refuses(text, N, "too many values");
     free(text);
 
-    const struct json_limits small = {10, 10, 4, false};
+    const struct json_limits small = {.max_bytes = 10, .max_depth = 10, .max_nodes = 4};
     assert_int_equal(json_scan("[1,2,3]", 7, &small, &e), 0);
     assert_int_equal(json_scan("[1,2,3,4]", 9, &small, &e), ERR_INVALID);
     assert_int_equal(json_scan("[        ]", 10, &small, &e), 0);
@@ -275,7 +276,7 @@ static void json_scan_counts_values_and_bytes(void **state)
 static void json_scan_takes_linear_time_for_many_keys(void **state)
 {
     (void)state;
-    const struct json_limits wide = {1 << 26, 64, 1 << 22, false};
+    const struct json_limits wide = {.max_bytes = 1 << 26, .max_depth = 64, .max_nodes = 1 << 22};
     struct buf b;
     buf_init(&b, 1 << 26);
     for (int i = 0; i < 300000; i++)
