@@ -96,6 +96,14 @@ static int open_safety(struct opening *o)
     return rc != 0 ? err_wrap(o->e, "safety_checker") : 0;
 }
 
+/* What json_get_int and its kin say names a key, not the part in whose config it is. */
+static int named(const struct opening *o, enum checkpoint_part part, int rc)
+{
+    if (rc != 0 && o->e != NULL && o->e->param[0] != '\0')
+        err_wrap(o->e, "%s", checkpoint_part_name(part));
+    return rc;
+}
+
 static int open_parts(struct opening *o, const char *preview)
 {
     struct image_model *m = o->m;
@@ -112,7 +120,7 @@ static int open_parts(struct opening *o, const char *preview)
     }
     if (m->info.n_encoders == 0)
         return err_set(o->e, ERR_CORRUPT, "the model has no text encoder");
-    int rc = open_vae(o);
+    int rc = named(o, CHECKPOINT_VAE, open_vae(o));
     if (rc == 0)
         rc = open_preview(o, preview);
     if (rc == 0)
@@ -122,8 +130,7 @@ static int open_parts(struct opening *o, const char *preview)
     if (!checkpoint_has(o->c, CHECKPOINT_UNET))
         return err_set(o->e, ERR_UNSUPPORTED, "the model has no unet");
     struct nn_loader l = loader_of(o, o->c, CHECKPOINT_UNET, 1000);
-    rc = unet_open(&m->unet, &l, o->e);
-    return rc;
+    return named(o, CHECKPOINT_UNET, unet_open(&m->unet, &l, o->e));
 }
 
 /* ---- what it is ---- */

@@ -119,10 +119,30 @@ static void image_model_refuses_settings_that_no_code_follows(void **state)
     }
 }
 
+static void image_model_says_in_which_config_a_number_is_wrong(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *part, *from, *to, *words;
+    } cases[] = {
+        {"vae", "\"norm_num_groups\": 4", "\"norm_num_groups\": 0", "vae: 'norm_num_groups'"},
+        {"unet", "\"norm_num_groups\": 4", "\"norm_num_groups\": -1", "unet: 'norm_num_groups'"},
+        {"unet", "\"norm_eps\": 1e-05", "\"norm_eps\": Infinity", "unet: 'norm_eps'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        make_model(cases[i].part, cases[i].from, cases[i].to);
+        assert_int_equal(opened(&e), ERR_INVALID);
+        if (strstr(e.msg, cases[i].words) != e.msg)
+            fail_msg("%s: %s", cases[i].words, e.msg);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(image_model_refuses_settings_that_no_code_follows),
+        cmocka_unit_test(image_model_says_in_which_config_a_number_is_wrong),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
