@@ -398,6 +398,7 @@ static void request_headers(struct conn *c, const char *url, const char *method)
         c->cors = true;
     }
     if (guard_framing(&g, e)) {
+        c->answer_now = true; /* where such a body ends nobody can say */
         refuse(c, 400);
         return;
     }

@@ -121,3 +121,12 @@ def test_a_silent_client_is_closed_in_time(option, sent):
 def test_what_is_no_http_is_refused_and_closed(patient, request_, status):
     """By libmicrohttpd, in its own words; docs/API.md says so."""
     assert patient.raw(request_).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("encoding", [b"gzip, chunked", b"gzip", b"identity", b"chunked, chunked"])
+def test_a_body_whose_end_nobody_knows_is_refused_at_once(patient, encoding):
+    with patient.connect() as c:
+        c.sendall(CHUNKED.replace(b"chunked", encoding))
+        head, body = read_all(c).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert "Transfer-Encoding" in json.loads(body)["error"]["message"]
