@@ -37,12 +37,12 @@ PROMISED = {
 
 
 def types():
-    """Number of a type -> (name, step_k, head bytes, step bytes)."""
+    """Number of a type -> (name, group, step_k, head bytes, step bytes)."""
     numbers = dict(re.findall(r"DTYPE_(\w+) = (\d+)", (ROOT / "kernels/tensor.h").read_text()))
     found = {}
     for m in LAYOUT.finditer((ROOT / "kernels/cuda/cuda_layout.h").read_text()):
-        low, high, _, step_k, _, head, scale = (int(v) for v in m[2].replace(" ", "").split(",")[:7])
-        found[int(numbers[m[1]])] = (m[1].lower(), step_k, head, scale + 2 * (low + high) * step_k)
+        low, high, group, step_k, _, head, scale = (int(v) for v in m[2].replace(" ", "").split(",")[:7])
+        found[int(numbers[m[1]])] = (m[1].lower(), group, step_k, head, scale + 2 * (low + high) * step_k)
     return found
 
 
@@ -52,9 +52,17 @@ def shared_few(step_k, head, step, parts):
     return 8 * min(8, (160 << 10) // (8 * most)) * most
 
 
-def shared_tile(step_k, head, step, parts):
+def shared_conv(step_k, head, step, parts):
     stages = 3 if step_k > 64 or step > 1500 else 4
     return 32 * 256 * 4 + stages * (8 * (head + step) + step_k // 64 * 64 * (32 + 128 * parts))
+
+
+def tile(group, step_k, head, step, parts, columns):
+    """As tile_shape of cuda_tile.cuh: threads, bytes."""
+    stage = 8 * (head + step) + step_k // 64 * columns * (32 + 128 * parts)
+    totals = columns * 128 * 4 if group else 0
+    stages = min(((160 << 10) - totals) // stage, 3 if columns == 64 else 4)
+    return 256 if columns == 128 else 128, totals + stages * stage
 
 
 def shared_dense(dims, wide, keys, parts):
@@ -70,10 +78,12 @@ def launch(name):
     """Threads of a block and dynamic shared memory at its largest, as the launchers ask for."""
     base = name.split("<")[0]
     numbers = [int(n) for n in re.findall(r"-?\d+", name[len(base):])]
-    if base in ("linear_few_kernel", "linear_many_kernel", "conv_kernel"):
-        _, step_k, head, step = types()[numbers[0]]
+    if base == "linear_many_kernel":
+        return tile(*types()[numbers[0]][1:], *numbers[1:])
+    if base in ("linear_few_kernel", "conv_kernel"):
+        _, _, step_k, head, step = types()[numbers[0]]
         parts = numbers[1] if len(numbers) > 1 else 2
-        shared = shared_few if base == "linear_few_kernel" else shared_tile
+        shared = shared_few if base == "linear_few_kernel" else shared_conv
         return 256, shared(step_k, head, step, parts)
     if base == "linear_x_kernel":
         return 256, 4 * X_ROW[numbers[-1]]

@@ -71,7 +71,7 @@ def llama(gpu, kind, rows, table):
     speed, flops, mma, _, arch = GPUS[gpu]
     bits, parts = BITS[kind], 2 if kind == "f16" else 1
     types = {name: v for name, *v in cuda_gate.types().values()}
-    _, head, step = types[kind]
+    _, _, head, step = types[kind]
     few = f"linear_few_kernel<{kind}, {parts}>"
     flight = in_flight(few, arch, table, 8 * (head + step), 8 if step < 1500 else 4)
     prompt = rows > 64

@@ -239,8 +239,13 @@ int cuda_backend_count(void)
 
 static int open_streams(struct cuda_backend *cb, struct err *e)
 {
+    struct cudaDeviceProp properties;
     cuda_enter(cb);
-    cudaError_t rc = cudaStreamCreateWithFlags(&cb->compute, cudaStreamNonBlocking);
+    cudaError_t rc = cudaGetDeviceProperties(&properties, cb->device);
+    if (rc == cudaSuccess) {
+        cb->multiprocessors = properties.multiProcessorCount;
+        rc = cudaStreamCreateWithFlags(&cb->compute, cudaStreamNonBlocking);
+    }
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&cb->copy, cudaStreamNonBlocking);
     if (rc == cudaSuccess)

@@ -42,7 +42,7 @@ struct cuda_landing {
 struct cuda_backend {
     struct backend be; /* first */
     char name[24];
-    int device;
+    int device, multiprocessors;
     bool dead;
     char why[160]; /* it died */
     cudaStream_t compute, copy;

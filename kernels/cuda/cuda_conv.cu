@@ -10,7 +10,7 @@
 #include "kernels/cuda/cuda_conv.h"
 
 #include "kernels/cuda/cuda_conv_kernels.cuh"
-#include "kernels/cuda/cuda_tile.cuh"
+#include "kernels/cuda/cuda_conv_tile.cuh"
 
 #define CONV_PARTS   2 /* at most */
 #define CONV_THREADS 256

@@ -29,12 +29,12 @@ static size_t made_bytes(const struct cuda_linear_call *l)
 
 size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
 {
-    size_t widest = 0;
+    size_t n_out = 0;
     for (int i = 0; i < l->n_matrices; i++)
-        widest = (size_t)l->m[i].n_out > widest ? (size_t)l->m[i].n_out : widest;
+        n_out += (size_t)l->m[i].n_out;
     return made_bytes(l) + records_bytes(l->rows, l->n_in, 2) +
            round_up((size_t)l->rows * sizeof(float)) +
-           (l->rows > FEW_ROWS ? CUDA_SLICES * l->rows * widest * sizeof(float) : 0);
+           (l->rows > FEW_ROWS ? CUDA_SLICES * l->rows * n_out * sizeof(float) : 0);
 }
 
 /* Halves of x, for weights of a type.  One is an x of f16, and an x of bf16: scaled, with blocks and F16, where
@@ -43,7 +43,7 @@ static int x_parts(const struct cuda_linear_call *l, enum dtype type)
 {
     if (l->x.type != DTYPE_F32)
         return l->x.type == DTYPE_F16 && type == DTYPE_BF16 ? 2 : 1;
-    return type == DTYPE_F16 || type == DTYPE_BF16 ? 2 : l->parts;
+    return type == DTYPE_F16 || type == DTYPE_BF16 ? 2 : 1;
 }
 
 /* The same call over what pre makes of x. */
@@ -125,6 +125,7 @@ void cuda_linear_launch(const struct cuda_linear_call *call, cudaStream_t stream
         j.up = up;
         j.slices = up + round_up((size_t)l->rows * sizeof(float)) / sizeof(float);
         j.rows = l->rows;
+        j.multiprocessors = l->multiprocessors;
         j.n_records = CUDA_RECORDS(l->n_in);
         n = job_take(&j, l, i);
         if (made != (bf16 ? 2 : 0) + parts) {

@@ -3,8 +3,8 @@
  *
  * out[i] = x w[i]^T + bias[i] (+ add for i == 0).  x is first turned into records of halves
  * (cuda_fragment.cuh), once for all matrices: rows are scaled by a power of two, so nothing overflows.
- * With parts = 2 a second half keeps what the first lost: 22 bits of an x of f32 instead of 11.  F16 matrices
- * have two parts of it; BF16 matrices take bf16, two parts: 16 bits.  F32 matrices are multiplied in f32.
+ * An x of f32 is one half for block weights, 11 bits; F16 matrices take a second one, which keeps what the first
+ * lost, 22 bits; BF16 matrices take two bf16, 16 bits.  F32 matrices are multiplied in f32.
  * An x of f16 or bf16 needs one part, without loss; but f16 is two bf16 (cuda_linear.cu).
  *
  * The sum over k is cut into CUDA_SLICES at fixed places, which are added in ascending order: so the bits
@@ -33,8 +33,8 @@ struct cuda_linear_call {
     struct cuda_array x, add; /* add: like m[0].out, may be it; or no data */
     enum linear_pre_kind kind;
     struct cuda_pre pre;
-    int parts;  /* of an x of f32, for block weights: 1 or 2 */
-    void *work; /* cuda_linear_work_bytes, 16-byte aligned */
+    int multiprocessors; /* of the device */
+    void *work;          /* cuda_linear_work_bytes, 16-byte aligned */
 };
 
 #ifdef __cplusplus

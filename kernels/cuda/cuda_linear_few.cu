@@ -80,8 +80,7 @@ __device__ static inline void few_sum(float acc[1][1][4], uint8_t *ring, const u
 }
 
 template <int type, int parts>
-__global__ void __launch_bounds__(FEW_THREADS, parts == 2 && type == DTYPE_Q3_K ? 5 : 6)
-    linear_few_kernel(const struct linear_job j)
+__global__ void __launch_bounds__(FEW_THREADS, 6) linear_few_kernel(const struct linear_job j)
 {
     typedef few_ring<type, parts> R;
     SHARED_DYN(uint8_t, memory);
@@ -130,12 +129,12 @@ void cuda_linear_few_launch(const struct linear_job &j, enum dtype type, int par
                             cudaStream_t stream)
 {
     switch (type) {
-#define X(name, ...)                        \
-    case name:                              \
-        if (parts == 2)                     \
-            few_launch<name, 2>(j, stream); \
-        else                                \
-            few_launch<name, 1>(j, stream); \
+#define X(name, ...)                                         \
+    case name:                                               \
+        if (parts == 1)                                      \
+            few_launch<name, 1>(j, stream);                  \
+        else                                                 \
+            few_launch<name, LINEAR_PARTS(name)>(j, stream); \
         break;
         CUDA_LAYOUTS(X)
 #undef X

@@ -10,6 +10,8 @@
 
 /* Records of a row: whole K blocks of 256 if there are any, which costs the others nothing that is read. */
 #define CUDA_RECORDS(n_in) (((n_in) + 255) / 256 * 4)
+/* Parts of x that weights of a type are multiplied with at most. */
+#define LINEAR_PARTS(type) (cuda_format<type>::group ? 1 : 2)
 #define FEW_ROWS           8           /* computed without sharing x among panels */
 #define LINEAR_X_KEPT      (40 * 1024) /* floats of a row that linear_x keeps in shared memory at most */
 
@@ -22,10 +24,11 @@ struct linear_job {
     struct cuda_array add; /* to out[0] */
     const uint8_t *records;
     const float *up; /* [rows] */
-    float *slices;   /* [CUDA_SLICES, rows, n_out] of one matrix, if `split` */
+    float *slices;   /* of each matrix [CUDA_SLICES, rows, n_out], if `split` */
     size_t panel_bytes;
+    int64_t multiprocessors; /* no padding: arguments are compared byte for byte */
     int rows, n_records, n_steps;
-    int split; /* blocks that share the slices of a tile: 1, 2 or 4 */
+    int split; /* blocks that share the slices of a tile: 1 or CUDA_SLICES */
 };
 
 void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
@@ -47,5 +50,36 @@ __device__ static inline void linear_store(const struct linear_job &j, int matri
     if (matrix == 0 && j.add.data)
         v += cuda_get(j.add, at);
     cuda_set(j.out[matrix], at, v);
+}
+
+/* Panels of a matrix with those that fill its last tile. */
+__host__ __device__ static inline int linear_whole_panels(const struct linear_job &j, int matrix)
+{
+    return (j.n_panels[matrix] + TILE_PANELS - 1) / TILE_PANELS * TILE_PANELS;
+}
+
+/* Where the sums of a slice of a row begin. */
+__device__ static inline float *linear_slice(const struct linear_job &j, int matrix, int slice,
+                                             int row)
+{
+    size_t at = 0;
+    for (int i = 0; i < matrix; i++)
+        at += (size_t)CUDA_SLICES * j.rows * j.n_out[i];
+    return j.slices + at + ((size_t)slice * j.rows + row) * j.n_out[matrix];
+}
+
+/* linear_store of the outputs from o on. */
+__device__ static inline void linear_store_quad(const struct linear_job &j, int matrix, int row,
+                                                int o, float4 sum)
+{
+    const int left = j.n_out[matrix] - o;
+    const int64_t at = (int64_t)row * j.n_out[matrix] + o;
+    const float up = j.up[row];
+    float4 v = make_float4(sum.x * up, sum.y * up, sum.z * up, sum.w * up);
+    if (j.bias[matrix])
+        v = cuda_quad_add(v, cuda_quad_get(j.bias[matrix] + o, left));
+    if (matrix == 0 && j.add.data)
+        v = cuda_quad_add(v, cuda_get_quad(j.add, at, left));
+    cuda_set_quad(j.out[matrix], at, left, v);
 }
 #endif

@@ -1,89 +1,120 @@
-/* linear for more than 8 rows: tiles of 128 outputs times 64 rows (cuda_tile.cuh). */
+/* linear for more than 8 rows: tiles of 128 outputs times 32, 64 or 128 rows (cuda_tile.cuh), of all matrices
+ * of a call in one launch. */
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_tile.cuh"
 
-/* Blocks that a multiprocessor has memory for, with one part. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-#define MANY_BLOCKS 1
-#else
-#define MANY_BLOCKS 2
-#endif
+#define JOIN_THREADS 128
 
-template <int type, int parts>
-__global__ void __launch_bounds__(TILE_THREADS, parts == 2 ? 1 : MANY_BLOCKS)
-    linear_many_kernel(const struct linear_job j, int matrix)
+/* Blocks that lie one after the other have the same weights and other rows: weights are read once. */
+template <int type, int parts, int columns>
+__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
+                                  tile_shape<type, parts, columns>::blocks)
+    linear_many_kernel(const struct linear_job j)
 {
-    typedef tile_ring<type, parts> R;
+    typedef tile_shape<type, parts, columns> S;
     SHARED_DYN(float, shared);
-    const int panel0 = blockIdx.x * TILE_PANELS, row0 = blockIdx.y * TILE_COLUMNS;
-    const auto fetch = [&](uint8_t *stage, int s) {
-        tile_fetch_weights<type>(stage, j.w[matrix], j.panel_bytes, panel0, j.n_panels[matrix], s);
-        uint8_t *to = stage + TILE_PANELS * R::w_bytes;
-        constexpr int pieces = CUDA_RECORD(parts) / 16;
-#pragma unroll 1
-        for (int i = threadIdx.x; i < R::records * TILE_COLUMNS * pieces; i += TILE_THREADS) {
-            const int piece = i % pieces, c = i / pieces % TILE_COLUMNS;
-            const int record = s * R::records + i / pieces / TILE_COLUMNS;
-            const bool there = row0 + c < j.rows;
-            const size_t from = (size_t)(there ? row0 + c : 0) * j.n_records + record;
-            cuda_copy16(to + i * 16, j.records + from * CUDA_RECORD(parts) + piece * 16,
-                        there ? 16 : 0);
+    const int row0 = blockIdx.x * columns, last = j.rows - 1 - row0;
+    int matrix = 0, panel0 = blockIdx.y * TILE_PANELS;
+    while (matrix < LINEAR_MAX - 1 && panel0 >= linear_whole_panels(j, matrix))
+        panel0 -= linear_whole_panels(j, matrix++);
+    const tile_weights<S> weights(j.w[matrix], j.panel_bytes, panel0, j.n_panels[matrix]);
+
+    constexpr int pieces = 8 * parts, own = columns * pieces / S::threads; /* of the halves */
+    const uint8_t *x = j.records + (size_t)row0 * j.n_records * CUDA_RECORD(parts);
+    uint32_t from[own], sums;
+    const int piece = threadIdx.x % pieces * 16;
+    const auto row_at = [&](int c) { /* rows that are not there: the last one again, for nobody */
+                                     return (uint32_t)(c < last ? c : last) *
+                                            (uint32_t)(j.n_records * CUDA_RECORD(parts));
+    };
+#pragma unroll
+    for (int n = 0; n < own; n++)
+        from[n] = row_at((n * S::threads + threadIdx.x) / pieces) + piece;
+    sums = row_at(threadIdx.x) + 128 * parts;
+    const auto fetch = [&](uint8_t *to, int s) {
+        const uint8_t *step = x + (size_t)s * (S::records * CUDA_RECORD(parts));
+#pragma unroll
+        for (int r = 0; r < S::records; r++) {
+            uint8_t *record = to + r * S::record_bytes;
+            const uint8_t *of = step + r * CUDA_RECORD(parts);
+#pragma unroll
+            for (int n = 0; n < own; n++)
+                cuda_copy16(record + (n * S::threads + threadIdx.x) / pieces * CUDA_RECORD(parts) +
+                                piece,
+                            of + from[n], 16);
+            if (S::F::affine && threadIdx.x < columns)
+                cuda_copy16(record + threadIdx.x * CUDA_RECORD(parts) + 128 * parts, of + sums, 16);
         }
     };
-    const auto done = [&](const float *total, int slice) {
-#pragma unroll 1
-        for (int n = 0; n < TILE_RESULTS; n++) {
-            int o, row;
-            tile_place(n, &o, &row);
-            o += panel0 * CUDA_PANEL, row += row0;
-            if (o >= j.n_out[matrix] || row >= j.rows)
-                continue;
-            if (slice < 0)
-                linear_store(j, matrix, row, o, total[n * TILE_THREADS]);
-            else
-                j.slices[((size_t)slice * j.rows + row) * j.n_out[matrix] + o] =
-                    total[n * TILE_THREADS];
-        }
-    };
-    tile_run<type, parts>(shared, j.n_steps, j.split, j.rows - row0, fetch, done);
+    tile_run<S, type>(shared, weights, j.n_steps, j.split, fetch);
+    tile_results<S>(shared, last + 1, [&](int c, int o, float4 v) {
+        o += panel0 * CUDA_PANEL;
+        if (o >= j.n_out[matrix])
+            return;
+        if (j.split > 1)
+            cuda_quad_put(linear_slice(j, matrix, blockIdx.z, row0 + c) + o, j.n_out[matrix] - o,
+                          v);
+        else
+            linear_store_quad(j, matrix, row0 + c, o, v);
+    });
 }
 
 /* The slices' sums to results. */
-__global__ void __launch_bounds__(256) linear_join_kernel(const struct linear_job j, int matrix)
+__global__ void __launch_bounds__(JOIN_THREADS) linear_join_kernel(const struct linear_job j)
 {
-    const int o = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y, n = j.n_out[matrix];
+    const int row = blockIdx.x, matrix = blockIdx.z, n = j.n_out[matrix];
+    const int o = (blockIdx.y * JOIN_THREADS + threadIdx.x) * 4;
     if (o >= n)
         return;
-    const size_t apart = (size_t)j.rows * n;
-    const float *p = j.slices + (size_t)row * n + o;
-    linear_store(j, matrix, row, o, ((p[0] + p[apart]) + p[2 * apart]) + p[3 * apart]);
+    float4 sum = cuda_quad_get(linear_slice(j, matrix, 0, row) + o, n - o);
+#pragma unroll
+    for (int i = 1; i < CUDA_SLICES; i++)
+        sum = cuda_quad_add(sum, cuda_quad_get(linear_slice(j, matrix, i, row) + o, n - o));
+    linear_store_quad(j, matrix, row, o, sum);
 }
 
-template <int type, int parts> static void many_launch(struct linear_job j, cudaStream_t stream)
+template <int type, int parts, int columns>
+static void many_launch(struct linear_job &j, int panel_tiles, cudaStream_t stream)
 {
-    for (int i = 0; i < LINEAR_MAX && j.n_panels[i]; i++) {
-        dim3 grid((j.n_panels[i] + TILE_PANELS - 1) / TILE_PANELS,
-                  (j.rows + TILE_COLUMNS - 1) / TILE_COLUMNS, 1);
-        j.split = tile_split((int64_t)grid.x * grid.y);
-        grid.z = (unsigned)j.split;
-        LAUNCH((linear_many_kernel<type, parts>), grid, TILE_THREADS,
-               (tile_ring<type, parts>::shared_bytes), stream, j, i);
-        if (j.split > 1)
-            LAUNCH(linear_join_kernel, dim3((j.n_out[i] + 255) / 256, j.rows), 256, 0, stream, j,
-                   i);
+    typedef tile_shape<type, parts, columns> S;
+    const int across = (j.rows + columns - 1) / columns;
+    j.split = tile_split((int64_t)across * panel_tiles, j.multiprocessors);
+    LAUNCH((linear_many_kernel<type, parts, columns>), dim3(across, panel_tiles, j.split),
+           S::threads, S::shared_bytes, stream, j);
+}
+
+/* The widest tile whose ring is deep enough. */
+template <int type, int parts> static void many_choose(struct linear_job j, cudaStream_t stream)
+{
+    constexpr int widest = tile_wide<type, parts>() ? 128 : 64;
+    int panel_tiles = 0, n = 0, n_out = 0;
+    for (; n < LINEAR_MAX && j.n_panels[n]; n++) {
+        panel_tiles += linear_whole_panels(j, n) / TILE_PANELS;
+        n_out = n_out > j.n_out[n] ? n_out : j.n_out[n];
     }
+    const int columns = tile_columns(j.rows, panel_tiles, widest, j.multiprocessors);
+    if (columns == 32)
+        many_launch<type, parts, 32>(j, panel_tiles, stream);
+    else if (columns == 64)
+        many_launch<type, parts, 64>(j, panel_tiles, stream);
+    else
+        many_launch<type, parts, widest>(j, panel_tiles, stream);
+    if (j.split > 1)
+        LAUNCH(linear_join_kernel,
+               dim3(j.rows, (n_out + JOIN_THREADS * 4 - 1) / (JOIN_THREADS * 4), n), JOIN_THREADS,
+               0, stream, j);
 }
 
 void cuda_linear_many_launch(const struct linear_job &j, enum dtype type, int parts,
                              cudaStream_t stream)
 {
     switch (type) {
-#define X(name, ...)                         \
-    case name:                               \
-        if (parts == 2)                      \
-            many_launch<name, 2>(j, stream); \
-        else                                 \
-            many_launch<name, 1>(j, stream); \
+#define X(name, ...)                                          \
+    case name:                                                \
+        if (parts == 1)                                       \
+            many_choose<name, 1>(j, stream);                  \
+        else                                                  \
+            many_choose<name, LINEAR_PARTS(name)>(j, stream); \
         break;
         CUDA_LAYOUTS(X)
 #undef X

@@ -1,34 +1,67 @@
-/* A tile of a product on tensor cores: 128 outputs times 64 columns a block, 2 panels times 4 tiles of 8
- * columns a warp.  linear_many and conv2d are built from it; they differ in where the columns come from
- * and where results go.
- * Thread: a block of TILE_THREADS.
+/* A tile of a product on tensor cores: 128 outputs times 32, 64 or 128 columns a block.  linear_many and
+ * conv2d are built from it; they differ in where the columns come from and where results go.
+ * Thread: a block of tile_shape::threads.
+ *
+ * Weights and columns come through a ring of stages in shared memory, by cp.async from addresses that are
+ * computed once a tile.  A warp has `panels` times `eights` tiles of 16 x 8: each fragment that it loads
+ * is used 2 to 8 times, and as many products are under way at once.  The least shared memory is read
+ * where a warp is wide for weights that must be unpacked (a column's fragment costs one load, a panel's a
+ * dozen instructions), and tall for halves, whose columns have two parts.
  *
  * The sum over k is cut into CUDA_SLICES at fixed places.  A slice is summed in the accumulators, then
- * added to the thread's totals in shared memory.  Where tiles are few, blocks share the slices of a tile:
- * each writes the slices' sums to memory, and a second kernel adds them in the same order. */
+ * added to the thread's totals.  Where tiles are few, each slice has a block, which writes its sums to memory,
+ * and a second kernel adds them in the same order.  So neither the shape of a tile nor the split changes a bit. */
 #ifndef KERNELS_CUDA_CUDA_TILE_CUH
 #define KERNELS_CUDA_CUDA_TILE_CUH
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear.h"
 
-#define TILE_PANELS  8 /* of a block: 4 warps of 2 */
-#define TILE_COLUMNS 64
-#define TILE_EIGHTS  4 /* tiles of 8 columns of a warp */
-#define TILE_THREADS 256
-#define TILE_RESULTS (2 * TILE_EIGHTS * 4)         /* of a thread */
-#define TILE_TOTAL   (TILE_RESULTS * TILE_THREADS) /* floats */
-#define TILE_BLOCKS  132                           /* wanted at least: an H100's multiprocessors */
+#define TILE_PANELS  8
+#define TILE_OUTPUTS (TILE_PANELS * CUDA_PANEL)
+#define TILE_SHARED  (160 * 1024)       /* what every device has for a block */
+#define TILE_STRIDE  (TILE_OUTPUTS + 4) /* floats of a column of results: lanes meet in no bank */
 
-/* Shared memory: [ totals ] [ ring of stages, each: weights of the panels, records of the columns ] */
-template <int type, int parts> struct tile_ring {
+static __host__ __device__ constexpr int tile_least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* The shape of a tile for weights of a type, and its shared memory:
+ *     [ totals, of types with groups ] [ ring of stages, each: weights of the panels, records of the columns ]
+ * over which the results are laid at the end. */
+template <int type, int parts_, int columns_> struct tile_shape {
     typedef cuda_format<type> F;
-    static constexpr int stages = F::step_k > 64 || F::step_bytes > 1500 ? 3 : 4;
+    static constexpr int parts = parts_, columns = columns_;
+    static constexpr int panels = F::group || columns == 32 ? 2 : 4; /* of a warp */
+    static constexpr int warps = columns == 128 ? 8 : 4;
+    static constexpr int down = TILE_PANELS / panels, across = warps / down; /* warps */
+    static constexpr int eights = columns / 8 / across; /* tiles of 8 columns of a warp */
+    static constexpr int threads = warps * CUDA_WARP;
+    static constexpr int results = panels * eights * 4; /* of a thread */
+
     static constexpr int records = F::step_k / 64;
     static constexpr int w_bytes = F::head + F::step_bytes;
-    static constexpr int stage_bytes =
-        TILE_PANELS * w_bytes + records * TILE_COLUMNS * CUDA_RECORD(parts);
-    static constexpr int shared_bytes = TILE_TOTAL * 4 + stages * stage_bytes;
+    static constexpr int record_bytes =
+        columns * CUDA_RECORD(parts); /* of 64 elements of all columns */
+    static constexpr int stage_bytes = TILE_PANELS * w_bytes + records * record_bytes;
+    static constexpr int total_bytes = F::group ? results * threads * 4 : 0;
+    static constexpr int stages =
+        tile_least((TILE_SHARED - total_bytes) / stage_bytes, columns == 64 ? 3 : 4);
+    static constexpr int shared_bytes = total_bytes + stages * stage_bytes;
+    static constexpr int blocks = threads > 128   ? 1
+                                  : columns == 64 ? 2
+                                                  : 3; /* of a multiprocessor */
+    static_assert(stages >= 2 && shared_bytes >= columns * TILE_STRIDE * 4, "shared memory");
 };
+
+/* Tiles of 128 columns leave room for a ring of three stages. */
+template <int type, int parts> static constexpr bool tile_wide()
+{
+    typedef cuda_format<type> F;
+    return (F::group ? 65536 : 0) + 3 * (TILE_PANELS * (F::head + F::step_bytes) +
+                                         F::step_k / 64 * 128 * CUDA_RECORD(parts)) <=
+           TILE_SHARED;
+}
 
 /* First step of a slice. */
 __host__ __device__ static inline int tile_slice_begin(int n_steps, int slice)
@@ -36,101 +69,239 @@ __host__ __device__ static inline int tile_slice_begin(int n_steps, int slice)
     return (int)((int64_t)n_steps * slice / CUDA_SLICES);
 }
 
+/* Tiles enough for five of six multiprocessors. */
+static inline bool tile_enough(int64_t tiles, int64_t multiprocessors)
+{
+    return 6 * tiles >= 5 * multiprocessors;
+}
+
 /* Blocks that share the slices of a tile. */
-static inline int tile_split(int64_t tiles)
+static inline int tile_split(int64_t tiles, int64_t multiprocessors)
 {
-    return tiles >= TILE_BLOCKS ? 1 : 2 * tiles >= TILE_BLOCKS ? 2 : CUDA_SLICES;
+    return tile_enough(tiles, multiprocessors) ? 1 : CUDA_SLICES;
 }
 
-/* Step s of panels panel0 ... of w to the stage; panels that are not there as zeros. */
-template <int type>
-__device__ static inline void tile_fetch_weights(uint8_t *stage, const uint8_t *w,
-                                                 size_t panel_bytes, int panel0, int n_panels,
-                                                 int s)
+/* Columns of a tile: the most, `widest` at most, of which there are enough. */
+static inline int tile_columns(int64_t columns, int64_t panel_tiles, int widest,
+                               int64_t multiprocessors)
 {
-    typedef cuda_format<type> F;
-    constexpr int pieces = (F::head + F::step_bytes) / 16;
-    const size_t unit = (size_t)(s / F::steps) * F::unit_bytes;
-    const int step = s % F::steps * F::step_bytes; /* behind the head */
-#pragma unroll 1                                   /* registers are few */
-    for (int i = threadIdx.x; i < TILE_PANELS * pieces; i += TILE_THREADS) {
-        const int p = i / pieces, at = i % pieces * 16;
-        const bool there = panel0 + p < n_panels;
-        const uint8_t *from = w + (size_t)(there ? panel0 + p : 0) * panel_bytes + unit + at;
-        cuda_copy16(stage + i * 16, from + (at < F::head ? 0 : step), there ? 16 : 0);
+    for (int n = widest; n > 32; n /= 2)
+        if (columns > n / 2 && tile_enough((columns + n - 1) / n * panel_tiles, multiprocessors))
+            return n;
+    return 32;
+}
+
+/* Where a thread finds the pieces of 16 bytes of the panels' weights that it copies. */
+template <class S> struct tile_weights {
+    typedef typename S::F F;
+    static constexpr int pieces = S::w_bytes / 16, all = TILE_PANELS * pieces;
+    static constexpr int own = (all + S::threads - 1) / S::threads;
+    const uint8_t *w; /* of the first panel */
+    uint32_t from[own];
+    int there; /* panels */
+
+    __device__ inline tile_weights(const uint8_t *matrix, size_t panel_bytes, int panel0,
+                                   int n_panels)
+        : w(matrix + (size_t)panel0 * panel_bytes), there(n_panels - panel0)
+    {
+#pragma unroll
+        for (int n = 0; n < own; n++) {
+            const int i = n * S::threads + threadIdx.x, panel = i / pieces;
+            from[n] =
+                (uint32_t)(panel < there ? panel : 0) * (uint32_t)panel_bytes + i % pieces * 16;
+        }
     }
-}
 
-/* Where result n of a thread belongs in the tile. */
-__device__ static inline void tile_place(int n, int *o, int *column)
-{
-    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
-    const int p = n / (TILE_EIGHTS * 4), t = n / 4 % TILE_EIGHTS, i = n % 4;
-    *o = (warp % 4 * 2 + p) * CUDA_PANEL + lane / 4 + i / 2 * 8;
-    *column = (warp / 4 * TILE_EIGHTS + t) * 8 + lane % 4 * 2 + i % 2;
-}
+    /* Step s to a stage; panels that are not there as zeros. */
+    __device__ inline void fetch(uint8_t *stage, int s) const
+    {
+        const uint8_t *head = w + (size_t)(s / F::steps) * F::unit_bytes;
+        const int step = s % F::steps * F::step_bytes; /* behind the head */
+#pragma unroll
+        for (int n = 0; n < own; n++) {
+            const int i = n * S::threads + threadIdx.x;
+            if (all % S::threads == 0 || n < own - 1 || i < all)
+                cuda_copy16(stage + i * 16, head + from[n] + (i % pieces * 16 < F::head ? 0 : step),
+                            i / pieces < there ? 16 : 0);
+        }
+    }
+};
 
-/* A slice's sums are complete: they begin the totals, or are added to them. */
-__device__ static inline void tile_slice(float acc[2][TILE_EIGHTS][4], float *total, bool begin)
+/* One step of types without groups: fragment by fragment, all tiles of a warp side by side. */
+template <class S, int type>
+__device__ static inline void tile_step_plain(float acc[S::panels][S::eights][4], const uint8_t *w,
+                                              const struct cuda_columns &x, int lane)
 {
 #pragma unroll
-    for (int n = 0; n < TILE_RESULTS; n++) {
-        float *sum = &acc[n / (TILE_EIGHTS * 4)][n / 4 % TILE_EIGHTS][n % 4];
-        float *to = total + n * TILE_THREADS;
-        *to = begin ? *sum : *to + *sum;
-        *sum = 0.0f;
+    for (int f = 0; f < S::F::fragments; f++) {
+        uint4 a[S::panels];
+#pragma unroll
+        for (int p = 0; p < S::panels; p++)
+            a[p] = reinterpret_cast<const uint4 *>(w + p * S::w_bytes)[f * CUDA_LANES + lane];
+#pragma unroll
+        for (int part = 0; part < S::parts; part++) {
+            uint2 b[S::eights];
+#pragma unroll
+            for (int t = 0; t < S::eights; t++)
+                b[t] = cuda_x_pair<S::parts>(x, t, f, part, lane);
+#pragma unroll
+            for (int p = 0; p < S::panels; p++) {
+                const uint32_t of[4] = {a[p].x, a[p].y, a[p].z, a[p].w};
+#pragma unroll
+                for (int t = 0; t < S::eights; t++)
+                    cuda_mma<type>(acc[p][t], of, b[t]);
+            }
+        }
+    }
+    cuda_mma_wait();
+}
+
+/* One step of types with groups: a group's sums of a panel, then its scales, as cuda_step. */
+template <class S, int type>
+__device__ static inline void tile_step_groups(float acc[S::panels][S::eights][4], const uint8_t *w,
+                                               const struct cuda_columns &x, int lane)
+{
+    typedef typename S::F F;
+    constexpr int per_group = F::group / 16; /* fragments */
+    struct cuda_codes<type> codes[S::panels];
+#pragma unroll
+    for (int p = 0; p < S::panels; p++)
+        cuda_codes_load<type>(codes[p], w + p * S::w_bytes + F::head, lane);
+#pragma unroll
+    for (int g = 0; g < F::fragments / per_group; g++) {
+        if (F::step_k > 64 || F::low == 8)
+            __syncwarp(); /* loads do not move over it, which would cost registers */
+        uint2 b[per_group][S::parts][S::eights];
+        float sums[S::eights][2];
+#pragma unroll
+        for (int t = 0; t < S::eights; t++) {
+#pragma unroll
+            for (int i = 0; i < per_group * S::parts; i++)
+                b[i / S::parts][i % S::parts][t] =
+                    cuda_x_pair<S::parts>(x, t, g * per_group + i / S::parts, i % S::parts, lane);
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                sums[t][i] = F::affine ? cuda_x_sum<S::parts, per_group>(
+                                             x, t * 8 + lane % 4 * 2 + i, g * per_group)
+                                       : 0.0f;
+        }
+#pragma unroll
+        for (int p = 0; p < S::panels; p++) {
+            const uint8_t *head = w + p * S::w_bytes;
+            float part[S::eights][4] = {}, d[2], m[2];
+#pragma unroll
+            for (int i = 0; i < per_group; i++) {
+                uint32_t a[4];
+                cuda_fragment<type>(a, codes[p], g * per_group + i);
+#pragma unroll
+                for (int half = 0; half < S::parts; half++)
+#pragma unroll
+                    for (int t = 0; t < S::eights; t++)
+                        cuda_mma<type>(part[t], a, b[i][half][t]);
+            }
+            cuda_mma_wait();
+            cuda_scales<type>(d, m, head, head + F::head, lane / 4, g);
+#pragma unroll
+            for (int t = 0; t < S::eights; t++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    acc[p][t][i] = fmaf(d[i / 2], part[t][i], acc[p][t][i]);
+                    if (F::affine)
+                        acc[p][t][i] = fmaf(m[i / 2], sums[t][i % 2], acc[p][t][i]);
+                }
+        }
     }
 }
 
-/* The block's share of the product.  `shared`: tile_ring::shared_bytes.  fetch(stage, s) queues the copies
- * of weights and columns of step s; done(total, slice) is called with the thread's totals, TILE_THREADS
- * apart: once with slice -1 if split is 1, else for each slice.  Columns from n_columns on are not
- * computed. */
-template <int type, int parts, class Fetch, class Done>
-__device__ static inline void tile_run(float *shared, int n_steps, int split, int n_columns,
-                                       const Fetch &fetch, const Done &done)
-{
-    typedef tile_ring<type, parts> R;
-    float *total = shared + threadIdx.x;
-    uint8_t *ring = reinterpret_cast<uint8_t *>(shared + TILE_TOTAL);
-    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
-    const int per = CUDA_SLICES / split, first = blockIdx.z * per;
-    const int begin = tile_slice_begin(n_steps, first),
-              end = tile_slice_begin(n_steps, first + per);
-#pragma unroll 1
-    for (int i = 0; i < R::stages - 1; i++) {
-        if (begin + i < end)
-            fetch(ring + i * R::stage_bytes, begin + i);
-        cuda_copy_commit();
-    }
-    float acc[2][TILE_EIGHTS][4] = {};
-    const int column0 = warp / 4 * TILE_EIGHTS * 8;
-    int at = 0, next = R::stages - 1, slice = first;
-    for (int s = begin;; s++) {
-        for (; slice < first + per && s == tile_slice_begin(n_steps, slice + 1); slice++) {
-            tile_slice(acc, total, slice == first || split > 1);
-            if (split > 1)
-                done(total, slice);
+/* Totals of a thread, through the slices: in shared memory where registers are taken by sums of groups. */
+template <class S> struct tile_totals {
+    float own[S::total_bytes ? 1 : S::results];
+    float *shared;
+
+    /* acc = totals + acc, which are the totals from now on; nothing was before the first slice, and the last
+     * one's stay in acc. */
+    __device__ inline void add(float acc[S::panels][S::eights][4], bool first, bool last)
+    {
+#pragma unroll
+        for (int n = 0; n < S::results; n++) {
+            float *sum = &acc[n / (S::eights * 4)][n / 4 % S::eights][n % 4];
+            float *to = S::total_bytes ? shared + n * S::threads + threadIdx.x
+                                       : &own[S::total_bytes ? 0 : n];
+            if (!first)
+                *sum = *to + *sum;
+            if (!last)
+                *to = *sum, *sum = 0.0f;
         }
-        if (s == end)
-            break;
-        cuda_copy_wait<R::stages - 2>();
-        __syncthreads();
-        if (s + R::stages - 1 < end)
-            fetch(ring + next * R::stage_bytes, s + R::stages - 1);
+    }
+};
+
+/* The block's share of the product: of all slices or, with a split, of slice blockIdx.z. fetch(records, s)
+ * queues the copies of the columns' records of step s. What comes out lies in shared memory, TILE_STRIDE
+ * floats a column. */
+template <class S, int type, class Fetch>
+__device__ static inline void tile_run(float *shared, const tile_weights<S> &weights, int n_steps,
+                                       int split, const Fetch &fetch)
+{
+    uint8_t *ring = reinterpret_cast<uint8_t *>(shared) + S::total_bytes;
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    const int down = warp % S::down * S::panels, across = warp / S::down * S::eights;
+    const int slices = CUDA_SLICES / split, first = split > 1 ? blockIdx.z : 0;
+    const int end = tile_slice_begin(n_steps, first + slices);
+    const auto stage_fetch = [&](int stage, int s) {
+        if (s < end) {
+            uint8_t *to = ring + stage * S::stage_bytes;
+            weights.fetch(to, s);
+            fetch(to + TILE_PANELS * S::w_bytes, s);
+        }
         cuda_copy_commit();
-        const uint8_t *stage = ring + at * R::stage_bytes;
-        const struct cuda_columns x = {stage + TILE_PANELS * R::w_bytes +
-                                           column0 * CUDA_RECORD(parts),
-                                       TILE_COLUMNS, TILE_COLUMNS * CUDA_RECORD(parts)};
-        if (column0 < n_columns)
-            cuda_step<type, 2, TILE_EIGHTS, parts>(acc, stage + warp % 4 * 2 * R::w_bytes,
-                                                   R::w_bytes, x, lane);
-        at = at + 1 < R::stages ? at + 1 : 0;
-        next = next + 1 < R::stages ? next + 1 : 0;
+    };
+    int s = tile_slice_begin(n_steps, first), at = 0;
+#pragma unroll 1
+    for (int i = 0; i < S::stages - 1; i++)
+        stage_fetch(i, s + i);
+    float acc[S::panels][S::eights][4] = {};
+    struct tile_totals<S> totals;
+    totals.shared = shared;
+#pragma unroll 1
+    for (int slice = first; slice < first + slices; slice++) {
+        const int slice_end = tile_slice_begin(n_steps, slice + 1);
+#pragma unroll 1
+        for (; s < slice_end; s++) {
+            cuda_copy_wait<S::stages - 2>();
+            __syncthreads();
+            stage_fetch(at ? at - 1 : S::stages - 1, s + S::stages - 1);
+            const uint8_t *stage = ring + at * S::stage_bytes;
+            const uint8_t *w = stage + down * S::w_bytes;
+            const struct cuda_columns x = {stage + TILE_PANELS * S::w_bytes +
+                                               across * 8 * CUDA_RECORD(S::parts),
+                                           S::columns, S::record_bytes};
+            if constexpr (S::F::group > 0)
+                tile_step_groups<S, type>(acc, w, x, lane);
+            else
+                tile_step_plain<S, type>(acc, w, x, lane);
+            at = at + 1 < S::stages ? at + 1 : 0;
+        }
+        totals.add(acc, slice == first, slice == first + slices - 1);
     }
     cuda_copy_wait<0>();
-    if (split == 1)
-        done(total, -1);
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < S::results; n++) {
+        const int p = n / (S::eights * 4), t = n / 4 % S::eights, i = n % 4;
+        const int o = (down + p) * CUDA_PANEL + lane / 4 + i / 2 * 8;
+        shared[((across + t) * 8 + lane % 4 * 2 + i % 2) * TILE_STRIDE + o] = acc[p][t][i];
+    }
+    __syncthreads();
+}
+
+/* each(column, o, four results) for what tile_run left: 32 lanes have 128 outputs of a column. */
+template <class S, class Each>
+__device__ static inline void tile_results(const float *shared, int n_columns, const Each &each)
+{
+    const int o = threadIdx.x % CUDA_WARP * 4;
+#pragma unroll 4
+    for (int c = threadIdx.x / CUDA_WARP; c < S::columns && c < n_columns;
+         c += S::threads / CUDA_WARP)
+        each(c, o, *reinterpret_cast<const float4 *>(shared + c * TILE_STRIDE + o));
 }
 #endif
