@@ -180,7 +180,8 @@ struct op_groupnorm {
 /* out[n, y, x, o] = act(sum over ky, kx, c of w[o, ky, kx, c] * x[n, y * stride + ky - pad_before, ..., c]
  *                       + bias[o] + add_image[n, o] + add[n, y, x, o])
  * where pixels outside of x are 0.    x [n, h, w, c_in]    out [n, ho, wo, c_out]
- *     ho = (h * up + pad_before + pad_after - kernel) / stride + 1, wo alike; up = 2 with upsample
+ *     ho = (h + pad_before + pad_after - kernel) / stride + 1, wo alike
+ *     upsample: stride 1, pad_before = pad_after = kernel / 2; ho = 2 h or 2 h - 1, wo alike
  *     w a plain matrix [c_out, kernel * kernel * c_in], columns in the order (ky, kx, c)
  *     bias [c_out] or NULL   add_image [n, c_out] or NULL   add like out, may be out, or NULL
  * out is not x.  1x1 convolutions are op_linear. */
@@ -190,7 +191,7 @@ struct op_conv2d {
     const struct weight *w; /* F32, F16 or BF16 */
     const struct tensor *bias, *add_image, *add;
     int kernel, stride, pad_before, pad_after; /* pads: above and left, below and right */
-    bool upsample;      /* x is read as if every pixel stood there 2 x 2 (nearest) */
+    bool upsample; /* x is read as if every pixel stood there 2 x 2 (nearest), cut to ho x wo */
     int y_begin, y_end; /* rows y of out to compute, the others are left alone; 0, 0: all */
     enum act act;
 };
@@ -213,7 +214,7 @@ struct lowrank_image {
  * (one chain of fma a tap, and taps outside of the picture left out).
  * Rows are numbered through all images, image_rows each; out is rows [first, first + its rows).
  *     kernel 1, stride 1: x is the same rows of a matrix [.., c_in]
- *     else                x [n, h, w, c_in], whole, with rows (y, x) of out_w pixels */
+ *     else                x [n, h, w, c_in], whole, with rows (y, x) of out_w pixels; upsample as in conv2d */
 struct op_lowrank {
     struct tensor *out; /* [rows, c_out] */
     const struct tensor *x;

@@ -35,7 +35,7 @@ static const float *conv_pixel(const struct conv_job *j, const struct conv_at *a
     int64_t y = at->y * p->stride + t / p->kernel - p->pad_before;
     int64_t x = at->x * p->stride + t % p->kernel - p->pad_before;
     int up = p->upsample ? 1 : 0;
-    if (y < 0 || x < 0 || y >= j->h << up || x >= j->wide << up)
+    if (y < 0 || x < 0 || y >= j->read_h || x >= j->read_w)
         return NULL;
     return (const float *)p->x->data +
            ((at->image * j->h + (y >> up)) * j->wide + (x >> up)) * j->c_in;
@@ -169,13 +169,16 @@ void cpu_conv2d(struct backend *be, const struct op_conv2d *p)
     struct conv_job j = {.ops = &cb->ops, .p = p, .w = cpu_weight_of(p->w)};
     j.h = in[1], j.wide = in[2], j.c_in = in[3];
     j.ho = out[1], j.wo = out[2], j.c_out = out[3];
-    int64_t up = p->upsample ? 2 : 1, pads = p->pad_before + p->pad_after - p->kernel;
+    j.read_h = p->upsample ? j.ho : j.h;
+    j.read_w = p->upsample ? j.wo : j.wide;
+    const int64_t pads = p->pad_before + p->pad_after - p->kernel;
     assert(p->x->ndim == 4 && p->out->ndim == 4 && in[0] == out[0] && p->stride > 0);
-    assert((j.h * up + pads) / p->stride + 1 == j.ho);
-    assert((j.wide * up + pads) / p->stride + 1 == j.wo);
+    assert((j.read_h + pads) / p->stride + 1 == j.ho);
+    assert((j.read_w + pads) / p->stride + 1 == j.wo);
+    assert(!p->upsample || (p->stride == 1 && (j.ho + 1) / 2 == j.h && (j.wo + 1) / 2 == j.wide));
     assert(p->w->n_out == j.c_out && p->w->n_in == p->kernel * p->kernel * j.c_in);
     assert(!quant_format(p->w->type) && p->y_begin >= 0 && p->y_end <= j.ho);
-    (void)up, (void)pads;
+    (void)pads;
     j.y_begin = p->y_begin;
     j.n_y = (p->y_end ? p->y_end : j.ho) - p->y_begin;
     j.n_rows = in[0] * j.n_y * j.wo;

@@ -12,6 +12,7 @@ struct conv_job {
     const struct op_conv2d *p;
     const struct cpu_weight *w;
     int64_t h, wide, c_in, ho, wo, c_out; /* of x and out */
+    int64_t read_h, read_w;               /* of what windows see: x, or what upsample makes of it */
     int64_t y_begin, n_y, n_rows;         /* rows of out that are computed; their pixels */
     int64_t k_block;                      /* columns of w at a time */
     int64_t task_rows, task_panels, n_row_tasks, n_tasks;

@@ -36,9 +36,10 @@ bool conv_win_fits(const struct op_conv2d *p)
            p->x->dims[3] >= WIN_CHANNELS;
 }
 
+/* Two equal pixels make a tile of size 3; where upsample is cut, the last one stands alone. */
 static int win_size(const struct conv_job *j)
 {
-    return j->p->upsample ? 3 : 4;
+    return j->p->upsample && j->ho % 2 == 0 && j->wo % 2 == 0 ? 3 : 4;
 }
 
 /* Where tile t's output (0, 0) is.  Tiles count from the one that holds y_begin, row by row, image by
@@ -56,16 +57,17 @@ static void win_pack(const struct conv_job *j, float *packed, int i, int64_t t, 
                      int64_t n)
 {
     struct conv_at at = win_at(j, t);
-    int size = win_size(j), up = size == 3;
-    int64_t y0 = (at.y >> up) - 1, x0 = (at.x >> up) - 1;
+    const int size = win_size(j), halved = size == 3, twice = j->p->upsample && !halved;
+    const int64_t y0 = (at.y >> halved) - 1, x0 = (at.x >> halved) - 1;
+    const int64_t h = twice ? j->read_h : j->h, wide = twice ? j->read_w : j->wide;
     const float *base = (const float *)j->p->x->data + c, *x[WIN_MAX * WIN_MAX];
     for (int a = 0; a < size; a++) {
         int64_t y = y0 + a;
-        const float *line = base + (at.image * j->h + y) * j->wide * j->c_in;
+        const float *line = base + (at.image * j->h + (y >> twice)) * j->wide * j->c_in;
         for (int b = 0; b < size; b++) {
             int64_t col = x0 + b;
-            bool inside = y >= 0 && y < j->h && col >= 0 && col < j->wide;
-            x[a * size + b] = inside ? line + col * j->c_in : win_zeros;
+            bool inside = y >= 0 && y < h && col >= 0 && col < wide;
+            x[a * size + b] = inside ? line + (col >> twice) * j->c_in : win_zeros;
         }
     }
     j->ops->conv_win_input(size, packed + i * SGEMM_STRIDE, SGEMM_ROWS * SGEMM_STRIDE, WIN_K, x, n);

@@ -28,7 +28,8 @@ struct lowrank_job {
     const struct cpu_ops *ops;
     const struct op_lowrank *p;
     int64_t n_rows, c_in, c_out, task_rows;
-    int64_t h, wide; /* of x, where it is a map */
+    int64_t h, wide;        /* of x, where it is a map */
+    int64_t read_h, read_w; /* of what windows see: x, or what upsample makes of it */
     bool window, by_taps;
     float *scratch;
     int64_t scratch_floats; /* of a worker */
@@ -55,7 +56,7 @@ static const float *lowrank_at(const struct lowrank_job *j, int64_t row, int64_t
     const int64_t yy = pixel / p->out_w * p->stride - p->pad_before + tap / p->kernel;
     const int64_t xx = pixel % p->out_w * p->stride - p->pad_before + tap % p->kernel;
     const int up = p->upsample ? 1 : 0;
-    if (yy < 0 || xx < 0 || yy >= j->h << up || xx >= j->wide << up)
+    if (yy < 0 || xx < 0 || yy >= j->read_h || xx >= j->read_w)
         return NULL;
     return x + ((image * j->h + (yy >> up)) * j->wide + (xx >> up)) * j->c_in;
 }
@@ -212,7 +213,7 @@ static void lowrank_down_taps(const struct lowrank_job *j, const struct lowrank_
     int64_t y0 = pixel / p->out_w - p->pad_before;
     int64_t y1 = (pixel + s->n_rows - 1) / p->out_w - p->pad_before + p->kernel - 1;
     y0 = (y0 > 0 ? y0 : 0) >> up;
-    y1 = (y1 < (j->h << up) - 1 ? y1 : (j->h << up) - 1) >> up;
+    y1 = (y1 < j->read_h - 1 ? y1 : j->read_h - 1) >> up;
     const float *x = (const float *)p->x->data + (image * j->h + y0) * j->wide * j->c_in;
     lowrank_pixels(j, s, &l, x, (y1 - y0 + 1) * j->wide);
     for (int r = 0; r < s->n_rows; r++) {
@@ -221,13 +222,13 @@ static void lowrank_down_taps(const struct lowrank_job *j, const struct lowrank_
         float h[PANEL_ROWS] = {0}, *to = s->hidden + r * SGEMM_STRIDE;
         for (int ky = 0; ky < p->kernel; ky++) {
             const int64_t yy = top + ky;
-            if (yy < 0 || yy >= j->h << up)
+            if (yy < 0 || yy >= j->read_h)
                 continue;
             const float *line =
                 s->taps + ((yy >> up) - y0) * j->wide * l.row + (int64_t)ky * p->kernel * l.width;
             for (int kx = 0; kx < p->kernel; kx++) {
                 const int64_t xx = left + kx;
-                if (xx >= 0 && xx < j->wide << up)
+                if (xx >= 0 && xx < j->read_w)
                     lowrank_sum(h, line + (xx >> up) * l.row + kx * l.width, l.width);
             }
         }
@@ -342,6 +343,8 @@ void cpu_lowrank(struct backend *be, const struct op_lowrank *p)
     if (j.window) {
         j.h = p->x->dims[1];
         j.wide = p->x->dims[2];
+        j.read_h = p->upsample ? p->image_rows / p->out_w : j.h;
+        j.read_w = p->upsample ? p->out_w : j.wide;
     }
     j.by_taps = p->kernel > 1 && p->stride == 1;
     if (j.n_rows == 0 || !lowrank_any(&j))

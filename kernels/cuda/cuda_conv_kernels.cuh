@@ -30,7 +30,8 @@ __device__ static inline int64_t conv_element(const struct cuda_window &x, const
     const int tap = k / x.c_in;
     const int y = p.y * x.stride + tap / x.kernel - x.pad_before;
     const int col = p.x * x.stride + tap % x.kernel - x.pad_before;
-    if (y < 0 || col < 0 || y >= x.h * x.up || col >= x.w * x.up)
+    /* what is read twice is as large as out */
+    if (y < 0 || col < 0 || y >= (x.up > 1 ? x.ho : x.h) || col >= (x.up > 1 ? x.wo : x.w))
         return -1;
     return (((int64_t)p.image * x.h + y / x.up) * x.w + col / x.up) * x.c_in + k % x.c_in;
 }

@@ -15,6 +15,7 @@ struct conv_case {
     int n, h, w, c_in, c_out, kernel, stride, before, after;
     bool upsample, bias, image, add;
     enum act act;
+    int cut; /* of upsample's rows and columns */
 };
 
 struct conv_data {
@@ -28,10 +29,10 @@ struct conv_data {
 static struct conv_data conv_new(struct kcheck *kc, struct conv_case c)
 {
     struct conv_data d = {.c = c};
-    int up = c.upsample ? 2 : 1, pads = c.before + c.after - c.kernel;
+    const int up = c.upsample ? 2 : 1, pads = c.before + c.after - c.kernel;
     int64_t n_w = (int64_t)c.c_out * c.kernel * c.kernel * c.c_in;
-    d.ho = (c.h * up + pads) / c.stride + 1;
-    d.wo = (c.w * up + pads) / c.stride + 1;
+    d.ho = (c.h * up - c.cut + pads) / c.stride + 1;
+    d.wo = (c.w * up - c.cut + pads) / c.stride + 1;
     d.n_x = (int64_t)c.h * c.w * c.c_in;
     d.n_out = (int64_t)d.ho * d.wo * c.c_out;
     d.x = kcheck_in(kc, c.n * d.n_x);
@@ -58,7 +59,7 @@ static double conv_sum(const struct conv_data *d, int image, int y, int x, int o
     for (int t = 0; t < c->kernel * c->kernel; t++) {
         int iy = y * c->stride + t / c->kernel - c->before;
         int ix = x * c->stride + t % c->kernel - c->before;
-        if (iy < 0 || ix < 0 || iy >= c->h * up || ix >= c->w * up)
+        if (iy < 0 || ix < 0 || iy >= c->h * up - c->cut || ix >= c->w * up - c->cut)
             continue;
         const float *in = d->x + image * d->n_x + ((int64_t)(iy / up) * c->w + ix / up) * c->c_in;
         const float *w = d->plain + ((int64_t)o * c->kernel * c->kernel + t) * c->c_in;
@@ -183,6 +184,8 @@ static void check_op(struct kcheck *kc)
         {DTYPE_F16, 1, 20, 11, 211, 40, 3, 1, 1, 1, .bias = true, .add = true},
         {DTYPE_BF16, 2, 6, 7, 101, 50, 3, 1, 1, 1, .upsample = true, .image = true},
         {DTYPE_F16, 1, 19, 33, 48, 80, 3, 1, 1, 1, .bias = true, .add = true},
+        {DTYPE_F16, 2, 5, 4, 24, 17, 3, 1, 1, 1, .upsample = true, .bias = true, .cut = 1},
+        {DTYPE_F32, 1, 1, 7, 9, 20, 3, 1, 1, 1, .upsample = true, .add = true, .cut = 1},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(kc, cases[i]);
