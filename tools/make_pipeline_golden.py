@@ -116,6 +116,8 @@ def load(folder, name, kind):
         if hasattr(pipe, part):
             getattr(pipe, part).model_max_length = 77
     pipe.set_progress_bar_config(disable=True)
+    if name != "inpaint":  # sides of a multiple of 8 alone; a cell here is 2 pixels wide
+        pipe.check_inputs = lambda *_, **__: None
     return pipe
 
 
@@ -233,6 +235,10 @@ def make_cases():
     cases += [
         base | {"name": "an old config", "model": "old_pndm"},
         image | {"name": "an old config, image to image", "model": "old_pndm"},
+        base | {"name": "odd maps", "width": 46, "height": 34},
+        image | {"name": "odd maps, image to image", "width": 38, "height": 32},
+        mask | {"name": "odd maps, inpainting", "width": 36, "height": 50, "strength": 0.8},
+        base | wide | {"name": "odd maps at two depths", "width": 54, "height": 26},
         mask | {"name": "an old config, inpainting", "model": "old_pndm", "strength": 0.7},
         base | {"name": "an old config that clips", "model": "old_ddim"},
         base | {"name": "another class over an old config", "model": "old_ddim",

@@ -184,7 +184,7 @@ static void close_hint(struct image_unit *unit)
 /* All levels of an adapter halve whole numbers. */
 int control_multiple(const struct control *c)
 {
-    return c->net != NULL ? c->shrink << (c->net->c.n_stages - 1)
+    return c->net != NULL ? c->shrink * unet_multiple(&c->net->c)
                           : control_adapter_shrink(c, c->n_stages - 1);
 }
 

@@ -248,7 +248,7 @@ static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
     info->in_channels = u->in_channels;
     info->latent_channels = v->latent_channels;
     info->scale = v->scale;
-    info->multiple = v->scale << (u->n_stages - 1);
+    info->multiple = v->scale * unet_multiple(u);
     info->latent_scale = v->scaling;
     info->default_width = info->default_height = u->sample_size * v->scale;
     info->guidance_embedded = u->guidance_dim > 0;

@@ -212,13 +212,14 @@ size_t image_unet_deep_floats(const struct image_model *m, int branch, int h, in
     struct unet_places places;
     unet_places(&m->unet->c, &places);
     const int shrink = places.at[branch].shrink;
-    return (size_t)(h / shrink) * (size_t)(w / shrink) *
-           (size_t)unet_deep_channels(m->unet, branch);
+    return (size_t)(unet_place_side(h, shrink) * unet_place_side(w, shrink) *
+                    unet_deep_channels(m->unet, branch));
 }
 
 int image_unet_window(struct image_model *m, int h, int w, bool wanted)
 {
-    const int own = m->info.default_width / m->info.scale, step = m->info.multiple / m->info.scale;
+    const int own = m->info.default_width / m->info.scale;
+    const int step = 1 << (m->unet->c.n_stages - 1); /* whole cells at every depth */
     int side = own / step * step;
     if (h <= own && w <= own)
         return 0;

@@ -128,9 +128,13 @@ struct tensor nn_conv(struct program *p, const struct nn_conv *l, const struct t
     const int stride = with->stride > 0 ? with->stride : 1;
     const int before = with->pad_after_only ? 0 : (l->kernel - 1) / 2;
     const int after = with->pad_after_only ? 1 : (l->kernel - 1) / 2;
-    const int64_t up = with->upsample ? 2 : 1;
-    const int64_t h = (x->dims[1] * up + before + after - l->kernel) / stride + 1;
-    const int64_t w = (x->dims[2] * up + before + after - l->kernel) / stride + 1;
+    int64_t h = x->dims[1], w = x->dims[2];
+    if (with->upsample) {
+        h = with->like != NULL ? with->like->dims[1] : 2 * h;
+        w = with->like != NULL ? with->like->dims[2] : 2 * w;
+    }
+    h = (h + before + after - l->kernel) / stride + 1;
+    w = (w + before + after - l->kernel) / stride + 1;
     struct tensor out = PROGRAM_TENSOR(p, x->dims[0], h, w, l->c_out);
     nn_emit_conv(p, &(struct op_conv2d){.out = &out,
                                         .x = x,

@@ -150,7 +150,8 @@ struct tensor nn_conv1x1(struct program *p, const struct nn_linear *l, const str
 struct nn_conv_with {
     int stride;
     bool pad_after_only; /* 0 above and left, 1 below and right */
-    bool upsample;
+    bool upsample;       /* to 2h x 2w, or to h x w of `like` */
+    const struct tensor *like;
     const struct tensor *add_image, *add;
     enum act act;
 };

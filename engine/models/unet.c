@@ -545,6 +545,15 @@ void unet_close(struct unet *m)
     free(m);
 }
 
+/* ---- sides ---- */
+
+/* On the way up a map takes the size of the skip that it meets, and a side that was rounded up is one cell short
+ * of twice its half.  Without padding before it is rounded down. */
+int unet_multiple(const struct unet_config *c)
+{
+    return c->pad_after_only ? 1 << (c->n_stages - 1) : 1;
+}
+
 /* ---- where residuals are added ---- */
 
 static void add_place(struct unet_places *to, int c, int shrink)
@@ -574,8 +583,8 @@ size_t unet_places_floats(const struct unet_places *p, int n, int h, int w)
 {
     size_t floats = 0;
     for (int i = 0; i < n; i++)
-        floats +=
-            (size_t)(h / p->at[i].shrink) * (size_t)(w / p->at[i].shrink) * (size_t)p->at[i].c;
+        floats += (size_t)(unet_place_side(h, p->at[i].shrink) *
+                           unet_place_side(w, p->at[i].shrink) * p->at[i].c);
     return floats;
 }
 

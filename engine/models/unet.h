@@ -86,9 +86,12 @@ void unet_close(struct unet *m); /* its weights are the store's */
 int unet_half_new(struct unet **out, const struct cJSON *config, struct err *e);
 void unet_half_walk(struct nn_loader *l, struct unet *m);
 
+/* Cells that a latent's sides are multiples of. */
+int unet_multiple(const struct unet_config *c);
+
 /* ---- where residuals are added ---- */
 
-/* To feature maps of [h / shrink, w / shrink, c], in this order: the skips, that is what the way up reads
+/* To feature maps of [h / shrink, w / shrink, c], rounded up, in this order: the skips, that is what the way up reads
  * of the way down; the middle's result; then inside each stage of the way down, where T2I-Adapters add.
  * A row's residuals are a block with all places behind each other. */
 struct unet_places {
@@ -98,6 +101,11 @@ struct unet_places {
     } at[UNET_MAX_PLACES];
 };
 void unet_places(const struct unet_config *c, struct unet_places *to);
+/* Cells of a latent's side at a place, as convolutions of stride 2 leave them. */
+static inline int64_t unet_place_side(int64_t side, int shrink)
+{
+    return (side + shrink - 1) / shrink;
+}
 /* Floats of places [0, n) at latent size h, w. */
 size_t unet_places_floats(const struct unet_places *p, int n, int h, int w);
 

@@ -232,7 +232,6 @@ static void record_deep(struct pass *s, struct tensor *x)
 
 static struct tensor record_up(struct pass *s, struct tensor x, int n_skips)
 {
-    const struct nn_conv_with twice = {.upsample = true};
     for (int i = 0; i < s->m->c.n_stages; i++) {
         const struct unet_stage *stage = &s->m->up[i];
         for (int k = 0; k < stage->n_layers; k++) {
@@ -248,7 +247,8 @@ static struct tensor record_up(struct pass *s, struct tensor x, int n_skips)
             x = layer(s, stage, k, &both);
         }
         if (stage->sampler.w != NULL && (n_skips <= s->branch || s->parts & UNET_DEEP))
-            x = nn_conv(s->p, &stage->sampler, &x, &twice);
+            x = nn_conv(s->p, &stage->sampler, &x,
+                        &(struct nn_conv_with){.upsample = true, .like = &s->skips[n_skips - 1]});
     }
     return x;
 }
@@ -292,10 +292,10 @@ static void record_residuals(struct pass *s, const struct unet_places *places,
     s->out->n_places = places->n;
     s->out->residuals = program_array(s->p, (size_t)places->n, sizeof *s->out->residuals);
     for (int i = 0; i < places->n; i++)
-        s->out->residuals[i] =
-            (struct tensor){.ndim = 4,
-                            .dims = {size[0], size[1] / places->at[i].shrink,
-                                     size[2] / places->at[i].shrink, places->at[i].c}};
+        s->out->residuals[i] = (struct tensor){
+            .ndim = 4,
+            .dims = {size[0], unet_place_side(size[1], places->at[i].shrink),
+                     unet_place_side(size[2], places->at[i].shrink), places->at[i].c}};
 }
 
 /* The head's skips as inputs. */
@@ -305,8 +305,8 @@ static void record_head(struct pass *s, const struct unet_places *places, const 
     s->out->head = program_array(s->p, (size_t)s->out->n_head, sizeof *s->out->head);
     for (int i = 0; i <= s->branch; i++) {
         s->skips[i] = s->out->head[i] =
-            PROGRAM_PINNED(s->p, size[0], size[1] / places->at[i].shrink,
-                           size[2] / places->at[i].shrink, places->at[i].c);
+            PROGRAM_PINNED(s->p, size[0], unet_place_side(size[1], places->at[i].shrink),
+                           unet_place_side(size[2], places->at[i].shrink), places->at[i].c);
         program_host(s->p, &s->skips[i], PROGRAM_IN);
     }
 }

@@ -83,6 +83,12 @@ def test_every_format_can_be_had(alice, kind):
     assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).size == (32, 32)
 
 
+@pytest.mark.parametrize("size", ("46x34", "34x2"))
+def test_maps_of_odd_sides(alice, size):  # a cell of this model's latent is 2 pixels wide
+    r = alice.images.generate(prompt="a fox", size=size, extra_body={"steps": 2, "seed": 6})
+    assert r.size == size and "%dx%d" % picture(r.data[0]).size == size
+
+
 def test_an_edit_of_a_picture(alice):
     r = alice.images.edit(image=("a.png", png()), prompt="blue", **SMALL)
     assert picture(r.data[0]).size == (32, 32)
