@@ -493,43 +493,68 @@ static struct tensor sum_of(const struct llama *m, const struct tensor *x, struc
     return m->share.n == 1 ? *x : llama_part(m, m->share.rank, rows);
 }
 
-/* x += attention(norm(x)) */
-bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_batch *b,
-                     struct llama_rows rows)
+static struct kv_view kv_of(const struct llama *m, int i, char *kv_base)
 {
-    struct backend *be = m->be;
-    const struct llama_config *c = &m->c;
-    const struct llama_layer *l = &m->layers[i];
-    const int64_t n = rows.n, at = rows.at, q_dim = (int64_t)c->n_heads * c->head_dim;
-    const int64_t kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
-    const int32_t *pos = b->pos + at;
-    struct tensor x = llama_tensor(m->x + at * c->n_embd, n, c->n_embd);
-    struct tensor q = llama_tensor(m->q, n, q_dim), att = llama_tensor(m->att, n, q_dim);
-    struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
-    struct tensor sum = sum_of(m, &x, rows);
-    const size_t side = m->base.page_bytes / (2 * (size_t)c->n_layers); /* K or V of a layer */
-    const struct kv_view kv = {
+    const size_t side = m->base.page_bytes / (2 * (size_t)m->c.n_layers); /* K or V of a layer */
+    return (struct kv_view){
         .base = kv_base,
         .page_bytes = m->base.page_bytes,
         .k_offset = (size_t)i * 2 * side,
         .v_offset = (size_t)i * 2 * side + side,
-        .n_kv_heads = c->n_kv_heads,
-        .head_dim = c->head_dim,
+        .n_kv_heads = m->c.n_kv_heads,
+        .head_dim = m->c.head_dim,
         .type = m->kv_type,
     };
+}
+
+/* Of norm(x): keys and values into their pages, queries to the first rows of m->q. */
+static void project(struct llama *m, int i, char *kv_base, const struct text_batch *b,
+                    struct llama_rows rows)
+{
+    struct backend *be = m->be;
+    const struct llama_config *c = &m->c;
+    const struct llama_layer *l = &m->layers[i];
+    const int64_t n = rows.n, at = rows.at, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    const struct kv_view kv = kv_of(m, i, kv_base);
+    struct tensor x = llama_tensor(m->x + at * c->n_embd, n, c->n_embd);
+    struct tensor q = llama_tensor(m->q, n, (int64_t)c->n_heads * c->head_dim);
+    struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
     OP(be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x,
        .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps},
        .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
                 l->v_bias.data ? &l->v_bias : NULL},
        .precise = true);
-    OP(be, rope_store, .kv = kv, .q = &q, .k = &k, .v = &v, .rows = b->rows + at, .pos = pos,
-       .freq = c->rope.freq, .n_rot = c->rope.n_rot, .mscale = c->rope.mscale, .interleaved = true);
-    if (i == c->n_layers - 1 && b->n_logits == 0)
-        return false; /* nobody wants what comes after the last keys and values */
-    OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows + at, .n_heads = c->n_heads,
-       .window = c->window, .scale = c->scale);
+    OP(be, rope_store, .kv = kv, .q = &q, .k = &k, .v = &v, .rows = b->rows + at,
+       .pos = b->pos + at, .freq = c->rope.freq, .n_rot = c->rope.n_rot, .mscale = c->rope.mscale,
+       .interleaved = true);
+}
+
+/* x += attention(q), where q stands in m->q from row `first` on. */
+static void attend(struct llama *m, int i, char *kv_base, const struct text_batch *b,
+                   struct llama_rows rows, int64_t first)
+{
+    struct backend *be = m->be;
+    const struct llama_config *c = &m->c;
+    const struct llama_layer *l = &m->layers[i];
+    const int64_t q_dim = (int64_t)c->n_heads * c->head_dim;
+    const struct kv_view kv = kv_of(m, i, kv_base);
+    struct tensor x = llama_tensor(m->x + rows.at * c->n_embd, rows.n, c->n_embd);
+    struct tensor q = llama_tensor(m->q + first * q_dim, rows.n, q_dim);
+    struct tensor att = llama_tensor(m->att + first * q_dim, rows.n, q_dim);
+    struct tensor sum = sum_of(m, &x, rows);
+    OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows + rows.at,
+       .n_heads = c->n_heads, .window = c->window, .scale = c->scale);
     OP(be, linear, .out = {&sum}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
        .x = &att, .add = m->share.rank == 0 ? &x : NULL, .precise = true);
+}
+
+bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_batch *b,
+                     struct llama_rows rows)
+{
+    project(m, i, kv_base, b, rows);
+    if (i == m->c.n_layers - 1 && b->n_logits == 0)
+        return false; /* nobody wants what comes after the last keys and values */
+    attend(m, i, kv_base, b, rows, 0);
     return true;
 }
 
@@ -553,16 +578,47 @@ void llama_feed_forward(struct llama *m, int i, struct llama_rows rows)
        .add = m->share.rank == 0 ? &x : NULL, .precise = true);
 }
 
+/* How many of the logits' rows from i on stand side by side. */
+static int run_of(const struct text_batch *b, int i)
+{
+    int run = 1;
+    while (i + run < b->n_logits && b->logit_rows[i + run] == b->logit_rows[i] + run)
+        run++;
+    return run;
+}
+
+/* After its keys and values only those rows go on whose logits are wanted, run after run.  Each run reads the
+ * weights, so where there are many of them all rows go on. */
+static void last_layer(struct llama *m, char *kv_base, const struct text_batch *b)
+{
+    enum { RUN_ROWS = 16 }; /* that a run must save */
+    const int layer = m->c.n_layers - 1;
+    const struct llama_rows all = {0, b->n_rows};
+    int n_runs = 0;
+    for (int i = 0; i < b->n_logits; i += run_of(b, i))
+        n_runs++;
+    project(m, layer, kv_base, b, all);
+    if (n_runs > 1 && n_runs * RUN_ROWS > b->n_rows - b->n_logits) {
+        attend(m, layer, kv_base, b, all, 0);
+        llama_feed_forward(m, layer, all);
+        return;
+    }
+    for (int i = 0, run; i < b->n_logits; i += run) {
+        run = run_of(b, i);
+        const struct llama_rows rows = {b->logit_rows[i], run};
+        attend(m, layer, kv_base, b, rows, rows.at);
+        llama_feed_forward(m, layer, rows);
+    }
+}
+
 /* Only the wanted rows: the norm of each goes to its place in `last`, runs of rows at once. */
 void llama_logits(struct llama *m, const struct text_batch *b)
 {
     struct backend *be = m->be;
     const int n_embd = m->c.n_embd;
     for (int i = 0, run; i < b->n_logits; i += run) {
-        const int32_t *row = b->logit_rows + i;
-        for (run = 1; i + run < b->n_logits && row[run] == row[0] + run;)
-            run++;
-        struct tensor from = llama_tensor(m->x + (int64_t)row[0] * n_embd, run, n_embd);
+        run = run_of(b, i);
+        struct tensor from = llama_tensor(m->x + (int64_t)b->logit_rows[i] * n_embd, run, n_embd);
         struct tensor to = llama_tensor(m->last + (int64_t)i * n_embd, run, n_embd);
         OP(be, rmsnorm, .out = &to, .x = &from, .w = &m->output_norm, .eps = m->c.eps);
     }
@@ -623,10 +679,11 @@ static int llama_forward(struct text_model *base, char *kv_base, const struct te
     const struct llama_rows rows = {0, b->n_rows};
     struct tensor x = llama_tensor(m->x, b->n_rows, m->c.n_embd);
     OP(m->be, embed, .out = &x, .w = m->embd, .ids = b->ids, .there = b->ids_there);
-    for (int i = 0; i < m->c.n_layers; i++) {
-        if (llama_attention(m, i, kv_base, b, rows))
-            llama_feed_forward(m, i, rows);
+    for (int i = 0; i < m->c.n_layers - 1; i++) {
+        llama_attention(m, i, kv_base, b, rows);
+        llama_feed_forward(m, i, rows);
     }
+    last_layer(m, kv_base, b);
     if (b->n_logits > 0)
         llama_logits(m, b);
     return b->choose != NULL ? 0 : m->be->sync(m->be, e);
