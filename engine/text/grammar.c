@@ -10,7 +10,7 @@
 enum {
     MAX_RULES = 1 << 17,
     MAX_SETS = 4096,
-    MAX_SEQ = 1 << 16,
+    MAX_SEQ = GRAMMAR_TEXT_MAX,
     MAX_WORDS = 4096,
     MAX_WORK = 1 << 25
 };

@@ -34,6 +34,7 @@ void grammar_start(struct grammar *g, grammar_sym s);
 
 grammar_sym grammar_range(struct grammar *g, int lo, int hi); /* one byte of lo ... hi */
 grammar_sym grammar_one_of(struct grammar *g, const struct grammar_set *set);
+enum { GRAMMAR_TEXT_MAX = 1 << 16 };
 grammar_sym grammar_text(struct grammar *g, const char *s, size_t n); /* these bytes */
 grammar_sym grammar_str(struct grammar *g, const char *s);            /* and these, to the 0 */
 struct grammar_word {
@@ -48,6 +49,9 @@ grammar_sym grammar_any(struct grammar *g, int n, const grammar_sym *of); /* one
 grammar_sym grammar_repeat(struct grammar *g, grammar_sym s, int min, int max);
 /* A character of the code points lo ... hi, as UTF-8; surrogates are left out. */
 grammar_sym grammar_chars(struct grammar *g, uint32_t lo, uint32_t hi);
+
+/* The first of these n rules that is left-recursive, or -1; nobody can follow a grammar with such a rule. */
+int grammar_left_recursive(struct grammar *g, const grammar_sym *rules, int n);
 
 /* ---- A text that is being made ---- */
 
