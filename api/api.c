@@ -24,8 +24,8 @@ int api_open(struct api **out, const struct api_options *o, struct err *e)
 {
     if (o->max_body_bytes == 0 || o->max_answer_bytes == 0 || o->max_choices < 1 ||
         o->max_prompts < 1 || o->max_messages < 1 || o->max_stop_bytes < 1 ||
-        o->max_image_bytes == 0 || o->max_image_pixels < 1 || o->max_images < 1 ||
-        o->max_images > JOB_IMAGES_MAX || o->max_jobs < 1)
+        o->max_grammar_bytes == 0 || o->max_image_bytes == 0 || o->max_image_pixels < 1 ||
+        o->max_images < 1 || o->max_images > JOB_IMAGES_MAX || o->max_jobs < 1)
         return err_set(e, ERR_INVALID, "a limit of the api is zero");
     struct step_cache_spec cache = {0};
     int err = image_cache_text(o->step_cache != NULL ? o->step_cache : "", &cache, e);
@@ -187,6 +187,7 @@ int api_params(struct api_call *c, const struct api_model *m, const struct cJSON
     const struct api_options *o = &c->priv->api->o;
     const struct params_limits lim = {.max_choices = o->max_choices,
                                       .max_stop_bytes = o->max_stop_bytes,
+                                      .max_grammar_bytes = o->max_grammar_bytes,
                                       .n_vocab = m->card->n_vocab,
                                       .strict = o->strict};
     return params_parse(body, where, &lim, &c->job->arena, p, &c->job->text, e);

@@ -35,6 +35,7 @@ struct api_options {
     int max_prompts;    /* prompts of one completions request */
     int max_stop_bytes; /* length of one stop string */
     int max_messages;
+    size_t max_grammar_bytes;  /* of a regular expression or a GBNF grammar */
     int default_max_tokens;    /* when a request names none; 0: what the context leaves */
     size_t max_answer_bytes;   /* of a response that is not streamed, and of a stream's backlog */
     bool strict;               /* unknown request fields are an error instead of ignored */

@@ -1,14 +1,17 @@
-/* response_format, as OpenAI has it; json_schema, as llama-server has it; guided_json, guided_choice
- * and structured_outputs, as vLLM has them.  All become a grammar. */
+/* response_format, as OpenAI has it; json_schema and grammar, as llama-server has them; guided_json,
+ * guided_choice, guided_regex, guided_grammar and structured_outputs, as vLLM has them.  All become symbols of
+ * one grammar. */
 #include "api/format.h"
 
 #include <string.h>
 
-#include "api/schema.h"
+#include "api/gbnf.h"
+#include "api/regex.h"
 
 struct form {
-    struct arena *arena;
-    const struct grammar **out;
+    struct schema *s;
+    grammar_sym *out;
+    size_t max_bytes;
     const char *param; /* that asked for it; NULL: nobody yet */
 };
 
@@ -20,7 +23,8 @@ static int claim(struct form *f, const char *param, struct err *e)
         return err_param(e, "%s", param);
     }
     f->param = param;
-    return 0;
+    f->s->param = param;
+    return f->s->g == NULL ? schema_open(f->s, f->s->arena, param, e) : 0;
 }
 
 static int bad(const char *param, const char *what, struct err *e)
@@ -32,18 +36,11 @@ static int bad(const char *param, const char *what, struct err *e)
 /* JSON that the schema allows; NULL: any object. */
 static int set_json(struct form *f, const char *param, const struct cJSON *schema, struct err *e)
 {
-    struct schema s;
-    grammar_sym value;
     int rc = claim(f, param, e);
-    if (rc == 0)
-        rc = schema_open(&s, f->arena, param, e);
-    if (rc == 0 && schema != NULL)
-        rc = schema_value(&s, schema, &value, e);
-    else if (rc == 0)
-        value = s.object;
     if (rc != 0)
         return rc;
-    return schema_close(&s, value, f->out, e);
+    *f->out = f->s->object;
+    return schema != NULL ? schema_value(f->s, schema, f->out, e) : 0;
 }
 
 /* The schema may be written as a text. */
@@ -64,14 +61,11 @@ static int set_schema(struct form *f, const char *param, const struct cJSON *v, 
 static int set_choice(struct form *f, const char *param, const struct cJSON *list, struct err *e)
 {
     int rc = claim(f, param, e), n = json_size(list), i = 0;
-    struct schema s;
-    if (rc == 0)
-        rc = schema_open(&s, f->arena, param, e);
     if (rc != 0)
         return rc;
     if (json_type(list) != JSON_ARRAY || n == 0)
         return bad(param, "choices must be a list of texts", e);
-    struct grammar_word *words = arena_array(f->arena, (size_t)n, sizeof *words);
+    struct grammar_word *words = arena_array(f->s->arena, (size_t)n, sizeof *words);
     if (words == NULL)
         return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
     for (const struct cJSON *v = json_first(list); v != NULL; v = json_next(v), i++) {
@@ -79,8 +73,50 @@ static int set_choice(struct form *f, const char *param, const struct cJSON *lis
         if (text == NULL || text[0] == '\0')
             return bad(param, "choices must be a list of texts, none of them empty", e);
         words[i] = (struct grammar_word){text, strlen(text)};
+        if ((rc = schema_check_text(f->s, "a choice", text, words[i].len, e)) != 0)
+            return rc;
     }
-    return schema_close(&s, grammar_words(s.g, words, n), f->out, e);
+    *f->out = grammar_words(f->s->g, words, n);
+    return 0;
+}
+
+/* The text of a regular expression or a grammar; *text NULL when it is empty, which asks for nothing. */
+static int get_text(const struct form *f, const char *param, const struct cJSON *v,
+                    const char **text, struct err *e)
+{
+    *text = json_str(v);
+    if (*text == NULL) {
+        err_set(e, ERR_INVALID, "%s must be a string, not %s", param, json_type_name(json_type(v)));
+        return err_param(e, "%s", param);
+    }
+    const size_t n = strlen(*text);
+    if (n > f->max_bytes) {
+        err_set(e, ERR_TOOBIG, "%s has %zu bytes; this server allows %zu", param, n, f->max_bytes);
+        return err_param(e, "%s", param);
+    }
+    *text = n > 0 ? *text : NULL;
+    return 0;
+}
+
+static int set_regex(struct form *f, const char *param, const struct cJSON *v, struct err *e)
+{
+    const char *text;
+    int rc = get_text(f, param, v, &text, e);
+    if (rc != 0 || text == NULL || (rc = claim(f, param, e)) != 0)
+        return rc;
+    struct regex x = {.g = f->s->g, .arena = f->s->arena, .param = param};
+    rc = regex_compile(&x, text, e);
+    *f->out = x.sym;
+    return rc;
+}
+
+static int set_grammar(struct form *f, const char *param, const struct cJSON *v, struct err *e)
+{
+    const char *text;
+    int rc = get_text(f, param, v, &text, e);
+    if (rc != 0 || text == NULL || (rc = claim(f, param, e)) != 0)
+        return rc;
+    return gbnf_compile(f->out, f->s->g, f->s->arena, text, param, e);
 }
 
 /* {"type": "json_schema", "json_schema": {"name", "schema"}}; llama-server also has "schema" itself. */
@@ -116,7 +152,7 @@ static int structured_outputs(struct form *f, const struct cJSON *v, struct err 
     for (const struct cJSON *x = json_first(v); x != NULL; x = json_next(x)) {
         const char *key = json_key(x);
         int rc = 0;
-        if (json_type(x) == JSON_NULL || (json_type(x) == JSON_BOOL && !json_bool(x)))
+        if (json_is_off(x))
             continue;
         if (strcmp(key, "json") == 0)
             rc = set_schema(f, param, x, e);
@@ -124,6 +160,10 @@ static int structured_outputs(struct form *f, const struct cJSON *v, struct err 
             rc = set_json(f, param, NULL, e);
         else if (strcmp(key, "choice") == 0)
             rc = set_choice(f, param, x, e);
+        else if (strcmp(key, "regex") == 0)
+            rc = set_regex(f, param, x, e);
+        else if (strcmp(key, "grammar") == 0)
+            rc = set_grammar(f, param, x, e);
         else if (strncmp(key, "disable_", 8) != 0 && strcmp(key, "whitespace_pattern") != 0) {
             err_set(e, ERR_UNSUPPORTED, "structured_outputs.%.40s is not supported", key);
             rc = err_param(e, "%s", param);
@@ -134,16 +174,18 @@ static int structured_outputs(struct form *f, const struct cJSON *v, struct err 
     return 0;
 }
 
-int format_parse(const struct cJSON *body, struct arena *arena, const struct grammar **out,
-                 struct err *e)
+int format_symbol(const struct cJSON *body, size_t max_bytes, struct schema *s, grammar_sym *out,
+                  struct err *e)
 {
     static const struct {
         const char *param;
         int (*set)(struct form *, const char *, const struct cJSON *, struct err *);
-    } lists[] = {
-        {"json_schema", set_schema}, {"guided_json", set_schema}, {"guided_choice", set_choice}};
-    struct form f = {.arena = arena, .out = out};
+    } lists[] = {{"json_schema", set_schema},     {"guided_json", set_schema},
+                 {"guided_choice", set_choice},   {"guided_regex", set_regex},
+                 {"guided_grammar", set_grammar}, {"grammar", set_grammar}};
+    struct form f = {.s = s, .out = out, .max_bytes = max_bytes};
     const struct cJSON *v = json_get(body, "response_format");
+    *out = 0;
     int rc = json_type(v) != JSON_NULL ? response_format(&f, v, e) : 0;
     v = json_get(body, "structured_outputs");
     if (rc == 0 && json_type(v) != JSON_NULL)
@@ -154,4 +196,13 @@ int format_parse(const struct cJSON *body, struct arena *arena, const struct gra
             rc = lists[i].set(&f, lists[i].param, v, e);
     }
     return rc;
+}
+
+int format_parse(const struct cJSON *body, size_t max_bytes, struct arena *arena,
+                 const struct grammar **out, struct err *e)
+{
+    struct schema s = {.arena = arena};
+    grammar_sym top = 0;
+    int rc = format_symbol(body, max_bytes, &s, &top, e);
+    return rc == 0 && s.g != NULL ? schema_close(&s, top, out, e) : rc;
 }

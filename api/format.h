@@ -2,13 +2,13 @@
  * Thread: loop, or one worker during api_begin. */
 #ifndef API_FORMAT_H
 #define API_FORMAT_H
-#include "base/arena.h"
-#include "base/err.h"
+#include "api/schema.h"
 
-struct cJSON;
-struct grammar;
-/* *out, in the arena, or NULL when any text will do.  400 for two forms at once, and for what is not
- * understood. */
-int format_parse(const struct cJSON *body, struct arena *arena, const struct grammar **out,
-                 struct err *e);
+/* *out, in the arena, or as it was when any text will do.  400 for two forms at once, and for what is not
+ * understood.  max_bytes: of a regular expression or a grammar. */
+int format_parse(const struct cJSON *body, size_t max_bytes, struct arena *arena,
+                 const struct grammar **out, struct err *e);
+/* The same as a symbol among those of s, which has an arena and is opened when there is a form; 0: none. */
+int format_symbol(const struct cJSON *body, size_t max_bytes, struct schema *s, grammar_sym *out,
+                  struct err *e);
 #endif

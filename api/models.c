@@ -148,6 +148,7 @@ static void put_limits(struct json_writer *w, const struct api *a)
     json_put_int(w, "max_choices", a->o.max_choices);
     json_put_int(w, "max_prompts", a->o.max_prompts);
     json_put_int(w, "max_messages", a->o.max_messages);
+    json_put_int(w, "max_grammar_bytes", (int64_t)a->o.max_grammar_bytes);
     json_put_int(w, "max_stop", JOB_STOP_MAX);
     json_put_int(w, "max_stop_bytes", a->o.max_stop_bytes);
     json_put_int(w, "max_top_logprobs", JOB_TOP_LOGPROBS);

@@ -128,8 +128,14 @@ const struct param params_table[] = {
     {"guided_choice", PARAM_OTHER, PARAM_BOTH, 0, 0, 0,
      "{\"type\":[\"array\",\"null\"],\"items\":{\"type\":\"string\"}}",
      "the answer is one of these texts"},
+    {"guided_regex", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+     "the answer is what this regular expression matches"},
+    {"guided_grammar", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+     "the same as grammar"},
+    {"grammar", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"string\",\"null\"]}",
+     "the answer is what root of this GBNF grammar makes"},
     {"structured_outputs", PARAM_OTHER, PARAM_BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
-     "json, json_object or choice, as vLLM has it"},
+     "json, json_object, choice, regex or grammar, as vLLM has it"},
     {"tools", PARAM_OTHER, PARAM_CHAT, 0, 0, 0,
      "{\"type\":[\"array\",\"null\"],\"items\":{\"type\":\"object\"}}",
      "functions that the chat template shows to the model"},
@@ -162,11 +168,6 @@ const struct param params_table[] = {
     {"functions", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tools instead"},
     {"function_call", PARAM_REFUSED, PARAM_CHAT, 0, 0, 0, NULL, "use tool_choice instead"},
     {"use_beam_search", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "beam search is not supported"},
-    {"grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL, "a JSON schema or a list of choices is"},
-    {"guided_regex", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "a JSON schema or a list of choices is"},
-    {"guided_grammar", PARAM_REFUSED, PARAM_BOTH, 0, 0, 0, NULL,
-     "a JSON schema or a list of choices is"},
 };
 const int params_n = (int)(sizeof params_table / sizeof *params_table);
 
@@ -483,7 +484,8 @@ int params_parse(const struct cJSON *body, unsigned where, const struct params_l
     p->has_seed = json_type(json_get(body, "seed")) != JSON_NULL && p->seed != -1;
     if ((err = check_together(p, where, lim, e)) != 0 ||
         (err = parse_stream_options(body, p, e)) != 0 ||
-        ((where & PARAM_BOTH) && (err = format_parse(body, arena, &spec->grammar, e)) != 0) ||
+        ((where & PARAM_BOTH) &&
+         (err = format_parse(body, lim->max_grammar_bytes, arena, &spec->grammar, e)) != 0) ||
         (err = parse_stop(body, lim, arena, spec, e)) != 0 ||
         (err = parse_bias(body, lim, arena, spec, e)) != 0)
         return err;

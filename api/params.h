@@ -72,6 +72,7 @@ struct params {
 struct params_limits {
     int max_choices; /* of n */
     int max_stop_bytes;
+    size_t max_grammar_bytes;
     int n_vocab; /* 0: ids of logit_bias have no upper bound */
     bool strict;
 };

@@ -1,5 +1,5 @@
-/* JSON Schema -> grammar: the symbols of plain JSON, references, alternatives, strings and numbers.
- * Objects and arrays are in schema_object.c, bounds of numbers in schema_number.c.
+/* JSON Schema -> grammar: the symbols of plain JSON, references, alternatives and numbers.
+ * Objects and arrays are in schema_object.c, strings in schema_string.c, bounds of numbers in schema_number.c.
  *
  * White space: between tokens one space, or a line break and an indentation, or nothing.  Numbers
  * have at most 16 digits before and behind the point: a model that finds no end must find one. */
@@ -9,7 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DEPTH = 200, MAX_REFS = 1024, MAX_COUNT = 100000, MAX_INDENT = 32, MAX_DIGITS = 16 };
+enum {
+    MAX_DEPTH = 200,
+    MAX_REFS = 1024,
+    MAX_COUNT = 100000,
+    MAX_INDENT = 32,
+    MAX_DIGITS = 16,
+    MAX_TEXT = 1 << 26 /* as JSON, before anybody says that it is too long */
+};
 
 #define SEQ(g, ...)                                                                 \
     grammar_seq(g, (int)(sizeof(grammar_sym[]){__VA_ARGS__} / sizeof(grammar_sym)), \
@@ -150,21 +157,62 @@ int schema_count(const struct schema *s, const struct cJSON *v, const char *key,
     return 0;
 }
 
-static void write_json(struct buf *text, const struct cJSON *v)
+int schema_check_text(const struct schema *s, const char *what, const char *text, size_t n,
+                      struct err *e)
 {
-    struct json_writer w;
-    buf_init(text, 1 << 20);
-    json_begin(&w, text);
-    json_put_node(&w, NULL, v);
+    if (n <= GRAMMAR_TEXT_MAX)
+        return 0;
+    err_set(e, ERR_TOOBIG, "%s: %s is longer than %d bytes: %.40s", s->param, what,
+            GRAMMAR_TEXT_MAX, text);
+    return err_param(e, "%s", s->param);
 }
 
-grammar_sym schema_literal(struct schema *s, const struct cJSON *v)
+/* JSON that was written into a buf of its own, now in the arena. */
+static int take_text(struct schema *s, const char *what, struct buf *text, struct grammar_word *out,
+                     struct err *e)
+{
+    const size_t n = text->failed ? GRAMMAR_TEXT_MAX + 1 : text->len;
+    int rc = schema_check_text(s, what, buf_str(text), n, e);
+    out->len = n;
+    out->s = rc == 0 ? arena_strndup(s->arena, buf_str(text), n) : NULL;
+    if (rc == 0 && out->s == NULL)
+        rc = err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    buf_free(text);
+    return rc;
+}
+
+static int constant(struct schema *s, const struct cJSON *v, struct grammar_word *out,
+                    struct err *e)
 {
     struct buf text;
-    write_json(&text, v);
-    grammar_sym out = grammar_text(s->g, buf_str(&text), text.len);
-    buf_free(&text);
-    return out;
+    struct json_writer w;
+    buf_init(&text, MAX_TEXT);
+    json_begin(&w, &text);
+    json_put_node(&w, NULL, v);
+    return take_text(s, "a constant", &text, out, e);
+}
+
+static int compile_const(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e)
+{
+    struct grammar_word text;
+    int rc = constant(s, v, &text, e);
+    if (rc == 0)
+        *out = grammar_text(s->g, text.s, text.len);
+    return rc;
+}
+
+int schema_name(struct schema *s, const char *name, grammar_sym *out, struct err *e)
+{
+    struct buf text;
+    struct json_writer w;
+    struct grammar_word word;
+    buf_init(&text, MAX_TEXT);
+    json_begin(&w, &text);
+    json_put_str(&w, NULL, name);
+    int rc = take_text(s, "a name", &text, &word, e);
+    if (rc == 0)
+        *out = grammar_text(s->g, word.s, word.len);
+    return rc;
 }
 
 /* ---- enum ---- */
@@ -176,18 +224,13 @@ static int compile_enum(struct schema *s, const struct cJSON *values, grammar_sy
     if (json_type(values) != JSON_ARRAY || n == 0)
         return bad(s, e, "a list with at least one value is needed for", "enum");
     struct grammar_word *words = arena_array(s->arena, (size_t)n, sizeof *words);
-    for (const struct cJSON *v = json_first(values); v != NULL && words != NULL;
-         v = json_next(v), i++) {
-        struct buf text;
-        write_json(&text, v);
-        words[i].s = arena_strndup(s->arena, buf_str(&text), text.len);
-        words[i].len = text.len;
-        buf_free(&text);
-        if (words[i].s == NULL)
-            words = NULL;
-    }
     if (words == NULL)
         return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    for (const struct cJSON *v = json_first(values); v != NULL; v = json_next(v), i++) {
+        int rc = constant(s, v, &words[i], e);
+        if (rc != 0)
+            return rc;
+    }
     *out = grammar_words(s->g, words, n);
     return 0;
 }
@@ -273,23 +316,6 @@ static int compile_any(struct schema *s, const struct cJSON *v, const char *key,
 
 /* ---- kinds of values ---- */
 
-static int compile_string(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e)
-{
-    int min = 0, max = -1;
-    int rc = schema_count(s, v, "minLength", &min, e);
-    if (rc == 0)
-        rc = schema_count(s, v, "maxLength", &max, e);
-    if (rc != 0)
-        return rc;
-    if (max >= 0 && max < min)
-        return bad(s, e, "maxLength is less than", "minLength");
-    *out = s->string;
-    if (min > 0 || max >= 0)
-        *out = SEQ(s->g, grammar_str(s->g, "\""), grammar_repeat(s->g, s->character, min, max),
-                   grammar_str(s->g, "\""));
-    return 0;
-}
-
 static int read_bound(const struct schema *s, const struct cJSON *v, const char *key,
                       const char *strict, struct schema_bound *b, struct err *e)
 {
@@ -342,7 +368,7 @@ static int compile_type(struct schema *s, const struct cJSON *v, const char *typ
     if (strcmp(type, "array") == 0)
         return schema_array(s, v, out, e);
     if (strcmp(type, "string") == 0)
-        return compile_string(s, v, out, e);
+        return schema_string(s, v, out, e);
     if (strcmp(type, "integer") == 0 || strcmp(type, "number") == 0)
         return compile_number(s, v, type[0] == 'i', out, e);
     if (strcmp(type, "null") == 0)
@@ -381,7 +407,6 @@ static const char *const foreign[] = {"not",
                                       "uniqueItems",
                                       "contains",
                                       "multipleOf",
-                                      "pattern",
                                       "patternProperties",
                                       "propertyNames",
                                       "$dynamicRef",
@@ -395,15 +420,10 @@ static const char *const foreign[] = {"not",
                                       "unevaluatedItems",
                                       "$recursiveRef"};
 
-static bool asks_nothing(const struct cJSON *v)
-{
-    return json_type(v) == JSON_NULL || (json_type(v) == JSON_BOOL && !json_bool(v));
-}
-
 static int check_keywords(const struct schema *s, const struct cJSON *v, struct err *e)
 {
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (!asks_nothing(json_get(v, foreign[i])))
+        if (!json_is_off(json_get(v, foreign[i])))
             return schema_refuse(s, e, "this server does not know the keyword", foreign[i]);
     return 0;
 }
@@ -420,6 +440,7 @@ static const char *implied_type(const struct cJSON *v)
                                            {"maxItems", "array"},
                                            {"minLength", "string"},
                                            {"maxLength", "string"},
+                                           {"pattern", "string"},
                                            {"minimum", "number"},
                                            {"maximum", "number"},
                                            {"exclusiveMinimum", "number"},
@@ -451,8 +472,7 @@ static int compile_node(struct schema *s, const struct cJSON *v, grammar_sym *ou
         const struct cJSON *one = json_get(v, "const");
         if (one == NULL)
             return compile_enum(s, json_get(v, "enum"), out, e);
-        *out = schema_literal(s, one);
-        return 0;
+        return compile_const(s, one, out, e);
     }
     static const char *const whole[] = {"$ref", "anyOf", "oneOf"};
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {

@@ -23,8 +23,11 @@ struct schema {
 int schema_open(struct schema *s, struct arena *a, const char *param, struct err *e);
 /* The values that a schema allows, `true` and {} being all; a $ref in it begins at root. */
 int schema_value(struct schema *s, const struct cJSON *root, grammar_sym *out, struct err *e);
-/* {"name": value, ...}, the pieces of an object that others put together. */
-grammar_sym schema_literal(struct schema *s, const struct cJSON *v);
+/* A name of a member in its quotes. */
+int schema_name(struct schema *s, const char *name, grammar_sym *out, struct err *e);
+/* ERR_TOOBIG that names a text of n bytes which is too long for a grammar. */
+int schema_check_text(const struct schema *s, const char *what, const char *text, size_t n,
+                      struct err *e);
 /* The grammar whose texts are top; ERR_TOOBIG when it is too large. */
 int schema_close(struct schema *s, grammar_sym top, const struct grammar **out, struct err *e);
 
@@ -35,6 +38,8 @@ struct schema_bound {
 };
 grammar_sym schema_numbers(struct schema *s, const struct schema_bound *low,
                            const struct schema_bound *high, bool integer);
+/* schema_string.c: minLength, maxLength, pattern and format. */
+int schema_string(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
 /* schema_object.c, schema.c: parts of one recursion. */
 int schema_node(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
 int schema_object(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);

@@ -126,18 +126,6 @@ static grammar_sym pair(struct schema *s, grammar_sym name, grammar_sym value)
                        (grammar_sym[]){name, s->space, grammar_str(s->g, ":"), s->space, value});
 }
 
-static grammar_sym quoted(struct schema *s, const char *name)
-{
-    struct buf out;
-    struct json_writer w;
-    buf_init(&out, 1 << 20);
-    json_begin(&w, &out);
-    json_put_str(&w, NULL, name);
-    grammar_sym sym = grammar_text(s->g, buf_str(&out), out.len);
-    buf_free(&out);
-    return sym;
-}
-
 /* rest, perhaps; with a comma in front when something stands there already. */
 static grammar_sym link_pair(struct schema *s, grammar_sym pair, grammar_sym after,
                              grammar_sym skipped, bool comma)
@@ -169,11 +157,14 @@ static int compile_members(struct schema *s, const struct members *m, grammar_sy
         first = link_pair(s, any, later, none, false);
     }
     for (int i = m->n - 1; i >= 0; i--) {
+        grammar_sym name;
         value = s->value;
         int rc = m->of[i].schema != NULL ? schema_node(s, m->of[i].schema, &value, e) : 0;
+        if (rc == 0)
+            rc = schema_name(s, m->of[i].name, &name, e);
         if (rc != 0)
             return rc;
-        grammar_sym p = pair(s, quoted(s, m->of[i].name), value), after = later;
+        grammar_sym p = pair(s, name, value), after = later;
         bool optional = !m->of[i].required;
         later = link_pair(s, p, after, optional ? after : 0, true);
         first = link_pair(s, p, after, optional ? first : 0, false);

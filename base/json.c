@@ -464,6 +464,11 @@ bool json_bool(const struct cJSON *v)
     return v != NULL && (v->type & 0xFF) == cJSON_True;
 }
 
+bool json_is_off(const struct cJSON *v)
+{
+    return json_type(v) == JSON_NULL || (json_type(v) == JSON_BOOL && !json_bool(v));
+}
+
 /* The member, or NULL when there is nothing to read. */
 static const struct cJSON *present(const struct cJSON *obj, const char *key)
 {

@@ -372,6 +372,7 @@ static int open_api(struct server *s, struct err *e)
         .max_prompts = (int)c->max_prompts,
         .max_stop_bytes = (int)c->max_stop_bytes,
         .max_messages = (int)c->max_messages,
+        .max_grammar_bytes = (size_t)c->max_grammar_kib * 1024,
         .default_max_tokens = (int)c->default_max_tokens,
         .max_answer_bytes = (size_t)c->max_answer_kib * 1024,
         .max_image_bytes = (size_t)c->max_image_kib * 1024,

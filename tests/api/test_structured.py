@@ -1,5 +1,8 @@
 """Answers that must have a form: JSON, JSON that a schema allows, one of some texts."""
+import datetime
 import json
+import re
+import uuid
 
 import pytest
 
@@ -68,9 +71,45 @@ def test_an_object_is_enough_for_json_object(server):
 
 
 @pytest.mark.parametrize("bad, word", [
-    ({"type": "string", "pattern": "a"}, "pattern"), ({"$ref": "#/x"}, "$ref"), ({"type": "foo"}, "foo"),
+    ({"type": "string", "pattern": "(?=a)"}, "looking around"), ({"$ref": "#/x"}, "$ref"), ({"type": "foo"}, "foo"),
     ({"type": "integer", "minimum": 5, "maximum": 3}, "no answer"),
 ])
 def test_a_schema_that_cannot_be_held_to_is_refused(server, bad, word):
     status, r = server.post(CHAT, {"messages": HELLO, "response_format": schema(bad)})
     assert status == 400 and r["error"]["param"] == "response_format" and word in r["error"]["message"]
+
+
+GBNF = """root ::= "<" word ("," word){1,2} ">"
+word ::= [a-c]+ | "\\x41" """
+
+
+@pytest.mark.parametrize("fields, wanted", [
+    ({"guided_regex": "[a-z]{3}-(yes|no)"}, "[a-z]{3}-(yes|no)"),
+    ({"structured_outputs": {"regex": "\\d{2}"}}, "\\d{2}"),
+    ({"grammar": GBNF}, "<([a-c]+|A)(,([a-c]+|A)){1,2}>"),
+    ({"guided_grammar": GBNF}, "<([a-c]+|A)(,([a-c]+|A)){1,2}>"),
+    ({"structured_outputs": {"grammar": "root ::= \"é\"{2}"}}, "éé"),
+])
+def test_regular_expressions_and_grammars(server, fields, wanted):
+    for seed in range(4):
+        assert re.fullmatch(wanted, answer(server, seed=seed, **fields))
+
+
+def test_patterns_and_formats_of_strings(server):
+    made = json.loads(answer(server, seed=1, response_format=schema({"type": "object", "required": ["id", "on", "tag"], "properties": {
+        "id": {"type": "string", "format": "uuid"}, "on": {"type": "string", "format": "date"},
+        "tag": {"type": "string", "pattern": "^[A-Z][a-z]*$", "maxLength": 5}}})))
+    uuid.UUID(made["id"])
+    datetime.date.fromisoformat(made["on"])
+    assert re.fullmatch("[A-Z][a-z]{0,4}", made["tag"])
+
+
+@pytest.mark.parametrize("fields, param, word", [
+    ({"guided_regex": "a(?=b)"}, "guided_regex", "looking around"), ({"grammar": "root ::= x"}, "grammar", "x, in line 1"),
+    ({"grammar": "root ::= root \"a\""}, "grammar", "left recursion"), ({"guided_regex": 5}, "guided_regex", "string"),
+    ({"guided_regex": "a", "grammar": "root ::= \"a\""}, "grammar", "both"),
+    ({"guided_regex": "a" * 70000}, "guided_regex", "65536"),
+])
+def test_a_form_that_cannot_be_read_is_refused_by_name(server, fields, param, word):
+    status, r = server.post(CHAT, {"messages": HELLO, **fields})
+    assert status in (400, 413) and r["error"]["param"] == param and word in r["error"]["message"]

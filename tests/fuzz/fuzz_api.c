@@ -38,6 +38,7 @@ static void start(void)
                              .max_choices = 8,
                              .max_prompts = 8,
                              .max_messages = 64,
+                             .max_grammar_bytes = 4096,
                              .max_stop_bytes = 64,
                              .max_answer_bytes = 1 << 16,
                              .client_templates = true,

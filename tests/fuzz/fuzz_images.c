@@ -29,6 +29,7 @@ static void start(void)
                                   .max_prompts = 8,
                                   .max_messages = 64,
                                   .max_stop_bytes = 64,
+                                  .max_grammar_bytes = 4096,
                                   .max_answer_bytes = 1 << 16,
                                   .max_image_bytes = 1 << 14,
                                   .max_image_pixels = 1 << 16,

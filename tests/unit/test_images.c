@@ -31,6 +31,7 @@ static int open_api(void **state)
                                   .max_choices = 8,
                                   .max_prompts = 8,
                                   .max_messages = 64,
+                                  .max_grammar_bytes = 4096,
                                   .max_stop_bytes = 64,
                                   .max_answer_bytes = 1 << 16,
                                   .max_image_bytes = 1 << 18,

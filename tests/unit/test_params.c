@@ -20,8 +20,11 @@ struct parsed {
     struct arena arena;
 };
 
-static const struct params_limits limits = {
-    .max_choices = 16, .max_stop_bytes = 32, .n_vocab = 1000, .strict = false};
+static const struct params_limits limits = {.max_choices = 16,
+                                            .max_stop_bytes = 32,
+                                            .max_grammar_bytes = 4096,
+                                            .n_vocab = 1000,
+                                            .strict = false};
 
 static struct parsed parse_with(const char *text, unsigned where, const struct params_limits *lim)
 {
@@ -270,7 +273,8 @@ static void what_would_change_the_answer_is_refused_not_ignored(void **state)
     refused("{\"guided_choice\":[]}", PARAM_CHAT, "guided_choice");
     refused("{\"json_schema\":{\"not\":{}}}", PARAM_CHAT, "json_schema");
     refused("{\"json_schema\":{},\"guided_json\":{}}", PARAM_CHAT, "guided_json");
-    refused("{\"structured_outputs\":{\"regex\":\"a\"}}", PARAM_CHAT, "structured_outputs");
+    refused("{\"structured_outputs\":{\"structural_tag\":\"a\"}}", PARAM_CHAT,
+            "structured_outputs");
     refused("{\"response_format\":{\"type\":\"json_schema\"}}", PARAM_CHAT, "response_format");
     refused("{\"response_format\":{\"type\":\"x\"}}", PARAM_CHAT, "response_format");
     refused("{\"response_format\":5}", PARAM_CHAT, "response_format");
@@ -278,6 +282,7 @@ static void what_would_change_the_answer_is_refused_not_ignored(void **state)
     refused("{\"best_of\":2}", PARAM_COMPLETIONS, "best_of");
     refused("{\"use_beam_search\":true}", PARAM_COMPLETIONS, "use_beam_search");
     refused("{\"grammar\":\"root ::= x\"}", PARAM_CHAT, "grammar");
+    refused("{\"guided_regex\":\"(?=a)\"}", PARAM_CHAT, "guided_regex");
     assert_int_equal(parse("{\"response_format\":{\"type\":\"text\"}}", PARAM_CHAT).rc, 0);
     assert_int_equal(parse("{\"suffix\":\"\"}", PARAM_COMPLETIONS).rc, 0);
     assert_int_equal(parse("{\"best_of\":2,\"n\":2}", PARAM_COMPLETIONS).rc, 0);

@@ -161,6 +161,50 @@ static void schema_strings_count_characters(void **state)
     CHECK(pairs);
 }
 
+static void schema_strings_keep_to_patterns_and_formats(void **state)
+{
+    (void)state;
+    const struct pair pairs[] = {
+        {"{\"pattern\":\"^[a-z]{2}$\"}", "\"ab\"", "\"a\"|\"abc\"|ab|1"},
+        {"{\"type\":\"string\",\"pattern\":\"b\"}", "\"b\"|\"abc\"|\"\\nb\"", "\"a\"|\"\""},
+        {"{\"pattern\":\"^x.*$\",\"maxLength\":3}", "\"x\"|\"xab\"", "\"xabc\"|\"\""},
+        {"{\"type\":\"string\",\"format\":\"date\"}",
+         "\"2024-02-29\"|\"2023-12-31\"|\"2000-02-29\"",
+         "\"2023-02-29\"|\"2023-13-01\"|\"2023-04-31\"|\"1900-02-29\"|\"23-01-01\""},
+        {"{\"type\":\"string\",\"format\":\"date-time\"}",
+         "\"2024-01-31T23:59:59Z\"|\"2024-01-31T00:00:00.5+02:00\"",
+         "\"2024-01-31\"|\"2024-01-31T24:00:00Z\"|\"2024-01-31T10:00:00\""},
+        {"{\"type\":\"string\",\"format\":\"uuid\"}", "\"123e4567-e89b-12d3-a456-426614174000\"",
+         "\"123e4567e89b12d3a456426614174000\""},
+        {"{\"type\":\"string\",\"format\":\"email\"}", "\"a.b+c@example.org\"",
+         "\"a@b\"|\"@example.org\"|\"a b@example.org\""},
+        {"{\"type\":\"string\",\"format\":\"ipv4\"}", "\"127.0.0.1\"|\"255.1.20.0\"",
+         "\"256.0.0.1\"|\"1.2.3\"|\"01.2.3.4\""},
+        {"{\"type\":\"string\",\"format\":\"ipv6\"}", "\"::1\"|\"fe80::1\"|\"1:2:3:4:5:6:7:8\"",
+         "\"1:2:3\"|\":::\""},
+        {"{\"type\":\"string\",\"format\":\"uri\",\"maxLength\":2083}",
+         "\"https://example.org:80/a%20b/c?x=1&y#z\"|\"http://a\"", "\"example.org\"|\"http://\""},
+        {"{\"type\":\"string\",\"format\":\"time\"}", "\"10:00:00Z\"", "\"10:00\""},
+        {"{\"type\":\"string\",\"format\":\"duration\"}", "\"P1DT2H\"|\"PT5M\"|\"P3W\"",
+         "\"P\"|\"PT\"|\"1D\""},
+        {"{\"type\":\"string\",\"format\":\"whatever\"}", "\"x\"", "1"},
+    };
+    CHECK(pairs);
+}
+
+static void schema_names_a_constant_that_is_too_long(void **state)
+{
+    (void)state;
+    static char text[1 << 17];
+    struct err e;
+    const struct grammar *g;
+    int n = snprintf(text, sizeof text, "{\"const\":\"Long one ");
+    memset(text + n, 'x', 1 << 16);
+    memcpy(text + n + (1 << 16), "\"}", 3);
+    assert_int_equal(compile(text, &g, &e), ERR_TOOBIG);
+    assert_non_null(strstr(e.msg, "Long one"));
+}
+
 static void schema_references_may_go_round(void **state)
 {
     (void)state;
@@ -259,6 +303,8 @@ int main(void)
         cmocka_unit_test(schema_arrays_have_their_lengths),
         cmocka_unit_test(schema_numbers_keep_to_their_bounds),
         cmocka_unit_test(schema_strings_count_characters),
+        cmocka_unit_test(schema_strings_keep_to_patterns_and_formats),
+        cmocka_unit_test(schema_names_a_constant_that_is_too_long),
         cmocka_unit_test(schema_references_may_go_round),
         cmocka_unit_test(schema_refuses_what_it_cannot_hold_to),
         cmocka_unit_test(schema_never_leads_to_a_dead_end),
