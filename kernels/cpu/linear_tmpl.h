@@ -307,6 +307,27 @@ VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wi
         acc[h * n] = a[h];
 }
 
+/* What a tile prefetches: so many bytes with every block, from there on behind the panel's start. */
+struct tile_ahead {
+    size_t from;
+    int bytes;
+};
+
+/* Packed panels come from memory.  With a few rows a panel's end and the next one's beginning are fetched
+ * a little ahead; with more each tile of rows fetches its share of the next panel, so that
+ * memory is read all the time. */
+VEC_INLINE struct tile_ahead tile_ahead(const struct tile_kind k, const struct linear_tile *t,
+                                        const int n, const int64_t row0)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    if (k.expanded)
+        return (struct tile_ahead){0};
+    if (t->n_rows <= n)
+        return (struct tile_ahead){TILE_AHEAD, geo.sub_bytes};
+    const size_t from = t->panel_bytes * (size_t)row0 / (size_t)t->n_rows;
+    return (struct tile_ahead){t->panel_bytes + from, (int)((geo.sub_bytes + 4) * n / t->n_rows)};
+}
+
 /* `wide` panels from p on times n rows of x from row0 on. */
 VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide,
                            const struct linear_tile *t, const int64_t p, const int64_t row0)
@@ -316,6 +337,8 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
     const int subs = k.expanded ? 1 : geo.subs;
     const int64_t n_blocks = t->n_in / 32;
     const uint8_t *panel = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
+    const struct tile_ahead ahead = tile_ahead(k, t, n, row0);
+    const uint8_t *at_ahead = panel + ahead.from;
     const struct linear_x *x[TILE_MAX], *xb[TILE_MAX];
     vf acc[2 * TILE_MAX]; /* [n_cols][n] */
 #pragma GCC unroll 16
@@ -327,10 +350,9 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
     for (int64_t b0 = 0; b0 < n_blocks; b0 += subs) {
         for (int sub = 0; sub < subs; sub++) {
             const struct tile_block at = tile_block_at(k, panel, b0 + sub);
-            if (!k.expanded && row0 == 0) {
-                for (int line = 0; line < geo.sub_bytes; line += 64)
-                    __builtin_prefetch(at.q + TILE_AHEAD + line);
-            }
+            for (int line = 0; line < ahead.bytes; line += 64)
+                __builtin_prefetch(at_ahead + line);
+            at_ahead += ahead.bytes;
 #pragma GCC unroll 16
             for (int i = 0; i < n; i++)
                 xb[i] = x[i] + b0 + sub;
