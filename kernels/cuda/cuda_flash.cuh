@@ -85,11 +85,9 @@ __device__ static inline void cuda_flash_odd_values(float acc[own / 8][4], const
 __device__ static inline uint32_t cuda_flash_pair(float a, float b, uint32_t *lost)
 {
     float rest_a, rest_b, none;
-    const uint32_t low = cuda_half_bits(a, false, &rest_a);
-    const uint32_t high = cuda_half_bits(b, false, &rest_b);
-    *lost = cuda_half_bits(rest_a, false, &none) | (uint32_t)cuda_half_bits(rest_b, false, &none)
-                                                       << 16;
-    return low | high << 16;
+    const uint32_t bits = cuda_half_pair(a, b, false, &rest_a, &rest_b);
+    *lost = cuda_half_pair(rest_a, rest_b, false, &none, &none);
+    return bits;
 }
 
 /* Weights of 16 keys, tiles n and n + 1 of s, as an A fragment and what it lost. */

@@ -5,25 +5,18 @@
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_row.cuh"
 
-/* Two elements as a register, and what they lost. */
-__device__ static inline uint32_t x_pack(float a, float b, bool bf16, float *lost_a, float *lost_b)
-{
-    const uint32_t low = cuda_half_bits(a, bf16, lost_a), high = cuda_half_bits(b, bf16, lost_b);
-    return low | high << 16;
-}
-
 /* Four elements, scaled, to their place in a record. */
 template <int parts, bool bf16>
 __device__ static inline void x_store(uint8_t *record, int at, float v[4], float sum)
 {
     uint2 half;
-    half.x = x_pack(v[0], v[1], bf16, &v[0], &v[1]);
-    half.y = x_pack(v[2], v[3], bf16, &v[2], &v[3]);
+    half.x = cuda_half_pair(v[0], v[1], bf16, &v[0], &v[1]);
+    half.y = cuda_half_pair(v[2], v[3], bf16, &v[2], &v[3]);
     reinterpret_cast<uint2 *>(record)[at] = half;
     if (parts == 2) {
         float lost;
-        half.x = x_pack(v[0], v[1], bf16, &lost, &lost);
-        half.y = x_pack(v[2], v[3], bf16, &lost, &lost);
+        half.x = cuda_half_pair(v[0], v[1], bf16, &lost, &lost);
+        half.y = cuda_half_pair(v[2], v[3], bf16, &lost, &lost);
         reinterpret_cast<uint2 *>(record + 128)[at] = half;
     }
     if (at % 4 == 0)

@@ -4,6 +4,8 @@
  * Thread: any. */
 #ifndef KERNELS_CUDA_CUDA_MATH_CUH
 #define KERNELS_CUDA_CUDA_MATH_CUH
+#include <string.h>
+
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "kernels/ops.h"
 
@@ -81,5 +83,22 @@ __device__ static inline uint16_t cuda_half_bits(float x, bool bf16, float *lost
     const __half h = __float2half_rn(x);
     *lost = x - __half2float(h);
     return __half_as_ushort(h);
+}
+
+/* Two of them in a register.  The device converts pairs at four times the rate of single numbers. */
+__device__ static inline uint32_t cuda_half_pair(float a, float b, bool bf16, float *lost_a,
+                                                 float *lost_b)
+{
+    uint32_t bits;
+    if (bf16) {
+        const __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
+        *lost_a = a - __bfloat162float(h.x), *lost_b = b - __bfloat162float(h.y);
+        memcpy(&bits, &h, sizeof(bits));
+    } else {
+        const __half2 h = __floats2half2_rn(a, b);
+        *lost_a = a - __half2float(h.x), *lost_b = b - __half2float(h.y);
+        memcpy(&bits, &h, sizeof(bits));
+    }
+    return bits;
 }
 #endif
