@@ -32,6 +32,7 @@ PROMISED = {
     "linear_many_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "conv_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "dense_kernel": ("HMMA", "LDSM"),
+    "wide_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "elem_kernel<0, true>": (r"LDG\.E\.128", r"STG\.E\.128"),
 }
 
@@ -70,6 +71,10 @@ def shared_dense(dims, wide, keys, parts):
     return 2 * stride * (parts * queries + 4 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
 
 
+def shared_wide(dims):
+    return 4 * (16 * (2 * dims + 20) + 8 * 32 * 16 + 32 * 24 + 32)
+
+
 # Floats of a row that linear_x keeps, by what it makes (enum linear_pre_kind): LLaMA 3 8B's dim, its feed-forward.
 X_ROW = {0: 0, 1: 4096, 2: 4096, 3: 14336}
 
@@ -89,6 +94,8 @@ def launch(name):
         return 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
         return 128, shared_dense(*numbers[:4])
+    if base == "wide_kernel":
+        return 256, shared_wide(numbers[0])
     if base == "paged_kernel":
         dim = numbers[0] * 8
         if "true" in name:
@@ -124,7 +131,7 @@ def demangle(names):
                 end = i
                 break
         plain = plain[:end].replace("> >", ">>")
-        short[name] = re.sub(r"dense_shape<([\d, ]+)>", r"\1", plain)
+        short[name] = re.sub(r"(?:dense|wide)_shape<([\d, ]+)>", r"\1", plain)
     return short
 
 

@@ -317,6 +317,7 @@ void cuda_attn_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
         f32 ? dense_launch<dense_shape<160, 1, 16, 2>>(a, stream)
             : dense_launch<dense_shape<160, 1, 32, 1>>(a, stream);
     else
-        f32 ? dense_launch<dense_shape<512, 4, 16, 2>>(a, stream)
-            : dense_launch<dense_shape<512, 4, 16, 1>>(a, stream);
+        f32 && a->kv_type == DTYPE_F32 ? cuda_attn_wide_launch(a, stream)
+        : f32                          ? dense_launch<dense_shape<512, 4, 16, 2>>(a, stream)
+                                       : dense_launch<dense_shape<512, 4, 16, 1>>(a, stream);
 }

@@ -7,7 +7,7 @@
 
 struct dense_case {
     int n_q, n_k, heads, dim;
-    bool causal;
+    bool causal, aligned; /* aligned: rows begin at multiples of 16 bytes */
 };
 
 /* One query of one head in doubles. */
@@ -56,10 +56,13 @@ static void check_exact(struct kcheck *kc, const struct dense_case *c, const str
 /* Two items of one call; the first one alone and a query of it alone must give the same bits. */
 static void check_case(struct kcheck *kc, struct dense_case c)
 {
-    int wide = c.heads * c.dim, q_stride = wide + 3, kv_stride = wide + 5;
+    int wide = c.heads * c.dim, q_stride = wide + 3, kv_stride = wide + (c.aligned ? 8 : 5);
+    size_t align = c.aligned ? 16 : sizeof(float);
     int64_t n_q = (int64_t)c.n_q * q_stride, n_k = (int64_t)c.n_k * kv_stride;
     int64_t n_out = (int64_t)c.n_q * wide;
-    float *q = kcheck_in(kc, 2 * n_q), *k = kcheck_in(kc, 2 * n_k), *v = kcheck_in(kc, 2 * n_k);
+    float *q = kcheck_in(kc, 2 * n_q);
+    float *k = kcheck_in_bytes(kc, 2 * (size_t)n_k * sizeof *k, align);
+    float *v = kcheck_in_bytes(kc, 2 * (size_t)n_k * sizeof *v, align);
     float *want = kcheck_out(kc, 2 * n_out), scale = 1.0f / sqrtf((float)c.dim);
     kcheck_fill(kc, q, 2 * n_q, 4.0f);
     kcheck_fill(kc, k, 2 * n_k, 2.0f);
@@ -128,13 +131,16 @@ static void check_hidden(struct kcheck *kc, int n, int dim, int key, float odd)
 static void check_op(struct kcheck *kc)
 {
     static const struct dense_case cases[] = {
-        {1, 1, 1, 1, false},     {5, 77, 2, 40, false},    {77, 77, 3, 64, true},
-        {100, 300, 1, 80, true}, {33, 600, 2, 160, false}, {40, 513, 1, 512, false},
-        {64, 256, 2, 40, false}, {17, 257, 2, 7, true},
+        {1, 1, 1, 1, false, false},      {5, 77, 2, 40, false, false},
+        {77, 77, 3, 64, true, false},    {100, 300, 1, 80, true, true},
+        {33, 600, 2, 160, false, false}, {40, 513, 1, 512, false, true},
+        {64, 256, 2, 40, false, true},   {17, 257, 2, 7, true, false},
+        {1, 77, 2, 256, false, true},    {17, 100, 2, 200, true, true},
+        {77, 77, 1, 512, true, false},   {100, 17, 1, 161, false, false},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(kc, cases[i]);
-    static const int dims[] = {40, 64, 80, 160, 512};
+    static const int dims[] = {40, 64, 80, 160, 256, 512};
     for (size_t i = 0; kc->device && i < sizeof(dims) / sizeof(dims[0]); i++) {
         check_hidden(kc, 77, dims[i], 70, NAN);
         check_hidden(kc, 90, dims[i], 20, INFINITY);
@@ -158,9 +164,10 @@ static void dense_bench_run(void *arg)
 static void bench(struct kcheck *kc)
 {
     static const struct dense_case cases[] = {
-        {1024, 1024, 8, 40, false},  {1024, 77, 8, 40, false}, {256, 256, 8, 80, false},
-        {256, 77, 8, 80, false},     {64, 64, 8, 160, false},  {1024, 1024, 10, 64, false},
-        {1024, 1024, 1, 512, false}, {77, 77, 12, 64, true},
+        {1024, 1024, 8, 40, false, true},  {1024, 77, 8, 40, false, true},
+        {256, 256, 8, 80, false, true},    {256, 77, 8, 80, false, true},
+        {64, 64, 8, 160, false, true},     {1024, 1024, 10, 64, false, true},
+        {1024, 1024, 1, 512, false, true}, {77, 77, 12, 64, true, true},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct dense_bench b = {.be = kcheck_backend(kc, 2), .c = cases[i]};

@@ -1,0 +1,383 @@
+/* Flash attention (Dao 2023) for heads of 161 to 512 dims, as the middle of an image decoder has.  A block has 32
+ * queries, and its 8 warps share the dims: a warp keeps its dims of q and of the result in registers, reads its
+ * dims of k and v through tiles of its own, and waits for nobody to copy the next ones.  What the warps sum of
+ * the scores goes through shared memory; each adds up and weighs those of four queries, in the warps' order.
+ *
+ * Keys and values stay f32 in shared memory and become two halves in the registers of the only warp that reads
+ * them.  The 16 k of an mma may be any as long as both operands agree, and its 8 columns as long as the result
+ * does: so that all reads are of 16 bytes, lane 4 g + t has
+ *     of 16 dims of k        4 t ... 4 t + 3, for k indices 2t, 2t + 1, 2t + 8, 2t + 9
+ *     of 32 dims of v        4 g ... 4 g + 3, a column each of four products
+ *     of 32 dims of results  8 t ... 8 t + 7 */
+#include "kernels/cuda/cuda_attn.h"
+
+#include "kernels/cuda/cuda_flash.cuh"
+
+#define WIDE_WARPS   8
+#define WIDE_THREADS (WIDE_WARPS * CUDA_WARP)
+#define WIDE_QUERIES 32 /* two fragments of 16 */
+#define WIDE_KEYS    16 /* of a tile */
+#define WIDE_WEIGHTS 24 /* halves of a row of weights: 16 and what keeps banks apart */
+
+/* dims: head_dim rounded up.  Shared memory:
+ *     [ k: keys x k_stride ] [ v: keys x v_stride ] [ parts of scores ] [ weights, what they lost ] [ keep ] */
+template <int dims_> struct wide_shape {
+    static constexpr int dims = dims_, own = dims / WIDE_WARPS, blocks = dims <= 256 ? 2 : 1;
+    static constexpr int k_stride = dims + 16, v_stride = dims + 4; /* floats: other banks a row */
+    static constexpr int v_at = WIDE_KEYS * k_stride, parts_at = v_at + WIDE_KEYS * v_stride;
+    static constexpr int weights_at = parts_at + WIDE_WARPS * WIDE_QUERIES * WIDE_KEYS;
+    static constexpr int keep_at = weights_at + WIDE_QUERIES * WIDE_WEIGHTS;
+    static constexpr int shared_bytes = 4 * (keep_at + WIDE_QUERIES);
+};
+
+/* A warp's dims of a matrix's rows. */
+struct wide_rows {
+    const float *from;
+    int64_t stride;
+    int there, dims; /* rows and dims that are there; the others are zeros */
+    bool aligned;    /* every four to 16 bytes */
+};
+
+template <class S>
+__device__ static inline void wide_fetch(float *to, int to_stride, const struct wide_rows &m,
+                                         int lane)
+{
+    constexpr int fours = S::own / 4;
+    if (!m.aligned) {
+#pragma unroll 1
+        for (int i = lane; i < WIDE_KEYS * S::own; i += CUDA_WARP) {
+            const int r = i / S::own, d = i % S::own;
+            const bool there = r < m.there && d < m.dims;
+            to[r * to_stride + d] = there ? m.from[r * m.stride + d] : 0.0f;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = lane; i < WIDE_KEYS * fours; i += CUDA_WARP) {
+        const int r = i / fours, d = i % fours * 4;
+        const bool there = r < m.there && d < m.dims;
+        cuda_copy16(to + r * to_stride + d, there ? m.from + r * m.stride + d : m.from,
+                    there ? 16 : 0);
+    }
+}
+
+/* Four floats as both registers of a B fragment, or the k pairs of an A fragment's row. */
+__device__ static inline void wide_halves(uint32_t b[2], uint32_t lost[2], float4 v)
+{
+    b[0] = cuda_flash_pair(v.x, v.y, &lost[0]);
+    b[1] = cuda_flash_pair(v.z, v.w, &lost[1]);
+}
+
+/* The warp's dims of the block's queries: [16 dims][16 queries][and what they lost] fragments. */
+template <class S>
+__device__ static inline void wide_queries(uint32_t q[S::own / 16][2][2][4], const float *from,
+                                           int64_t stride, int there, int dims, float scale,
+                                           int lane)
+{
+#pragma unroll
+    for (int f = 0; f < S::own / 16; f++)
+#pragma unroll
+        for (int row = 0; row < 4; row++) {
+            const int r = row * 8 + lane / 4, d = f * 16 + lane % 4 * 4;
+            float x[4];
+            uint32_t a[2], lost[2];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                x[i] = r < there && d + i < dims ? from[r * stride + d + i] * scale : 0.0f;
+            wide_halves(a, lost, make_float4(x[0], x[1], x[2], x[3]));
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                q[f][row / 2][0][row % 2 + 2 * i] = a[i];
+                q[f][row / 2][1][row % 2 + 2 * i] = lost[i];
+            }
+        }
+}
+
+/* What the warp's dims add to the scores of 32 queries and 16 keys, to its part of shared memory: pairs of keys of
+ * a lane, where those of the upper 8 keys are 8 lanes further. */
+template <class S>
+__device__ static inline void wide_scores(float2 *part, const uint32_t q[S::own / 16][2][2][4],
+                                          const float *k, int lane)
+{
+    float s[2][2][4] = {};
+#pragma unroll
+    for (int f = 0; f < S::own / 16; f++) {
+        uint32_t b[2][2], lost[2][2];
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+            wide_halves(b[n], lost[n],
+                        *reinterpret_cast<const float4 *>(k + (n * 8 + lane / 4) * S::k_stride +
+                                                          f * 16 + lane % 4 * 4));
+#pragma unroll
+        for (int product = 0; product < 3;
+             product++) /* products of other sums between those of one */
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int m = 0; m < 2; m++)
+                    cuda_mma_f16(s[m][n], q[f][m][product == 2], product == 1 ? lost[n] : b[n]);
+    }
+    cuda_mma_wait();
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int m = i / 4, n = i / 2 % 2, h = i % 2;
+        part[i * CUDA_WARP + (lane ^ n * 8)] = make_float2(s[m][n][2 * h], s[m][n][2 * h + 1]);
+    }
+}
+
+/* Of the four queries whose scores the warp adds up, 8 lanes each, two keys a lane. */
+struct wide_row {
+    int row; /* of the block */
+    float top, sum;
+};
+
+/* Scores of all warps to weights, exp(score - top); keep: what brings earlier sums to the new top.
+ * Key k of the tile counts where k < limit. */
+__device__ static inline void wide_softmax(const float2 *parts, __half *weights, float *keep,
+                                           struct wide_row *w, int limit)
+{
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    const int n = lane / 4 % 2, slot = warp / 4 * 4 + n * 2 + warp / 2 % 2;
+    const int at = slot * CUDA_WARP + ((w->row % 8 * 4 + lane % 4) ^ n * 8);
+    const int key = n * 8 + lane % 4 * 2;
+    float2 s = parts[at];
+#pragma unroll
+    for (int i = 1; i < WIDE_WARPS; i++) {
+        const float2 more = parts[i * WIDE_QUERIES * WIDE_KEYS / 2 + at];
+        s.x += more.x;
+        s.y += more.y;
+    }
+    s.x = key < limit ? s.x : -INFINITY;
+    s.y = key + 1 < limit ? s.y : -INFINITY;
+    float top = w->top;
+    top = !(s.x <= top) ? s.x : top; /* NaN stays */
+    top = !(s.y <= top) ? s.y : top;
+    for (int o = 1; o < 8; o *= 2) {
+        const float other = __shfl_xor_sync(CUDA_ALL, top, o);
+        top = !(other <= top) ? other : top;
+    }
+    const float now = w->top == top ? 1.0f : cuda_exp(w->top - top);
+    s.x = s.x == -INFINITY ? 0.0f : cuda_exp(s.x - top);
+    s.y = s.y == -INFINITY ? 0.0f : cuda_exp(s.y - top);
+    w->top = top;
+    w->sum = fmaf(w->sum, now, s.x + s.y);
+    uint32_t lost, *to = reinterpret_cast<uint32_t *>(weights + w->row * WIDE_WEIGHTS + key);
+    to[0] = cuda_flash_pair(s.x, s.y, &lost);
+    to[WIDE_QUERIES * WIDE_WEIGHTS / 2] = lost;
+    if (lane % 8 == 0)
+        keep[w->row] = now;
+}
+
+/* Causal: as cuda_flash_odd_values, over the warp's own dims of v, which no other warp reads. */
+template <class S>
+__device__ static inline void wide_odd(float acc[2][S::own / 8][4], float *v, const int limit[4],
+                                       int lane)
+{
+    bool odd = false;
+    for (int i = lane; i < WIDE_KEYS * S::own; i += CUDA_WARP)
+        odd |= cuda_flash_is_odd(__float2half_rn(v[i / S::own * S::v_stride + i % S::own]));
+    if (!__any_sync(CUDA_ALL, odd))
+        return;
+#pragma unroll 1
+    for (int k = 0; k < WIDE_KEYS; k++)
+#pragma unroll
+        for (int i = 0; i < S::own / 4; i++) {
+            const int d = i / 8 * 32 + lane % 4 * 8 + i % 8, c = i / 4 % 2;
+            odd = cuda_flash_is_odd(__float2half_rn(v[k * S::v_stride + d]));
+#pragma unroll
+            for (int row = 0; row < 4; row++) {
+                float *sum = &acc[row / 2][i / 8 * 4 + i % 4][row % 2 * 2 + c];
+                *sum = odd && k < limit[row] ? NAN : *sum;
+            }
+        }
+    __syncwarp();
+    for (int i = lane; i < WIDE_KEYS * S::own; i += CUDA_WARP) {
+        float *x = &v[i / S::own * S::v_stride + i % S::own];
+        *x = cuda_flash_is_odd(__float2half_rn(*x)) ? 0.0f : *x;
+    }
+    __syncwarp();
+}
+
+/* acc = acc keep + p v over the warp's own dims. */
+template <class S>
+__device__ static inline void wide_values(float acc[2][S::own / 8][4], const __half *weights,
+                                          const float *v, int lane)
+{
+    uint32_t p[2][2][4];
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int part = 0; part < 2; part++)
+            cuda_ldmatrix4(p[m][part],
+                           weights + (part * WIDE_QUERIES + m * 16 + lane % 16) * WIDE_WEIGHTS +
+                               lane / 16 * 8);
+#pragma unroll
+    for (int d = 0; d < S::own; d += 32) {
+        float x[4][4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float4 four = *reinterpret_cast<const float4 *>(
+                v + (lane % 4 * 2 + i % 2 + i / 2 * 8) * S::v_stride + d + lane / 4 * 4);
+            x[i][0] = four.x, x[i][1] = four.y, x[i][2] = four.z, x[i][3] = four.w;
+        }
+        uint32_t b[4][2], lost[4][2];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            wide_halves(b[j], lost[j], make_float4(x[0][j], x[1][j], x[2][j], x[3][j]));
+#pragma unroll
+        for (int product = 0; product < 3; product++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int m = 0; m < 2; m++)
+                    cuda_mma_f16(acc[m][d / 8 + j], p[m][product == 2],
+                                 product == 1 ? lost[j] : b[j]);
+    }
+    cuda_mma_wait();
+}
+
+/* Are rows of `stride` floats, and their first `dims`, made of 16 bytes each? */
+__device__ static inline bool wide_aligned(const float *from, int64_t stride, int dims)
+{
+    return reinterpret_cast<uintptr_t>(from) % 16 == 0 && stride % 4 == 0 &&
+           (dims <= 0 || dims % 4 == 0);
+}
+
+/* The warp's own dims of the results, from `out` on. */
+template <class S>
+__device__ static inline void wide_store(float *out, int64_t stride, int there, int dims,
+                                         const float acc[2][S::own / 8][4], const float *factors,
+                                         int lane)
+{
+    const bool aligned = wide_aligned(out, stride, dims);
+#pragma unroll
+    for (int row = 0; row < 4; row++) {
+        const int r = row * 8 + lane / 4;
+        const float factor = factors[r];
+#pragma unroll
+        for (int i = 0; i < S::own / 16; i++) { /* four dims */
+            const int d = i / 2 * 32 + lane % 4 * 8 + i % 2 * 4;
+            float x[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                x[j] = acc[row / 2][i / 2 * 4 + j][row % 2 * 2 + i % 2] * factor;
+            if (aligned && r < there && d < dims)
+                *reinterpret_cast<float4 *>(out + r * stride + d) =
+                    make_float4(x[0], x[1], x[2], x[3]);
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (!aligned && r < there && d + j < dims)
+                    out[r * stride + d + j] = x[j];
+        }
+    }
+}
+
+/* The warp's own dims of keys or values, from `key` on. */
+__device__ static inline struct wide_rows wide_tile(const struct attn_item &item, const float *from,
+                                                    int key, int dims)
+{
+    struct wide_rows m;
+    m.from = from + (int64_t)key * item.kv_stride;
+    m.stride = item.kv_stride;
+    m.there = item.n_k - key;
+    m.dims = dims;
+    m.aligned = wide_aligned(from, item.kv_stride, dims);
+    return m;
+}
+
+template <class S>
+__global__ void __launch_bounds__(WIDE_THREADS, S::blocks)
+    wide_kernel(const struct cuda_attn_dense_call a)
+{
+    SHARED_DYN(float, memory);
+    const struct attn_item item = a.items[blockIdx.z];
+    const int first = blockIdx.x * WIDE_QUERIES;
+    if (first >= item.n_q)
+        return;
+    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
+    const int there = item.n_q - first < WIDE_QUERIES ? item.n_q - first : WIDE_QUERIES;
+    const int ahead = item.n_k - item.n_q; /* keys before the first query's own */
+    const int n_k = a.causal ? first + there + ahead : item.n_k;
+    const int head = blockIdx.y * a.head_dim, dims = a.head_dim - warp * S::own;
+    /* of dims that are not there nothing is read, so they may as well begin with the head */
+    const int64_t own = head + (dims > 0 ? warp * S::own : 0);
+    float *k = memory + warp * S::own, *v = memory + S::v_at + warp * S::own;
+    float2 *parts = reinterpret_cast<float2 *>(memory + S::parts_at);
+    __half *weights = reinterpret_cast<__half *>(memory + S::weights_at);
+    float *keep = memory + S::keep_at;
+    uint32_t q[S::own / 16][2][2][4];
+    wide_fetch<S>(k, S::k_stride,
+                  wide_tile(item, static_cast<const float *>(item.k) + own, 0, dims), lane);
+    cuda_copy_commit();
+    wide_fetch<S>(v, S::v_stride,
+                  wide_tile(item, static_cast<const float *>(item.v) + own, 0, dims), lane);
+    cuda_copy_commit();
+    wide_queries<S>(q, static_cast<const float *>(item.q) + (int64_t)first * item.q_stride + own,
+                    item.q_stride, there, dims, a.scale, lane);
+    struct wide_row mine = {warp / 2 * 8 + warp % 2 * 4 + lane / 8, -INFINITY, 0.0f};
+    float acc[2][S::own / 8][4] = {};
+    for (int key = 0; key < n_k; key += WIDE_KEYS) {
+        const int next = key + WIDE_KEYS;
+        cuda_copy_wait<1>(); /* k; v may be on its way */
+        __syncwarp();
+        wide_scores<S>(parts + warp * WIDE_QUERIES * WIDE_KEYS / 2, q, k, lane);
+        __syncthreads();
+        if (next < n_k)
+            wide_fetch<S>(k, S::k_stride,
+                          wide_tile(item, static_cast<const float *>(item.k) + own, next, dims),
+                          lane);
+        cuda_copy_commit();
+        const int seen = first + mine.row + 1 + ahead;
+        wide_softmax(parts, weights, keep, &mine,
+                     (a.causal && seen < item.n_k ? seen : item.n_k) - key);
+        cuda_copy_wait<1>(); /* v; the next k may be on its way */
+        __syncthreads();
+        int limit[4];
+#pragma unroll
+        for (int row = 0; row < 4; row++) {
+            const float factor = keep[row * 8 + lane / 4];
+            limit[row] = first + row * 8 + lane / 4 + 1 + ahead - key;
+#pragma unroll
+            for (int d = 0; d < S::own / 8; d++) {
+                acc[row / 2][d][row % 2 * 2] *= factor;
+                acc[row / 2][d][row % 2 * 2 + 1] *= factor;
+            }
+        }
+        if (a.causal && key + WIDE_KEYS > first + 1 + ahead)
+            wide_odd<S>(acc, v, limit, lane);
+        wide_values<S>(acc, weights, v, lane);
+        __syncwarp();
+        if (next < n_k)
+            wide_fetch<S>(v, S::v_stride,
+                          wide_tile(item, static_cast<const float *>(item.v) + own, next, dims),
+                          lane);
+        cuda_copy_commit();
+    }
+    for (int o = 1; o < 8; o *= 2)
+        mine.sum += __shfl_xor_sync(CUDA_ALL, mine.sum, o);
+    cuda_copy_wait<0>();
+    __syncthreads();
+    if (lane % 8 == 0)
+        keep[mine.row] = 1.0f / mine.sum;
+    __syncthreads();
+    const struct attn_item *to =
+        &a.items[blockIdx.z]; /* read again: it costs no registers meanwhile */
+    wide_store<S>(static_cast<float *>(to->out) + (int64_t)first * to->out_stride + own,
+                  to->out_stride, there, dims, acc, keep, lane);
+}
+
+template <class S>
+static void wide_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
+{
+    LAUNCH(wide_kernel<S>,
+           dim3((a->max_q + WIDE_QUERIES - 1) / WIDE_QUERIES, a->n_heads, a->n_items), WIDE_THREADS,
+           S::shared_bytes, stream, *a);
+}
+
+void cuda_attn_wide_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
+{
+    if (a->head_dim <= 256)
+        wide_launch<wide_shape<256>>(a, stream);
+    else
+        wide_launch<wide_shape<512>>(a, stream);
+}
