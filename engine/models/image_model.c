@@ -96,11 +96,13 @@ static int open_safety(struct opening *o)
     return rc != 0 ? err_wrap(o->e, "safety_checker") : 0;
 }
 
-/* What json_get_int and its kin say names a key, not the part in whose config it is. */
+/* Errors begin with the name of the part; those of json_get_int and its kin name a key alone. */
 static int named(const struct opening *o, enum checkpoint_part part, int rc)
 {
-    if (rc != 0 && o->e != NULL && o->e->param[0] != '\0')
-        err_wrap(o->e, "%s", checkpoint_part_name(part));
+    const char *name = checkpoint_part_name(part);
+    const size_t n = strlen(name);
+    if (rc != 0 && o->e != NULL && (strncmp(o->e->msg, name, n) != 0 || o->e->msg[n] != ':'))
+        err_wrap(o->e, "%s", name);
     return rc;
 }
 
@@ -113,9 +115,9 @@ static int open_parts(struct opening *o, const char *preview)
         if (!checkpoint_has(o->c, parts[i]))
             continue;
         struct nn_loader l = loader_of(o, o->c, parts[i], 100 * (i + 1));
-        int rc = clip_open(&m->clip[m->info.n_encoders], &l, o->e);
+        int rc = named(o, parts[i], clip_open(&m->clip[m->info.n_encoders], &l, o->e));
         if (rc != 0)
-            return err_wrap(o->e, "%s", checkpoint_part_name(parts[i]));
+            return rc;
         m->info.n_encoders++;
     }
     if (m->info.n_encoders == 0)
