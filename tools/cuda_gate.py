@@ -53,11 +53,6 @@ def shared_few(step_k, head, step, parts):
     return 8 * min(8, (160 << 10) // (8 * most)) * most
 
 
-def shared_conv(step_k, head, step, parts):
-    stages = 3 if step_k > 64 or step > 1500 else 4
-    return 32 * 256 * 4 + stages * (8 * (head + step) + step_k // 64 * 64 * (32 + 128 * parts))
-
-
 def tile(group, step_k, head, step, parts, columns):
     """As tile_shape of cuda_tile.cuh: threads, bytes."""
     stage = 8 * (head + step) + step_k // 64 * columns * (32 + 128 * parts)
@@ -83,13 +78,10 @@ def launch(name):
     """Threads of a block and dynamic shared memory at its largest, as the launchers ask for."""
     base = name.split("<")[0]
     numbers = [int(n) for n in re.findall(r"-?\d+", name[len(base):])]
-    if base == "linear_many_kernel":
+    if base in ("linear_many_kernel", "conv_kernel"):
         return tile(*types()[numbers[0]][1:], *numbers[1:])
-    if base in ("linear_few_kernel", "conv_kernel"):
-        _, _, step_k, head, step = types()[numbers[0]]
-        parts = numbers[1] if len(numbers) > 1 else 2
-        shared = shared_few if base == "linear_few_kernel" else shared_conv
-        return 256, shared(step_k, head, step, parts)
+    if base == "linear_few_kernel":
+        return 256, shared_few(*types()[numbers[0]][2:], numbers[1])
     if base == "linear_x_kernel":
         return 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
@@ -102,7 +94,8 @@ def launch(name):
             return 128, 64 * (dim + 8) + 4 * max(128 * (dim + 8), 64 * (dim + 2))
         return 128, 4 * (16 * dim + 32 * (dim + 1) + 16 * 257) + 128
     small = {"rope_kernel": 128, "kv_store_kernel": 128, "rope_store_kernel": 128,
-             "paged_join_kernel": 128, "embed_kernel": 128, "embed_f32_kernel": 128,
+             "paged_join_kernel": 128, "embed_kernel": 128, "linear_join_kernel": 128,
+             "conv_join_kernel": 64, "embed_f32_kernel": 128,
              "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
              "group_join_kernel": 32}
     return small.get(base, 256), 0

@@ -1,19 +1,22 @@
-/* conv2d over NHWC for F16 and BF16 weights: an implicit product on tensor cores (cuda_tile.cuh), whose
- * columns are output pixels and whose k runs over (ky, kx, c).  Where c_in is a multiple of 8 the windows
- * are gathered by 16-byte cp.async, zeros outside of the image; else element by element.  Maps too small
- * to occupy the device share the slices of k among blocks.
+/* conv2d over NHWC for F16 and BF16 weights: an implicit product on tensor
+ * cores (cuda_tile.cuh), whose columns are output pixels and whose k runs over
+ * (ky, kx, c).  Where c_in is a multiple of 8 the windows are gathered by
+ * 16-byte cp.async, zeros outside of the image; else element by element.  Maps
+ * too small to occupy the device share the slices of k among blocks.
  *
- * Halves of x are multiplied: x itself where it is of the weights' type, else what it is rounded to, one half
- * where that loses nothing, or two:
+ * Halves of x are multiplied: x itself where it is of the weights' type, else
+ * what it is rounded to, one half where that loses nothing, or two:
  *
- *     work   [ scales of images ] [ tops ] [ halves ] [ what they lost ] [ sums of the slices ] */
+ *     work   [ scales of images ] [ tops ] [ halves ] [ what they lost ] [ sums
+ * of the slices ] */
 #include "kernels/cuda/cuda_conv.h"
 
 #include "kernels/cuda/cuda_conv_kernels.cuh"
-#include "kernels/cuda/cuda_conv_tile.cuh"
+#include "kernels/cuda/cuda_tile.cuh"
 
 #define CONV_PARTS   2 /* at most */
 #define CONV_THREADS 256
+#define JOIN_THREADS 64
 
 struct conv_job {
     struct cuda_conv_call c;
@@ -27,7 +30,8 @@ struct conv_job {
     int64_t pixels; /* of out that are computed */
 };
 
-/* The largest magnitude of each image.  Bits of floats order like the floats; NaN is above all. */
+/* The largest magnitude of each image.  Bits of floats order like the floats;
+ * NaN is above all. */
 __global__ void __launch_bounds__(CONV_THREADS)
     conv_top_kernel(unsigned *tops, struct cuda_array x, int64_t n)
 {
@@ -65,85 +69,100 @@ __global__ void __launch_bounds__(CONV_THREADS)
     }
 }
 
-/* The records of step s, of the tile's pixels from `first` on. */
-template <int parts>
-__device__ static inline void conv_gather(const struct conv_job &j, uint8_t *to, int64_t first,
-                                          int s)
-{
-    const struct cuda_window &x = j.c.x;
-    constexpr int pieces = 8 * parts; /* of 8 halves */
-#pragma unroll 1
-    for (int i = threadIdx.x; i < TILE_COLUMNS * pieces; i += TILE_THREADS) {
-        const int piece = i % 8, part = i / 8 % parts, column = i / pieces;
-        uint8_t *at = to + column * CUDA_RECORD(parts) + part * 128 + piece * 16;
-        const int64_t pixel = first + column;
-        struct conv_at p = {};
-        if (pixel < j.pixels)
-            p = conv_at(x, pixel, j.c.y_begin, j.c.n_y);
-        int k = s * 64 + piece * 8;
-        if (j.wide) {
-            const int64_t from = pixel < j.pixels && k < j.n_k ? conv_element(x, p, k) : -1;
-            cuda_copy16(at, j.half[part] + (from < 0 ? 0 : from), from < 0 ? 0 : 16);
-            continue;
-        }
-        for (int e = 0; e < 8; e++, k++) {
-            const int64_t from = pixel < j.pixels && k < j.n_k ? conv_element(x, p, k) : -1;
-            reinterpret_cast<uint16_t *>(at)[e] = from < 0 ? 0 : j.half[part][from];
-        }
-    }
-}
-
 /* The factor of an image's sums. */
 __device__ static inline float conv_scale(const struct conv_job &j, int image)
 {
     return j.scales ? j.scales[image] : 1.0f;
 }
 
-template <int type, int parts>
-__global__ void __launch_bounds__(TILE_THREADS, 2) conv_kernel(const struct conv_job j)
+/* Records of 64 elements from k0 on, of windows that are not whole pieces of 16
+ * bytes. */
+template <class S>
+__device__ static inline void conv_gather(const struct conv_job &j, uint8_t *records,
+                                          const struct conv_at *pixels, int k0)
 {
-    typedef tile_ring<type, parts> R;
-    SHARED_DYN(float, shared);
-    const int panel0 = blockIdx.y * TILE_PANELS;
-    const int64_t first = (int64_t)blockIdx.x * TILE_COLUMNS;
-    const int64_t left = j.pixels - first;
-    const auto fetch = [&](uint8_t *stage, int s) {
-        tile_fetch_weights<type>(stage, static_cast<const uint8_t *>(j.c.w), j.panel_bytes, panel0,
-                                 j.n_panels, s);
-        conv_gather<parts>(j, stage + TILE_PANELS * R::w_bytes, first, s);
-    };
-    const auto done = [&](const float *total, int slice) {
 #pragma unroll 1
-        for (int n = 0; n < TILE_RESULTS; n++) {
-            int o, column;
-            tile_place(n, &o, &column);
-            o += panel0 * CUDA_PANEL;
-            if (o >= j.c.c_out || column >= left)
-                continue;
-            const float sum = total[n * TILE_THREADS];
-            if (slice >= 0) {
-                j.slices[(slice * j.pixels + first + column) * j.c.c_out + o] = sum;
-                continue;
-            }
-            const struct conv_at p = conv_at(j.c.x, first + column, j.c.y_begin, j.c.n_y);
-            conv_store(j.c, p, o, sum * conv_scale(j, p.image));
+    for (int i = threadIdx.x; i < S::columns * 64; i += S::threads) {
+        const int column = i / 64, k = k0 + i % 64;
+        const int64_t from = k < j.n_k ? conv_element(j.c.x, pixels[column], k) : -1;
+#pragma unroll
+        for (int part = 0; part < S::parts; part++)
+            reinterpret_cast<uint16_t *>(records + column * CUDA_RECORD(S::parts) +
+                                         part * 128)[i % 64] = from < 0 ? 0 : j.half[part][from];
+    }
+}
+
+template <int type, int parts, int columns>
+__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
+                                  tile_shape<type, parts, columns>::blocks)
+    conv_kernel(const struct conv_job j)
+{
+    typedef tile_shape<type, parts, columns> S;
+    SHARED_DYN(float, shared);
+    SHARED(struct conv_at, pixels, [columns]);
+    SHARED(struct conv_view, views, [columns]);
+    const int panel0 = blockIdx.y * TILE_PANELS;
+    const int64_t first = (int64_t)blockIdx.x * columns;
+    const int there = (int)(j.pixels - first < columns ? j.pixels - first : columns);
+    const tile_weights<S> weights(static_cast<const uint8_t *>(j.c.w), j.panel_bytes, panel0,
+                                  j.n_panels);
+    const int at = threadIdx.x;
+    if (at < columns) { /* pixels that are not there: the last one again, for nobody */
+        pixels[at] = conv_at(j.c.x, first + (at < there ? at : there - 1), j.c.y_begin, j.c.n_y);
+        if (j.wide)
+            views[at] = conv_view(j.c.x, pixels[at]);
+    }
+    __syncthreads();
+
+    constexpr int pieces = 8 * parts, own = columns * pieces / S::threads;
+    /* of a pixel's record: all copies of a thread have the same k */
+    const int piece = threadIdx.x % pieces;
+    const uint16_t *half = j.half[piece / 8];
+    struct conv_walk walk =
+        conv_walk_from(j.c.x, tile_first(j.n_steps, j.split) * 64 + piece % 8 * 8);
+    const auto fetch = [&](uint8_t *to, int s) {
+        if (!j.wide) {
+            conv_gather<S>(j, to, pixels, s * 64);
+            return;
+        }
+        const struct conv_step step = conv_step(j.c.x, walk, j.n_k);
+        conv_walk_on(&walk, j.c.x, 64);
+#pragma unroll
+        for (int n = 0; n < own; n++) {
+            const int column = (n * S::threads + threadIdx.x) / pieces;
+            const struct conv_view view = views[column];
+            const bool inside = view.taps & step.tap;
+            cuda_copy16(to + column * CUDA_RECORD(parts) + piece * 16,
+                        half + (inside ? conv_step_element(view, step) : 0), inside ? 16 : 0);
         }
     };
-    tile_run<type, parts>(shared, j.n_steps, j.split,
-                          (int)(left < TILE_COLUMNS ? left : TILE_COLUMNS), fetch, done);
+    tile_run<S, type>(shared, weights, j.n_steps, j.split, fetch);
+    tile_results<S>(shared, there, [&](int c, int o, float4 v) {
+        o += panel0 * CUDA_PANEL;
+        if (o >= j.c.c_out)
+            return;
+        if (j.split > 1)
+            cuda_quad_put(j.slices + (blockIdx.z * j.pixels + first + c) * j.c.c_out + o,
+                          j.c.c_out - o, v);
+        else
+            conv_store_quad(j.c, pixels[c], o, v, conv_scale(j, pixels[c].image));
+    });
 }
 
 /* The slices' sums to results: a block some outputs of a pixel. */
-__global__ void __launch_bounds__(CONV_THREADS) conv_join_kernel(const struct conv_job j)
+__global__ void __launch_bounds__(JOIN_THREADS) conv_join_kernel(const struct conv_job j)
 {
-    const int64_t all = j.pixels * j.c.c_out;
-    const int64_t i = (int64_t)blockIdx.x * CONV_THREADS + threadIdx.x;
-    if (i >= all)
+    const int o = (blockIdx.y * JOIN_THREADS + threadIdx.x) * 4, left = j.c.c_out - o;
+    if (left <= 0)
         return;
-    const float *p = j.slices + i;
-    const struct conv_at at = conv_at(j.c.x, i / j.c.c_out, j.c.y_begin, j.c.n_y);
-    conv_store(j.c, at, (int)(i % j.c.c_out),
-               (((p[0] + p[all]) + p[2 * all]) + p[3 * all]) * conv_scale(j, at.image));
+    const int64_t all = j.pixels * j.c.c_out;
+    const float *p = j.slices + (int64_t)blockIdx.x * j.c.c_out + o;
+    float4 sum = cuda_quad_get(p, left);
+#pragma unroll
+    for (int i = 1; i < CUDA_SLICES; i++)
+        sum = cuda_quad_add(sum, cuda_quad_get(p + i * all, left));
+    const struct conv_at at = conv_at(j.c.x, blockIdx.x, j.c.y_begin, j.c.n_y);
+    conv_store_quad(j.c, at, o, sum, conv_scale(j, at.image));
 }
 
 static size_t conv_round(size_t n)
@@ -161,11 +180,22 @@ static size_t conv_half_bytes(const struct cuda_conv_call *c)
     return conv_round((size_t)c->x.n * c->x.h * c->x.w * c->x.c_in * 2);
 }
 
-/* Blocks of a launch without shared slices. */
-static int64_t conv_tiles(const struct cuda_conv_call *c)
+static int conv_panel_tiles(const struct cuda_conv_call *c)
 {
-    return (conv_pixels(c) + TILE_COLUMNS - 1) / TILE_COLUMNS *
-           ((c->c_out + TILE_PANELS * CUDA_PANEL - 1) / (TILE_PANELS * CUDA_PANEL));
+    return (c->c_out + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+}
+
+/* Pixels of a tile. */
+static int conv_columns(const struct cuda_conv_call *c)
+{
+    return tile_columns(conv_pixels(c), conv_panel_tiles(c), 128, c->multiprocessors);
+}
+
+static int conv_split(const struct cuda_conv_call *c)
+{
+    const int columns = conv_columns(c);
+    return tile_split((conv_pixels(c) + columns - 1) / columns * conv_panel_tiles(c),
+                      c->multiprocessors);
 }
 
 /* Is x multiplied as it stands? */
@@ -174,7 +204,8 @@ static bool conv_direct(const struct cuda_conv_call *c)
     return c->x.x.type == c->type;
 }
 
-/* Halves of x: a bf16 fits into one f16 that is scaled, not the other way round. */
+/* Halves of x: a bf16 fits into one f16 that is scaled, not the other way
+ * round. */
 static int conv_parts(const struct cuda_conv_call *c)
 {
     return conv_direct(c) || (c->x.x.type == DTYPE_BF16 && c->type == DTYPE_F16) ? 1 : 2;
@@ -187,12 +218,13 @@ size_t cuda_conv_work_bytes(const struct cuda_conv_call *c)
     size_t bytes = 0;
     if (!conv_direct(c))
         bytes = conv_round((size_t)c->x.n * 8) + (size_t)conv_parts(c) * conv_half_bytes(c);
-    if (tile_split(conv_tiles(c)) > 1)
+    if (conv_split(c) > 1)
         bytes += CUDA_SLICES * (size_t)conv_pixels(c) * (size_t)c->c_out * sizeof(float);
     return bytes;
 }
 
-/* Fills j's halves and their scales, at the beginning of the work; gives what is behind them. */
+/* Fills j's halves and their scales, at the beginning of the work; gives what
+ * is behind them. */
 static uint8_t *conv_halve(struct conv_job &j, cudaStream_t stream)
 {
     const struct cuda_window &x = j.c.x;
@@ -219,19 +251,31 @@ static uint8_t *conv_halve(struct conv_job &j, cudaStream_t stream)
     return at;
 }
 
+template <int type, int parts, int columns>
+static void conv_tiles(const struct conv_job &j, cudaStream_t stream)
+{
+    typedef tile_shape<type, parts, columns> S;
+    const dim3 grid((unsigned)((j.pixels + columns - 1) / columns), conv_panel_tiles(&j.c),
+                    j.split);
+    LAUNCH((conv_kernel<type, parts, columns>), grid, S::threads, S::shared_bytes, stream, j);
+}
+
 template <int type, int parts> static void conv_run(struct conv_job &j, cudaStream_t stream)
 {
     typedef cuda_format<type> F;
+    const int columns = conv_columns(&j.c);
     j.n_steps = (j.n_k + F::step_k - 1) / F::step_k;
     j.panel_bytes = (size_t)j.n_steps * F::unit_bytes;
-    const dim3 grid((unsigned)((j.pixels + TILE_COLUMNS - 1) / TILE_COLUMNS),
-                    (j.n_panels + TILE_PANELS - 1) / TILE_PANELS, j.split);
-    LAUNCH((conv_kernel<type, parts>), grid, TILE_THREADS, (tile_ring<type, parts>::shared_bytes),
-           stream, j);
+    if (columns == 32)
+        conv_tiles<type, parts, 32>(j, stream);
+    else if (columns == 64)
+        conv_tiles<type, parts, 64>(j, stream);
+    else
+        conv_tiles<type, parts, 128>(j, stream);
     if (j.split > 1)
         LAUNCH(conv_join_kernel,
-               (unsigned)((j.pixels * j.c.c_out + CONV_THREADS - 1) / CONV_THREADS), CONV_THREADS,
-               0, stream, j);
+               dim3((unsigned)j.pixels, (j.c.c_out + JOIN_THREADS * 4 - 1) / (JOIN_THREADS * 4)),
+               JOIN_THREADS, 0, stream, j);
 }
 
 void cuda_conv_launch(const struct cuda_conv_call *c, cudaStream_t stream)
@@ -247,10 +291,11 @@ void cuda_conv_launch(const struct cuda_conv_call *c, cudaStream_t stream)
     }
     const bool bf16 = c->type == DTYPE_BF16, once = conv_parts(c) == 1;
     j.slices = reinterpret_cast<float *>(conv_halve(j, stream));
-    j.wide = c->x.c_in % 8 == 0 && reinterpret_cast<uintptr_t>(j.half[0]) % 16 == 0;
+    j.wide = c->x.c_in % 8 == 0 && c->x.kernel * c->x.kernel <= CONV_TAPS &&
+             reinterpret_cast<uintptr_t>(j.half[0]) % 16 == 0;
     j.n_k = c->x.kernel * c->x.kernel * c->x.c_in;
     j.n_panels = (c->c_out + CUDA_PANEL - 1) / CUDA_PANEL;
-    j.split = tile_split(conv_tiles(c));
+    j.split = conv_split(c);
     if (bf16 && once)
         conv_run<DTYPE_BF16, 1>(j, stream);
     else if (bf16)

@@ -29,7 +29,8 @@ struct cuda_conv_call {
     struct cuda_array out, add_image, add; /* the last two may be none, as in op_conv2d */
     const float *bias;                     /* or NULL */
     enum act act;
-    void *work; /* cuda_conv_work_bytes */
+    int multiprocessors; /* of the device */
+    void *work;          /* cuda_conv_work_bytes */
 };
 
 /* One term of one image: rows [first, first + rows) of out, numbered through all images. */

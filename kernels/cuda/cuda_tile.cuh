@@ -235,9 +235,15 @@ template <class S> struct tile_totals {
     }
 };
 
+/* The first step of the block's share. */
+__device__ static inline int tile_first(int n_steps, int split)
+{
+    return tile_slice_begin(n_steps, split > 1 ? (int)blockIdx.z : 0);
+}
+
 /* The block's share of the product: of all slices or, with a split, of slice blockIdx.z. fetch(records, s)
- * queues the copies of the columns' records of step s. What comes out lies in shared memory, TILE_STRIDE
- * floats a column. */
+ * queues the copies of the columns' records of step s, and is called for one step after the other. What comes out
+ * lies in shared memory, TILE_STRIDE floats a column. */
 template <class S, int type, class Fetch>
 __device__ static inline void tile_run(float *shared, const tile_weights<S> &weights, int n_steps,
                                        int split, const Fetch &fetch)

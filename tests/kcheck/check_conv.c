@@ -186,6 +186,9 @@ static void check_op(struct kcheck *kc)
         {DTYPE_F16, 1, 19, 33, 48, 80, 3, 1, 1, 1, .bias = true, .add = true},
         {DTYPE_F16, 2, 5, 4, 24, 17, 3, 1, 1, 1, .upsample = true, .bias = true, .cut = 1},
         {DTYPE_F32, 1, 1, 7, 9, 20, 3, 1, 1, 1, .upsample = true, .add = true, .cut = 1},
+        {DTYPE_F16, 1, 14, 15, 40, 20, 3, 1, 1, 1, .bias = true},
+        {DTYPE_BF16, 2, 11, 13, 24, 150, 3, 1, 1, 1, .upsample = true, .bias = true, .add = true},
+        {DTYPE_F16, 1, 14, 15, 8, 33, 5, 1, 2, 2, .image = true},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(kc, cases[i]);
