@@ -74,6 +74,10 @@ struct backend {
         *team;   /* of its own and others' (kernels/team.h); NULL: it computes alone */
     bool dry;    /* backend_dry */
     bool graphs; /* a device that can, launches what recurs as one; may be set after a sync */
+    bool halves; /* its ops take f16 and bf16 tensors (kernels/ops.h) */
+    /* What programs hold their tensors in, where the model can; F32, unless it was set before the first
+     * program of a backend with halves. */
+    enum dtype activations;
 };
 
 /* What a weight is, whatever the layout behind it.  First member of every backend's struct. */

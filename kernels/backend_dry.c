@@ -95,6 +95,8 @@ struct backend *backend_dry(const struct backend *of)
         .weight_close = dry_weight_close,
         .weight_bytes = of->weight_bytes ? of->weight_bytes : file_bytes,
         .dry = true,
+        .halves = of->halves,
+        .activations = of->activations,
         .team = of->team, /* how many share a model */
     };
     return be;

@@ -11,6 +11,7 @@
 
 #include "base/arena.h"
 #include "base/clock.h"
+#include "kernels/quant.h"
 
 #define FAKE_BASE   ((uintptr_t)1 << 62) /* above any address of a process */
 #define FAKE_BYTES  ((size_t)1 << 60)
@@ -100,7 +101,8 @@ struct program {
     struct backend rec; /* what program_backend gives; first */
     struct backend *be;
     bool planning;
-    int rc; /* of what went wrong while recording */
+    enum dtype type; /* of tensors */
+    int rc;          /* of what went wrong while recording */
     struct err err;
 
     struct node *nodes; /* [n_nodes], second pass */
@@ -206,9 +208,9 @@ static const struct backend_ops recording_ops = {
 };
 /* clang-format on */
 
-static size_t tensor_bytes(struct program *p, int ndim, const int64_t *dims)
+static size_t tensor_bytes(struct program *p, enum dtype type, int ndim, const int64_t *dims)
 {
-    size_t bytes = sizeof(float);
+    size_t bytes = (size_t)dtype_block_bytes(type);
     bool bad = ndim < 1 || ndim > 4;
     for (int i = 0; i < ndim && !bad; i++)
         bad = dims[i] < 1 || __builtin_mul_overflow(bytes, (size_t)dims[i], &bytes);
@@ -222,10 +224,10 @@ static size_t tensor_bytes(struct program *p, int ndim, const int64_t *dims)
 
 static struct tensor add_tensor(struct program *p, int ndim, const int64_t *dims, bool pinned)
 {
-    struct tensor t = {.type = DTYPE_F32, .ndim = ndim};
+    struct tensor t = {.type = pinned ? DTYPE_F32 : p->type, .ndim = ndim};
     for (int i = 0; i < ndim && i < 4; i++)
         t.dims[i] = dims[i];
-    size_t bytes = tensor_bytes(p, ndim, dims);
+    size_t bytes = tensor_bytes(p, t.type, ndim, dims);
     if (p->rc != 0)
         return t;
     if (!p->planning) {
@@ -244,6 +246,11 @@ static struct tensor add_tensor(struct program *p, int ndim, const int64_t *dims
                                               .last = pinned ? INT32_MAX : -1};
     p->fake_bytes += bytes;
     return t;
+}
+
+void program_use(struct program *p, enum dtype type)
+{
+    p->type = type;
 }
 
 struct tensor program_tensor(struct program *p, int ndim, const int64_t *dims)
@@ -399,7 +406,8 @@ static int first_pass(struct program **out, struct backend *be, program_record_f
     p->rec = (struct backend){.ops = &recording_ops,
                               .name = be->name,
                               .n_threads = be->n_threads,
-                              .host_memory = be->host_memory};
+                              .host_memory = be->host_memory,
+                              .activations = be->activations};
     p->be = be;
     p->planning = true;
     fn(p, arg);
@@ -442,6 +450,7 @@ int program_open(struct program **out, struct backend *be, program_record_fn *fn
         return rc;
     free_arrays(p);
     p->planning = false;
+    p->type = DTYPE_F32;
     p->n_nodes = 0;
     p->nodes = mem_try((size_t)p->n_planned, sizeof *p->nodes);
     if (p->nodes == NULL)

@@ -23,18 +23,21 @@ typedef void program_record_fn(struct program *p, void *arg);
 
 /* ---- for the function that records ---- */
 
-/* A tensor [dims] of f32 that lives from the first to the last op that touches any part of it.  ndim
+/* Tensors are of this type from here on: f32 (at first), or what program_backend(p)->activations says.  Pinned ones
+ * are f32 always. */
+void program_use(struct program *p, enum dtype type);
+/* A tensor [dims] that lives from the first to the last op that touches any part of it.  ndim
  * 1 ... 4. */
 struct tensor program_tensor(struct program *p, int ndim, const int64_t *dims);
 #define PROGRAM_TENSOR(p, ...)                                                   \
     program_tensor(p, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
                    (const int64_t[]){__VA_ARGS__})
-/* The same, but it keeps its place and contents from run to run: inputs and results. */
+/* The same of f32, but it keeps its place and contents from run to run: inputs and results. */
 struct tensor program_pinned(struct program *p, int ndim, const int64_t *dims);
 #define PROGRAM_PINNED(p, ...)                                                   \
     program_pinned(p, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
                    (const int64_t[]){__VA_ARGS__})
-/* Makes a tensor of the program a pinned one. */
+/* Makes a tensor of the program, of f32, a pinned one. */
 void program_pin(struct program *p, const struct tensor *t);
 /* Where the host fills or reads a pinned tensor, between runs: its own memory on a device that computes
  * in the host's, else a copy that goes to the device before the first op of each run (PROGRAM_IN) or

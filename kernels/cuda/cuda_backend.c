@@ -285,6 +285,7 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .ops = &cuda_table,
         .name = cb->name,
         .n_threads = 1,
+        .halves = true,
         .alloc = cuda_mem_alloc,
         .free = cuda_mem_free,
         .host_alloc = cuda_mem_host,

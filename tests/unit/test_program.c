@@ -105,6 +105,28 @@ static void program_stops_between_ops(void **state)
     program_close(p);
 }
 
+static void record_halves(struct program *p, void *arg)
+{
+    const enum dtype *type = arg;
+    program_use(p, *type);
+    struct tensor x = PROGRAM_PINNED(p, ROWS, DIM), h = PROGRAM_TENSOR(p, 64, 64);
+    assert_int_equal(x.type, DTYPE_F32);
+    assert_int_equal(h.type, *type);
+    OP(program_backend(p), add, .out = &h, .a = &h, .b = &h);
+}
+
+static void program_has_halves_in_half_the_bytes(void **state)
+{
+    (void)state;
+    enum dtype type = DTYPE_F32;
+    struct err e = {0};
+    const size_t floats = program_bytes(be, record_halves, &type, &e);
+    for (int i = 0; i < 2; i++) {
+        type = i ? DTYPE_F16 : DTYPE_BF16;
+        assert_int_equal(program_bytes(be, record_halves, &type, &e), floats - 64 * 64 * 2);
+    }
+}
+
 static void program_memory_is_shared_by_lives_that_do_not_meet(void **state)
 {
     (void)state;
@@ -233,6 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(program_computes_what_its_ops_say),
         cmocka_unit_test(program_stops_between_ops),
+        cmocka_unit_test(program_has_halves_in_half_the_bytes),
         cmocka_unit_test(program_memory_is_shared_by_lives_that_do_not_meet),
         cmocka_unit_test(program_keeps_what_was_pinned_after_it_was_made),
         cmocka_unit_test(program_never_overlays_what_lives),
