@@ -17,8 +17,8 @@ struct bench_options {
     int depth;                /* tokens that stand in the cache before either test begins */
     int n_batches, batches[BENCH_BATCHES_MAX];
     int n_threads, repeats;
-    int size; /* of pictures, in pixels a side */
-    enum dtype kv_type;
+    int size;                        /* of pictures, in pixels a side */
+    enum dtype kv_type, activations; /* the latter on devices that can */
     int max_batch_rows;
     bool json, ops; /* ops: also where the time goes */
 };

@@ -24,11 +24,12 @@ struct engine_options {
     size_t weight_bytes; /* of loaded models; 0: 7/8 of what is free */
     enum engine_preload preload; /* PRELOAD_CHAT: the first text model, or the first one of all */
     enum dtype kv_type;
-    bool graphs;           /* struct backend */
-    int max_sequences;     /* running at once ("slots") */
-    int max_queued_jobs;   /* waiting; more are refused with ERR_BUSY */
-    int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
-    int prefill_chunk;     /* prompt rows a step takes at most when others decode */
+    bool graphs;            /* struct backend */
+    enum dtype activations; /* the same, where the device can; the CPU has f32 */
+    int max_sequences;      /* running at once ("slots") */
+    int max_queued_jobs;    /* waiting; more are refused with ERR_BUSY */
+    int max_queued_tokens;  /* prompt tokens waiting; more are refused with ERR_BUSY */
+    int prefill_chunk;      /* prompt rows a step takes at most when others decode */
     int max_batch_rows;
     int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */
     bool prefix_sharing;

@@ -49,7 +49,7 @@ static const char usage[] =
     "usage: duetto serve [-c FILE] [-m [NAME=]PATH]... [options]   serve models over HTTP\n"
     "       duetto healthcheck [options]                           0 if the server is healthy\n"
     "       duetto bench -m FILE [-p 512] [-n 128] [-d 0] [-b 1,16] [-t N] [-r 5] [--device D]\n"
-    "                    [--kv_type T] [--size 256] [--json | --ops]\n"
+    "                    [--kv_type T] [--cuda_activations T] [--size 256] [--json | --ops]\n"
     "                                                              tokens per second of a model, "
     "or\n"
     "                                                              seconds of pictures; --ops: "
@@ -286,19 +286,34 @@ static void on_signal(uv_signal_t *signal, int number)
 
 /* ------------------------------------------------------------------ serve */
 
-static bool kv_type_of(const char *name, enum dtype *type)
+struct type_name {
+    const char *name; /* NULL ends a list */
+    enum dtype type;
+};
+
+static bool type_of(const char *name, const struct type_name *list, enum dtype *type)
 {
-    static const struct {
-        const char *name;
-        enum dtype type;
-    } types[] = {{"f16", DTYPE_F16}, {"f32", DTYPE_F32}, {"q8_0", DTYPE_Q8_0}};
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
-        if (!strcmp(name, types[i].name)) {
-            *type = types[i].type;
+    for (; list->name != NULL; list++) {
+        if (!strcmp(name, list->name)) {
+            *type = list->type;
             return true;
         }
     }
     return false;
+}
+
+static bool kv_type_of(const char *name, enum dtype *type)
+{
+    static const struct type_name names[] = {
+        {"f16", DTYPE_F16}, {"f32", DTYPE_F32}, {"q8_0", DTYPE_Q8_0}, {NULL, DTYPE_F32}};
+    return type_of(name, names, type);
+}
+
+static bool activations_of(const char *name, enum dtype *type)
+{
+    static const struct type_name names[] = {
+        {"f32", DTYPE_F32}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}, {NULL, DTYPE_F32}};
+    return type_of(name, names, type);
 }
 
 static int open_engine(struct server *s, struct err *e)
@@ -345,6 +360,7 @@ static int open_engine(struct server *s, struct err *e)
         .wake_ctx = s,
     };
     kv_type_of(c->kv_type, &o.kv_type); /* config.h has the names */
+    activations_of(c->cuda_activations, &o.activations);
     return replicas_open(&s->engine, &o, e);
 }
 
@@ -532,6 +548,8 @@ static bool bench_flags(int argc, char **argv, struct bench_options *o)
             o->device = v;
         else if (!strcmp(flag, "--kv_type"))
             ok = kv_type_of(v, &o->kv_type);
+        else if (!strcmp(flag, "--cuda_activations"))
+            ok = activations_of(v, &o->activations);
         else if (!strcmp(flag, "-p"))
             ok = whole_number(v, 0, 1 << 20, &o->n_prompt);
         else if (!strcmp(flag, "-n"))

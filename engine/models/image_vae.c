@@ -99,9 +99,20 @@ static void take_tile(struct vae_unit *u)
 
 /* ---- the unit ---- */
 
+/* SDXL's and the upscaler's leave the range of f16, so theirs has f32 instead, unless the config says that it was
+ * mended (force_upcast false, as in sdxl-vae-fp16-fix). */
+static enum dtype type_of(const struct image_model *m)
+{
+    const enum dtype type = m->be->activations;
+    const bool far = m->info.enlarges || m->info.pooled_dim > 0;
+    return type == DTYPE_F16 && far && vae_info(m->vae)->force_upcast ? DTYPE_F32 : type;
+}
+
 static void record_vae(struct program *p, void *arg)
 {
     struct vae_unit *u = arg;
+    if (u->tiny == NULL)
+        program_use(p, type_of(u->m));
     u->in = PROGRAM_PINNED(p, 1, (int64_t)u->y.tile * u->scale_in, (int64_t)u->x.tile * u->scale_in,
                            u->c_in);
     if (u->kind == IMAGE_ENCODE)

@@ -21,6 +21,17 @@ struct tensor nn_like(struct program *p, const struct tensor *t)
     return program_tensor(p, t->ndim, t->dims);
 }
 
+struct tensor nn_pin(struct program *p, const struct tensor *x)
+{
+    if (x->type == DTYPE_F32) {
+        program_pin(p, x);
+        return *x;
+    }
+    struct tensor copy = program_pinned(p, x->ndim, x->dims);
+    OP(program_backend(p), act, .out = &copy, .x = x, .act = ACT_NONE);
+    return copy;
+}
+
 static const struct tensor *bias_of(const struct tensor *bias)
 {
     return bias->data != NULL ? bias : NULL;

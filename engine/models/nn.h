@@ -129,6 +129,8 @@ void nn_count(const struct checkpoint *c, enum checkpoint_part part, int64_t *n_
 /* ---- recording ---- */
 
 struct tensor nn_rows(const struct tensor *t); /* [.., c] as [rows, c] */
+/* x, pinned; or a pinned copy where x is not f32. */
+struct tensor nn_pin(struct program *p, const struct tensor *x);
 struct tensor nn_some_rows(const struct tensor *t, int64_t begin, int64_t n);
 struct tensor nn_like(struct program *p, const struct tensor *t);
 

@@ -80,10 +80,10 @@ void nn_lora_conv(struct program *p, const struct op_conv2d *op)
     const int64_t step = fit * 96 >= (double)n ? n : fit < 1 ? 96 : (int64_t)fit * 96;
     for (int64_t begin = 0; begin < n; begin += step) {
         struct tensor to = all, from = window ? *op->x : nn_rows(op->x);
-        to.data = (float *)all.data + begin * all.dims[1];
+        to.data = tensor_at(&all, begin * all.dims[1]);
         to.dims[0] = n - begin < step ? n - begin : step;
         if (!window) {
-            from.data = (float *)from.data + begin * from.dims[1];
+            from.data = tensor_at(&from, begin * from.dims[1]);
             from.dims[0] = to.dims[0];
         }
         OP(program_backend(p), lowrank, .out = &to, .x = &from,

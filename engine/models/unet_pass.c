@@ -222,12 +222,11 @@ static void record_deep(struct pass *s, struct tensor *x)
 {
     const struct tensor *skip = &s->skips[s->branch];
     if (s->parts & UNET_DEEP)
-        program_pin(s->p, x);
+        s->out->deep = nn_pin(s->p, x);
     else
-        *x = PROGRAM_PINNED(s->p, skip->dims[0], skip->dims[1], skip->dims[2],
-                            unet_deep_channels(s->m, s->branch));
-    s->out->deep = *x;
-    program_host(s->p, x, s->parts & UNET_DEEP ? PROGRAM_OUT : PROGRAM_IN);
+        s->out->deep = *x = PROGRAM_PINNED(s->p, skip->dims[0], skip->dims[1], skip->dims[2],
+                                           unet_deep_channels(s->m, s->branch));
+    program_host(s->p, &s->out->deep, s->parts & UNET_DEEP ? PROGRAM_OUT : PROGRAM_IN);
 }
 
 static struct tensor record_up(struct pass *s, struct tensor x, int n_skips)
@@ -275,7 +274,8 @@ static struct tensor record_half(struct pass *s, const int64_t size[3], const st
     for (int i = 0; i < c->n_stages; i++)
         n_cross += count_cross(&s->m->down[i]) + count_cross(&s->m->up[i]);
     s->out->cross = program_array(s->p, (size_t)n_cross, sizeof *s->out->cross);
-    record_time(s);
+    record_time(s); /* of f32: it is small */
+    program_use(s->p, s->be->activations);
     if (!(s->parts & UNET_HEAD))
         return record_down(s, s->skips[0]);
     s->out->x = PROGRAM_PINNED(s->p, size[0], size[1], size[2], c->in_channels);
@@ -317,9 +317,8 @@ static void keep_head(struct pass *s)
     s->out->n_head = s->n_skips;
     s->out->head = program_array(s->p, (size_t)s->n_skips, sizeof *s->out->head);
     for (int i = 0; i < s->n_skips; i++) {
-        program_pin(s->p, &s->skips[i]);
-        program_host(s->p, &s->skips[i], PROGRAM_OUT);
-        s->out->head[i] = s->skips[i];
+        s->out->head[i] = nn_pin(s->p, &s->skips[i]);
+        program_host(s->p, &s->out->head[i], PROGRAM_OUT);
     }
 }
 

@@ -1,5 +1,4 @@
-/* AutoencoderKL: residual blocks at several resolutions, one attention over all pixels at the lowest.  All
- * in f32, so that SDXL's, whose values leave the range of f16, needs nothing special. */
+/* AutoencoderKL: residual blocks at several resolutions, one attention over all pixels at the lowest. */
 #include "engine/models/vae.h"
 
 #include <stdlib.h>
@@ -76,7 +75,7 @@ static int read_config(struct vae *m, const struct cJSON *config, struct err *e)
 {
     int64_t layers = 1, latent = 4, groups = 32, in = 3, out = 3;
     m->info.scaling = 0.18215f;
-    m->attention = m->quant = m->post_quant = true;
+    m->attention = m->quant = m->post_quant = m->info.force_upcast = true;
     const struct cJSON *mean = json_get(config, "latents_mean");
     if (json_type(mean) == JSON_ARRAY)
         return err_set(e, ERR_UNSUPPORTED, "vae: latents_mean is not built in");
@@ -98,6 +97,8 @@ static int read_config(struct vae *m, const struct cJSON *config, struct err *e)
         rc = json_get_float(config, "scaling_factor", &m->info.scaling, 1e-6, 1e6, e);
     if (rc == 0)
         rc = json_get_bool(config, "mid_block_add_attention", &m->attention, e);
+    if (rc == 0)
+        rc = json_get_bool(config, "force_upcast", &m->info.force_upcast, e);
     if (rc == 0)
         rc = json_get_bool(config, "use_quant_conv", &m->quant, e);
     if (rc == 0)

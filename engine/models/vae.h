@@ -10,6 +10,7 @@ struct vae_info {
     int scale;     /* pixels of a latent's side */
     float scaling; /* a latent of the UNet = this one's * scaling */
     bool has_encoder;
+    bool force_upcast; /* diffusers': it leaves the range of f16 in SDXL */
 };
 
 int vae_open(struct vae **out, struct nn_loader *l, struct err *e);

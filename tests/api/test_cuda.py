@@ -3,6 +3,7 @@ failing device does."""
 import base64
 import concurrent.futures
 import io
+import math
 import os
 import re
 import subprocess
@@ -143,3 +144,28 @@ def test_a_picture_is_that_of_the_cpu(emulated):
         pictures.append(PIL.Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))))
     difference = PIL.ImageChops.difference(*(p.convert("RGB") for p in pictures))
     assert max(high for _, high in difference.getextrema()) <= 4
+
+
+@pytest.mark.parametrize("fixture", ["sd_sd15", "sd_sdxl"])
+def test_pictures_of_halves_are_nearly_those_of_f32(emulated, fixture):
+    """Activations of f16 and bf16: other bits, the same picture."""
+    pictures, ask = {}, {"model": "painter", "prompt": "a fox", "size": "32x32", "seed": 7, "steps": 2}
+    for kind in ("f32", "f16", "bf16"):
+        server = emulated("--cuda_activations", kind,
+                          models={"painter": ROOT / "tests/fixtures" / fixture})
+        status, answer = server.post("/v1/images/generations", ask)
+        assert status == 200
+        png = base64.b64decode(answer["data"][0]["b64_json"])
+        pictures[kind] = PIL.Image.open(io.BytesIO(png)).convert("RGB")
+        server.stop()
+    for kind, db in (("f16", 46), ("bf16", 30)):
+        assert pictures[kind].tobytes() != pictures["f32"].tobytes()
+        difference = PIL.ImageChops.difference(pictures[kind], pictures["f32"]).tobytes()
+        noise = sum(d * d for d in difference) / len(difference)
+        assert noise == 0 or 10 * math.log10(255 * 255 / noise) > db
+
+
+def test_the_cpu_says_that_it_has_no_halves(emulated):
+    server = emulated("--cuda_activations", "f16", device="cpu")
+    assert server.post("/v1/completions", {**ASK, "model": "tiny"})[0] == 200
+    assert "activations.f32" in server.log
