@@ -92,12 +92,12 @@ def llama(gpu, kind, rows, table):
 
 
 def image(gpu, conv, linear, attention, weights, launches, parts):
-    """A guided step: GMAC of each kind."""
+    """A guided step: GMAC of each kind.  parts: halves of f32 activations, 1: of those that are halves."""
     speed, flops, mma, _, _ = GPUS[gpu]
     conv_s = 2e9 * conv * parts / (flops * mma * 0.7)
     linear_s = 2e9 * linear * parts / (flops * mma * 0.7)
     attention_s = 2e9 * attention * (3 if parts == 2 else 1) / (flops * mma * 0.5)
-    move_s = 6 * weights / speed  # feature maps in f32 go by several times
+    move_s = 3 * parts * weights / speed  # feature maps go by several times
     ideal = max(2e9 * (conv + linear + attention) / flops, weights / speed)
     return {"products": conv_s + linear_s + weights / (speed * STREAM), "attention": attention_s,
             "activations": move_s, "launches": launches * LAUNCH_S}, ideal
@@ -111,8 +111,9 @@ for kind_ in ("f16", "q4_k"):
     PHASES[f"prefill of 2048, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 2048, t)
 PHASES["SD 1.5 step, 512 x 512"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 2)
 PHASES["SDXL step, 1024 x 1024"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 2)
-PHASES["SD 1.5 step, halves once"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 1)
-PHASES["SDXL step, halves once"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 1)
+# without the launches that make halves of a convolution's x, three each
+PHASES["SD 1.5 step, --cuda_activations f16"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1450, 1)
+PHASES["SDXL step, --cuda_activations f16"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4400, 1)
 
 # kernel, bytes that a call moves, multiplications, accesses to global memory
 KERNELS = [
@@ -129,10 +130,13 @@ KERNELS = [
     ("linear_x_kernel<1, false, 3>", "10 B an element, with act(gate) * up", "-", "the same"),
     ("conv_kernel<f16, 2>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
      "cp.async of 16 B where c_in % 8 = 0"),
+    ("conv_kernel<f16, 1>", "the same, x of f16", "half of that", "the same"),
     ("dense_kernel<64, 1, 32, 2>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
      "4 B a lane"),
     ("wide_kernel<512>", "k and v n_q / 32 times from L2", "the same",
      "cp.async of 16 B where rows are aligned, else 4 B a lane"),
+    ("dense_kernel<64, 1, 64, 1>", "q, k and v of f16, else as <64, 1, 32, 2>",
+     "4 n_q n_k dims (1 product)", "cp.async of 16 B"),
     ("paged_kernel<16, true>", "pages once a task of 16 queries",
      "8 queries tokens dims (2 products)", "cp.async of 16 B"),
     ("paged_kernel<16, false>", "the same, q8_0 and f32 pages", "4 queries tokens dims in f32",
