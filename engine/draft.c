@@ -47,8 +47,8 @@ void draft_find(struct draft *d, const int32_t *ids, int n_ids, int most)
         d->ids[d->n] = at < n_ids ? ids[at] : d->ids[at - n_ids];
 }
 
-/* What is assumed of a step that was never measured, in rows: its own, and reading the weights, which
- * is worth some more. */
+/* What a step of so many rows costs beside others, as long as none was measured: reading the weights is worth some
+ * rows more. */
 static float assumed(int n_rows)
 {
     return 4 + (float)n_rows;
@@ -56,7 +56,8 @@ static float assumed(int n_rows)
 
 static float cost(const struct draft_costs *c, int n_rows)
 {
-    return c->us[n_rows] > 0 ? c->us[n_rows] : assumed(n_rows);
+    const float row = c->row > 0 ? c->row : 1;
+    return c->us[n_rows] > 0 ? c->us[n_rows] : row * assumed(n_rows);
 }
 
 void draft_measured(struct draft_costs *c, int n_rows, double us)
@@ -64,10 +65,12 @@ void draft_measured(struct draft_costs *c, int n_rows, double us)
     if (n_rows < 1 || n_rows > DRAFT_ROWS || !(us > 0))
         return;
     const float row = (float)us / assumed(n_rows);
-    for (int n = 1; n <= DRAFT_ROWS; n++) {
-        const float rate = c->us[n] <= 0 ? 1 : n == n_rows ? COST_RATE : COST_FORGOTTEN;
-        c->us[n] += rate * (row * assumed(n) - c->us[n]);
-    }
+    c->row += (c->row > 0 ? COST_RATE : 1) * (row - c->row);
+    /* Something else may have taken the machine: no step says more than that it cost twice as much. */
+    const float was = cost(c, n_rows), is = (float)us;
+    c->us[n_rows] = was + COST_RATE * ((is < 2 * was ? is : 2 * was) - was);
+    for (int n = 1; n <= DRAFT_ROWS; n++)
+        c->us[n] += COST_FORGOTTEN * (c->us[n] > 0 ? c->row * assumed(n) - c->us[n] : 0);
 }
 
 /* A draft while rows are given out. */

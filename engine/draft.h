@@ -30,7 +30,8 @@ struct draft {
 
 /* What a step of so many rows, each of a token that is decoded, costs. */
 struct draft_costs {
-    float us[DRAFT_ROWS + 1]; /* [1 ...]; all 0: nothing is known yet */
+    float us[DRAFT_ROWS + 1]; /* [1 ...]; 0: never measured */
+    float row;                /* of the latest steps: what others are reckoned from */
 };
 
 void draft_begin(struct draft *d); /* of a new sequence */

@@ -9,7 +9,8 @@
  * host then reads the tokens of the one step while the device computes the other.  A sequence that they
  * end, or whose client has gone, has a row too many in the step that is under way: its keys and values go
  * to a page that was not given to anybody before, its token is thrown away.  Penalties see the token that is
- * under way as well: the device puts it among those that the host has sent. */
+ * under way as well: the device puts it among those that the host has sent.  While drafts (draft.h) promise more than
+ * one token a step, no step goes ahead: what is drafted depends on the token that is under way. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,9 +92,10 @@ static int history_places(const struct sample_params *p, int n_ids)
     return (n + HISTORY_ROUND - 1) / HISTORY_ROUND * HISTORY_ROUND;
 }
 
-/* The row of a sequence that will have n_ids tokens then, one more than now if a token is under way; its history into
- * ids[*n ...], that token's place first of what comes after the prompt. */
-static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *ids, int *n)
+/* The row of a sequence that will have n_ids tokens then, of which q->ids has n_known: the other one is under way.  Its
+ * history into ids[*n ...], that token's place first of what comes after the prompt. */
+static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int n_known, int32_t *ids,
+                 int *n)
 {
     const struct sample_params *p = &q->task->job->text.sample;
     const float u = (float)rng_uniform(p->seed, (uint64_t)q->choice, (uint64_t)n_ids);
@@ -113,7 +115,7 @@ static bool tell(struct choose_row *r, const struct seq *q, int n_ids, int32_t *
     r->first = *n;
     r->n_ids = n_ids - from;
     r->n_prompt = q->n_prompt > from ? q->n_prompt - from : 0;
-    const int under_way = r->n_ids > r->n_prompt ? n_ids - q->n_ids : 0;
+    const int under_way = r->n_ids > r->n_prompt ? n_ids - n_known : 0;
     int32_t *to = ids + *n, *late = to + r->n_prompt + under_way;
     memset(to, 0, (size_t)places * sizeof *to);
     memcpy(to, q->ids + from, (size_t)r->n_prompt * sizeof *to);
@@ -146,11 +148,11 @@ bool engine_choose_fill(struct engine *g, const struct sched_plan *p, struct tex
         const struct seq *q = part->seq;
         for (int k = 0; k < part->n_logits; k++) {
             const int row = part->first_logit + k;
-            /* all but the last are scores of a prompt */
-            const bool device = k == part->n_logits - 1 && is_devices(&q->task->job->text) &&
-                                p->batch.pos[p->batch.logit_rows[row]] == q->n_ids - 1;
+            const int n = p->batch.pos[p->batch.logit_rows[row]] + 1; /* tokens that it is of */
+            /* fewer: the score of a prompt's; more: a draft's */
+            const bool device = n >= q->n_ids && is_devices(&q->task->job->text);
             c->rows[row] = (struct choose_row){.top_p = 1, .repetition = 1};
-            c->host[row] = !device || !tell(&c->rows[row], q, q->n_ids, c->ids, &n_ids);
+            c->host[row] = !device || !tell(&c->rows[row], q, n, n, c->ids, &n_ids);
             n_device += !c->host[row];
         }
     }
@@ -162,6 +164,7 @@ int engine_choose_wait(struct engine *g, const struct text_choose *t, int n_logi
 {
     struct backend *be = g->backend;
     int rc = be->chosen(be, t->op.slot, e);
+    g->choose.done_us = clock_us();
     for (int i = 0; i < n_logits && rc == 0; i++)
         if (t->host[i])
             return be->sync(be, e);
@@ -194,7 +197,7 @@ static int launch(struct engine *g, int model, int n, int from, struct err *e)
         cache_take(&q->kv, (q->n_ids + KV_PAGE_TOKENS) / KV_PAGE_TOKENS);
         c->pos[i] = q->n_ids;
         c->kv[i] = (struct kv_row){.pages = q->kv.pages, .pos = q->n_ids};
-        tell(&c->rows[i], q, q->n_ids + 1, c->ids, &n_ids);
+        tell(&c->rows[i], q, q->n_ids + 1, q->n_ids, c->ids, &n_ids);
         c->host[i] = false;
         g->sched.logit_rows[i] = i;
     }
@@ -225,7 +228,8 @@ int engine_choose_ahead(struct engine *g, const struct sched_plan *p, struct err
     const int from = c->slot;
     int n_history = 0;
     c->slot = !from; /* the step's own slot is taken until the next but one */
-    if (!sched_decodes_only(&g->sched, p->model) || p->n_parts != g->sched.n_running)
+    if (!sched_decodes_only(&g->sched, p->model) || p->n_parts != g->sched.n_running ||
+        sched_drafts(&g->sched, p->model))
         return 0;
     for (int i = 0; i < p->n_parts; i++) {
         struct seq *q = p->parts[i].seq;
@@ -237,15 +241,27 @@ int engine_choose_ahead(struct engine *g, const struct sched_plan *p, struct err
     return launch(g, p->model, p->n_parts, from, e);
 }
 
+/* What was drafted is compared, though it had no rows, and found anew. */
+static void take(struct engine *g, struct seq *q, int32_t id)
+{
+    if (q->draft.n > 0)
+        draft_check(&q->draft, 0, id);
+    engine_text_take(g, q, id);
+    if (q->task)
+        sched_draft(&g->sched, q);
+}
+
 int engine_choose_turn(struct engine *g, struct err *e)
 {
     struct engine_choose *c = &g->choose;
     const int n = c->n_ahead, slot = c->slot, model = c->model;
-    const int64_t since_us = c->since_us;
+    const int64_t since_us = c->since_us > c->done_us ? c->since_us : c->done_us;
     const int32_t *tokens = c->here[slot];
-    struct sched_plan plan = {.model = model, .n_alike = 1, .parts = c->done};
+    struct sched_plan plan = {
+        .model = model, .n_alike = 1, .decodes = true, .parts = c->done, .batch = {.n_rows = n}};
     int n_history = 0;
-    bool all = sched_decodes_only(&g->sched, model) && g->sched.n_running == n;
+    bool all = sched_decodes_only(&g->sched, model) && g->sched.n_running == n &&
+               !sched_drafts(&g->sched, model);
     for (int i = 0; i < n; i++)
         all = all && still_there(&c->parts[i]) && goes_on(c->parts[i].seq, &n_history);
     c->n_ahead = 0;
@@ -255,13 +271,13 @@ int engine_choose_turn(struct engine *g, struct err *e)
         rc = g->backend->chosen(g->backend, slot, e);
     if (rc)
         return rc;
-    g->models[model].used_us = clock_us();
+    g->models[model].used_us = c->done_us = clock_us();
     for (int i = 0; i < n; i++)
         if (still_there(&c->parts[i]))
             c->done[plan.n_parts++] = (struct sched_part){.seq = c->parts[i].seq, .n_rows = 1};
     sched_done(&g->sched, &plan, (double)(clock_us() - since_us));
     for (int i = 0; i < n; i++)
         if (still_there(&c->parts[i]))
-            engine_text_take(g, c->parts[i].seq, tokens[i]);
+            take(g, c->parts[i].seq, tokens[i]);
     return 0;
 }

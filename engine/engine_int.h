@@ -40,9 +40,10 @@ struct engine_choose {
     int32_t *there[CHOOSE_SLOTS]; /* tokens on the device */
     int32_t *here[CHOOSE_SLOTS];  /* and on the host */
     int slot;                     /* of the next step, or of the one ahead */
-    int n_ahead; /* rows of the step that is under way, ahead of the host; 0: there is none */
-    int model;   /* whose it is */
-    int64_t since_us;
+    int n_ahead;      /* rows of the step that is under way, ahead of the host; 0: there is none */
+    int model;        /* whose it is */
+    int64_t since_us; /* when it was launched */
+    int64_t done_us;  /* when the one before was seen to be done */
     struct engine_ahead_part {
         struct seq *seq;
         uint64_t order; /* the sequence it was; another one may be there now */

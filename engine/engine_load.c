@@ -127,8 +127,7 @@ int engine_load(struct engine *g, struct err *e)
         .max_sequences = g->o.max_sequences,
         .prefill_chunk = g->o.prefill_chunk,
         .max_rows = g->o.max_batch_rows,
-        /* A device that chooses tokens is given steps before the host has seen what they begin with. */
-        .draft_tokens = g->backend->choose == NULL ? g->o.draft_tokens : 0,
+        .draft_tokens = g->o.draft_tokens,
         .share = g->o.prefix_sharing,
     };
     g->logits = mem_try((size_t)sched_max_logits(&o) * n_vocab, sizeof *g->logits);

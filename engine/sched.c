@@ -450,21 +450,46 @@ static void share_rows(struct sched_plan *p, int from, int room)
     }
 }
 
-/* Rows for what may follow, of the sequences in parts [0, n_parts), which decode. */
+void sched_draft(const struct sched *s, struct seq *q)
+{
+    /* The last token that it may make is never computed upon. */
+    draft_find(&q->draft, q->ids, q->n_ids, min_int(s->o.draft_tokens, q->n_end - 1 - q->n_ids));
+}
+
+/* s->drafts [n] share the rows that are left in a step of these n sequences. */
+static void share_drafts(struct sched *s, int model, int n)
+{
+    const int room = min_int(s->o.max_rows - n, SCHED_MORE_LOGITS);
+    draft_share(s->drafts, n, &s->models[model].costs, room, s->n_drafts);
+}
+
+bool sched_drafts(struct sched *s, int model)
+{
+    int n = 0, n_rows = 0;
+    for (int i = 0; i < s->n_running; i++)
+        if (s->order[i]->task->model == model)
+            s->drafts[n++] = &s->order[i]->draft;
+    share_drafts(s, model, n);
+    for (int i = 0; i < n; i++)
+        n_rows += s->n_drafts[i];
+    return n_rows > 0;
+}
+
+/* Rows for what may follow, of the plan's sequences, which all decode. */
 static void add_drafts(struct sched *s, struct sched_plan *p)
 {
-    const int room = min_int(s->o.max_rows - p->n_parts, SCHED_MORE_LOGITS);
     for (int i = 0; i < p->n_parts; i++) {
         struct seq *q = p->parts[i].seq;
-        /* The last token that it may make is never computed upon. */
-        draft_find(&q->draft, q->ids, q->n_ids,
-                   min_int(s->o.draft_tokens, q->n_end - 1 - q->n_ids));
+        sched_draft(s, q);
         s->drafts[i] = &q->draft;
     }
-    draft_share(s->drafts, p->n_parts, &s->models[p->model].costs, room, s->n_drafts);
+    share_drafts(s, p->model, p->n_parts);
     for (int i = 0; i < p->n_parts; i++) {
-        p->parts[i].n_draft = s->n_drafts[i];
-        p->parts[i].n_rows += s->n_drafts[i];
+        struct seq *q = p->parts[i].seq;
+        const int n = s->n_drafts[i];
+        memcpy(q->ids + q->n_ids, q->draft.ids, (size_t)n * sizeof *q->ids);
+        p->parts[i].n_draft = n;
+        p->parts[i].n_rows += n;
     }
 }
 
@@ -479,7 +504,7 @@ static void add_rows(struct sched *s, struct sched_part *part)
     part->n_logits = 0;
     for (int i = 0; i < part->n_rows; i++) {
         int at = q->n_done + i, row = b->n_rows++;
-        s->ids[row] = at < q->n_ids ? q->ids[at] : q->draft.ids[at - q->n_ids];
+        s->ids[row] = q->ids[at];
         s->pos[row] = at;
         s->views[row] = q->task->look ? &q->task->look->blip.view : NULL;
         s->rows[row] = (struct kv_row){.pages = q->kv.pages, .pos = at};

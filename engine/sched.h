@@ -129,6 +129,10 @@ struct seq *sched_admit(struct sched *s, struct task **other);
 const struct sched_plan *sched_next(struct sched *s);
 /* The plan's forward pass was done and took cost_us: positions but those of drafts advance, full pages are shared. */
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us);
+/* Finds what may follow q's tokens; the plan of a step does that itself. */
+void sched_draft(const struct sched *s, struct seq *q);
+/* Would the running sequences' drafts have rows, if these decode only? */
+bool sched_drafts(struct sched *s, int model);
 /* The first of the rows of q's draft that are not yet accepted was computed upon the right token. */
 void sched_accept(struct seq *q);
 /* Nobody waits, no other model has work, and of this one every sequence is past its prompt. */

@@ -68,8 +68,8 @@ struct task {
 struct seq {
     struct task *task; /* NULL: the slot is free */
     int choice;
-    uint64_t order;             /* of admission */
-    int32_t *ids;               /* [n_ctx] prompt, then what was generated */
+    uint64_t order; /* of admission */
+    int32_t *ids;   /* [n_ctx] prompt, then what was generated; behind it, in a step, the draft */
     int n_prompt, n_ids, n_end; /* n_end: n_ids at which the length is reached */
     int n_done;                 /* positions whose KV is computed */
     int n_cached;               /* prompt tokens that came from shared pages */

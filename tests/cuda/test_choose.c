@@ -153,7 +153,7 @@ static void no_finite_logits(void **state)
 
 enum { JOBS = 6, TOKENS = 24 };
 
-static struct engine *start(int max_sequences)
+static struct engine *start_drafting(int max_sequences, int draft_tokens)
 {
     static const struct engine_model model = {.id = "tiny",
                                               .path = "tests/fixtures/tiny-llama.gguf"};
@@ -167,9 +167,15 @@ static struct engine *start(int max_sequences)
                                      .weight_bytes = (size_t)64 << 20,
                                      .max_sequences = max_sequences,
                                      .max_batch_rows = 32,
+                                     .draft_tokens = draft_tokens,
                                      .prefix_sharing = true};
     cuemu_reset();
     return engine_ready(&o);
+}
+
+static struct engine *start(int max_sequences)
+{
+    return start_drafting(max_sequences, 0);
 }
 
 /* Greedy, sampled, sampled with filters, with penalties, with logprobs, with a stop string. */
@@ -275,6 +281,34 @@ static void penalties_see_the_token_under_way(void **state)
     engine_close(g);
 }
 
+/* With drafts, alone and together: the tokens are the same, in fewer steps, penalties included. */
+static void drafts_change_nothing(void **state)
+{
+    (void)state;
+    static struct answer plain[JOBS], drafted[JOBS];
+    struct engine *g = start(JOBS);
+    for (int k = 0; k < JOBS; k++)
+        ask(g, &plain[k], job_of(k, 100));
+    finish(plain, JOBS);
+    engine_close(g);
+    g = start_drafting(JOBS, 8);
+    for (int round = 0; round < 2; round++) {
+        for (int k = 0; k < JOBS; k++) {
+            ask(g, &drafted[k], job_of(k, 100));
+            if (round == 0)
+                finish(&drafted[k], 1);
+        }
+        if (round == 1)
+            finish(drafted, JOBS);
+        for (int k = 0; k < JOBS; k++)
+            assert_string_equal(drafted[k].text, plain[k].text);
+    }
+    const struct engine_stats s = stats_of(g);
+    assert_true(s.draft_tokens > 0);
+    assert_true(s.steps_ahead > 0);
+    engine_close(g);
+}
+
 /* Jobs come, are cancelled and end while a step is under way: those that stay say what they say alone, and all
  * pages come back. */
 static void coming_and_going(void **state)
@@ -306,8 +340,11 @@ int main(void)
 {
     log_init(LOG_OFF, false);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_cpus_tokens),    cmocka_unit_test(no_finite_logits),
-        cmocka_unit_test(alone_and_together), cmocka_unit_test(penalties_see_the_token_under_way),
+        cmocka_unit_test(the_cpus_tokens),
+        cmocka_unit_test(no_finite_logits),
+        cmocka_unit_test(alone_and_together),
+        cmocka_unit_test(penalties_see_the_token_under_way),
+        cmocka_unit_test(drafts_change_nothing),
         cmocka_unit_test(coming_and_going),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
