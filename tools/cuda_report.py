@@ -9,6 +9,7 @@ usage: cuda_report.py [--check]
 import argparse
 import pathlib
 import sys
+import typing
 
 import cuda_accesses
 import cuda_gate
@@ -17,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs/CUDA.md"
 BEGIN, END = "<!-- tables: make cuda-report -->", "<!-- end -->"
 LAUNCH_S = 1.3e-6
+CLOCK_HZ = 1.75e9   # of multiprocessors, about
 LATENCY_S = 0.7e-6  # of a load, under load
 STREAM = 0.92       # of the memory's speed that streaming reaches at best
 
@@ -33,10 +35,27 @@ GOALS = {"batch-1 decode, f16": (0.80, 0.88), "batch-1 decode, q8_0": (0.72, 0.8
          "decode of 32 rows, f16": (0.75, 0.85), "prefill of 2048, q4_k": (0.55, 0.65),
          "prefill of 2048, f16": (0.55, 0.65), "SD 1.5 step, 512 x 512": (0.35, 0.45),
          "SDXL step, 1024 x 1024": (0.50, 0.58)}
+# Instructions that a warp issues for each product of mma.m16n8k16 in the loop of linear_many_kernel<.., 128>, all
+# counted in sm_90's machine code, and the cycles that such a product takes at the peak.
+ISSUED = {"f16": 2.1, "q8_0": 6.7, "q4_k": 10.9}
+MMA_FLOPS = 2 * 16 * 8 * 16
 BITS = {"f16": 16.0, "q8_0": 8.5, "q4_k": 4.625}
-# LLaMA 3 8B: layers, dim, of keys and values, hidden, vocabulary, head dim
-LAYERS, DIM, KV, HIDDEN, VOCABULARY, HEAD = 32, 4096, 1024, 14336, 128256, 128
-PARAMETERS = LAYERS * (DIM * (2 * DIM + 2 * KV) + 3 * DIM * HIDDEN) + VOCABULARY * DIM
+
+
+class Llama(typing.NamedTuple):
+    layers: int
+    dim: int
+    kv: int  # of keys and of values
+    hidden: int
+    vocabulary: int
+
+    def parameters(self):
+        layer = self.dim * (2 * self.dim + 2 * self.kv) + 3 * self.dim * self.hidden
+        return self.layers * layer + self.vocabulary * self.dim
+
+
+LLAMA_8B = Llama(32, 4096, 1024, 14336, 128256)
+LLAMA_1B = Llama(22, 2048, 256, 5632, 32000)  # tools/make_bench_model.py
 
 
 def resources():
@@ -54,20 +73,27 @@ def in_flight(kernel, arch, table, stage_bytes, stages):
     return blocks * stage_bytes * (stages - 1)
 
 
-def matrix_s(gpu, bits, rows, n_out, n_in, parts, few_flight):
+def product_reach(gpu, kind):
+    """What part of the peak products of many rows reach: tensor cores, or a multiprocessor's four schedulers."""
+    _, flops, mma, sms, _ = GPUS[gpu]
+    cycles = MMA_FLOPS * 4 * sms * CLOCK_HZ / flops  # of one mma at the peak
+    return 0.8 * min(mma, cycles / ISSUED[kind])
+
+
+def matrix_s(gpu, kind, rows, n_out, n_in, parts, few_flight):
     """One product: bytes of weights, x and results against multiplications."""
-    speed, flops, mma, sms, _ = GPUS[gpu]
+    speed, flops, _, sms, _ = GPUS[gpu]
+    bits = BITS[kind]
     bytes_ = n_out * n_in * bits / 8
     extra = rows * (n_in * 2 * parts + n_out * 4)
     reach = min(STREAM, few_flight * sms / (speed * LATENCY_S)) if rows <= 8 else STREAM * 0.95
     columns = max(8, -(-rows // 8) * 8)
-    compute = 2 * columns * n_out * n_in * parts / (flops * mma * 0.8)
+    compute = 2 * columns * n_out * n_in * parts / (flops * product_reach(gpu, kind))
     return max((bytes_ + extra) / (speed * reach), compute)
 
 
-def llama(gpu, kind, rows, table):
-    """(times by part, roofline) of a step of rows sequences (or of a prompt of `rows`), 1024 tokens of
-    context."""
+def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024):
+    """(times by part, roofline) of a step of rows sequences with `context` tokens, or of a prompt of `rows`."""
     speed, flops, mma, _, arch = GPUS[gpu]
     bits, parts = BITS[kind], 2 if kind == "f16" else 1
     types = {name: v for name, *v in cuda_gate.types().values()}
@@ -76,17 +102,18 @@ def llama(gpu, kind, rows, table):
     flight = in_flight(few, arch, table, 8 * (head + step), 8 if step < 1500 else 4)
     prompt = rows > 64
     products = 0.0
-    for n_out, n_in in ((DIM + 2 * KV, DIM), (DIM, DIM), (2 * HIDDEN, DIM), (DIM, HIDDEN)):
-        products += LAYERS * matrix_s(gpu, bits, rows, n_out, n_in, parts, flight)
-    products += matrix_s(gpu, bits, 1 if prompt else rows, VOCABULARY, DIM, parts, flight)
-    context = rows / 2 if prompt else 1024
-    kv_bytes = LAYERS * 2 * KV * 2 * context * (rows / 16 if prompt else rows)
-    attention_flops = LAYERS * 4 * rows * context * DIM
+    for n_out, n_in in ((m.dim + 2 * m.kv, m.dim), (m.dim, m.dim), (2 * m.hidden, m.dim),
+                        (m.dim, m.hidden)):
+        products += m.layers * matrix_s(gpu, kind, rows, n_out, n_in, parts, flight)
+    products += matrix_s(gpu, kind, 1 if prompt else rows, m.vocabulary, m.dim, parts, flight)
+    context = rows / 2 if prompt else context
+    kv_bytes = m.layers * 2 * m.kv * 2 * context * (rows / 16 if prompt else rows)
+    attention_flops = m.layers * 4 * rows * context * m.dim
     attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
-    activations = LAYERS * rows * 4 * (12 * DIM + 4 * HIDDEN)
-    launches = LAYERS * (10 if rows <= 8 else 14) + 4
-    ideal_bytes = PARAMETERS * bits / 8 + (0 if prompt else kv_bytes)
-    ideal = max(ideal_bytes / speed, (2 * PARAMETERS * rows + attention_flops) / flops)
+    activations = m.layers * rows * 4 * (12 * m.dim + 4 * m.hidden)
+    launches = m.layers * (10 if rows <= 8 else 14) + 4
+    ideal_bytes = m.parameters() * bits / 8 + (0 if prompt else kv_bytes)
+    ideal = max(ideal_bytes / speed, (2 * m.parameters() * rows + attention_flops) / flops)
     return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
             "launches": launches * LAUNCH_S}, ideal
 
@@ -115,22 +142,34 @@ PHASES["SDXL step, 1024 x 1024"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9
 PHASES["SD 1.5 step, --cuda_activations f16"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1450, 1)
 PHASES["SDXL step, --cuda_activations f16"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4400, 1)
 
+# What an H200 took for a step (docs/CUDA.md, "On an H200"), in ms, before products had tiles of 128 x 128.
+MEASURED = {
+    "1.1B F16, prompt of 512": (16.96, lambda t: llama("H200", "f16", 512, t, LLAMA_1B)),
+    "1.1B Q4_K, prompt of 512": (19.04, lambda t: llama("H200", "q4_k", 512, t, LLAMA_1B)),
+    "1.1B F16, decode of 32": (4.53, lambda t: llama("H200", "f16", 32, t, LLAMA_1B, 64)),
+    "1.1B Q4_K, decode of 32": (4.70, lambda t: llama("H200", "q4_k", 32, t, LLAMA_1B, 64)),
+    "1.1B F16, decode of 1": (1.57, lambda t: llama("H200", "f16", 1, t, LLAMA_1B, 64)),
+    "1.1B Q4_K, decode of 1": (1.82, lambda t: llama("H200", "q4_k", 1, t, LLAMA_1B, 64)),
+    "SD 1.5 step, 512 x 512": (129.0, lambda t: PHASES["SD 1.5 step, 512 x 512"]("H200", t)),
+}
+
 # kernel, bytes that a call moves, multiplications, accesses to global memory
 KERNELS = [
     ("linear_few_kernel<q4_k, 1>", "weights + x", "2 rows n_out n_in, padded to 8 rows",
      "cp.async of 16 B"),
     ("linear_few_kernel<q8_0, 1>", "weights + x", "the same", "the same"),
     ("linear_few_kernel<f16, 2>", "weights + x", "twice that (two halves)", "the same"),
-    ("linear_many_kernel<q4_k, 1>", "weights ceil(rows / 64) times from L2, x n_out / 128 times",
-     "2 rows n_out n_in", "the same"),
-    ("linear_many_kernel<f16, 2>", "the same", "twice that", "the same"),
+    ("linear_many_kernel<q4_k, 1, 128>",
+     "weights ceil(rows / 128) times from L2, x n_out / 128 times", "2 rows n_out n_in", "the same"),
+    ("linear_many_kernel<f16, 2, 128>", "the same", "twice that", "the same"),
+    ("linear_many_kernel<f16, 1, 128>", "the same, x of f16", "2 rows n_out n_in", "the same"),
     ("linear_x_kernel<1, false, 0>", "6 B an element", "-",
      "16 B a lane where rows are aligned, else 4 x 4"),
     ("linear_x_kernel<1, false, 1>", "the same, with RMSNorm", "-", "the same"),
     ("linear_x_kernel<1, false, 3>", "10 B an element, with act(gate) * up", "-", "the same"),
-    ("conv_kernel<f16, 2>", "windows from L2, weights pixels / 64 times", "4 pixels c_out k k c_in",
+    ("conv_kernel<f16, 2, 128>", "windows from L2, weights pixels / 128 times", "4 pixels c_out k k c_in",
      "cp.async of 16 B where c_in % 8 = 0"),
-    ("conv_kernel<f16, 1>", "the same, x of f16", "half of that", "the same"),
+    ("conv_kernel<f16, 1, 128>", "the same, x of f16", "half of that", "the same"),
     ("dense_kernel<64, 1, 32, 2>", "k and v n_q / 64 times from L2", "12 n_q n_k dims (3 products)",
      "4 B a lane"),
     ("wide_kernel<512>", "k and v n_q / 32 times from L2", "the same",
@@ -200,6 +239,15 @@ def part_table(table):
     return lines
 
 
+def measured_table(table):
+    """What the paper is worth."""
+    lines = ["| H200 | paper | measured, tiles of 128 x 64 | times |", "|---" * 4 + "|"]
+    for name, (ms, fn) in MEASURED.items():
+        paper = sum(fn(table)[0].values()) * 1e3
+        lines.append(f"| {name} | {paper:.2f} ms | {ms:.2f} ms | {ms / paper:.1f} |")
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if the tables are old")
@@ -208,7 +256,8 @@ def main():
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     new = before + BEGIN + "\n\n" + "\n".join(phase_table(table)) + "\n\n" + \
-        "\n".join(part_table(table)) + "\n\n" + "\n".join(kernel_table(table)) + "\n\n" + END + after
+        "\n".join(part_table(table)) + "\n\n" + "\n".join(measured_table(table)) + "\n\n" + \
+        "\n".join(kernel_table(table)) + "\n\n" + END + after
     if args.check:
         print("1 passed, 0 failed" if new == text else f"{DOC.name} is old\n0 passed, 1 failed")
         return int(new != text)
