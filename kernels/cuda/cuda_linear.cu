@@ -27,14 +27,20 @@ static size_t made_bytes(const struct cuda_linear_call *l)
                                             : 0;
 }
 
+/* The slices' sums: of tiles of 32 rows only, where those are too few for the device (cuda_tile.cuh). */
+static size_t slices_bytes(const struct cuda_linear_call *l)
+{
+    const size_t most = (size_t)l->multiprocessors * 32 * TILE_OUTPUTS;
+    size_t results = 0;
+    for (int i = 0; i < l->n_matrices; i++)
+        results += (size_t)l->rows * (size_t)l->m[i].n_out;
+    return l->rows > FEW_ROWS ? CUDA_SLICES * (results < most ? results : most) * sizeof(float) : 0;
+}
+
 size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
 {
-    size_t n_out = 0;
-    for (int i = 0; i < l->n_matrices; i++)
-        n_out += (size_t)l->m[i].n_out;
     return made_bytes(l) + records_bytes(l->rows, l->n_in, 2) +
-           round_up((size_t)l->rows * sizeof(float)) +
-           (l->rows > FEW_ROWS ? CUDA_SLICES * l->rows * n_out * sizeof(float) : 0);
+           round_up((size_t)l->rows * sizeof(float)) + slices_bytes(l);
 }
 
 /* Halves of x, for weights of a type.  One is an x of f16, and an x of bf16: scaled, with blocks and F16, where
