@@ -26,7 +26,7 @@ static const struct noise_class classes[NOISE_N_SCHEDULERS] = {
     [NOISE_PNDM] = {"PNDM", LINEAR, NOISE_LEADING, 0, 0, 0, 0, 0, 0, 0, 0, 0, noise_alpha_pndm},
     [NOISE_LMS] = {"LMS", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 0, 0, 0, noise_sigma_lms},
     [NOISE_EULER] = {"Euler", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0, noise_sigma_euler},
-    [NOISE_EULER_A] = {"Euler ancestral", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 0, 0, 0, 0, 0,
+    [NOISE_EULER_A] = {"Euler ancestral", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 0, 0, 0, 0,
                        noise_sigma_euler},
     [NOISE_HEUN] = {"Heun", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 1, 0, 1, 1, 1, 0, 1,
                     noise_sigma_heun},
@@ -84,6 +84,8 @@ static const struct noise_name names[] = {
     {"euler_exponential", "Euler Exponential", EULER, EXPONENTIAL(NOISE_EULER)},
     {"euler_trailing", "Euler Trailing", EULER, TRAILING(NOISE_EULER)},
     {"euler_a", "Euler a", EULER_A, PLAIN(NOISE_EULER_A)},
+    {"euler_a_karras", "Euler a Karras", EULER_A, KARRAS(NOISE_EULER_A)},
+    {"euler_a_exponential", "Euler a Exponential", EULER_A, EXPONENTIAL(NOISE_EULER_A)},
     {"euler_a_trailing", "Euler a Trailing", EULER_A, TRAILING(NOISE_EULER_A)},
     {"heun", "Heun", "HeunDiscreteScheduler", PLAIN(NOISE_HEUN)},
     {"heun_karras", "Heun Karras", "HeunDiscreteScheduler", KARRAS(NOISE_HEUN)},
@@ -175,8 +177,8 @@ static void resolve(struct plan *p)
     struct noise_config *c = &p->c;
     const struct noise_class *k = p->k;
     const struct noise_choice *choice = &p->args->choice;
-    if (choice->sigmas != NOISE_SIGMAS_UNSET)
-        c->sigmas = choice->sigmas;
+    if (choice->sigmas != NOISE_SIGMAS_UNSET || p->out->kind == NOISE_EULER_A)
+        c->sigmas = choice->sigmas; /* diffusers' class of the ancestral one does not read it */
     if (choice->spacing != NOISE_SPACING_UNSET)
         c->spacing = choice->spacing;
     if (c->spacing == NOISE_SPACING_UNSET)

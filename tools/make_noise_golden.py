@@ -75,6 +75,17 @@ ENDED = {"lms": ["karras"], "euler": ["karras", "exponential", "trailing"], "heu
          "dpmpp_sde": ["karras"], "unipc": ["karras"], "ddim": ["trailing"], "euler_a": ["trailing"]}
 
 
+class Spread(diffusers.EulerAncestralDiscreteScheduler):
+    """Ancestral steps over the sigmas that EulerDiscreteScheduler has: diffusers' own takes no others."""
+
+    def set_timesteps(self, n, device=None):
+        euler = diffusers.EulerDiscreteScheduler.from_config(self.config, **self.spread)
+        euler.set_timesteps(n)
+        self.num_inference_steps = n
+        self.sigmas, self.timesteps = euler.sigmas, euler.timesteps
+        self._step_index = self._begin_index = None
+
+
 def model(x, t):
     return 0.8 * torch.tanh(0.9 * x + 0.4 * torch.cos(torch.as_tensor(t).float() / 50)) - 0.1 * x
 
@@ -243,6 +254,11 @@ def cases():
                    sigmas=sigmas, strength=1.0)
     yield case("EulerDiscrete", 5, {"timestep_spacing": "leading"}, sigmas=[12.0, 5.0, 2.5, 1.0, 0.2, 0.0],
                strength=0.6)
+    for config in (*SHIPPED, *SHIPPED_SPARSE):
+        for how in ("karras", "exponential"):
+            kind = type("Spread", (Spread,), {"spread": ENDINGS[how]})
+            for more in ({}, {"strength": 0.6}):
+                yield case("", 5, choice=f"euler_a_{how}", added={}, kind=kind, **more) | {"config": config}
 
 
 def rounded(v):

@@ -138,10 +138,10 @@ static void noise_open_refuses_runs_that_cannot_be(void **state)
     expect_refused(&zero, &a, "finite");
     a.choice.scheduler = NOISE_EULER_A;
     expect_refused(&sample, &a, "sample");
+    a.choice.scheduler = NOISE_LCM;
     a.choice.sigmas = NOISE_SIGMAS_KARRAS;
     expect_refused(&config, &a, "but its own");
     a.choice.sigmas = NOISE_SIGMAS_UNSET;
-    a.choice.scheduler = NOISE_LCM;
     a.steps = 51;
     expect_refused(&config, &a, "at most 50");
     a.steps = 26;
