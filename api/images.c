@@ -427,11 +427,14 @@ const char *images_sampler_label(const struct api_call *c)
 static size_t put_parameters(const struct api_call *c, const struct model_card *card,
                              struct buf *out)
 {
-    const struct image_spec *s = &c->job->image;
+    struct image_spec said = c->job->image;
+    const struct image_spec *s = &said;
     const struct image_card *d = card->image;
     buf_adds(out, s->prompt);
-    if (c->priv->sd != NULL)
+    if (c->priv->sd != NULL) {
         sdapi_lora_put(s, out);
+        sdapi_as_said(c, &said);
+    }
     if (s->negative_prompt != NULL && s->negative_prompt[0] != '\0')
         buf_printf(out, "\nNegative prompt: %s", s->negative_prompt);
     buf_printf(out, "\nSteps: %d",

@@ -55,7 +55,8 @@ const struct param sdapi_table[] = {
     {"initial_noise_multiplier", PARAM_NUM, IMG2IMG, 0, 10, AT(noise_multiplier), NULL, "only 1"},
     {"include_init_images", PARAM_BOOL, IMG2IMG, 0, 0, AT(include_init), NULL, "in the answer"},
     {"override_settings", PARAM_OTHER, BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
-     "sd_model_checkpoint, CLIP_stop_at_last_layers, samples_format, randn_source"},
+     "sd_model_checkpoint, CLIP_stop_at_last_layers, samples_format, randn_source; others that "
+     "change no picture"},
     {"alwayson_scripts", PARAM_OTHER, BOTH, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
      "controlnet; other scripts without arguments"},
     {"script_name", PARAM_TEXT, BOTH, 0, 0, AT(script), NULL, "none are supported"},
@@ -152,46 +153,6 @@ static int read_flag(const struct cJSON *body, const char *key, bool *out, struc
     return 0;
 }
 
-static int read_settings(const struct cJSON *body, struct sdapi_params *p, struct err *e)
-{
-    const struct cJSON *o = json_get(body, "override_settings");
-    const char *format = NULL, *source = NULL, *vae = NULL;
-    if (json_type(o) != JSON_NULL && json_type(o) != JSON_OBJECT) {
-        err_set(e, ERR_INVALID, "override_settings must be an object");
-        return err_param(e, "override_settings");
-    }
-    static const char *const known[] = {"sd_model_checkpoint", "CLIP_stop_at_last_layers",
-                                        "samples_format", "randn_source", "sd_vae"};
-    for (const struct cJSON *v = json_first(o); v != NULL; v = json_next(v)) {
-        bool found = false;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-            found = found || strcmp(known[i], json_key(v)) == 0;
-        if (!found) {
-            err_set(e, ERR_UNSUPPORTED, "override_settings.%.60s is not supported", json_key(v));
-            return err_param(e, "override_settings.%.40s", json_key(v));
-        }
-    }
-    int err = json_get_str(o, "sd_model_checkpoint", &p->model, e);
-    if (err == 0)
-        err = json_get_int(o, "CLIP_stop_at_last_layers", &p->clip_skip, 1, 12, e);
-    if (err == 0)
-        err = json_get_str(o, "samples_format", &format, e);
-    if (err == 0)
-        err = json_get_str(o, "randn_source", &source, e);
-    if (err == 0)
-        err = json_get_str(o, "sd_vae", &vae, e);
-    if (err != 0)
-        return err;
-    if (vae != NULL && strcmp(vae, "Automatic") != 0 && strcmp(vae, "None") != 0) {
-        err_set(e, ERR_UNSUPPORTED, "a model's VAE cannot be exchanged");
-        return err_param(e, "override_settings.sd_vae");
-    }
-    if (format != NULL && strcmp(format, "png") != 0)
-        p->format = strcmp(format, "jpg") == 0 ? "jpeg" : format;
-    p->cuda = source != NULL && strcmp(source, "GPU") == 0;
-    return 0;
-}
-
 static int refuse(const char *field, const char *why, struct err *e)
 {
     err_set(e, ERR_UNSUPPORTED, "%s: %s", field, why);
@@ -244,7 +205,7 @@ static int parse(struct api_call *c, const struct cJSON *body, unsigned where, s
     if (err == 0 && where == TXT2IMG)
         err = read_flag(body, "enable_hr", &p->hires, e);
     if (err == 0)
-        err = read_settings(body, p, e);
+        err = sdapi_settings_read(body, p, e);
     if (err == 0)
         err = check_unsupported(body, p, e);
     if (err != 0)
@@ -352,12 +313,44 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     return 0;
 }
 
-/* As there, at least one step is made, however little is to change. */
-static double strength_of(const struct sdapi_params *p, int64_t steps)
+/* The strength with which `made` of `steps` steps are made: whole steps count, so half of one more is safe. */
+static double strength_for(int64_t made, int64_t steps)
 {
-    const double all = (double)p->denoising_strength * (double)steps;
-    const double one = steps > 1 ? 1.5 / (double)steps : 1; /* whole steps count: 1.5 makes one */
-    return all >= 1 ? (double)p->denoising_strength : one;
+    made = made > 1 ? made : 1;
+    return made < steps ? ((double)made + 0.5) / (double)steps : 1;
+}
+
+/* A float that was 0.6. */
+static double denoising_of(const struct sdapi_params *p)
+{
+    const double d = rint((double)p->denoising_strength * 1e6) / 1e6;
+    return d < 0.999 ? d : 0.999;
+}
+
+/* As there, the last strength * steps steps are made, by samplers with sigmas one more; at least one. */
+static double strength_of(const struct sdapi_params *p)
+{
+    const int64_t made = (int64_t)(denoising_of(p) * (double)p->steps);
+    return strength_for(made + (sdapi_names_by_timesteps(p->sampler) ? 0 : 1), p->steps);
+}
+
+/* A second pass makes all of its steps: it is the end of a longer run. */
+static void put_hires_steps(const struct sdapi_params *p, struct json_writer *w)
+{
+    const int64_t wanted = p->hr_steps > 0 ? p->hr_steps : p->steps;
+    const double all = (double)wanted / fmax(denoising_of(p), 1e-3);
+    const int64_t steps = all < NOISE_MAX_STEPS ? (int64_t)all : NOISE_MAX_STEPS;
+    json_put_int(w, "steps", steps);
+    json_put_num(w, "strength",
+                 strength_for(wanted - (sdapi_names_by_timesteps(p->sampler) ? 1 : 0), steps));
+}
+
+void sdapi_as_said(const struct api_call *c, struct image_spec *s)
+{
+    const struct sdapi_params *p = &c->priv->sd->p;
+    s->strength = p->denoising_strength;
+    s->passes.hires.strength = p->denoising_strength;
+    s->passes.hires.steps = (int)p->hr_steps;
 }
 
 /* Is it given, and not what the first pass has? */
@@ -394,9 +387,7 @@ static int put_hires(const struct api_call *c, struct json_writer *w, struct err
         how = strcmp(how, ways[i][0]) == 0 ? ways[i][1] : how;
     json_open(w, "hires", '{');
     json_put_str(w, "upscaler", how);
-    json_put_num(w, "strength", strength_of(p, p->hr_steps > 0 ? p->hr_steps : p->steps));
-    if (p->hr_steps > 0)
-        json_put_int(w, "steps", p->hr_steps);
+    put_hires_steps(p, w);
     if (p->hr_width > 0) {
         char size[48];
         snprintf(size, sizeof size, "%lldx%lld", (long long)p->hr_width, (long long)p->hr_height);
@@ -441,7 +432,7 @@ static int put_pictures(struct api_call *c, const struct cJSON *body, struct jso
         if (mask.len > 0)
             json_put_strn(w, "mask", buf_str(&mask), mask.len);
         json_put_str(w, "mask_mode", "white");
-        json_put_num(w, "strength", strength_of(p, p->steps));
+        json_put_num(w, "strength", strength_of(p));
     }
     buf_free(&image);
     buf_free(&mask);

@@ -7,6 +7,7 @@
  *   sdapi_mask.c   inpainting: where, what is put there first, and how the result is pasted back
  *   sdapi_names.c  samplers and schedulers by their names there; what else can be listed
  *   sdapi_state.c  options of a key, progress, interrupt
+ *   sdapi_settings.c  settings that there are
  *   sdapi_info.c   the answer; texts about pictures, written and read
  *   sdapi_extra.c  extra-single-image
  *
@@ -67,13 +68,16 @@ enum { SDAPI_PREVIEWS = 4 };
 /* Worker: im is the picture that was made; when another one is to be given out, it is made new in out. */
 int sdapi_mask_paste(const struct api_call *c, const struct image *im, struct image *out,
                      struct err *e);
-enum image_hole sdapi_mask_hole(const struct api_call *c); /* of inpainting_fill */
+enum image_hole sdapi_mask_hole(const struct api_call *c);          /* of inpainting_fill */
+void sdapi_as_said(const struct api_call *c, struct image_spec *s); /* its strengths and steps */
 void sdapi_info_answer(const struct api_call *c, const struct images_out *o, struct buf *out);
 
 /* ---- between the files ---- */
 
 /* What is known about names there, as noise_find's; NULL with the reason in *e. */
 const char *sdapi_names_scheduler(const char *sampler, const char *scheduler, struct err *e);
+/* Does it count in timesteps there, not in sigmas? */
+bool sdapi_names_by_timesteps(const char *sampler);
 /* "id" or "id [hash]"; NULL: there is no such image model. */
 const struct model_card *sdapi_names_model(const struct api *a, const char *title);
 /* The image model that requests of this key get which name none; NULL: there is none. */
@@ -86,6 +90,11 @@ int sdapi_mask_prepare(struct api_call *c, const struct cJSON *body, struct buf 
 int sdapi_decode(struct api_call *c, const char *text, const char *param, struct image *out,
                  struct err *e);
 int sdapi_encode(const struct image *im, struct buf *base64, struct err *e);
+
+/* override_settings into *p. */
+int sdapi_settings_read(const struct cJSON *body, struct sdapi_params *p, struct err *e);
+/* One that is none of ours: taken and forgotten, or refused.  within: before its name in errors. */
+int sdapi_settings_check(const struct cJSON *v, const char *within, struct err *e);
 
 /* The text of a PNG, taken apart: members of the object that is open. */
 void sdapi_info_read(struct json_writer *w, const char *text);

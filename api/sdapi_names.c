@@ -37,6 +37,7 @@ static const struct schedule {
     {"uniform", "Uniform", ""},
     {"karras", "Karras", "Karras"},
     {"exponential", "Exponential", "Exponential"},
+    {"polyexponential", "Polyexponential", "Exponential"}, /* with rho 1, as there */
     {"sgm_uniform", "SGM Uniform", "Trailing"},
 };
 enum {
@@ -78,6 +79,25 @@ static const char *bad_sampler(const char *name, struct err *e)
     return NULL;
 }
 
+/* "DPM++ 2M Karras", as it was called before: the sampler, and the schedule that its name ends with. */
+static const struct sampler *find_old(const char *name, const struct schedule **schedule)
+{
+    const char *space = strrchr(name, ' ');
+    *schedule = NULL;
+    const struct sampler *s = find_sampler(name, strlen(name));
+    if (s != NULL || space == NULL)
+        return s;
+    *schedule = find_schedule(space + 1, strlen(space + 1));
+    return *schedule != NULL ? find_sampler(name, (size_t)(space - name)) : NULL;
+}
+
+bool sdapi_names_by_timesteps(const char *name)
+{
+    const struct schedule *schedule;
+    const struct sampler *s = find_old(name, &schedule);
+    return s != NULL && s->by_timesteps;
+}
+
 const char *sdapi_names_scheduler(const char *name, const char *scheduler, struct err *e)
 {
     const struct schedule *schedule = &schedules[0];
@@ -85,21 +105,17 @@ const char *sdapi_names_scheduler(const char *name, const char *scheduler, struc
         schedule = find_schedule(scheduler, strlen(scheduler));
     if (schedule == NULL) {
         err_set(e, ERR_INVALID,
-                "there is no scheduler '%.40s', but automatic, uniform, karras, exponential and "
-                "sgm_uniform",
+                "there is no scheduler '%.40s', but automatic, uniform, karras, exponential, "
+                "polyexponential and sgm_uniform",
                 scheduler);
         err_param(e, "scheduler");
         return NULL;
     }
-    const struct sampler *s = find_sampler(name, strlen(name));
-    const char *space = strrchr(name, ' ');
-    if (s == NULL && space != NULL) { /* "DPM++ 2M Karras", as it was called before */
-        const struct schedule *old = find_schedule(space + 1, strlen(space + 1));
-        s = old != NULL ? find_sampler(name, (size_t)(space - name)) : NULL;
-        schedule = schedule == &schedules[0] && old != NULL ? old : schedule;
-    }
+    const struct schedule *old;
+    const struct sampler *s = find_old(name, &old);
     if (s == NULL)
         return bad_sampler(name, e);
+    schedule = schedule == &schedules[0] && old != NULL ? old : schedule;
     const char *ending = schedule->ending != NULL ? schedule->ending : s->automatic;
     char label[64];
     snprintf(label, sizeof label, "%s%s%s", s->name, ending[0] != '\0' ? " " : "", ending);

@@ -66,8 +66,7 @@ static int check_fixed(const struct cJSON *v, struct err *e)
     }
     if (strcmp(key, "sd_checkpoint_hash") == 0 && json_type(v) == JSON_NULL)
         return 0;
-    err_set(e, ERR_UNSUPPORTED, "the option %.60s is not supported", key);
-    return err_param(e, "%.60s", key);
+    return sdapi_settings_check(v, "", e);
 }
 
 int sdapi_state_set(struct api_call *c, const struct cJSON *body, struct err *e)

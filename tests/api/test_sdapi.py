@@ -102,6 +102,50 @@ def test_the_least_change_is_one_step(painter, steps, strength):
     assert status == 200, r
 
 
+@pytest.mark.parametrize("sampler,made", [("Euler", 3), ("Euler a", 3), ("DDIM", 2)])
+def test_steps_of_a_change_are_counted_as_there(painter, sampler, made):
+    """Of 4 steps with 0.5: sampling over sigmas makes one more than sampling over timesteps."""
+    body = {**SMALL, "steps": 4, "seed": 2}
+    _, ours = call(painter, "/sdapi/v1/img2img", {**body, "init_images": [b64(image((32, 32)))], "cfg_scale": 3,
+                                                  "sampler_name": sampler, "denoising_strength": 0.5})
+    _, theirs = call(painter, "/v1/images/edits", {
+        "model": "painter", "prompt": body["prompt"], "image": b64(image((32, 32))), "size": "32x32", "seed": 2,
+        "guidance_scale": 3, "scheduler": sampler, "steps": 4, "strength": made / 4})
+    assert of(ours["images"][0]).tobytes() == of(theirs["data"][0]["b64_json"]).tobytes()
+    assert "Denoising strength: 0.5" in json.loads(ours["info"])["infotexts"][0]
+
+
+@pytest.mark.parametrize("sampler,made", [("Euler", 3), ("DDIM", 2)])
+def test_a_second_pass_makes_all_of_its_steps(painter, sampler, made):
+    body = {**SMALL, "steps": 2, "seed": 2, "cfg_scale": 3}
+    _, ours = call(painter, "/sdapi/v1/txt2img", {**body, "sampler_name": sampler, "denoising_strength": 0.5,
+                                                  "enable_hr": True, "hr_second_pass_steps": 3})
+    _, theirs = call(painter, "/v1/images/generations", {
+        "model": "painter", "prompt": body["prompt"], "size": "32x32", "seed": 2, "guidance_scale": 3,
+        "scheduler": sampler, "steps": 2, "hires": {"scale": 2, "steps": 6, "strength": made / 6 + 0.01}})
+    assert of(ours["images"][0]).tobytes() == of(theirs["data"][0]["b64_json"]).tobytes()
+    assert "Hires steps: 3, Hires strength: 0.5" in json.loads(ours["info"])["infotexts"][0]
+
+
+HARMLESS = {"live_previews_enable": False, "grid_format": "jpg", "samples_save": True, "eta_noise_seed_delta": 0,
+            "img2img_color_correction": False, "emphasis": "Original", "outdir_samples": "/x", "s_noise": 1.0}
+
+
+def test_settings_that_change_no_picture(painter):
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "override_settings": HARMLESS})
+    assert status == 200, r
+    assert call(painter, "/sdapi/v1/options", HARMLESS) == (200, None)
+
+
+@pytest.mark.parametrize("key,value", [("eta_noise_seed_delta", 31337), ("img2img_color_correction", True),
+                                       ("emphasis", "No norm"), ("s_noise", [1]), ("live", 1)])
+def test_settings_that_would_change_pictures(painter, key, value):
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "override_settings": {key: value}})
+    assert status == 400 and key in r["detail"], r
+    status, r = call(painter, "/sdapi/v1/options", {key: value})
+    assert status == 400 and key in r["detail"], r
+
+
 @pytest.mark.parametrize("full_res", [True, False])
 @pytest.mark.parametrize("fill", [0, 1, 2, 3])
 def test_webuiapi_paints_within_a_mask(painter, full_res, fill):

@@ -110,7 +110,10 @@ static void samplers_have_names_of_all_ages(void **state)
         {"DPM adaptive", NULL, NULL},
         {"Karras", NULL, NULL},
         {" Karras", NULL, NULL},
-        {"Euler", "polyexponential", NULL},
+        {"Euler", "polyexponential", "euler_exponential"},
+        {"Euler a", "Karras", "euler_a_karras"},
+        {"Euler a Exponential", NULL, "euler_a_exponential"},
+        {"Euler", "beta", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct err e = {0};
