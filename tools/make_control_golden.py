@@ -352,6 +352,12 @@ def make_cases():
                 "hires_steps": 6, "hires_strength": 0.6, "control": [one]},
         base | {"name": "odd maps", "width": 34, "height": 26, "control": [one]},
         wide | {"name": "odd maps at two depths", "width": 54, "height": 26, "control": [xl]},
+        base | {"name": "odd maps, adapter", "width": 34, "height": 28,
+                "control": [{"model": "full", "scale": 0.8}]},
+        base | {"name": "odd maps, light adapter", "width": 34, "height": 26,
+                "control": [{"model": "light", "scale": 0.7}]},
+        wide | {"name": "odd maps, sdxl adapter", "width": 36, "height": 28,
+                "control": [{"model": "xl", "scale": 0.5}]},
     ]
 
 

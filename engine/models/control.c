@@ -181,11 +181,9 @@ static void close_hint(struct image_unit *unit)
     free(unit);
 }
 
-/* All levels of an adapter halve whole numbers. */
 int control_multiple(const struct control *c)
 {
-    return c->net != NULL ? c->shrink * unet_multiple(&c->net->c)
-                          : control_adapter_shrink(c, c->n_stages - 1);
+    return c->net != NULL ? c->shrink * unet_multiple(&c->net->c) : c->shrink;
 }
 
 static int check_size(const struct control *c, int height, int width, struct err *e)
@@ -236,7 +234,8 @@ size_t control_hint_bytes(struct control *c, int height, int width, struct err *
 static size_t stage_floats(const struct control *c, int stage, int height, int width)
 {
     const int shrink = control_adapter_shrink(c, stage);
-    return (size_t)(height / shrink) * (size_t)(width / shrink) * (size_t)c->stages[stage].c_out;
+    return (size_t)(unet_place_side(height, shrink) * unet_place_side(width, shrink) *
+                    c->stages[stage].c_out);
 }
 
 size_t control_hint_floats(const struct control *c, int height, int width)

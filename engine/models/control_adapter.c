@@ -125,13 +125,42 @@ int control_adapter_load(struct control *c, struct nn_loader *l, struct err *e)
 
 /* ---- the pass ---- */
 
+static void copy(struct program *p, const struct tensor *to, int64_t at, const struct tensor *from,
+                 int64_t from_at, int64_t n)
+{
+    struct tensor out = {.type = DTYPE_F32, .ndim = 2, .dims = {1, n}}, x = out;
+    out.data = (float *)to->data + at;
+    x.data = (float *)from->data + from_at;
+    OP(program_backend(p), act, .out = &out, .x = &x, .act = ACT_NONE);
+}
+
+/* x [1, h, w, c] of even sides: the last row and column stand there twice, so that the mean of two of four pixels
+ * is that of the two which there are (AvgPool2d with ceil_mode). */
+static struct tensor evened(struct program *p, const struct tensor *x)
+{
+    const int64_t h = x->dims[1], w = x->dims[2], c = x->dims[3];
+    const int64_t high = h + h % 2, wide = w + w % 2;
+    if (high == h && wide == w)
+        return *x;
+    const struct tensor y = PROGRAM_TENSOR(p, 1, high, wide, c);
+    for (int64_t i = 0; i < high; i++) {
+        const int64_t from = (i < h ? i : h - 1) * w * c;
+        copy(p, &y, i * wide * c, x, from, w * c);
+        if (wide > w)
+            copy(p, &y, (i * wide + w) * c, x, from + (w - 1) * c, c);
+    }
+    return y;
+}
+
 static struct tensor level(const struct control *c, const struct control_stage *s,
                            struct program *p, struct tensor x)
 {
-    if (s->down)
+    if (s->down) {
+        x = evened(p, &x);
         x = nn_conv(p, &s->down_in, &x, &(struct nn_conv_with){.stride = 2});
-    else if (s->has_in)
+    } else if (s->has_in) {
         x = nn_conv1x1(p, &s->in, &x, NULL);
+    }
     for (int k = 0; k < c->n_resnets; k++) {
         struct tensor h =
             nn_conv(p, &s->resnets[k].block1, &x, &(struct nn_conv_with){.act = ACT_RELU});
