@@ -15,6 +15,11 @@
 
 #define TILE_MAX 16 /* largest number of rows of x times columns */
 
+#ifndef DOT_WIDE
+#define DOT_WIDE 1
+#endif
+#define DOT_LARGE 8192 /* bytes of a packed panel */
+
 #ifndef TILE_AHEAD
 #define TILE_AHEAD 2048 /* bytes that packed panels are prefetched ahead */
 #endif
@@ -307,25 +312,32 @@ VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wi
         acc[h * n] = a[h];
 }
 
-/* What a tile prefetches: so many bytes with every block, from there on behind the panel's start. */
+/* Packed panels come from memory.  The first rows fetch them into L1 a little ahead; where others follow,
+ * or several panels go together, each tile of rows besides fetches its share of the next panels into L2, so
+ * that memory is read all the time.  Those shares are so many bytes a block, from there on behind the panel. */
 struct tile_ahead {
     size_t from;
     int bytes;
 };
 
-/* Packed panels come from memory.  With a few rows a panel's end and the next one's beginning are fetched
- * a little ahead; with more each tile of rows fetches its share of the next panel, so that
- * memory is read all the time. */
 VEC_INLINE struct tile_ahead tile_ahead(const struct tile_kind k, const struct linear_tile *t,
-                                        const int n, const int64_t row0)
+                                        const int n, const int wide, const int64_t row0)
 {
     const struct panel_geometry geo = panel_geometry(k.f);
-    if (k.expanded)
+    if (k.expanded || (wide == 1 && t->n_rows <= n))
         return (struct tile_ahead){0};
-    if (t->n_rows <= n)
-        return (struct tile_ahead){TILE_AHEAD, geo.sub_bytes};
-    const size_t from = t->panel_bytes * (size_t)row0 / (size_t)t->n_rows;
-    return (struct tile_ahead){t->panel_bytes + from, (int)((geo.sub_bytes + 4) * n / t->n_rows)};
+    const size_t bytes = (size_t)wide * t->panel_bytes;
+    return (struct tile_ahead){bytes + bytes * (size_t)row0 / (size_t)t->n_rows,
+                               (int)(wide * (geo.sub_bytes + 4) * n / t->n_rows)};
+}
+
+VEC_INLINE void tile_fetch(const struct tile_kind k, const struct linear_tile *t, const int wide,
+                           const uint8_t *q)
+{
+    const struct panel_geometry geo = panel_geometry(k.f);
+    for (int h = 0; h < wide; h++)
+        for (int line = 0; line < geo.sub_bytes; line += 64)
+            __builtin_prefetch(q + (size_t)h * t->panel_bytes + TILE_AHEAD + line);
 }
 
 /* `wide` panels from p on times n rows of x from row0 on. */
@@ -337,7 +349,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
     const int subs = k.expanded ? 1 : geo.subs;
     const int64_t n_blocks = t->n_in / 32;
     const uint8_t *panel = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
-    const struct tile_ahead ahead = tile_ahead(k, t, n, row0);
+    const struct tile_ahead ahead = tile_ahead(k, t, n, wide, row0);
     const uint8_t *at_ahead = panel + ahead.from;
     const struct linear_x *x[TILE_MAX], *xb[TILE_MAX];
     vf acc[2 * TILE_MAX]; /* [n_cols][n] */
@@ -351,8 +363,10 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
         for (int sub = 0; sub < subs; sub++) {
             const struct tile_block at = tile_block_at(k, panel, b0 + sub);
             for (int line = 0; line < ahead.bytes; line += 64)
-                __builtin_prefetch(at_ahead + line);
+                __builtin_prefetch(at_ahead + line, 0, 2);
             at_ahead += ahead.bytes;
+            if (!k.expanded && row0 == 0)
+                tile_fetch(k, t, wide, at.q);
 #pragma GCC unroll 16
             for (int i = 0; i < n; i++)
                 xb[i] = x[i] + b0 + sub;
@@ -445,14 +459,22 @@ GEMM(gemm_6_k, 16, S8, 32, 63)
 #define DOT_TILE8(...)
 #define DOT8(name) NULL
 #endif
+#if DOT_WIDE > 1
+#define DOT_WIDE_TILE(...)  TILE(__VA_ARGS__)
+#define DOT_WIDE_NAME(name) name
+#else
+#define DOT_WIDE_TILE(...)
+#define DOT_WIDE_NAME(name) NULL
+#endif
 #define DOT_TILES(type, parts, ...) \
+    DOT_WIDE_TILE(dot_wide_##type##_##parts, DOT_ROWS, DOT_WIDE, __VA_ARGS__) \
     TILE(dot1_##type##_##parts, 1, 1, __VA_ARGS__) \
     TILE(dot2_##type##_##parts, 2, 1, __VA_ARGS__) \
     TILE(dot4_##type##_##parts, 4, 1, __VA_ARGS__) \
     DOT_TILE8(dot8_##type##_##parts, 8, 1, __VA_ARGS__)
 #define DOT_SET(type, parts) \
     {dot1_##type##_##parts, dot2_##type##_##parts, dot4_##type##_##parts, \
-     DOT8(dot8_##type##_##parts)}
+     DOT8(dot8_##type##_##parts), DOT_WIDE_NAME(dot_wide_##type##_##parts)}
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
     DOT_TILES(type, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
     DOT_TILES(type, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
@@ -467,9 +489,9 @@ GEMM(gemm_6_k, 16, S8, 32, 63)
 TILE_KINDS(X)
 #undef X
 
-/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x */
+/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x, and for DOT_ROWS times DOT_WIDE panels */
 static const struct tile_set {
-    tile_fn *dot[2][4], *gemm[2], *gemm_wide[2];
+    tile_fn *dot[2][5], *gemm[2], *gemm_wide[2];
     void (*expand)(char *to, const char *panel, int64_t n_in);
 } tiles[DTYPE_N] = {
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
@@ -480,15 +502,29 @@ static const struct tile_set {
 };
 /* clang-format on */
 
+/* Panels side by side share the loads of x, which is worth more streams of weights where several tiles of rows
+ * read them, or where a panel and the rows do not stay in L1 together. */
+static int dot_wide(const struct linear_tile *t)
+{
+    const bool wide =
+        t->n_rows >= 2 * DOT_ROWS || (t->n_rows >= DOT_ROWS && t->panel_bytes > DOT_LARGE);
+    return wide ? DOT_WIDE : 1;
+}
+
 /* Packed panels, each unpacked once for up to DOT_ROWS rows of x. */
 static void linear_dot(const struct linear_tile *t)
 {
     tile_fn *const *dot = tiles[t->type].dot[t->parts - 1];
-    for (int64_t p = 0; p < t->n_panels; p++) {
+    const int wide = dot_wide(t);
+    for (int64_t p = 0, n; p < t->n_panels; p += n) {
         int64_t r = 0;
+        n = p + wide <= t->n_panels ? wide : 1;
+        for (; n > 1 && r + DOT_ROWS <= t->n_rows; r += DOT_ROWS)
+            dot[4](t, p, r);
         for (int i = DOT_ROWS == 8 ? 3 : 2; i >= 0; i--)
             for (; r + (1 << i) <= t->n_rows; r += 1 << i)
-                dot[i](t, p, r);
+                for (int64_t q = p; q < p + n; q++)
+                    dot[i](t, q, r);
     }
 }
 

@@ -11,6 +11,7 @@
 #endif
 #if QUANT_VNNI
 #define DOT_ROWS    4
+#define DOT_WIDE    2 /* panels, with DOT_ROWS rows of x */
 #define GEMM_ROWS   4 /* 12 sums, 12 accumulators; as 8 x 1 the loads of x would be the limit */
 #define GEMM_WIDE   3
 #define EXPAND_ROWS 32
