@@ -43,7 +43,8 @@ struct linear_job {
     int64_t n_panels; /* of all matrices */
     bool quant;       /* some matrix has block weights */
     bool few, by_rows;
-    int parts;          /* of x: 2 if precise */
+    int parts;          /* of x: 2 if precise or short */
+    float limit;        /* of what has a second part: LINEAR_PRECISE, 0: all */
     struct linear_x *x; /* [n_rows, parts, n_in / 32]; few: that for every worker */
     char *expanded;     /* expanded_bytes a worker */
     size_t expanded_bytes;
@@ -162,13 +163,13 @@ static void linear_round(const struct linear_job *j, int worker, struct linear_x
     const struct cpu_ops *ops = &j->cb->ops;
     if (j->p->pre.kind == LINEAR_AS_IS) {
         ops->linear_quant(to, (const float *)j->p->x->data + begin * j->n_in, end - begin, j->n_in,
-                          j->parts, LINEAR_PRECISE);
+                          j->parts, j->limit);
         return;
     }
     float *row = (float *)(void *)(j->row + (size_t)worker * j->row_bytes);
     for (int64_t r = begin; r < end; r++, to += j->parts * (j->n_in / 32)) {
         linear_make(j, r, row);
-        ops->linear_quant(to, row, 1, j->n_in, j->parts, LINEAR_PRECISE);
+        ops->linear_quant(to, row, 1, j->n_in, j->parts, j->limit);
     }
 }
 
@@ -269,7 +270,8 @@ void cpu_linear(struct backend *be, const struct op_linear *p)
     struct cpu_backend *cb = cpu_of(be);
     const int n_workers = pool_n(cb->pool);
     struct linear_job j = {.cb = cb, .p = p, .n_rows = p->x->dims[0], .n_in = p->x->dims[1]};
-    j.parts = p->precise ? 2 : 1;
+    j.limit = j.n_in <= LINEAR_SHORT ? 0 : LINEAR_PRECISE;
+    j.parts = p->precise || j.limit == 0 ? 2 : 1;
     j.few = j.n_rows <= FEW_ROWS;
     for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
         const struct weight *w = p->w[i];

@@ -39,6 +39,10 @@ struct linear_x {
  * adds to the error of a product grows with its largest magnitude. */
 #define LINEAR_PRECISE 1.5f
 
+/* Rows of at most so many have them in all blocks, asked or not: their sums are over too few numbers for errors to cancel,
+ * and they cost little. */
+#define LINEAR_SHORT 512
+
 /* Panels of one matrix times rows. */
 struct linear_tile {
     enum dtype type;

@@ -89,12 +89,14 @@ static double mean_top(const float *x, int64_t n_in)
     return sum / (double)(n_in / 32);
 }
 
-/* |got - exact| may be what rounding x to 8 bits in blocks of 32 (precise: to 16 in large blocks) and fp32
+/* |got - exact| may be what rounding x to 8 bits in blocks of 32 (to 16 in all of short rows, precise: in
+ * large ones) and fp32
  * sums allow. */
 static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise, const float *x,
                         int64_t rows, const float *bias, const float *add, const float *got)
 {
     bool quant = dtype_block(m->type) > 1;
+    const bool all = !kc->device && m->n_in <= LINEAR_SHORT;
     double worst = 0;
     for (int64_t r = 0; r < rows; r++) {
         double limit = 1.001 * (double)LINEAR_PRECISE * mean_top(x + r * m->n_in, m->n_in);
@@ -110,7 +112,8 @@ static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise,
                     squares += w * w;
                     top = fmax(top, fabs(v));
                 }
-                double step = precise && top > limit ? 1.0 / 127 / 254 : 1.0 / 127;
+                const bool fine = all || (precise && top > limit);
+                double step = fine ? 1.0 / 127 / 254 : 1.0 / 127;
                 rounding += squares * (top * step) * (top * step) / 12;
             }
             /* a device may take x as two bf16 */
