@@ -130,11 +130,21 @@ fiber *self()
     return reinterpret_cast<fiber *>(cuemu_self);
 }
 
-void make_ready(int t)
+void make_ready(unsigned w, unsigned lanes)
 {
-    fibers[t].st = state::ready;
-    warps[t / LANES].ready |= 1u << t % LANES;
-    warps_ready |= 1u << t / LANES;
+    warps[w].ready |= lanes;
+    if (lanes)
+        warps_ready |= 1u << w;
+}
+
+/* All threads of the block. */
+void make_all_ready()
+{
+    for (int w = 0; w < n_warps; w++) {
+        const int lanes = n_threads - w * LANES;
+        warps[w].ready = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
+    }
+    warps_ready = n_warps < 32 ? (1u << n_warps) - 1 : 0xffffffffu;
 }
 
 /* A bit of the mask, by chance. */
@@ -209,7 +219,7 @@ void start(fiber *f)
 #endif
 }
 
-void switch_to(context *from, context *to)
+inline void switch_to(context *from, context *to)
 {
 #ifdef __x86_64__
     cuemu_switch(from, *to);
@@ -219,7 +229,7 @@ void switch_to(context *from, context *to)
 }
 
 /* One that is ready, now running; NULL when there is none. */
-fiber *take_next(unsigned w)
+inline fiber *take_next(unsigned w)
 {
     if (!warps[w].ready) {
         if (!warps_ready)
@@ -233,7 +243,7 @@ fiber *take_next(unsigned w)
     return &fibers[w * LANES + lane];
 }
 
-void go_to(context *from, fiber *next)
+inline void go_to(context *from, fiber *next)
 {
     if (next->st == state::fresh) {
         next->st = state::ready;
@@ -339,11 +349,7 @@ void run_block(unsigned index)
     memset(warps, 0, sizeof(warp) * (size_t)n_warps);
     for (int t = 0; t < n_threads; t++)
         prepare(&fibers[t], t, b);
-    for (int w = 0; w < n_warps; w++) {
-        int lanes = n_threads - w * LANES;
-        warps[w].ready = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
-    }
-    warps_ready = n_warps < 32 ? (1u << n_warps) - 1 : 0xffffffffu;
+    make_all_ready();
     go_to(&scheduler, take_next(pick(warps_ready)));
     if (failure)
         return;
@@ -540,8 +546,7 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
         if (fn)
             fn(lanes, mask);
         w->arrived &= ~mask;
-        for (unsigned m = mask & ~bit; m; m &= m - 1)
-            make_ready((int)(f->self.warp * LANES) + __builtin_ctz(m));
+        make_ready(f->self.warp, mask & ~bit);
     }
     if (op == CUEMU_SYNCWARP)
         acquire(&warp_objects[f->self.warp]);
@@ -563,9 +568,7 @@ int cuemu_sync_sum(int value, const char *file, int line)
         barrier_result = barrier_sum;
         barrier_sum = 0;
         counts->barriers++;
-        for (int t = 0; t < n_threads; t++)
-            make_ready(t);
-        f->st = state::ready;
+        make_all_ready();
         leave(); /* the last one to arrive need not be the first to go on */
     }
     acquire(&barrier_object);
