@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
             largest(v);
         });
     else if (scaled)
-        for (int i = threadIdx.x; 4 * i < n_in; i += ROW_THREADS)
+        for (int i = threadIdx.x; 4 * i < n_in; i += blockDim.x)
             largest(row_quad(x, blockIdx.x, i, n_in, wide, 0.0f));
     if (scaled) {
         top = cuda_warp_max(top);
@@ -53,15 +53,15 @@ __global__ void __launch_bounds__(ROW_THREADS)
         if (threadIdx.x % CUDA_WARP == 0)
             partial[threadIdx.x / CUDA_WARP] = top;
         __syncthreads();
-        for (int i = 0; i < ROW_THREADS / CUDA_WARP; i++)
+        for (unsigned i = 0; i < blockDim.x / CUDA_WARP; i++)
             top = fmaxf(top, partial[i]);
         cuda_scales_of(top, &down, &scale);
     }
     if (threadIdx.x == 0)
         up[blockIdx.x] = scale;
     /* whole warps go on together for the sums */
-    const int quads = n_records * 16, even = (quads + ROW_THREADS - 1) / ROW_THREADS * ROW_THREADS;
-    for (int i = threadIdx.x; i < even; i += ROW_THREADS) {
+    const int quads = n_records * 16, even = (quads + CUDA_WARP - 1) / CUDA_WARP * CUDA_WARP;
+    for (int i = threadIdx.x; i < even; i += blockDim.x) {
         float4 four = make_float4(0, 0, 0, 0);
         if (pre == LINEAR_AS_IS)
             four = row_quad(x, blockIdx.x, i, n_in, wide, 0.0f);
@@ -69,8 +69,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
             four = kept[i];
         float v[4] = {four.x * down, four.y * down, four.z * down, four.w * down};
         float sum = (v[0] + v[1]) + (v[2] + v[3]);
-        sum += __shfl_xor_sync(CUDA_ALL, sum, 1);
-        sum += __shfl_xor_sync(CUDA_ALL, sum, 2);
+        sum = cuda_exchange<cuda_add, 1, 2>(sum);
         if (i < quads)
             x_store<parts, bf16>(to + (size_t)(i / 16) * CUDA_RECORD(parts), i % 16, v, sum);
     }
@@ -81,8 +80,8 @@ static void x_launch(uint8_t *records, float *up, const struct cuda_linear_call 
                      cudaStream_t stream)
 {
     const size_t kept = pre == LINEAR_AS_IS ? 0 : (size_t)(l->n_in + 3) / 4 * sizeof(float4);
-    LAUNCH((linear_x_kernel<parts, bf16, pre>), l->rows, ROW_THREADS, kept, stream, records, up,
-           l->x, l->pre, l->n_in, CUDA_RECORDS(l->n_in));
+    LAUNCH((linear_x_kernel<parts, bf16, pre>), l->rows, row_threads(l->n_in), kept, stream,
+           records, up, l->x, l->pre, l->n_in, CUDA_RECORDS(l->n_in));
 }
 
 template <int parts, bool bf16>

@@ -7,7 +7,14 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_math.cuh"
 
-#define ROW_THREADS 256
+#define ROW_THREADS 256 /* at most */
+
+/* Threads for rows of n elements: no warp without any. Which changes no bit, since the sums of such warps are 0. */
+static inline int row_threads(int n)
+{
+    const int threads = ((n + 3) / 4 + CUDA_WARP - 1) / CUDA_WARP * CUDA_WARP;
+    return threads < ROW_THREADS ? threads : ROW_THREADS;
+}
 
 /* Rows of n elements may be read and written by fours. */
 __device__ static inline bool row_wide(const struct cuda_array &a, int n)
@@ -57,7 +64,7 @@ __device__ static inline float row_squares(const struct cuda_array &x, int64_t r
                                            bool wide, float shift, float *partial)
 {
     float sum = 0;
-    for (int i = threadIdx.x; 4 * i < n; i += ROW_THREADS) {
+    for (int i = threadIdx.x; 4 * i < n; i += blockDim.x) {
         const float4 q = row_quad(x, row, i, n, wide, shift);
         sum = fmaf(q.x - shift, q.x - shift, sum);
         sum = fmaf(q.y - shift, q.y - shift, sum);
@@ -71,7 +78,7 @@ __device__ static inline float row_mean(const struct cuda_array &x, int64_t row,
                                         float *partial)
 {
     float sum = 0;
-    for (int i = threadIdx.x; 4 * i < n; i += ROW_THREADS) {
+    for (int i = threadIdx.x; 4 * i < n; i += blockDim.x) {
         const float4 q = row_quad(x, row, i, n, wide, 0.0f);
         sum += (q.x + q.y) + (q.z + q.w);
     }
@@ -79,7 +86,7 @@ __device__ static inline float row_mean(const struct cuda_array &x, int64_t row,
 }
 
 /* Row `row` of what stands for x [rows, n]: put(i, its elements 4 i ... 4 i + 3) for every i of the thread,
- * which are threadIdx.x, threadIdx.x + ROW_THREADS ...  What put gets behind the end of the row is 0, or NaN
+ * which are threadIdx.x, threadIdx.x + blockDim.x ...  What put gets behind the end of the row is 0, or NaN
  * where the row is not finite.  partial: shared memory of 32 floats. */
 template <int pre, class Put>
 __device__ static inline void row_make(const struct cuda_array &x, int64_t row, int n,
@@ -88,7 +95,7 @@ __device__ static inline void row_make(const struct cuda_array &x, int64_t row, 
     const bool wide = row_wide(x, n);
     if (pre == LINEAR_GLU) {
         const bool wide_up = row_wide(p.up, n);
-        for (int i = threadIdx.x; 4 * i < n; i += ROW_THREADS) {
+        for (int i = threadIdx.x; 4 * i < n; i += blockDim.x) {
             const float4 a = row_quad(x, row, i, n, wide, 0.0f);
             const float4 b = row_quad(p.up, row, i, n, wide_up, 0.0f);
             put(i, make_float4(cuda_act(p.act, a.x) * b.x, cuda_act(p.act, a.y) * b.y,
@@ -101,7 +108,7 @@ __device__ static inline void row_make(const struct cuda_array &x, int64_t row, 
     const float mean = pre == LINEAR_LAYERNORM ? row_mean(x, row, n, wide, partial) : 0.0f;
     const float scale =
         1.0f / sqrtf(row_squares(x, row, n, wide, mean, partial) / (float)n + p.eps);
-    for (int i = threadIdx.x; 4 * i < n; i += ROW_THREADS) {
+    for (int i = threadIdx.x; 4 * i < n; i += blockDim.x) {
         const float4 a = row_quad(x, row, i, n, wide, mean), f = row_quad(w, 0, i, n, wide_w, 0.0f);
         float4 v = make_float4((a.x - mean) * scale, (a.y - mean) * scale, (a.z - mean) * scale,
                                (a.w - mean) * scale);
