@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/format.h"
 #include "api/template.h"
+#include "api/tools.h"
 
 static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
 
@@ -185,36 +187,6 @@ static int plain_messages(const struct api *a, const struct api_model *m,
     return err;
 }
 
-static int check_tools(const struct cJSON *body, const struct cJSON **tools, struct err *e)
-{
-    *tools = json_get(body, "tools");
-    if (json_type(*tools) != JSON_NULL && json_type(*tools) != JSON_ARRAY) {
-        err_set(e, ERR_INVALID, "tools must be a list of tools, not %s",
-                json_type_name(json_type(*tools)));
-        return err_param(e, "tools");
-    }
-    int i = 0;
-    for (const struct cJSON *t = json_first(*tools); t != NULL; t = json_next(t), i++)
-        if (json_str(json_get(json_get(t, "function"), "name")) == NULL) {
-            err_set(e, ERR_INVALID,
-                    "a tool must have the type function and a function with a name");
-            return err_param(e, "tools[%d].function.name", i);
-        }
-    if (json_size(*tools) == 0 || json_type(*tools) == JSON_NULL)
-        *tools = NULL;
-    const struct cJSON *choice = json_get(body, "tool_choice");
-    const char *word = json_str(choice);
-    if (word != NULL && strcmp(word, "none") == 0)
-        *tools = NULL;
-    else if (json_type(choice) != JSON_NULL && (word == NULL || strcmp(word, "auto") != 0)) {
-        err_set(e, ERR_UNSUPPORTED,
-                "tool_choice must be none or auto: this server cannot make a "
-                "model call a tool");
-        return err_param(e, "tool_choice");
-    }
-    return 0;
-}
-
 static int check_modalities(const struct cJSON *body, struct err *e)
 {
     const struct cJSON *v = json_get(body, "modalities");
@@ -288,35 +260,64 @@ static int pick_template(const struct api *a, const struct api_model *m, const s
     return 0;
 }
 
-int chat_prompt(const struct api *a, const struct api_model *m, const struct cJSON *body,
-                struct buf *out, struct err *e)
+/* The prompt with t.  Messages that it could not show are written in another way first. */
+static int render_prompt(const struct template *t, const struct cJSON *messages,
+                         const struct cJSON *body, struct tools *tools, struct buf *out,
+                         struct err *e)
 {
-    const struct cJSON *tools = NULL, *kwargs = json_get(body, "chat_template_kwargs");
+    const struct cJSON *kwargs = json_get(body, "chat_template_kwargs");
+    const struct tool_format *f = template_tools(t);
+    tools->format = f = f != NULL ? f : &tool_format_generic;
     bool generate = true, carry_on = false;
+    struct cJSON *doc = NULL, *complete = NULL;
+    int err = json_get_bool(body, "add_generation_prompt", &generate, e);
+    if (err == 0)
+        err = json_get_bool(body, "continue_final_message", &carry_on, e);
+    if (err == 0 && json_type(kwargs) != JSON_NULL && json_type(kwargs) != JSON_OBJECT) {
+        err_set(e, ERR_INVALID, "chat_template_kwargs must be an object, not %s",
+                json_type_name(json_type(kwargs)));
+        err = err_param(e, "chat_template_kwargs");
+    }
+    if (err == 0)
+        err = tool_messages_rewrite(messages, tools->list, f, template_takes_system(t), &doc, e);
+    if (err == 0) {
+        kwargs = json_type(kwargs) == JSON_NULL ? NULL : kwargs;
+        const struct cJSON *said = doc != NULL ? doc : messages;
+        const struct cJSON *list = f != &tool_format_generic ? tools->list : NULL;
+        err = template_render(t, said, list, kwargs, generate && !carry_on, out, e);
+        if (err == ERR_INVALID && f != &tool_format_generic &&
+            tool_messages_complete(list, &complete, e) == 0)
+            err = template_render(t, said, complete, kwargs, generate && !carry_on, out, e);
+    }
+    if (err == 0 && carry_on)
+        err = cut_after_final(messages, out, e);
+    json_free(doc);
+    json_free(complete);
+    return err;
+}
+
+static int prompt_of(const struct api *a, const struct api_model *m, const struct cJSON *body,
+                     struct tools *tools, struct buf *out, struct err *e)
+{
     const struct template *t = NULL;
     struct template *own = NULL;
     struct cJSON *messages = NULL;
     int err = plain_messages(a, m, json_get(body, "messages"), &messages, e);
-    if (err != 0 || (err = check_tools(body, &tools, e)) != 0 ||
-        (err = json_get_bool(body, "add_generation_prompt", &generate, e)) != 0 ||
-        (err = json_get_bool(body, "continue_final_message", &carry_on, e)) != 0 ||
-        (err = pick_template(a, m, body, &t, &own, e)) != 0)
-        goto out;
-    if (json_type(kwargs) != JSON_NULL && json_type(kwargs) != JSON_OBJECT) {
-        err_set(e, ERR_INVALID, "chat_template_kwargs must be an object, not %s",
-                json_type_name(json_type(kwargs)));
-        err = err_param(e, "chat_template_kwargs");
-        goto out;
-    }
-    if (json_type(kwargs) == JSON_NULL)
-        kwargs = NULL;
-    err = template_render(t, messages, tools, kwargs, generate && !carry_on, out, e);
-    if (err == 0 && carry_on)
-        err = cut_after_final(messages, out, e);
-out:
+    if (err == 0)
+        err = pick_template(a, m, body, &t, &own, e);
+    if (err == 0)
+        err = render_prompt(t, messages, body, tools, out, e);
     template_close(own);
     json_free(messages);
     return err;
+}
+
+int chat_prompt(const struct api *a, const struct api_model *m, const struct cJSON *body,
+                struct buf *out, struct err *e)
+{
+    struct tools tools;
+    int err = tools_read(body, &tools, e);
+    return err == 0 ? prompt_of(a, m, body, &tools, out, e) : err;
 }
 
 int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_ids, int32_t **ids,
@@ -345,7 +346,7 @@ int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_id
 
 /* The one prompt of the job; its ids move to the job's arena. */
 static int set_prompt(struct api_call *c, const struct api_model *m, const struct cJSON *body,
-                      struct err *e)
+                      struct tools *tools, struct err *e)
 {
     const struct api *a = c->priv->api;
     struct job *j = c->job;
@@ -353,7 +354,7 @@ static int set_prompt(struct api_call *c, const struct api_model *m, const struc
     int32_t *ids = NULL;
     size_t n_ids = 0;
     buf_init(&text, 4 * a->o.max_body_bytes + (1 << 20));
-    int err = chat_prompt(a, m, body, &text, e);
+    int err = prompt_of(a, m, body, tools, &text, e);
     if (err != 0)
         goto out;
     err = chat_tokens(m, &text, api_max_ids(m->card), &ids, &n_ids, e);
@@ -385,16 +386,39 @@ out:
     return err;
 }
 
+/* The grammar of an answer that may call functions: it takes the place of the one that the form alone made. */
+static int set_calls(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+                     const struct tools *tools, struct err *e)
+{
+    struct job *j = c->job;
+    struct schema s = {.arena = &j->arena};
+    grammar_sym form = 0, top = 0;
+    int err = 0;
+    if (j->text.grammar != NULL)
+        err = format_symbol(body, c->priv->api->o.max_grammar_bytes, &s, &form, e);
+    if (err == 0)
+        err = tools_symbol(tools, form, &s, &top, e);
+    if (err != 0)
+        return err;
+    tools_show(tools->format, m->card->tokenizer, s.g);
+    return schema_close(&s, top, &j->text.grammar, e);
+}
+
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
 {
     const struct api_model *m = NULL;
     struct params p;
+    struct tools tools;
     if (captions_is_chat(c->priv->api, body))
         return captions_chat(c, body, e);
     int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
-        (err = check_modalities(body, e)) != 0 || (err = set_prompt(c, m, body, e)) != 0)
+        (err = check_modalities(body, e)) != 0 || (err = tools_read(body, &tools, e)) != 0 ||
+        (err = set_prompt(c, m, body, &tools, e)) != 0)
         return err;
-    struct render_options ro = {.shape = RENDER_CHAT};
+    const bool calls = tools.choice != TOOLS_NONE;
+    if (calls && (err = set_calls(c, m, body, &tools, e)) != 0)
+        return err;
+    struct render_options ro = {.shape = RENDER_CHAT, .tools = calls ? tools.format : NULL};
     return api_start(c, m, &p, &ro, e);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "api/tool_parse.h"
 #include "base/json.h"
 #include "base/rng.h"
 #include "base/utf8.h"
@@ -21,12 +22,13 @@ enum { ID_MAX = 48, TOKEN_TEXT_MAX = 1024 };
 struct choice {
     bool started; /* role or echo is out */
     struct buf text;
-    int n_tokens;       /* whose logprobs are collected */
-    struct buf tokens;  /* chat: elements of content; completion: elements of tokens */
-    struct buf numbers; /* completion: token_logprobs */
-    struct buf tops;    /* completion: top_logprobs */
-    struct buf offsets; /* completion: text_offset */
-    int64_t n_chars;    /* given out so far, for text_offset */
+    struct tool_parse *calls; /* of functions, or NULL where there can be none */
+    int n_tokens;             /* whose logprobs are collected */
+    struct buf tokens;        /* chat: elements of content; completion: elements of tokens */
+    struct buf numbers;       /* completion: token_logprobs */
+    struct buf tops;          /* completion: top_logprobs */
+    struct buf offsets;       /* completion: text_offset */
+    int64_t n_chars;          /* given out so far, for text_offset */
     enum finish finish;
     struct job_usage usage;
 };
@@ -54,6 +56,7 @@ static void choice_init(struct choice *c, size_t max)
 static void choice_free(struct choice *c)
 {
     buf_free(&c->text);
+    tool_parse_close(c->calls);
     buf_free(&c->tokens);
     buf_free(&c->numbers);
     buf_free(&c->tops);
@@ -72,13 +75,14 @@ static void choice_clear(struct choice *c)
 
 static size_t choice_bytes(const struct choice *c)
 {
-    return c->text.len + c->tokens.len + c->numbers.len + c->tops.len + c->offsets.len;
+    return tool_parse_bytes(c->calls) + c->text.len + c->tokens.len + c->numbers.len + c->tops.len +
+           c->offsets.len;
 }
 
 static bool choice_failed(const struct choice *c)
 {
-    return c->text.failed || c->tokens.failed || c->numbers.failed || c->tops.failed ||
-           c->offsets.failed;
+    return tool_parse_failed(c->calls) || c->text.failed || c->tokens.failed || c->numbers.failed ||
+           c->tops.failed || c->offsets.failed;
 }
 
 static bool copy_echo(struct render *r)
@@ -117,9 +121,17 @@ struct render *render_open(const struct render_options *o)
         render_close(r);
         return NULL;
     }
-    for (int i = 0; i < o->n_choices; i++)
+    bool ok = true;
+    for (int i = 0; i < o->n_choices; i++) {
         choice_init(&r->choices[i], o->max_bytes);
-    return r;
+        if (o->tools != NULL)
+            r->choices[i].calls = tool_parse_open(o->tools, o->max_bytes);
+        ok = ok && (o->tools == NULL || r->choices[i].calls != NULL);
+    }
+    if (ok)
+        return r;
+    render_close(r);
+    return NULL;
 }
 
 void render_close(struct render *r)
@@ -136,14 +148,15 @@ void render_close(struct render *r)
     free(r);
 }
 
-static const char *finish_word(enum finish f)
+static const char *finish_word(const struct choice *c)
 {
-    return f == FINISH_STOP ? "stop" : f == FINISH_LENGTH ? "length" : NULL;
+    const char *stop = tool_parse_calls(c->calls) > 0 ? "tool_calls" : "stop";
+    return c->finish == FINISH_STOP ? stop : c->finish == FINISH_LENGTH ? "length" : NULL;
 }
 
 const char *render_finish(const struct render *r)
 {
-    return r != NULL && r->o.n_choices > 0 ? finish_word(r->choices[0].finish) : NULL;
+    return r != NULL && r->o.n_choices > 0 ? finish_word(&r->choices[0]) : NULL;
 }
 
 /* ---- Logprobs ---- */
@@ -375,7 +388,7 @@ static void open_choices(const struct render *r, struct json_writer *w)
 
 /* ---- Streams ---- */
 
-enum frame { FRAME_ROLE, FRAME_TEXT, FRAME_FINISH };
+enum frame { FRAME_ROLE, FRAME_TEXT, FRAME_CALL, FRAME_FINISH };
 
 /* One chunk of choice i; what it has collected is sent and forgotten. */
 static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
@@ -394,6 +407,8 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
             json_put_str(&w, "content", "");
         else if (kind == FRAME_TEXT)
             json_put_strn(&w, "content", buf_str(&c->text), c->text.len);
+        else if (kind == FRAME_CALL)
+            tool_parse_put_more(c->calls, &w);
         json_close(&w, '}');
     } else {
         json_put_strn(&w, "text", buf_str(&c->text), c->text.len);
@@ -402,7 +417,7 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
         json_put_null(&w, "logprobs");
     else
         put_logprobs(r, &w, c);
-    json_put_str(&w, "finish_reason", kind == FRAME_FINISH ? finish_word(c->finish) : NULL);
+    json_put_str(&w, "finish_reason", kind == FRAME_FINISH ? finish_word(c) : NULL);
     json_close(&w, '}');
     json_close(&w, ']');
     if (r->o.include_usage)
@@ -429,6 +444,16 @@ static void start_choice(struct render *r, int i, struct buf *out)
         if (c->n_tokens == 0)
             c->n_chars += count_chars(r->echo[prompt], r->echo_len[prompt]);
     }
+}
+
+/* What an event has brought to a choice that may call functions: text, or calls. */
+static void put_news(struct render *r, int i, struct buf *out)
+{
+    struct choice *c = &r->choices[i];
+    if (c->text.len > 0)
+        put_frame(r, i, FRAME_TEXT, out);
+    while (tool_parse_more(c->calls))
+        put_frame(r, i, FRAME_CALL, out);
 }
 
 static void put_stream_end(struct render *r, const struct event *ev, struct buf *out)
@@ -478,14 +503,20 @@ static void put_whole(struct render *r, const struct event *ev, struct buf *out)
         if (r->o.shape == RENDER_CHAT) {
             json_open(&w, "message", '{');
             json_put_str(&w, "role", "assistant");
-            json_put_strn(&w, "content", buf_str(&c->text), c->text.len);
+            const bool calls = tool_parse_calls(c->calls) > 0;
+            if (calls && c->text.len == 0)
+                json_put_null(&w, "content");
+            else
+                json_put_strn(&w, "content", buf_str(&c->text), c->text.len);
             json_put_null(&w, "refusal");
+            if (calls)
+                tool_parse_put(c->calls, &w);
             json_close(&w, '}');
         } else {
             json_put_strn(&w, "text", buf_str(&c->text), c->text.len);
         }
         put_logprobs(r, &w, c);
-        json_put_str(&w, "finish_reason", finish_word(c->finish));
+        json_put_str(&w, "finish_reason", finish_word(c));
         json_close(&w, '}');
     }
     json_close(&w, ']');
@@ -534,13 +565,19 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
         start_choice(r, ev->index, out);
     for (int i = 0; r->o.logprobs && i < ev->n_tokens; i++)
         take_token(r, c, &ev->tokens[i]);
-    if (ev->kind == EV_TEXT) {
+    if (ev->kind == EV_TEXT && c->calls != NULL) {
+        tool_parse_push(c->calls, ev->text, ev->len, &c->text);
+        if (r->o.stream)
+            put_news(r, ev->index, out);
+    } else if (ev->kind == EV_TEXT) {
         buf_add(&c->text, ev->text, ev->len);
         if (r->o.stream)
             put_frame(r, ev->index, FRAME_TEXT, out);
     } else if (ev->kind == EV_FINISH) {
         c->finish = ev->finish;
         c->usage = ev->usage;
+        if (c->calls != NULL)
+            tool_parse_end(c->calls, &c->text);
         if (r->matched)
             return 0;
         /* a last text frame only for what no EV_TEXT has carried out: an echo, its logprobs */

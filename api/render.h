@@ -24,7 +24,8 @@ struct render_options {
     int n_choices;                   /* prompts * n */
     const char *model, *fingerprint; /* borrowed */
     int64_t created;
-    size_t max_bytes; /* of what is collected for a whole answer */
+    size_t max_bytes;                /* of what is collected for a whole answer */
+    const struct tool_format *tools; /* how functions are called; NULL: none are */
     render_piece_fn *piece;
     const void *piece_ctx;
     /* echo: the text of each prompt, [n_choices / n]; copied.  NULL: no echo */

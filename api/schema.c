@@ -422,7 +422,7 @@ static const char *const foreign[] = {"not",
 
 static int check_keywords(const struct schema *s, const struct cJSON *v, struct err *e)
 {
-    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign && !s->lenient; i++)
         if (!json_is_off(json_get(v, foreign[i])))
             return schema_refuse(s, e, "this server does not know the keyword", foreign[i]);
     return 0;

@@ -17,6 +17,7 @@ struct schema {
         grammar_sym rule;
     } * refs; /* [n_refs] what was referred to so far */
     int n_refs, depth;
+    bool lenient; /* words that are not understood are passed over */
 };
 
 /* param: the request's field, for errors.  The symbols of plain JSON are there then. */

@@ -5,16 +5,19 @@
 
 #include "api/jinja.h"
 #include "api/template.h"
+#include "api/tool_format.h"
 #include "base/arena.h"
 #include "base/json.h"
 
 struct template
 {
     struct jinja *jinja;
-    struct jinja_limits limits; /* of a render */
-    char *bos, *eos;            /* NULL: not defined in the template */
-    bool parts;                 /* reads content as [{"type": "text", "text": ...}] only */
-    bool text_arguments;        /* reads the arguments of a tool call as a string */
+    struct jinja_limits limits;      /* of a render */
+    char *bos, *eos;                 /* NULL: not defined in the template */
+    bool parts;                      /* reads content as [{"type": "text", "text": ...}] only */
+    bool text_arguments;             /* reads the arguments of a tool call as a string */
+    bool system;                     /* shows what the system says */
+    const struct tool_format *tools; /* NULL: shows no tools, or in an unknown way */
     bool no_null[2]; /* cannot show an assistant's null content; [1]: one that calls tools */
 };
 
@@ -255,16 +258,22 @@ int template_render(const struct template *t, const struct cJSON *messages,
 #define NEEDLE "duetto-needle"
 
 /* The prompt of a trial conversation into out; false when the template refuses it. */
-static bool trial(const struct template *t, const char *messages, struct buf *out)
+static bool trial(const struct template *t, const char *messages, const char *tools,
+                  struct buf *out)
 {
-    struct cJSON *doc = NULL;
+    struct cJSON *doc = NULL, *list = NULL;
     struct jinja_var vars[MAX_VARS];
     int n = 0;
     buf_init(out, 1 << 20);
     if (json_parse(&doc, messages, strlen(messages), NULL, NULL) != 0)
         return false;
+    if (tools && json_parse(&list, tools, strlen(tools), NULL, NULL) != 0) {
+        json_free(doc);
+        return false;
+    }
     vars[n++] = (struct jinja_var){.name = "messages", .type = JINJA_VAR_JSON, .json = doc};
-    vars[n++] = (struct jinja_var){.name = "tools", .type = JINJA_VAR_NONE};
+    vars[n++] = (struct jinja_var){
+        .name = "tools", .type = list ? JINJA_VAR_JSON : JINJA_VAR_NONE, .json = list};
     vars[n++] = (struct jinja_var){.name = "documents", .type = JINJA_VAR_NONE};
     vars[n++] = (struct jinja_var){.name = "add_generation_prompt", .type = JINJA_VAR_BOOL};
     vars[n++] = var_str("bos_token", t->bos ? t->bos : "");
@@ -273,6 +282,7 @@ static bool trial(const struct template *t, const char *messages, struct buf *ou
     few.max_steps = TRIAL_STEPS;
     int rc = jinja_render(t->jinja, vars, n, &few, out, NULL);
     json_free(doc);
+    json_free(list);
     return rc == 0;
 }
 
@@ -280,7 +290,7 @@ static bool trial(const struct template *t, const char *messages, struct buf *ou
 static bool trial_shows(const struct template *t, const char *messages)
 {
     struct buf out;
-    bool shows = trial(t, messages, &out) && strstr(buf_str(&out), NEEDLE) != NULL;
+    bool shows = trial(t, messages, NULL, &out) && strstr(buf_str(&out), NEEDLE) != NULL;
     buf_free(&out);
     return shows;
 }
@@ -289,7 +299,7 @@ static bool trial_shows(const struct template *t, const char *messages)
 static bool trial_is_clean(const struct template *t, const char *messages)
 {
     struct buf out;
-    bool clean = trial(t, messages, &out) && strstr(buf_str(&out), "None") == NULL;
+    bool clean = trial(t, messages, NULL, &out) && strstr(buf_str(&out), "None") == NULL;
     buf_free(&out);
     return clean;
 }
@@ -302,16 +312,39 @@ static bool trial_is_clean(const struct template *t, const char *messages)
 #define AS_OBJECT "{\"a\":\"" NEEDLE "\"}"
 #define AS_TEXT   "\"{\\\"a\\\":\\\"" NEEDLE "\\\"}\""
 
+#define SYSTEM_TRIAL(content)                         \
+    "[{\"role\":\"system\",\"content\":" content "}," \
+    "{\"role\":\"user\",\"content\":\"x\"}]"
+
 #define NULL_TRIAL(content)                   \
     "[{\"role\":\"user\",\"content\":\"x\"}," \
     "{\"role\":\"assistant\",\"content\":" content "}]"
 
+/* A function by the name that is looked for. */
+#define TOOLS_TRIAL                                                                        \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"" NEEDLE "\",\"description\":\"d\"," \
+    "\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\","      \
+    "\"description\":\"d\"}},\"required\":[\"a\"]}}}]"
+
+static bool trial_shows_tools(const struct template *t)
+{
+    struct buf out;
+    bool shows = trial(t, "[{\"role\":\"user\",\"content\":\"x\"}]", TOOLS_TRIAL, &out) &&
+                 strstr(buf_str(&out), NEEDLE) != NULL;
+    buf_free(&out);
+    return shows;
+}
+
 static void find_wishes(struct template *t)
 {
+    t->tools = trial_shows_tools(t) ? t->tools : NULL;
     t->parts =
         !trial_shows(t, "[{\"role\":\"user\",\"content\":\"" NEEDLE "\"}]") &&
         trial_shows(t, "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"" NEEDLE
                        "\"}]}]");
+    t->system =
+        trial_shows(t, t->parts ? SYSTEM_TRIAL("[{\"type\":\"text\",\"text\":\"" NEEDLE "\"}]")
+                                : SYSTEM_TRIAL("\"" NEEDLE "\""));
     t->text_arguments = !trial_shows(t, TOOL_TRIAL("\"\"", AS_OBJECT)) &&
                         trial_shows(t, TOOL_TRIAL("\"\"", AS_TEXT));
     t->no_null[0] = !trial_is_clean(t, NULL_TRIAL("null")) && trial_is_clean(t, NULL_TRIAL("\"\""));
@@ -319,6 +352,16 @@ static void find_wishes(struct template *t)
                                             trial_is_clean(t, TOOL_TRIAL("\"\"", AS_TEXT))
                                       : !trial_is_clean(t, TOOL_TRIAL("null", AS_OBJECT)) &&
                                             trial_is_clean(t, TOOL_TRIAL("\"\"", AS_OBJECT));
+}
+
+const struct tool_format *template_tools(const struct template *t)
+{
+    return t->tools;
+}
+
+bool template_takes_system(const struct template *t)
+{
+    return t->system;
 }
 
 bool template_wants_parts(const struct template *t)
@@ -346,6 +389,7 @@ int template_open(struct template **out, const char *src, size_t len, const char
     struct template *t = xcalloc(1, sizeof *t);
     t->jinja = jinja;
     t->limits = jinja_limits_default;
+    t->tools = src ? tool_format_find(src) : NULL;
     t->bos = bos ? xstrdup(bos) : NULL;
     t->eos = eos ? xstrdup(eos) : NULL;
     find_wishes(t);

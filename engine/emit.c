@@ -101,6 +101,7 @@ int emit_token(struct seq *q, const struct tokenizer *t, const struct token_info
     *stop = NULL;
     buf_clear(&q->raw);
     int rc = 0;
+    q->detok.special = spec->special || (spec->grammar && grammar_shows(spec->grammar, info->id));
     if (!end || spec->special)
         rc = detok_push(&q->detok, info->id, &q->raw, e);
     if (rc == 0 && *finish != FINISH_NONE)

@@ -71,6 +71,22 @@ void grammar_add(struct grammar *g, grammar_sym rule, int n, const grammar_sym *
     g->rules[grammar_sym_value(rule)] = alt;
 }
 
+void grammar_show(struct grammar *g, int32_t token)
+{
+    if (g->n_shown == GRAMMAR_SHOWN_MAX)
+        g->failed = true;
+    else
+        g->shown[g->n_shown++] = token;
+}
+
+bool grammar_shows(const struct grammar *g, int32_t token)
+{
+    for (int i = 0; i < g->n_shown; i++)
+        if (g->shown[i] == token)
+            return true;
+    return false;
+}
+
 /* Whether all symbols of an alternative are known to come to an end. */
 static bool ends(const struct grammar_alt *alt, const bool *known, int64_t *work)
 {

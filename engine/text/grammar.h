@@ -29,6 +29,9 @@ bool grammar_empty(const struct grammar *g); /* it has a start, and no text fits
 /* A rule that is given its alternatives later, as recursion wants it. */
 grammar_sym grammar_rule(struct grammar *g);
 void grammar_add(struct grammar *g, grammar_sym rule, int n, const grammar_sym *seq);
+/* Control tokens give no text, but for the few that are named here: a grammar sees these as they are written. */
+void grammar_show(struct grammar *g, int32_t token);
+bool grammar_shows(const struct grammar *g, int32_t token);
 /* The last step.  What leads to no text is taken out, so that nobody runs into it. */
 void grammar_start(struct grammar *g, grammar_sym s);
 

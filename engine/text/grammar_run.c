@@ -198,6 +198,11 @@ static bool takes(const struct grammar *g, grammar_sym s, unsigned char b)
     return grammar_sym_kind(s) == SYM_BYTE ? v == b : g->sets[v].bits[b / 32] >> b % 32 & 1;
 }
 
+const struct grammar *grammar_run_of(const struct grammar_run *r)
+{
+    return r->g;
+}
+
 bool grammar_run_step(struct grammar_run *r, int i, unsigned char b)
 {
     int from = r->level[i], to = r->level[i + 1];

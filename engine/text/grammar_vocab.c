@@ -66,13 +66,19 @@ void grammar_vocab_close(struct grammar_vocab *w)
     free(w);
 }
 
+static const char *piece(const struct grammar_vocab *w, const struct grammar_run *r, int32_t id,
+                         size_t *len)
+{
+    return tokenizer_piece(w->t, id, grammar_shows(grammar_run_of(r), id), len);
+}
+
 bool grammar_vocab_allow(const struct grammar_vocab *w, struct grammar_run *r, int32_t id,
                          bool end_allowed)
 {
     size_t len, i = 0;
     if (tokenizer_is_end(w->t, id))
         return end_allowed && grammar_run_may_end(r);
-    const char *s = tokenizer_piece(w->t, id, false, &len);
+    const char *s = piece(w, r, id, &len);
     while (i < len && i < GRAMMAR_TOKEN_MAX && grammar_run_step(r, (int)i, (unsigned char)s[i]))
         i++;
     return len > 0 && i == len;
@@ -81,13 +87,14 @@ bool grammar_vocab_allow(const struct grammar_vocab *w, struct grammar_run *r, i
 void grammar_vocab_push(const struct grammar_vocab *w, struct grammar_run *r, int32_t id)
 {
     size_t len;
-    const char *s = tokenizer_piece(w->t, id, false, &len);
+    const char *s = piece(w, r, id, &len);
     grammar_run_push(r, s, len);
 }
 
 void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool end_allowed,
                         bool *allowed)
 {
+    const struct grammar *g = grammar_run_of(r);
     int reached = 0; /* bytes of the word before that fit */
     for (int i = 0; i < w->n; i++) {
         const struct word *word = &w->words[i];
@@ -99,6 +106,8 @@ void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bo
         if (reached == word->len)
             allowed[word->id] = true;
     }
+    for (int i = 0; i < g->n_shown; i++)
+        allowed[g->shown[i]] = grammar_vocab_allow(w, r, g->shown[i], end_allowed);
     for (int i = 0; i < w->n_ends && end_allowed && grammar_run_may_end(r); i++)
         allowed[w->ends[i]] = true;
 }
