@@ -270,7 +270,7 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     int rc = backend_open(&b.be, o->device, o->n_threads, e);
     if (!rc) {
         team_graphs(b.be, true);
-        b.be->activations = b.be->halves ? o->activations : DTYPE_F32;
+        team_activations(b.be, o->activations);
     }
     if (!rc && checkpoint_is_image(o->path)) {
         rc = bench_image(o, b.be, out, e);

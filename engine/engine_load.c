@@ -108,9 +108,7 @@ int engine_load(struct engine *g, struct err *e)
     if (rc)
         return rc;
     team_graphs(g->backend, g->o.graphs);
-    if (g->backend->halves)
-        g->backend->activations = g->o.activations;
-    else if (g->o.activations != DTYPE_F32)
+    if (!team_activations(g->backend, g->o.activations))
         log_msg(LOG_WARN, "activations.f32", "%s has activations of f32 only", g->device);
     loader_init(&g->loader, g->backend, &g->submit_mutex, &g->submit_cond);
     rc = engine_models_describe(g, e);

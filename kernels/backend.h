@@ -75,8 +75,8 @@ struct backend {
     bool dry;    /* backend_dry */
     bool graphs; /* a device that can, launches what recurs as one; may be set after a sync */
     bool halves; /* its ops take f16 and bf16 tensors (kernels/ops.h) */
-    /* What programs hold their tensors in, where the model can; F32, unless it was set before the first
-     * program of a backend with halves. */
+    /* What programs hold their tensors in, and products of text models round x to, where the model can; F32,
+     * unless team_activations came before the first model. */
     enum dtype activations;
 };
 

@@ -54,6 +54,9 @@ struct op_linear {
     const struct tensor *bias[LINEAR_MAX];
     const struct tensor *x, *add;
     struct linear_pre pre;
+    /* F16 or BF16, on a device with such activations: matrices of that type multiply x of f32, or what pre makes of
+     * it, rounded to it (rows of f16 scaled, so that they do not overflow).  F32: without loss. */
+    enum dtype x_type;
     bool
         precise; /* a backend that rounds x for block weights to 8 bits keeps more where x is large */
 };

@@ -23,6 +23,16 @@ void team_graphs(struct backend *be, bool on)
         be->team->members[m]->graphs = on;
 }
 
+bool team_activations(struct backend *be, enum dtype type)
+{
+    if (!be->halves && type != DTYPE_F32)
+        return false;
+    be->activations = type;
+    for (int m = 1; be->team && m < be->team->n; m++)
+        be->team->members[m]->activations = type;
+    return true;
+}
+
 static void free_memory(struct backend_team *t, struct team_memory *m)
 {
     for (int i = 0; i < t->n; i++)

@@ -39,6 +39,8 @@ void team_wait(struct backend_team *t, int lane);
 
 /* struct backend's graphs, of all members. */
 void team_graphs(struct backend *be, bool on);
+/* And its activations; false, and nothing done, where it has f32 only. */
+bool team_activations(struct backend *be, enum dtype type);
 
 /* Memory on all members of be's team (be alone: just alloc), by the first one's address. */
 void *team_alloc(struct backend *be, size_t bytes, struct err *e);

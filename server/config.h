@@ -19,7 +19,7 @@
     S(models_dir, "models/cache", NULL, "where the default models lie: served when no -m is given") \
     S(device, "cpu", NULL, "cpu, a level of it (cpu/scalar, cpu/avx2, cpu/avx512, cpu/avx512vnni), cuda:0, or several GPUs, each with all models: cuda:0,cuda:1") \
     B(cuda_graphs, true, "launch what a GPU computes again and again as CUDA graphs") \
-    S(cuda_activations, "f32", "f32 f16 bf16", "what image models have in a GPU's memory between kernels: halves are half the bytes, and f16 weights are multiplied once; the CPU has f32 always") \
+    S(cuda_activations, "f32", "f32 f16 bf16", "f16 or bf16: image models have such halves in a GPU's memory between kernels, and weights of that type are multiplied once; the CPU has f32 always") \
     I(tensor_parallel, 1, 1, 8, "GPUs of the list that compute a model together, each a part of it, with NCCL; 1: each all of it") \
     I(threads, 0, 0, 1024, "worker threads of the CPU; 0: one for each core") \
     I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \

@@ -61,11 +61,18 @@ class Check:
     def kernels(self):
         self.step("kernels", [self.folder / "kcheck", "--device", self.device] +
                   (["norm"] if self.emulated else []))
+        for halves in ("f16", "bf16"):
+            self.step(f"kernels of {halves}", [self.folder / "kcheck", "--device", self.device,
+                                               "--activations", halves, "norm" if self.emulated else ""])
 
     def golden(self):
         for name in GOLDEN_EMULATED if self.emulated else GOLDEN:
             self.step(f"golden {name}", [self.folder / f"tests/golden/test_{name}"],
                       {"BACKEND": self.device})
+
+        if not self.emulated:
+            self.step("golden diffusion of f16", [self.folder / "tests/golden/test_diffusion"],
+                      {"BACKEND": self.device, "ACTIVATIONS": "f16"})
 
     def server(self):
         self.pytest("answers of the CPU, and graphs", "test_cuda.py",

@@ -128,6 +128,12 @@ class Run:
     def cuda_golden(self):
         self.programs(f"{self.args.build}/cuda-emu/tests/golden", "cuda-golden",
                       {"BACKEND": "cuda:0", "DUETTO_TEST_SHORT": "1"}, at_once=2)
+        for name in ("diffusion", "llama"):
+            for halves in ("f16", "bf16"):
+                if self.args.match in f"test_{name}":
+                    self.program(f"cuda-golden {name} of {halves}",
+                                 [f"{self.args.build}/cuda-emu/tests/golden/test_{name}"],
+                                 {"BACKEND": "cuda:0", "ACTIVATIONS": halves})
 
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")

@@ -523,7 +523,7 @@ static void project(struct llama *m, int i, char *kv_base, const struct text_bat
        .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps},
        .bias = {l->q_bias.data ? &l->q_bias : NULL, l->k_bias.data ? &l->k_bias : NULL,
                 l->v_bias.data ? &l->v_bias : NULL},
-       .precise = true);
+       .x_type = m->be->activations, .precise = true);
     OP(be, rope_store, .kv = kv, .q = &q, .k = &k, .v = &v, .rows = b->rows + at,
        .pos = b->pos + at, .freq = c->rope.freq, .n_rot = c->rope.n_rot, .mscale = c->rope.mscale,
        .interleaved = true);
@@ -545,7 +545,8 @@ static void attend(struct llama *m, int i, char *kv_base, const struct text_batc
     OP(be, attn_paged, .out = &att, .q = &q, .kv = kv, .rows = b->rows + rows.at,
        .n_heads = c->n_heads, .window = c->window, .scale = c->scale);
     OP(be, linear, .out = {&sum}, .w = {l->o}, .bias = {l->o_bias.data ? &l->o_bias : NULL},
-       .x = &att, .add = m->share.rank == 0 ? &x : NULL, .precise = true);
+       .x = &att, .add = m->share.rank == 0 ? &x : NULL, .x_type = m->be->activations,
+       .precise = true);
 }
 
 bool llama_attention(struct llama *m, int i, char *kv_base, const struct text_batch *b,
@@ -571,11 +572,11 @@ void llama_feed_forward(struct llama *m, int i, struct llama_rows rows)
     OP(be, linear, .out = {&gate, &up}, .w = {l->gate, l->up}, .x = &x,
        .pre = {.kind = LINEAR_RMSNORM, .w = &l->ffn_norm, .eps = c->eps},
        .bias = {l->gate_bias.data ? &l->gate_bias : NULL, l->up_bias.data ? &l->up_bias : NULL},
-       .precise = true);
+       .x_type = m->be->activations, .precise = true);
     OP(be, linear, .out = {&sum}, .w = {l->down},
        .bias = {l->down_bias.data ? &l->down_bias : NULL}, .x = &gate,
        .pre = {.kind = LINEAR_GLU, .up = &up, .act = ACT_SILU},
-       .add = m->share.rank == 0 ? &x : NULL, .precise = true);
+       .add = m->share.rank == 0 ? &x : NULL, .x_type = m->be->activations, .precise = true);
 }
 
 /* How many of the logits' rows from i on stand side by side. */
@@ -625,7 +626,8 @@ void llama_logits(struct llama *m, const struct text_batch *b)
     struct tensor last = llama_tensor(m->last, b->n_logits, n_embd);
     struct tensor out =
         llama_tensor(m->logits != NULL ? m->logits : b->logits, b->n_logits, m->c.n_vocab);
-    OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .precise = true);
+    OP(be, linear, .out = {&out}, .w = {m->output}, .x = &last, .x_type = m->be->activations,
+       .precise = true);
     const size_t row = (size_t)m->c.n_vocab;
     for (int i = 0; b->choose != NULL && i < b->n_logits; i++)
         if (b->choose->host[i])
@@ -663,8 +665,9 @@ static int warm_up(struct llama *m, struct err *e)
     struct tensor q = llama_tensor(m->q, n, (int64_t)c->n_heads * c->head_dim);
     struct tensor k = llama_tensor(m->k, n, kv_dim), v = llama_tensor(m->v, n, kv_dim);
     OP(m->be, linear, .out = {&q, &k, &v}, .w = {l->q, l->k, l->v}, .x = &x,
-       .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps}, .precise = true);
-    OP(m->be, linear, .out = {&x}, .w = {l->o}, .x = &q);
+       .pre = {.kind = LINEAR_RMSNORM, .w = &l->attn_norm, .eps = c->eps},
+       .x_type = m->be->activations, .precise = true);
+    OP(m->be, linear, .out = {&x}, .w = {l->o}, .x = &q, .x_type = m->be->activations);
     llama_feed_forward(m, 0, (struct llama_rows){0, n});
     return m->be->sync(m->be, e);
 }

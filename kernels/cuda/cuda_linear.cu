@@ -49,7 +49,7 @@ static int x_parts(const struct cuda_linear_call *l, enum dtype type)
 {
     if (l->x.type != DTYPE_F32)
         return l->x.type == DTYPE_F16 && type == DTYPE_BF16 ? 2 : 1;
-    return type == DTYPE_F16 || type == DTYPE_BF16 ? 2 : 1;
+    return (type == DTYPE_F16 || type == DTYPE_BF16) && type != l->x_type ? 2 : 1;
 }
 
 /* The same call over what pre makes of x. */

@@ -4,7 +4,7 @@
  * out[i] = x w[i]^T + bias[i] (+ add for i == 0).  x is first turned into records of halves
  * (cuda_fragment.cuh), once for all matrices: rows are scaled by a power of two, so nothing overflows.
  * An x of f32 is one half for block weights, 11 bits; F16 matrices take a second one, which keeps what the first
- * lost, 22 bits; BF16 matrices take two bf16, 16 bits.  F32 matrices are multiplied in f32.
+ * lost, 22 bits; BF16 matrices take two bf16, 16 bits; but one of x_type.  F32 matrices are multiplied in f32.
  * An x of f16 or bf16 needs one part, without loss; but f16 is two bf16 (cuda_linear.cu).
  *
  * The sum over k is cut into CUDA_SLICES at fixed places, which are added in ascending order: so the bits
@@ -31,6 +31,7 @@ struct cuda_linear_call {
     struct cuda_linear_matrix m[LINEAR_MAX];
     int n_matrices, rows, n_in;
     struct cuda_array x, add; /* add: like m[0].out, may be it; or no data */
+    enum dtype x_type;        /* struct op_linear */
     enum linear_pre_kind kind;
     struct cuda_pre pre;
     int multiprocessors; /* of the device */

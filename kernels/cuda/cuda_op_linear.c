@@ -184,6 +184,7 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
                                     .n_in = cuda_op_cols(p->x),
                                     .x = cuda_op_array(p->x),
                                     .add = cuda_op_array(p->add),
+                                    .x_type = p->x_type,
                                     .kind = p->pre.kind,
                                     .pre = {.w = cuda_op_data(p->pre.w),
                                             .bias = cuda_op_data(p->pre.bias),

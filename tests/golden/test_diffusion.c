@@ -17,6 +17,7 @@
 #include "engine/models/image_model.h"
 #include "engine/models/nn.h"
 #include "engine/safetensors.h"
+#include "kernels/team.h"
 #include "tests/golden/device.h"
 #include "tests/golden/seeded.h"
 
@@ -34,7 +35,7 @@ static int open_backend(void **state)
     (void)state;
     const int rc = backend_open(&be, golden_device(), 0, NULL);
     if (rc == 0)
-        be->activations = golden_activations();
+        team_activations(be, golden_activations());
     return rc;
 }
 

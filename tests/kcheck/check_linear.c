@@ -363,6 +363,35 @@ static void check_pres(struct kcheck *kc)
         check_pre(kc, DTYPE_Q8_0, 1, 40 * 1024 + 32, 1); /* more than a block's shared memory */
 }
 
+/* x_type: one half of x is enough where x is such numbers already, and rows alone are rows together. */
+static void check_x_type(struct kcheck *kc, enum dtype type)
+{
+    enum { ROWS = 21, IN = 172, OUT = 37 };
+    struct matrix m = matrix_new(kc, type, OUT, IN);
+    float *x = kcheck_in(kc, ROWS * IN), *zero = kcheck_in(kc, ROWS * OUT);
+    float *out = kcheck_out(kc, ROWS * OUT), *few = kcheck_out(kc, 3 * OUT);
+    struct tensor tx = kcheck_tensor(x, ROWS, IN), to = kcheck_tensor(out, ROWS, OUT);
+    struct tensor fx = kcheck_tensor(x, 3, IN), fo = kcheck_tensor(few, 3, OUT);
+    struct backend *be = kcheck_backend(kc, 1);
+    struct weight *w = NULL;
+    uint16_t halves[IN];
+    kcheck_that(kc, be->weight_open(be, &w, type, OUT, IN, m.raw, NULL) == 0, "weight_open");
+    kcheck_fill(kc, x, ROWS * IN, 2.0f);
+    for (int64_t r = 0; r < ROWS; r++) {
+        quant_pack(type, halves, x + r * IN, IN);
+        quant_unpack(type, x + r * IN, halves, IN);
+    }
+    memset(zero, 0, ROWS * OUT * sizeof(float));
+    OP(be, linear, .out = {&to}, .w = {w}, .x = &tx, .x_type = type);
+    check_device(kc, &m, x, ROWS, zero, zero, out);
+    OP(be, linear, .out = {&fo}, .w = {w}, .x = &fx, .x_type = type);
+    kcheck_same(kc, out, few, 3 * OUT * sizeof(float), "fewer rows");
+    be->weight_close(be, w);
+    be->close(be);
+    free(m.plain);
+    kcheck_done(kc);
+}
+
 static void check_quant(struct kcheck *kc)
 {
     enum { N = 32 * 64, IN = 512 };
@@ -494,6 +523,8 @@ void kcheck_linear(struct kcheck *kc)
         if (kc->isa != CPU_SCALAR)
             check_matrix(kc, types[t], 16, 4096, false);
     }
+    check_x_type(kc, DTYPE_F16);
+    check_x_type(kc, DTYPE_BF16);
     check_shared(kc);
     check_pres(kc);
     check_embed(kc);
