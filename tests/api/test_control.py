@@ -138,6 +138,24 @@ def test_eight_mixes_at_once_are_what_they_are_alone(steered):
     assert together == alone and len(set(alone)) == len(alone)
 
 
+@pytest.mark.parametrize("size", ["32x32", "34x26"])
+def test_all_subsets_of_loras_and_a_control_are_what_they_are_alone(start, size):
+    """tests/bench/adapters.py's subsets, in one batch."""
+    server = start("--threads", 2, "--cache_mib", 1024, "--images_at_once", 16, "--max_image_rows", 16,
+                   "--lora_dir", FIXTURES / "lora", models={"painter": PAINTER, **CONTROLS})
+
+    def make(i):
+        loras = [name for bit, name in enumerate(("kohya", "peft")) if i >> bit & 1]
+        control = [{"model": "a", "image": IMAGE, "scale": 0.5 + i / 16}] if i & 4 else []
+        return pixels_of(*server.post(GENERATE, {**SMALL, "size": size, "steps": 6, "seed": i, "guidance_scale": 3,
+                                                 "loras": loras, "control": control}))
+
+    alone = [make(i) for i in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(make, range(8))) == alone
+    assert len(set(alone)) == 8
+
+
 def test_mixes_of_adapters_controls_and_caches_are_what_they_are_alone(start):
     server = start("--threads", 1, "--cache_mib", 1024, "--images_at_once", 16, "--max_image_rows",
                    32, "--lora_dir", FIXTURES / "lora", models={"painter": PAINTER, **CONTROLS})
