@@ -72,11 +72,25 @@ static uint16_t e8m0_half_bf16(uint8_t e)
     return e < 2 ? (uint16_t)(0x20u << e) : (uint16_t)((e - 1u) << 7);
 }
 
+/* A run of 32 codes: bits of 32 bytes, from bit `shift` on. */
+static void split_run(uint8_t *q, const uint8_t *bytes, int shift, int mask)
+{
+    for (int i = 0; i < 32; i++)
+        q[i] = (uint8_t)(bytes[i] >> shift & mask);
+}
+
+/* More bits of theirs, which go to bit `to`. */
+static void split_more(uint8_t *q, const uint8_t *bytes, int shift, int mask, int to)
+{
+    for (int i = 0; i < 32; i++)
+        q[i] |= (uint8_t)((bytes[i] >> shift & mask) << to);
+}
+
 static void split_q2_k(struct quant_block *b, const uint8_t *p)
 {
     const uint8_t *qs = p + 16;
-    for (int i = 0; i < 256; i++)
-        b->q[i] = (qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3;
+    for (int run = 0; run < 8; run++)
+        split_run(b->q + run * 32, qs + run / 4 * 32, run % 4 * 2, 3);
     for (int g = 0; g < 16; g++) {
         b->sc[g] = p[g] & 15;
         b->mn[g] = p[g] >> 4;
@@ -88,10 +102,9 @@ static void split_q2_k(struct quant_block *b, const uint8_t *p)
 static void split_q3_k(struct quant_block *b, const uint8_t *p)
 {
     const uint8_t *hmask = p, *qs = p + 32, *scales = p + 96;
-    for (int i = 0; i < 256; i++) {
-        int low = (qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3;
-        int high = (hmask[i % 32] >> (i / 32)) & 1;
-        b->q[i] = (uint8_t)(low | high << 2);
+    for (int run = 0; run < 8; run++) {
+        split_run(b->q + run * 32, qs + run / 4 * 32, run % 4 * 2, 3);
+        split_more(b->q + run * 32, hmask, run, 1, 2);
     }
     for (int g = 0; g < 16; g++) {
         int low = g < 8 ? scales[g] & 15 : scales[g - 8] >> 4;
@@ -115,10 +128,10 @@ static void split_scales_k(struct quant_block *b, const uint8_t *s)
 static void split_q45_k(struct quant_block *b, const uint8_t *p, bool five)
 {
     const uint8_t *qh = p + 16, *qs = five ? p + 48 : p + 16;
-    for (int i = 0; i < 256; i++) {
-        b->q[i] = (qs[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4)) & 15;
+    for (int run = 0; run < 8; run++) {
+        split_run(b->q + run * 32, qs + run / 2 * 32, run % 2 * 4, 15);
         if (five)
-            b->q[i] |= (uint8_t)(((qh[i % 32] >> (i / 32)) & 1) << 4);
+            split_more(b->q + run * 32, qh, run, 1, 4);
     }
     split_scales_k(b, p + 4);
     b->d = load16(p);
@@ -128,11 +141,9 @@ static void split_q45_k(struct quant_block *b, const uint8_t *p, bool five)
 static void split_q6_k(struct quant_block *b, const uint8_t *p)
 {
     const uint8_t *ql = p, *qh = p + 128;
-    for (int i = 0; i < 256; i++) {
-        int half = i / 128, run = i / 32 % 4;
-        int low = (ql[half * 64 + run % 2 * 32 + i % 32] >> (run / 2 * 4)) & 15;
-        int high = (qh[half * 32 + i % 32] >> (run * 2)) & 3;
-        b->q[i] = (uint8_t)(low | high << 4);
+    for (int run = 0; run < 8; run++) {
+        split_run(b->q + run * 32, ql + run / 4 * 64 + run % 2 * 32, run / 2 % 2 * 4, 15);
+        split_more(b->q + run * 32, qh + run / 4 * 32, run % 4 * 2, 3, 4);
     }
     memcpy(b->sc, p + 192, 16);
     b->d = load16(p + 208);
