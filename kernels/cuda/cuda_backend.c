@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cuda_pack.h"
 #include "kernels/cuda/cuda_upload.h"
 
 #define PARAM_BYTES ((size_t)4 << 20) /* of each half */
@@ -216,6 +217,7 @@ static void close_device(struct backend *be)
     cudaFree(cb->params.device);
     cuda_mem_close(cb);
     cuda_upload_close(cb->upload);
+    cuda_pack_close(cb->pack);
     cuda_queue_close(cb->queue);
     if (cb->queued)
         cudaEventDestroy(cb->queued);
@@ -318,6 +320,8 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         rc = cuda_mem_open(cb, e);
     if (rc == 0 && (rc = cuda_upload_open(&cb->upload, e)) != 0)
         err_wrap(e, "%s", cb->name);
+    if (rc == 0)
+        rc = cuda_pack_open(&cb->pack, e);
     if (rc) {
         close_device(&cb->be);
         return rc;

@@ -54,6 +54,7 @@ struct cuda_backend {
     bool landing;           /* the copy stream has downloads that compute has not waited for */
     struct cuda_pool *pool;
     struct cuda_upload *upload; /* of a thread beside the owner's */
+    struct cuda_pack *pack;
     struct cuda_range *ranges;
     struct cuda_params params;
     char *staging; /* pinned, for uploads and downloads of pageable memory */
@@ -111,6 +112,8 @@ void cuda_mem_host_free(struct backend *be, void *p);
 void cuda_mem_upload(struct backend *be, void *to, const void *from, size_t bytes);
 void cuda_mem_download(struct backend *be, void *to, const void *from, size_t bytes);
 void cuda_mem_copy(struct backend *be, void *to, const void *from, size_t bytes);
+/* Pinned memory for a copy that cuda_copy begins at once, a quarter of CUDA_STAGING_BYTES at most; NULL when dead. */
+char *cuda_mem_stage(struct cuda_backend *cb, size_t bytes);
 void cuda_mem_land(
     struct cuda_backend *cb); /* after a sync: pageable downloads reach their places */
 size_t cuda_mem_free_bytes(struct backend *be);

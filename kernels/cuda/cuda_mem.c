@@ -183,9 +183,11 @@ size_t cuda_mem_free_bytes(struct backend *be)
     return cudaMemGetInfo(&left, &total) == cudaSuccess ? left : 0;
 }
 
-/* A piece of the staging memory; everything that used it before is done when there was none left. */
-static char *stage(struct cuda_backend *cb, size_t bytes)
+/* Everything that used it before is done when there was none left. */
+char *cuda_mem_stage(struct cuda_backend *cb, size_t bytes)
 {
+    if (cb->dead)
+        return NULL;
     if (cb->staging_used + bytes > CUDA_STAGING_BYTES ||
         cb->n_landings == (int)(sizeof cb->landings / sizeof *cb->landings)) {
         if (!cuda_wait(cb) || !cuda_check(cb, cudaStreamSynchronize(cb->copy), "synchronizing"))
@@ -210,7 +212,7 @@ void cuda_mem_upload(struct backend *be, void *to, const void *from, size_t byte
     struct cuda_backend *cb = cuda_of(be);
     for (size_t at = 0, n; at < bytes && !cb->dead; at += n) {
         n = bytes - at < CUDA_STAGING_BYTES / 4 ? bytes - at : CUDA_STAGING_BYTES / 4;
-        char *pinned = stage(cb, n);
+        char *pinned = cuda_mem_stage(cb, n);
         if (!pinned)
             return;
         memcpy(pinned, (const char *)from + at, n);
@@ -223,7 +225,7 @@ void cuda_mem_download(struct backend *be, void *to, const void *from, size_t by
     struct cuda_backend *cb = cuda_of(be);
     for (size_t at = 0, n; at < bytes && !cb->dead; at += n) {
         n = bytes - at < CUDA_STAGING_BYTES / 4 ? bytes - at : CUDA_STAGING_BYTES / 4;
-        char *pinned = stage(cb, n);
+        char *pinned = cuda_mem_stage(cb, n);
         if (!pinned)
             return;
         if (at == 0)

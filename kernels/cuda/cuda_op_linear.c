@@ -1,17 +1,15 @@
 /* Weights of the device, and the ops that read them: linear, embed. */
 #include <assert.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/arena.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/cuda_op.h"
+#include "kernels/cuda/cuda_pack.h"
 #include "kernels/cuda/cuda_upload.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/quant.h"
-
-#define PACK_BYTES ((size_t)2 << 20) /* packed and sent at once, about */
 
 size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct err *e)
 {
@@ -36,40 +34,29 @@ size_t cuda_op_weight_bytes(enum dtype type, int64_t n_out, int64_t n_in, struct
     return all;
 }
 
-/* Takes packed panels: into the compute stream, or beside it. */
-typedef cudaError_t put_fn(struct cuda_backend *cb, void *to, const void *from, size_t bytes);
-
-static cudaError_t put_in_order(struct cuda_backend *cb, void *to, const void *from, size_t bytes)
+/* Units after units, each piece packed where the device copies it from: in the order of ops, or beside them. */
+static int send_units(struct cuda_backend *cb, const struct cuda_matrix *m, const void *raw,
+                      bool beside, struct err *e)
 {
-    cuda_mem_upload(&cb->be, to, from, bytes); /* the next sync tells what went wrong */
-    return cudaSuccess;
-}
-
-static cudaError_t put_beside(struct cuda_backend *cb, void *to, const void *from, size_t bytes)
-{
-    return cuda_upload_put(cb->upload, to, from, bytes);
-}
-
-/* Panel after panel through a piece of host memory. */
-static int send_panels(struct cuda_backend *cb, const struct cuda_matrix *m, const void *raw,
-                       put_fn *put, struct err *e)
-{
-    const struct weight *w = &m->w;
-    const size_t panel = cuda_weight_panel_bytes(w->type, w->n_in);
-    const int64_t n = cuda_weight_panels(w->type, w->n_out);
+    const size_t bytes = cuda_weight_unit_bytes(m->w.type);
+    const int64_t n = cuda_weight_units(&m->w), most = (int64_t)(CUDA_PIECE_BYTES / bytes);
     cudaError_t rc = cudaSuccess;
-    int64_t step = (int64_t)(PACK_BYTES / panel);
-    step = step < 1 ? 1 : step < n ? step : n;
-    char *packed = mem_try((size_t)step, panel);
-    if (!packed)
-        return err_set(e, ERR_NOMEM, "no memory to pack a matrix");
-    for (int64_t at = 0; at < n && rc == cudaSuccess; at += step) {
-        int64_t end = at + step < n ? at + step : n;
-        memset(packed, 0, (size_t)(end - at) * panel);
-        cuda_weight_pack(packed, w->type, w->n_out, w->n_in, raw, at, end);
-        rc = put(cb, (char *)m->data + (size_t)at * panel, packed, (size_t)(end - at) * panel);
+    for (int64_t at = 0; at < n && rc == cudaSuccess; at += most) {
+        const int64_t end = at + most < n ? at + most : n;
+        const size_t piece_bytes = (size_t)(end - at) * bytes;
+        char *to = (char *)m->data + (size_t)at * bytes, *piece = NULL;
+        if (beside)
+            rc = cuda_upload_take(cb->upload, &piece);
+        else
+            piece = cuda_mem_stage(cb, piece_bytes);
+        if (!piece)
+            break; /* dead: the next sync says it */
+        cuda_pack_units(cb->pack, piece, &m->w, raw, at, end);
+        if (beside)
+            rc = cuda_upload_send(cb->upload, to, piece_bytes);
+        else
+            cuda_copy(cb, to, piece, piece_bytes, cudaMemcpyHostToDevice, "an upload");
     }
-    free(packed);
     return rc == cudaSuccess
                ? 0
                : err_set(e, ERR_DEVICE, "%s: an upload: %s", cb->name, cudaGetErrorString(rc));
@@ -99,7 +86,7 @@ int cuda_op_weight_open(struct backend *be, struct weight **out, enum dtype type
     int rc = new_matrix(be, &m, &like, e);
     if (rc)
         return rc;
-    rc = send_panels(cuda_of(be), m, raw, put_in_order, e);
+    rc = send_units(cuda_of(be), m, raw, false, e);
     if (rc) {
         cuda_op_weight_close(be, &m->w);
         return rc;
@@ -129,7 +116,7 @@ int cuda_op_weight_fill(struct backend *be, struct weight *w, const void *raw, s
     struct cuda_backend *cb = cuda_of(be);
     cuda_enter(cb);
     cudaError_t begun = cuda_upload_begin(cb->upload);
-    int rc = begun == cudaSuccess ? send_panels(cb, cuda_matrix(w), raw, put_beside, e) : 0;
+    int rc = begun == cudaSuccess ? send_units(cb, cuda_matrix(w), raw, true, e) : 0;
     cudaError_t ended = cuda_upload_end(cb->upload);
     if (rc == 0 && (begun != cudaSuccess || ended != cudaSuccess))
         rc = err_set(e, ERR_DEVICE, "%s: an upload: %s", cb->name,

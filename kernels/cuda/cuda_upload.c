@@ -5,18 +5,15 @@
 #include "kernels/cuda/cuda_upload.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/arena.h"
-
-#define PIECE_BYTES ((size_t)2 << 20)
 
 enum { PIECES = 2 };
 
 struct cuda_upload {
     cudaStream_t stream;
     cudaEvent_t placed, copied[PIECES];
-    char *pinned; /* PIECES of PIECE_BYTES */
+    char *pinned; /* PIECES of CUDA_PIECE_BYTES */
     int next;     /* piece */
 };
 
@@ -30,7 +27,7 @@ int cuda_upload_open(struct cuda_upload **out, struct err *e)
     for (int i = 0; i < PIECES && rc == cudaSuccess; i++)
         rc = cudaEventCreateWithFlags(&u->copied[i], cudaEventDisableTiming);
     if (rc == cudaSuccess)
-        rc = cudaMallocHost((void **)&u->pinned, PIECES * PIECE_BYTES);
+        rc = cudaMallocHost((void **)&u->pinned, PIECES * CUDA_PIECE_BYTES);
     if (rc == cudaSuccess)
         return 0;
     cudaGetLastError();
@@ -63,22 +60,20 @@ cudaError_t cuda_upload_begin(struct cuda_upload *u)
     return cudaStreamWaitEvent(u->stream, u->placed, 0);
 }
 
-cudaError_t cuda_upload_put(struct cuda_upload *u, void *to, const void *from, size_t bytes)
+cudaError_t cuda_upload_take(struct cuda_upload *u, char **piece)
 {
-    cudaError_t rc = cudaSuccess;
-    for (size_t at = 0, n; at < bytes && rc == cudaSuccess; at += n) {
-        const int i = u->next;
-        char *piece = u->pinned + (size_t)i * PIECE_BYTES;
-        n = bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES;
-        u->next = (i + 1) % PIECES;
-        rc = cudaEventSynchronize(u->copied[i]); /* of what was in it before */
-        if (rc != cudaSuccess)
-            break;
-        memcpy(piece, (const char *)from + at, n);
-        rc = cudaMemcpyAsync((char *)to + at, piece, n, cudaMemcpyHostToDevice, u->stream);
-        if (rc == cudaSuccess)
-            rc = cudaEventRecord(u->copied[i], u->stream);
-    }
+    cudaError_t rc = cudaEventSynchronize(u->copied[u->next]); /* of what was in it before */
+    *piece = rc == cudaSuccess ? u->pinned + (size_t)u->next * CUDA_PIECE_BYTES : NULL;
+    return rc;
+}
+
+cudaError_t cuda_upload_send(struct cuda_upload *u, void *to, size_t bytes)
+{
+    const char *piece = u->pinned + (size_t)u->next * CUDA_PIECE_BYTES;
+    cudaError_t rc = cudaMemcpyAsync(to, piece, bytes, cudaMemcpyHostToDevice, u->stream);
+    if (rc == cudaSuccess)
+        rc = cudaEventRecord(u->copied[u->next], u->stream);
+    u->next = (u->next + 1) % PIECES;
     return rc;
 }
 

@@ -8,16 +8,20 @@
 
 #include "base/err.h"
 
+#define CUDA_PIECE_BYTES ((size_t)2 << 20)
+
 struct cuda_upload;
 
 /* *out is set in any case. */
 int cuda_upload_open(struct cuda_upload **out, struct err *e);
 void cuda_upload_close(struct cuda_upload *u); /* NULL is nothing */
-/* What is put from the next cuda_upload_begin on comes after what is in the compute stream now. */
+/* What is sent from the next cuda_upload_begin on comes after what is in the compute stream now. */
 cudaError_t cuda_upload_placed(struct cuda_upload *u, cudaStream_t compute);
 cudaError_t cuda_upload_begin(struct cuda_upload *u);
-/* Keeps nothing of `from`. */
-cudaError_t cuda_upload_put(struct cuda_upload *u, void *to, const void *from, size_t bytes);
-/* Until all that was put is there; also after a failure, before the memory is anybody else's. */
+/* Pinned memory of CUDA_PIECE_BYTES to be filled; once what was in it before is on the device. */
+cudaError_t cuda_upload_take(struct cuda_upload *u, char **piece);
+/* The first bytes of what was taken last. */
+cudaError_t cuda_upload_send(struct cuda_upload *u, void *to, size_t bytes);
+/* Until all that was sent is there; also after a failure, before the memory is anybody else's. */
 cudaError_t cuda_upload_end(struct cuda_upload *u);
 #endif
