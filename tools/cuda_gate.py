@@ -32,7 +32,8 @@ PROMISED = {
     "linear_many_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "conv_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "dense_kernel": ("HMMA", "LDSM"),
-    "wide_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
+    "wide_kernel": ("HMMA", r"LDS\.128"),
+    "wide_kernel<512, true>": (r"LDGSTS\S*\.128",),
     "elem_kernel<0, true>": (r"LDG\.E\.128", r"STG\.E\.128"),
 }
 
@@ -61,9 +62,8 @@ def tile(group, step_k, head, step, parts, columns):
     return 256 if columns == 128 else 128, totals + stages * stage
 
 
-def shared_dense(dims, wide, keys, parts):
-    stride, queries = dims + 8, 64 // wide
-    return 2 * stride * (parts * queries + 4 * keys) + (4 * 4 * keys // 8 * 4 * 32 if wide > 1 else 0)
+def shared_dense(dims, keys, parts):
+    return 2 * (dims + 8) * (parts * 64 + 4 * keys)
 
 
 def shared_wide(dims):
@@ -85,7 +85,7 @@ def launch(name):
     if base == "linear_x_kernel":
         return 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
-        return 128, shared_dense(*numbers[:4])
+        return 128, shared_dense(*numbers[:3])
     if base == "wide_kernel":
         return 256, shared_wide(numbers[0])
     if base == "paged_kernel":
@@ -124,7 +124,7 @@ def demangle(names):
                 end = i
                 break
         plain = plain[:end].replace("> >", ">>")
-        short[name] = re.sub(r"(?:dense|wide)_shape<([\d, ]+)>", r"\1", plain)
+        short[name] = re.sub(r"(?:dense|wide)_shape<([\w, ]+)>", r"\1", plain)
     return short
 
 

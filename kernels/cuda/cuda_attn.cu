@@ -1,7 +1,6 @@
-/* Flash attention (Dao 2023) between whole matrices, for head dims up to 512.  A warp has 16 queries; the
- * running softmax stays in registers, scores never leave them: the accumulator of q k^T is the operand of
- * p v.  Where a head is too wide for the registers, the warps of a block share its dims: each sums its
- * part of the scores, which are added in shared memory in a fixed order. */
+/* Flash attention (Dao 2023) between whole matrices, for head dims up to 160; wider ones are in
+ * cuda_attn_wide.cu.  A warp has 16 queries; the running softmax stays in registers, scores never leave them:
+ * the accumulator of q k^T is the operand of p v. */
 #include "kernels/cuda/cuda_attn.h"
 
 #include "kernels/cuda/cuda_array.cuh"
@@ -10,21 +9,19 @@
 #define DENSE_WARPS   4
 #define DENSE_THREADS (DENSE_WARPS * CUDA_WARP)
 
-/* dims: head_dim rounded up, a multiple of 16 * wide; wide: warps that share a query's dims; keys: of a
- * tile, a multiple of 16; parts: halves of an operand.
+#define DENSE_QUERIES (16 * DENSE_WARPS) /* of a block */
+
+/* dims: head_dim rounded up, a multiple of 16; keys: of a tile, a multiple of 16; parts: halves of an operand.
  *
  * Shared memory:   2 parts   [ q ] [ lost q ] [ k ] [ lost k ] [ v ] [ lost v ]
- *                  1 part    [ q ] [ k ] [ v ] [ the next tile's k ] [ its v ]       then the scores of `share` */
-template <int dims_, int wide_, int keys_, int parts_> struct dense_shape {
-    static constexpr int dims = dims_, wide = wide_, keys = keys_, parts = parts_;
-    static constexpr int queries = 16 * DENSE_WARPS / wide; /* of a block */
-    static constexpr int own = dims / wide;                 /* dims of a warp */
+ *                  1 part    [ q ] [ k ] [ v ] [ the next tile's k ] [ its v ] */
+template <int dims_, int keys_, int parts_> struct dense_shape {
+    static constexpr int dims = dims_, keys = keys_, parts = parts_;
     static constexpr int stride = dims + 8; /* halves of a row in shared memory: 16 bytes further in
                                                the banks than the row before */
-    static constexpr int q_halves = queries * stride, k_halves = keys * stride;
-    static constexpr int share_floats = wide > 1 ? DENSE_WARPS *keys / 8 * 4 * CUDA_WARP : 0;
+    static constexpr int q_halves = DENSE_QUERIES * stride, k_halves = keys * stride;
     static constexpr int blocks = parts == 2 && dims <= 64 ? 4 : 2; /* of a multiprocessor */
-    static constexpr int shared_bytes = 2 * (parts * q_halves + 4 * k_halves) + 4 * share_floats;
+    static constexpr int shared_bytes = 2 * (parts * q_halves + 4 * k_halves);
 };
 
 /* Rows of a head: element d of row r is from[r * stride + d]. */
@@ -75,7 +72,7 @@ __device__ static inline void dense_mma(float c[4], const uint32_t a[4], const u
     }
 }
 
-/* Scores of the warp's 16 queries and a tile's keys, over its own dims.  lost_q, lost_k: not read if there is one
+/* Scores of the warp's 16 queries and a tile's keys.  lost_q, lost_k: not read if there is one
  * part. */
 template <class S>
 __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half *q,
@@ -86,7 +83,7 @@ __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half
     for (int n = 0; n < S::keys / 8; n++)
         s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
 #pragma unroll
-    for (int d = 0; d < S::own; d += 16) {
+    for (int d = 0; d < S::dims; d += 16) {
         uint32_t a[4], lost_a[4];
         const int at = lane % 16 * S::stride + d + lane / 16 * 8;
         cuda_ldmatrix4(a, q + at);
@@ -106,28 +103,9 @@ __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half
     cuda_mma_wait();
 }
 
-/* Adds the scores of the warps that share queries, in their order. */
-template <class S> __device__ static inline void dense_share(float s[S::keys / 8][4], float *shared)
-{
-    const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
-    constexpr int n = S::keys / 8 * 4;
-    __syncthreads();
-    for (int i = 0; i < n; i++)
-        shared[(warp * n + i) * CUDA_WARP + lane] = s[i / 4][i % 4];
-    __syncthreads();
-    const int first = warp / S::wide * S::wide;
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-        float sum = shared[(first * n + i) * CUDA_WARP + lane];
-        for (int w = 1; w < S::wide; w++)
-            sum += shared[((first + w) * n + i) * CUDA_WARP + lane];
-        s[i / 4][i % 4] = sum;
-    }
-}
-
-/* acc += p v over the warp's own dims. */
+/* acc += p v */
 template <class S>
-__device__ static inline void dense_values(float acc[S::own / 8][4], const float s[S::keys / 8][4],
+__device__ static inline void dense_values(float acc[S::dims / 8][4], const float s[S::keys / 8][4],
                                            const __half *v, const __half *lost_v, int lane)
 {
 #pragma unroll
@@ -135,7 +113,7 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
         uint32_t a[4], lost_a[4];
         cuda_flash_weights(s + n, a, lost_a);
 #pragma unroll
-        for (int d = 0; d < S::own / 8; d += 2) {
+        for (int d = 0; d < S::dims / 8; d += 2) {
             uint32_t b[4], lost_b[4];
             const int row = (n * 8 + lane % 16) * S::stride + d * 8 + lane / 16 * 8;
             cuda_ldmatrix4_trans(b, v + row);
@@ -150,15 +128,15 @@ __device__ static inline void dense_values(float acc[S::own / 8][4], const float
 
 /* Values that are no numbers, in a tile that not all queries of the block see whole. */
 template <class S>
-__device__ static inline void dense_odd(float acc[S::own / 8][4], __half *v, int own,
-                                        const int lo[2], const int hi[2])
+__device__ static inline void dense_odd(float acc[S::dims / 8][4], __half *v, const int lo[2],
+                                        const int hi[2])
 {
     bool odd = false;
     for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
         odd |= i % S::stride < S::dims && cuda_flash_is_odd(v[i]);
     if (!__syncthreads_or(odd))
         return;
-    cuda_flash_odd_values<S::keys, S::own>(acc, v + own, S::stride, lo, hi);
+    cuda_flash_odd_values<S::keys, S::dims>(acc, v, S::stride, lo, hi);
     __syncthreads();
     for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
         if (i % S::stride < S::dims && cuda_flash_is_odd(v[i])) {
@@ -201,18 +179,18 @@ __device__ static inline void dense_queries(__half *q, const struct attn_item &i
     m.from.data = const_cast<void *>(item.q);
     m.from = cuda_array_at(m.from, (int64_t)first * item.q_stride + head);
     m.stride = item.q_stride;
-    m.there = item.n_q - first < S::queries ? item.n_q - first : S::queries;
+    m.there = item.n_q - first < DENSE_QUERIES ? item.n_q - first : DENSE_QUERIES;
     m.dim = a.head_dim;
-    dense_load<S>(q, q + S::q_halves, m, S::queries, S::parts == 2 ? a.scale : 1.0f);
+    dense_load<S>(q, q + S::q_halves, m, DENSE_QUERIES, S::parts == 2 ? a.scale : 1.0f);
 }
 
 /* Sums over the keys to results. */
 template <class S>
 __device__ static inline void
-dense_store(float acc[S::own / 8][4], const struct cuda_flash &rows, const struct attn_item &item,
+dense_store(float acc[S::dims / 8][4], const struct cuda_flash &rows, const struct attn_item &item,
             const struct cuda_attn_dense_call &a, int query0, int head)
 {
-    const int lane = threadIdx.x % CUDA_WARP, own = threadIdx.x / CUDA_WARP % S::wide * S::own;
+    const int lane = threadIdx.x % CUDA_WARP;
     struct cuda_array out;
     out.data = item.out, out.type = a.type;
 #pragma unroll
@@ -223,10 +201,10 @@ dense_store(float acc[S::own / 8][4], const struct cuda_flash &rows, const struc
         const int query = query0 + lane / 4 + 8 * h;
         const int64_t row = (int64_t)query * item.out_stride + head;
 #pragma unroll
-        for (int d = 0; d < S::own / 8; d++)
+        for (int d = 0; d < S::dims / 8; d++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const int at = own + d * 8 + lane % 4 * 2 + i;
+                const int at = d * 8 + lane % 4 * 2 + i;
                 if (query < item.n_q && at < a.head_dim)
                     cuda_set(out, row + at, acc[d][2 * h + i] / sum);
             }
@@ -239,14 +217,13 @@ __global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
 {
     SHARED_DYN(__half, memory);
     const struct attn_item item = a.items[blockIdx.z];
-    const int first = blockIdx.x * S::queries, head = blockIdx.y * a.head_dim;
+    const int first = blockIdx.x * DENSE_QUERIES, head = blockIdx.y * a.head_dim;
     const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
     if (first >= item.n_q)
         return;
     constexpr int parts = S::parts, turn = parts == 1 ? 2 * S::k_halves : 0; /* to the other tile */
     __half *q = memory, *k0 = q + parts * S::q_halves, *v0 = k0 + parts * S::k_halves;
-    float *share = reinterpret_cast<float *>(k0 + 4 * S::k_halves);
-    const int there = item.n_q - first < S::queries ? item.n_q - first : S::queries;
+    const int there = item.n_q - first < DENSE_QUERIES ? item.n_q - first : DENSE_QUERIES;
     const int ahead = item.n_k - item.n_q; /* keys before the first query's own */
     int n_k = item.n_k;
     if (a.causal)
@@ -254,9 +231,9 @@ __global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
     dense_queries<S>(q, item, a, first, head);
     if (parts == 1)
         dense_tile<S>(k0, v0, item, a, 0, head);
-    const int row0 = warp / S::wide * 16, own = warp % S::wide * S::own;
+    const int row0 = warp * 16;
     struct cuda_flash rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
-    float acc[S::own / 8][4] = {};
+    float acc[S::dims / 8][4] = {};
     for (int key = 0, odd = 0; key < n_k; key += S::keys, odd ^= 1) {
         __half *k = k0 + odd * turn, *v = v0 + odd * turn;
         __syncthreads();
@@ -270,10 +247,8 @@ __global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
         cuda_copy_wait<parts == 1 ? 1 : 0>();
         __syncthreads();
         float s[S::keys / 8][4];
-        dense_scores<S>(s, q + row0 * S::stride + own, q + S::q_halves + row0 * S::stride + own,
-                        k + own, k + S::k_halves + own, lane);
-        if (S::wide > 1)
-            dense_share<S>(s, share);
+        dense_scores<S>(s, q + row0 * S::stride, q + S::q_halves + row0 * S::stride, k,
+                        k + S::k_halves, lane);
 #pragma unroll
         for (int i = 0; parts == 1 && i < S::keys / 2; i++)
             s[i / 4][i % 4] *= a.scale;
@@ -284,10 +259,10 @@ __global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
             const int seen = a.causal ? query + 1 + ahead : item.n_k;
             limit[h] = (seen < item.n_k ? seen : item.n_k) - key;
         }
-        cuda_flash_softmax<S::keys, S::own>(s, &rows, acc, none, limit, lane);
+        cuda_flash_softmax<S::keys, S::dims>(s, &rows, acc, none, limit, lane);
         if (a.causal && key + S::keys > first + 1 + ahead)
-            dense_odd<S>(acc, v, own, none, limit);
-        dense_values<S>(acc, s, v + own, v + S::k_halves + own, lane);
+            dense_odd<S>(acc, v, none, limit);
+        dense_values<S>(acc, s, v, v + S::k_halves, lane);
     }
     dense_store<S>(acc, rows, item, a, first + row0, head);
 }
@@ -295,7 +270,8 @@ __global__ void __launch_bounds__(DENSE_THREADS, S::blocks)
 template <class S>
 static void dense_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
 {
-    LAUNCH(dense_kernel<S>, dim3((a->max_q + S::queries - 1) / S::queries, a->n_heads, a->n_items),
+    LAUNCH(dense_kernel<S>,
+           dim3((a->max_q + DENSE_QUERIES - 1) / DENSE_QUERIES, a->n_heads, a->n_items),
            DENSE_THREADS, S::shared_bytes, stream, *a);
 }
 
@@ -305,19 +281,17 @@ void cuda_attn_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
         return;
     const bool f32 = a->type == DTYPE_F32;
     if (a->head_dim <= 48)
-        f32 ? dense_launch<dense_shape<48, 1, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<48, 1, 64, 1>>(a, stream);
+        f32 ? dense_launch<dense_shape<48, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<48, 64, 1>>(a, stream);
     else if (a->head_dim <= 64)
-        f32 ? dense_launch<dense_shape<64, 1, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<64, 1, 64, 1>>(a, stream);
+        f32 ? dense_launch<dense_shape<64, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<64, 64, 1>>(a, stream);
     else if (a->head_dim <= 80)
-        f32 ? dense_launch<dense_shape<80, 1, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<80, 1, 64, 1>>(a, stream);
+        f32 ? dense_launch<dense_shape<80, 32, 2>>(a, stream)
+            : dense_launch<dense_shape<80, 64, 1>>(a, stream);
     else if (a->head_dim <= 160)
-        f32 ? dense_launch<dense_shape<160, 1, 16, 2>>(a, stream)
-            : dense_launch<dense_shape<160, 1, 32, 1>>(a, stream);
+        f32 ? dense_launch<dense_shape<160, 16, 2>>(a, stream)
+            : dense_launch<dense_shape<160, 32, 1>>(a, stream);
     else
-        f32 && a->kv_type == DTYPE_F32 ? cuda_attn_wide_launch(a, stream)
-        : f32                          ? dense_launch<dense_shape<512, 4, 16, 2>>(a, stream)
-                                       : dense_launch<dense_shape<512, 4, 16, 1>>(a, stream);
+        cuda_attn_wide_launch(a, stream);
 }

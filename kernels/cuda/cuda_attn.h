@@ -22,7 +22,7 @@ struct cuda_attn_dense_call {
 extern "C" {
 #endif
 void cuda_attn_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream);
-/* Of f32, above 160 dims. */
+/* Above 160 dims. */
 void cuda_attn_wide_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream);
 #ifdef __cplusplus
 }

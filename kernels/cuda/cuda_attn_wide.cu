@@ -3,14 +3,15 @@
  * dims of k and v through tiles of its own, and waits for nobody to copy the next ones.  What the warps sum of
  * the scores goes through shared memory; each adds up and weighs those of four queries, in the warps' order.
  *
- * Keys and values stay f32 in shared memory and become two halves in the registers of the only warp that reads
- * them.  The 16 k of an mma may be any as long as both operands agree, and its 8 columns as long as the result
+ * Keys and values are f32 in shared memory, whatever they are outside, and become two halves in the registers of the
+ * only warp that reads them.  The 16 k of an mma may be any as long as both operands agree, and its 8 columns as long as the result
  * does: so that all reads are of 16 bytes, lane 4 g + t has
  *     of 16 dims of k        4 t ... 4 t + 3, for k indices 2t, 2t + 1, 2t + 8, 2t + 9
  *     of 32 dims of v        4 g ... 4 g + 3, a column each of four products
  *     of 32 dims of results  8 t ... 8 t + 7 */
 #include "kernels/cuda/cuda_attn.h"
 
+#include "kernels/cuda/cuda_array.cuh"
 #include "kernels/cuda/cuda_flash.cuh"
 
 #define WIDE_WARPS   8
@@ -19,9 +20,10 @@
 #define WIDE_KEYS    16 /* of a tile */
 #define WIDE_WEIGHTS 24 /* halves of a row of weights: 16 and what keeps banks apart */
 
-/* dims: head_dim rounded up.  Shared memory:
+/* dims: head_dim rounded up; f32: all matrices are, else each is what the call says.  Shared memory:
  *     [ k: keys x k_stride ] [ v: keys x v_stride ] [ parts of scores ] [ weights, what they lost ] [ keep ] */
-template <int dims_> struct wide_shape {
+template <int dims_, bool f32_> struct wide_shape {
+    static constexpr bool f32 = f32_;
     static constexpr int dims = dims_, own = dims / WIDE_WARPS, blocks = dims <= 256 ? 2 : 1;
     static constexpr int k_stride = dims + 16, v_stride = dims + 4; /* floats: other banks a row */
     static constexpr int v_at = WIDE_KEYS * k_stride, parts_at = v_at + WIDE_KEYS * v_stride;
@@ -32,10 +34,10 @@ template <int dims_> struct wide_shape {
 
 /* A warp's dims of a matrix's rows. */
 struct wide_rows {
-    const float *from;
+    struct cuda_array from;
     int64_t stride;
     int there, dims; /* rows and dims that are there; the others are zeros */
-    bool aligned;    /* every four to 16 bytes */
+    bool aligned;    /* every four dims to their size */
 };
 
 template <class S>
@@ -48,7 +50,7 @@ __device__ static inline void wide_fetch(float *to, int to_stride, const struct 
         for (int i = lane; i < WIDE_KEYS * S::own; i += CUDA_WARP) {
             const int r = i / S::own, d = i % S::own;
             const bool there = r < m.there && d < m.dims;
-            to[r * to_stride + d] = there ? m.from[r * m.stride + d] : 0.0f;
+            to[r * to_stride + d] = there ? cuda_get(m.from, r * m.stride + d) : 0.0f;
         }
         return;
     }
@@ -56,8 +58,13 @@ __device__ static inline void wide_fetch(float *to, int to_stride, const struct 
     for (int i = lane; i < WIDE_KEYS * fours; i += CUDA_WARP) {
         const int r = i / fours, d = i % fours * 4;
         const bool there = r < m.there && d < m.dims;
-        cuda_copy16(to + r * to_stride + d, there ? m.from + r * m.stride + d : m.from,
-                    there ? 16 : 0);
+        const int64_t at = there ? r * m.stride + d : 0;
+        float *four = to + r * to_stride + d;
+        if (S::f32)
+            cuda_copy16(four, static_cast<const float *>(m.from.data) + at, there ? 16 : 0);
+        else
+            *reinterpret_cast<float4 *>(four) =
+                there ? cuda_get4(m.from, at / 4) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
 }
 
@@ -70,9 +77,8 @@ __device__ static inline void wide_halves(uint32_t b[2], uint32_t lost[2], float
 
 /* The warp's dims of the block's queries: [16 dims][16 queries][and what they lost] fragments. */
 template <class S>
-__device__ static inline void wide_queries(uint32_t q[S::own / 16][2][2][4], const float *from,
-                                           int64_t stride, int there, int dims, float scale,
-                                           int lane)
+__device__ static inline void wide_queries(uint32_t q[S::own / 16][2][2][4],
+                                           const struct wide_rows &m, float scale, int lane)
 {
 #pragma unroll
     for (int f = 0; f < S::own / 16; f++)
@@ -83,7 +89,9 @@ __device__ static inline void wide_queries(uint32_t q[S::own / 16][2][2][4], con
             uint32_t a[2], lost[2];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                x[i] = r < there && d + i < dims ? from[r * stride + d + i] * scale : 0.0f;
+                x[i] = r < m.there && d + i < m.dims
+                           ? cuda_get(m.from, r * m.stride + d + i) * scale
+                           : 0.0f;
             wide_halves(a, lost, make_float4(x[0], x[1], x[2], x[3]));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
@@ -236,20 +244,12 @@ __device__ static inline void wide_values(float acc[2][S::own / 8][4], const __h
     cuda_mma_wait();
 }
 
-/* Are rows of `stride` floats, and their first `dims`, made of 16 bytes each? */
-__device__ static inline bool wide_aligned(const float *from, int64_t stride, int dims)
-{
-    return reinterpret_cast<uintptr_t>(from) % 16 == 0 && stride % 4 == 0 &&
-           (dims <= 0 || dims % 4 == 0);
-}
-
-/* The warp's own dims of the results, from `out` on. */
+/* The warp's own dims of the results. */
 template <class S>
-__device__ static inline void wide_store(float *out, int64_t stride, int there, int dims,
+__device__ static inline void wide_store(const struct wide_rows &m,
                                          const float acc[2][S::own / 8][4], const float *factors,
                                          int lane)
 {
-    const bool aligned = wide_aligned(out, stride, dims);
 #pragma unroll
     for (int row = 0; row < 4; row++) {
         const int r = row * 8 + lane / 4;
@@ -261,28 +261,45 @@ __device__ static inline void wide_store(float *out, int64_t stride, int there, 
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 x[j] = acc[row / 2][i / 2 * 4 + j][row % 2 * 2 + i % 2] * factor;
-            if (aligned && r < there && d < dims)
-                *reinterpret_cast<float4 *>(out + r * stride + d) =
-                    make_float4(x[0], x[1], x[2], x[3]);
+            if (m.aligned && r < m.there && d < m.dims)
+                cuda_set4(m.from, (r * m.stride + d) / 4, make_float4(x[0], x[1], x[2], x[3]));
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                if (!aligned && r < there && d + j < dims)
-                    out[r * stride + d + j] = x[j];
+                if (!m.aligned && r < m.there && d + j < m.dims)
+                    cuda_set(m.from, r * m.stride + d + j, x[j]);
         }
     }
 }
 
-/* The warp's own dims of keys or values, from `key` on. */
-__device__ static inline struct wide_rows wide_tile(const struct attn_item &item, const float *from,
-                                                    int key, int dims)
+/* Where a warp's dims begin in a row, and how many there are. */
+struct wide_own {
+    int64_t at;
+    int dims;
+};
+
+/* Rows from `row` on. */
+template <class S>
+__device__ static inline struct wide_rows wide_part(const void *from, int type, int64_t stride,
+                                                    int row, int n_rows, struct wide_own own)
 {
     struct wide_rows m;
-    m.from = from + (int64_t)key * item.kv_stride;
-    m.stride = item.kv_stride;
-    m.there = item.n_k - key;
-    m.dims = dims;
-    m.aligned = wide_aligned(from, item.kv_stride, dims);
+    m.from.data = const_cast<void *>(from);
+    m.from.type = S::f32 ? (int)DTYPE_F32 : type;
+    m.from = cuda_array_at(m.from, row * stride + own.at);
+    m.stride = stride;
+    m.there = n_rows - row;
+    m.dims = own.dims;
+    m.aligned = reinterpret_cast<uintptr_t>(m.from.data) % (4 * cuda_array_size(m.from)) == 0 &&
+                stride % 4 == 0 && (own.dims <= 0 || own.dims % 4 == 0);
     return m;
+}
+
+/* Of keys or values. */
+template <class S>
+__device__ static inline struct wide_rows wide_tile(const void *from, const struct attn_item &item,
+                                                    int type, int key, struct wide_own own)
+{
+    return wide_part<S>(from, type, item.kv_stride, key, item.n_k, own);
 }
 
 template <class S>
@@ -298,22 +315,20 @@ __global__ void __launch_bounds__(WIDE_THREADS, S::blocks)
     const int there = item.n_q - first < WIDE_QUERIES ? item.n_q - first : WIDE_QUERIES;
     const int ahead = item.n_k - item.n_q; /* keys before the first query's own */
     const int n_k = a.causal ? first + there + ahead : item.n_k;
-    const int head = blockIdx.y * a.head_dim, dims = a.head_dim - warp * S::own;
     /* of dims that are not there nothing is read, so they may as well begin with the head */
-    const int64_t own = head + (dims > 0 ? warp * S::own : 0);
+    struct wide_own own = {(int64_t)blockIdx.y * a.head_dim, a.head_dim - warp * S::own};
+    own.at += own.dims > 0 ? warp * S::own : 0;
     float *k = memory + warp * S::own, *v = memory + S::v_at + warp * S::own;
     float2 *parts = reinterpret_cast<float2 *>(memory + S::parts_at);
     __half *weights = reinterpret_cast<__half *>(memory + S::weights_at);
     float *keep = memory + S::keep_at;
     uint32_t q[S::own / 16][2][2][4];
-    wide_fetch<S>(k, S::k_stride,
-                  wide_tile(item, static_cast<const float *>(item.k) + own, 0, dims), lane);
+    wide_fetch<S>(k, S::k_stride, wide_tile<S>(item.k, item, a.kv_type, 0, own), lane);
     cuda_copy_commit();
-    wide_fetch<S>(v, S::v_stride,
-                  wide_tile(item, static_cast<const float *>(item.v) + own, 0, dims), lane);
+    wide_fetch<S>(v, S::v_stride, wide_tile<S>(item.v, item, a.kv_type, 0, own), lane);
     cuda_copy_commit();
-    wide_queries<S>(q, static_cast<const float *>(item.q) + (int64_t)first * item.q_stride + own,
-                    item.q_stride, there, dims, a.scale, lane);
+    wide_queries<S>(q, wide_part<S>(item.q, a.type, item.q_stride, first, item.n_q, own), a.scale,
+                    lane);
     struct wide_row mine = {warp / 2 * 8 + warp % 2 * 4 + lane / 8, -INFINITY, 0.0f};
     float acc[2][S::own / 8][4] = {};
     for (int key = 0; key < n_k; key += WIDE_KEYS) {
@@ -323,9 +338,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, S::blocks)
         wide_scores<S>(parts + warp * WIDE_QUERIES * WIDE_KEYS / 2, q, k, lane);
         __syncthreads();
         if (next < n_k)
-            wide_fetch<S>(k, S::k_stride,
-                          wide_tile(item, static_cast<const float *>(item.k) + own, next, dims),
-                          lane);
+            wide_fetch<S>(k, S::k_stride, wide_tile<S>(item.k, item, a.kv_type, next, own), lane);
         cuda_copy_commit();
         const int seen = first + mine.row + 1 + ahead;
         wide_softmax(parts, weights, keep, &mine,
@@ -348,9 +361,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, S::blocks)
         wide_values<S>(acc, weights, v, lane);
         __syncwarp();
         if (next < n_k)
-            wide_fetch<S>(v, S::v_stride,
-                          wide_tile(item, static_cast<const float *>(item.v) + own, next, dims),
-                          lane);
+            wide_fetch<S>(v, S::v_stride, wide_tile<S>(item.v, item, a.kv_type, next, own), lane);
         cuda_copy_commit();
     }
     for (int o = 1; o < 8; o *= 2)
@@ -362,8 +373,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, S::blocks)
     __syncthreads();
     const struct attn_item *to =
         &a.items[blockIdx.z]; /* read again: it costs no registers meanwhile */
-    wide_store<S>(static_cast<float *>(to->out) + (int64_t)first * to->out_stride + own,
-                  to->out_stride, there, dims, acc, keep, lane);
+    wide_store<S>(wide_part<S>(to->out, a.type, to->out_stride, first, to->n_q, own), acc, keep,
+                  lane);
 }
 
 template <class S>
@@ -376,8 +387,11 @@ static void wide_launch(const struct cuda_attn_dense_call *a, cudaStream_t strea
 
 void cuda_attn_wide_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
 {
+    const bool f32 = a->type == DTYPE_F32 && a->kv_type == DTYPE_F32;
     if (a->head_dim <= 256)
-        wide_launch<wide_shape<256>>(a, stream);
+        f32 ? wide_launch<wide_shape<256, true>>(a, stream)
+            : wide_launch<wide_shape<256, false>>(a, stream);
     else
-        wide_launch<wide_shape<512>>(a, stream);
+        f32 ? wide_launch<wide_shape<512, true>>(a, stream)
+            : wide_launch<wide_shape<512, false>>(a, stream);
 }
