@@ -37,10 +37,16 @@ static const struct tensor *bias_of(const struct tensor *bias)
     return bias->data != NULL ? bias : NULL;
 }
 
-/* Units of work that make one slice, at least `step` and a multiple of it. */
-static int64_t slice_of(double flops_per_unit, int64_t n, int64_t step)
+double nn_slice(struct program *p)
 {
-    double fit = nn_slice_flops / flops_per_unit;
+    enum { DEVICE_TIMES = 50 }; /* 2e11 flops: 10 ms at 20 Tflop/s */
+    return nn_slice_flops * (program_backend(p)->host_memory ? 1 : DEVICE_TIMES);
+}
+
+/* Units of work that make one slice, at least `step` and a multiple of it. */
+static int64_t slice_of(struct program *p, double flops_per_unit, int64_t n, int64_t step)
+{
+    double fit = nn_slice(p) / flops_per_unit;
     if (fit >= (double)n)
         return n;
     int64_t units = (int64_t)fit / step * step;
@@ -74,7 +80,7 @@ void nn_emit_linear(struct program *p, const struct op_linear *op)
     double flops = 0;
     for (int i = 0; i < LINEAR_MAX && op->w[i] != NULL; i++)
         flops += 2.0 * (double)op->w[i]->n_out * (double)op->w[i]->n_in;
-    const int64_t step = slice_of(flops, n, 32);
+    const int64_t step = slice_of(p, flops, n, 32);
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t rows = n - begin < step ? n - begin : step;
         struct op_linear o = *op;
@@ -120,8 +126,8 @@ void nn_emit_conv(struct program *p, const struct op_conv2d *op)
     const int64_t *out = op->out->dims;
     double row = 2.0 * (double)(out[0] * out[2]) * (double)op->w->n_out * (double)op->w->n_in;
     if (op->kernel == 3 && op->stride == 1)
-        row *= op->upsample ? 0.25 : 0.5;          /* fewer products (kernels/cpu/conv_win.h) */
-    const int64_t step = slice_of(row, out[1], 4); /* whole tiles, where a backend has such */
+        row *= op->upsample ? 0.25 : 0.5;             /* fewer products (kernels/cpu/conv_win.h) */
+    const int64_t step = slice_of(p, row, out[1], 4); /* whole tiles, where a backend has such */
     for (int64_t y = 0; y < out[1]; y += step) {
         o.y_begin = (int)y;
         o.y_end = (int)(out[1] - y < step ? out[1] : y + step);
@@ -189,7 +195,7 @@ struct attn_item *nn_attn(struct program *p, const struct nn_attn *a, int *per_s
     const int64_t dim = (int64_t)a->n_heads * a->head_dim;
     const double flops = 4.0 * (double)a->n_k * (double)dim; /* of a query */
     /* a causal item's last query sees all keys: not to be cut */
-    const int step = a->causal ? a->n_q : (int)slice_of(flops, a->n_q, 64);
+    const int step = a->causal ? a->n_q : (int)slice_of(p, flops, a->n_q, 64);
     const int slices = (a->n_q + step - 1) / step, n_items = a->n * slices;
     struct attn_item *items = program_array(p, (size_t)n_items, sizeof *items);
     double work = 0;
@@ -209,7 +215,7 @@ struct attn_item *nn_attn(struct program *p, const struct nn_attn *a, int *per_s
             .out_stride = (int)dim,
         };
         work += flops * items[i].n_q;
-        if (i + 1 < n_items && work + flops * step <= nn_slice_flops)
+        if (i + 1 < n_items && work + flops * step <= nn_slice(p))
             continue;
         OP(program_backend(p), attn, .items = items + first, .n_items = i + 1 - first,
            .n_heads = a->n_heads, .head_dim = a->head_dim, .scale = 1 / sqrtf((float)a->head_dim),

@@ -6,7 +6,7 @@
  * so that a wrong file fails at once; then weights are repacked one by one.  The first error sticks in
  * the loader, and later calls do nothing.  Names are relative to a path that is pushed and popped.
  *
- * What would take long is recorded in slices of about NN_SLICE_FLOPS, so that a run can stop between
+ * What would take long is recorded in slices of about nn_slice() flops, so that a run can stop between
  * them; a slice is some rows of the result, which does not change the result. */
 #ifndef ENGINE_MODELS_NN_H
 #define ENGINE_MODELS_NN_H
@@ -19,6 +19,9 @@
 #define NN_MAX_DIM     (1 << 17)
 
 extern double nn_slice_flops; /* NN_SLICE_FLOPS; tests make it small before a unit is opened */
+
+/* What the backend that p is for does in one slice: a GPU needs large ones to be filled. */
+double nn_slice(struct program *p);
 
 /* Where a matrix of a checkpoint went, for adapters (nn_lora.h). */
 struct nn_place {

@@ -76,7 +76,7 @@ void nn_lora_conv(struct program *p, const struct op_conv2d *op)
     const bool window = op->kernel > 1 || op->stride > 1 || op->upsample;
     const struct tensor all = nn_rows(op->out);
     const int64_t n = all.dims[0];
-    const double fit = nn_slice_flops / (2.0 * RANK * (double)(op->w->n_in + op->w->n_out)) / 96;
+    const double fit = nn_slice(p) / (2.0 * RANK * (double)(op->w->n_in + op->w->n_out)) / 96;
     const int64_t step = fit * 96 >= (double)n ? n : fit < 1 ? 96 : (int64_t)fit * 96;
     for (int64_t begin = 0; begin < n; begin += step) {
         struct tensor to = all, from = window ? *op->x : nn_rows(op->x);

@@ -116,8 +116,9 @@ static void feed_forward(struct pass *s, const struct unet_block *b, const struc
 {
     struct tensor h = nn_layernorm(s->p, &b->norm3, x, BLOCK_EPS), rows = nn_rows(x);
     const int64_t n = rows.dims[0], c = rows.dims[1];
-    const double fit = nn_slice_flops / (16.0 * (double)(c * c));
-    const int64_t step = fit < 32 ? 32 : fit > 1024 ? 1024 : (int64_t)fit / 32 * 32;
+    const double fit = nn_slice(s->p) / (16.0 * (double)(c * c));
+    const int64_t most = s->be->host_memory ? 1024 : 8192; /* rows, for memory's sake */
+    const int64_t step = fit < 32 ? 32 : fit > (double)most ? most : (int64_t)fit / 32 * 32;
     for (int64_t begin = 0; begin < n; begin += step) {
         const int64_t count = n - begin < step ? n - begin : step;
         struct tensor from = nn_some_rows(&h, begin, count), to = nn_some_rows(x, begin, count);
