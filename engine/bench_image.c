@@ -57,12 +57,21 @@ static int run_once(struct image_unit *u, struct result *r, struct err *e)
     return rc;
 }
 
+static int run_whole(struct image_unit *u, struct err *e)
+{
+    int rc;
+    do
+        rc = image_run(u, INT64_MAX, e); /* a tile of a large picture */
+    while (rc == 1);
+    return rc;
+}
+
 static int measure(struct bench *b, const char *test, int batch, struct image_unit *u,
                    struct err *e)
 {
     struct result *r = &b->results[b->n_results];
     double sum = 0, squares = 0;
-    int rc = image_run(u, INT64_MAX, e); /* warm */
+    int rc = run_whole(u, e); /* warm */
     *r = (struct result){.test = test, .batch = batch, .bytes = u->bytes};
     for (int i = 0; i < b->o->repeats && rc == 0; i++) {
         const int64_t start_us = clock_us();
@@ -79,7 +88,7 @@ static int measure(struct bench *b, const char *test, int batch, struct image_un
     if (rc == 0 && b->limits != NULL) {
         buf_printf(&b->ops, "\n%s, batch %d\n", test, batch);
         bench_ops_begin(b->be);
-        rc = image_run(u, INT64_MAX, e);
+        rc = run_whole(u, e);
         bench_ops_end(b->be, b->limits, 1, &b->ops);
     }
     return rc;
