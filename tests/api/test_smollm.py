@@ -53,4 +53,3 @@ def test_a_text_that_repeats_is_drafted(smollm):
     made, right = (smollm.metric(f"vllm:spec_decode_num_{what}_tokens_total") - was
                    for what, was in zip(("draft", "accepted"), before))
     assert 0 < right <= made  # how many depends on what steps cost here
-    assert text.usage.completion_tokens == 60
