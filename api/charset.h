@@ -26,6 +26,4 @@ void charset_invert(struct charset *c);
 bool charset_class(struct charset *c, char letter);
 /* One of its characters, as UTF-8; quoted: as it is written within a JSON string (never a zero there). */
 grammar_sym charset_symbol(const struct charset *c, struct grammar *g, bool quoted);
-/* Two, four or eight digits at s -> their number, *at behind them; false when they are not there. */
-bool charset_hex(const char *s, int n, uint32_t *out);
 #endif

@@ -112,7 +112,7 @@ static int read_char(struct reader *r, uint32_t *cp)
     const char c = r->at[1];
     const int digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     if (digits > 0) {
-        if (!charset_hex(r->at + 2, digits, cp) || *cp > CHARSET_LAST)
+        if (!utf8_hex(r->at + 2, digits, cp) || *cp > CHARSET_LAST)
             return bad(r, "hexadecimal digits of a character are needed in");
         r->at += 2 + digits;
         return 0;

@@ -281,24 +281,6 @@ static int lex_number(struct jlex *x, struct jtok *t)
     return 0;
 }
 
-static int lex_hex(const char *s, size_t n, int digits, uint32_t *cp)
-{
-    *cp = 0;
-    if (n < (size_t)digits)
-        return -1;
-    for (int i = 0; i < digits; i++) {
-        char ch = s[i];
-        char lower = (char)(ch | 32);
-        if (is_digit(ch))
-            *cp = *cp * 16 + (uint32_t)(ch - '0');
-        else if (lower >= 'a' && lower <= 'f')
-            *cp = *cp * 16 + (uint32_t)(lower - 'a' + 10);
-        else
-            return -1;
-    }
-    return 0;
-}
-
 /* One escape after the backslash at s: how many bytes it takes (0: bad), its text at out. */
 static size_t lex_escape(const char *s, size_t n, char out[8], size_t *n_out)
 {
@@ -317,7 +299,7 @@ static size_t lex_escape(const char *s, size_t n, char out[8], size_t *n_out)
     size_t used = 0;
     if (s[0] == 'x' || s[0] == 'u' || s[0] == 'U') {
         int digits = s[0] == 'x' ? 2 : s[0] == 'u' ? 4 : 8;
-        if (lex_hex(s + 1, n - 1, digits, &cp) != 0 || cp > 0x10FFFF ||
+        if (n - 1 < (size_t)digits || !utf8_hex(s + 1, digits, &cp) || cp > 0x10FFFF ||
             (cp >= 0xD800 && cp < 0xE000))
             return 0;
         used = (size_t)digits + 1;

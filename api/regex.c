@@ -81,7 +81,7 @@ static int read_hex(struct reader *r, char letter, uint32_t *cp)
     bool braces = letter == 'u' && take(r, '{');
     for (n = braces ? 0 : n; braces && r->at + n < r->end && r->at[n] != '}' && n < 7;)
         n++;
-    if (r->end - r->at < n + braces || n == 0 || !charset_hex(r->at, n, cp) || *cp > CHARSET_LAST)
+    if (r->end - r->at < n + braces || n == 0 || !utf8_hex(r->at, n, cp) || *cp > CHARSET_LAST)
         return bad(r, "hexadecimal digits of a character are needed");
     r->at += n + braces;
     return 0;

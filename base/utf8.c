@@ -219,3 +219,19 @@ uint32_t utf8_title(uint32_t cp)
 {
     return cp > 0x10FFFF ? cp : (uint32_t)utf8proc_totitle((utf8proc_int32_t)cp);
 }
+
+bool utf8_hex(const char *s, int n, uint32_t *out)
+{
+    *out = 0;
+    for (int i = 0; i < n; i++) {
+        const char c = s[i];
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
+        if (digit < 0)
+            return false;
+        *out = *out << 4 | (uint32_t)digit;
+    }
+    return true;
+}

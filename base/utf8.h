@@ -32,4 +32,6 @@ bool utf8_is_control(uint32_t cp);   /* Cc, Cf, Co */
 uint32_t utf8_upper(uint32_t cp);    /* the simple mappings: one code point each */
 uint32_t utf8_lower(uint32_t cp);
 uint32_t utf8_title(uint32_t cp);
+/* The number that n hex digits write, at most 8 of them; false where one is none. */
+bool utf8_hex(const char *s, int n, uint32_t *out);
 #endif

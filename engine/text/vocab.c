@@ -32,18 +32,8 @@ int vocab_parse_byte(const char *s, size_t len)
 {
     if (len != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>')
         return -1;
-    int v = 0;
-    for (int i = 3; i < 5; i++) {
-        char c = s[i];
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                       : -1;
-        if (d < 0)
-            return -1;
-        v = v * 16 + d;
-    }
-    return v;
+    uint32_t v;
+    return utf8_hex(s + 3, 2, &v) ? (int)v : -1;
 }
 
 /* Decoded bytes to out (room for len); returns their number.  A character outside the alphabet
