@@ -411,8 +411,6 @@ static void set_defaults(struct engine_options *o)
     o->max_loras = o->max_loras > 0 ? o->max_loras : 64;
     o->image_weight = o->image_weight > 0 ? o->image_weight : 1;
     o->max_batch_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 512;
-    if (o->prefill_chunk <= 0)
-        o->prefill_chunk = strncmp(o->device, "cuda", 4) == 0 ? o->max_batch_rows : 128;
     /* Room for every sequence's row and some of a prompt. */
     if (o->max_batch_rows < o->max_sequences + KV_PAGE_TOKENS)
         o->max_batch_rows = o->max_sequences + KV_PAGE_TOKENS;
@@ -429,12 +427,12 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
         return err_set(e, ERR_INVALID, "1 to %d models, got %d", MODELS_MAX, o->n_models);
     struct engine *g = xcalloc(1, sizeof *g);
     g->o = *o;
+    set_defaults(&g->o);
     g->o.models = NULL;
     g->device = xstrdup(o->device ? o->device : "cpu");
     g->preview = copy_of(o->preview);
     g->o.preview = g->preview;
     g->o.device = g->device;
-    set_defaults(&g->o);
     g->o.lora_dir = NULL; /* engine_adapter.c has a copy */
     engine_adapter_init(g, o->lora_dir);
     for (int i = 0; i < o->n_models; i++) {

@@ -121,9 +121,10 @@ int engine_load(struct engine *g, struct err *e)
         size_t n = (size_t)engine_facts(g, i)->n_vocab;
         n_vocab = n > n_vocab ? n : n_vocab;
     }
+    const int chunk = g->backend->host_memory ? 128 : g->o.max_batch_rows;
     const struct sched_options o = {
         .max_sequences = g->o.max_sequences,
-        .prefill_chunk = g->o.prefill_chunk,
+        .prefill_chunk = g->o.prefill_chunk > 0 ? g->o.prefill_chunk : chunk,
         .max_rows = g->o.max_batch_rows,
         .draft_tokens = g->o.draft_tokens,
         .share = g->o.prefix_sharing,
