@@ -8,22 +8,14 @@
 #include "api/gbnf.h"
 #include "api/regex.h"
 #include "base/utf8.h"
+#include "tests/grammar_follow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void follow(const struct grammar *g, const char *text, size_t n)
+static void check_ended(const char *text, size_t n)
 {
-    struct grammar_run *r = NULL;
-    struct err e = {0};
-    size_t i = 0;
-    if (grammar_run_open(&r, g, &e) != 0)
-        return;
-    while (i < n && grammar_run_push(r, text + i, 1)) {
-        i++;
-        if (grammar_run_may_end(r) && !utf8_valid(text, i))
-            abort();
-    }
-    grammar_run_close(r);
+    if (!utf8_valid(text, n))
+        abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -46,8 +38,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (g != NULL && (data[0] == 'g' ? gbnf_compile(&x.sym, g, &arena, form, "x", &e)
                                      : regex_compile(&x, form, &e)) == 0) {
         grammar_start(g, x.sym);
-        if (!grammar_failed(g) && !grammar_empty(g) && n + 2 < size)
-            follow(g, (const char *)data + n + 2, size - n - 2);
+        struct grammar_run *r = NULL;
+        if (!grammar_failed(g) && !grammar_empty(g) && n + 2 < size &&
+            grammar_run_open(&r, g, &e) == 0)
+            grammar_follow(r, (const char *)data + n + 2, size - n - 2, check_ended);
     }
     arena_free(&arena);
     free(form);

@@ -5,24 +5,17 @@
 #include <string.h>
 
 #include "api/schema.h"
+#include "tests/grammar_follow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void follow(const struct grammar *g, const char *text, size_t n)
+static void check_ended(const char *text, size_t n)
 {
-    struct grammar_run *r = NULL;
     struct err e = {0};
-    size_t i = 0;
-    if (grammar_run_open(&r, g, &e) != 0)
-        return;
-    while (i < n && grammar_run_push(r, text + i, 1)) {
-        i++;
-        if (grammar_run_may_end(r) && json_scan(text, i, NULL, &e) == ERR_INVALID &&
-            strstr(e.msg, "duplicate") == NULL && strstr(e.msg, "deep") == NULL &&
-            strstr(e.msg, "u0000") == NULL && strstr(e.msg, "many") == NULL)
-            abort();
-    }
-    grammar_run_close(r);
+    if (json_scan(text, n, NULL, &e) == ERR_INVALID && strstr(e.msg, "duplicate") == NULL &&
+        strstr(e.msg, "deep") == NULL && strstr(e.msg, "u0000") == NULL &&
+        strstr(e.msg, "many") == NULL)
+        abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -35,12 +28,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct schema s;
     grammar_sym top;
     const struct grammar *g = NULL;
+    struct grammar_run *r = NULL;
     if (json_parse(&doc, text, n, NULL, &e) != 0)
         return 0;
     arena_init(&arena, 4 << 20);
     if (schema_open(&s, &arena, "x", &e) == 0 && schema_value(&s, doc, &top, &e) == 0 &&
-        schema_close(&s, top, &g, &e) == 0 && n < size)
-        follow(g, text + n + 1, size - n - 1);
+        schema_close(&s, top, &g, &e) == 0 && n < size && grammar_run_open(&r, g, &e) == 0)
+        grammar_follow(r, text + n + 1, size - n - 1, check_ended);
     json_free(doc);
     arena_free(&arena);
     return 0;

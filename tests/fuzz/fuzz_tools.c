@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/tools.h"
+#include "tests/grammar_follow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -41,14 +42,9 @@ static bool can_end(const struct tool_format *f, const char *s, size_t n)
         tools_read(body, &t, NULL) == 0) {
         t.format = f;
         if (tools_symbol(&t, 0, &schema, &top, NULL) == 0 &&
-            schema_close(&schema, top, &g, NULL) == 0 && grammar_run_open(&r, g, NULL) == 0) {
-            ok = true;
-            for (size_t i = 0; i < n && ok; i++)
-                ok = grammar_run_push(r, s + i, 1);
-            ok = ok && grammar_run_may_end(r);
-        }
+            schema_close(&schema, top, &g, NULL) == 0 && grammar_run_open(&r, g, NULL) == 0)
+            ok = grammar_follow(r, s, n, NULL);
     }
-    grammar_run_close(r);
     json_free(body);
     arena_free(&arena);
     return ok;

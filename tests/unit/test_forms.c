@@ -10,6 +10,7 @@
 
 #include "api/gbnf.h"
 #include "api/regex.h"
+#include "tests/grammar_follow.h"
 
 static struct arena arena;
 
@@ -43,12 +44,7 @@ static bool fits(enum kind kind, const char *form, const char *text)
     if (compile(kind, form, &g, &e) != 0)
         fail_msg("%s: %s", form, e.msg);
     assert_int_equal(grammar_run_open(&r, g, &e), 0);
-    bool ok = true;
-    for (size_t i = 0; text[i] != '\0' && ok; i++)
-        ok = grammar_run_push(r, text + i, 1);
-    ok = ok && grammar_run_may_end(r);
-    grammar_run_close(r);
-    return ok;
+    return grammar_follow(r, text, strlen(text), NULL);
 }
 
 /* texts with ~ between them */
