@@ -233,7 +233,7 @@ int tool_messages_rewrite(const struct cJSON *messages, const struct cJSON *tool
     buf_init(&told, TEXT_MAX);
     json_begin(&w, &text);
     json_open(&w, NULL, '[');
-    if (plain && tools != NULL)
+    if (plain)
         add_tools(&told, tools, f);
     if (plain)
         put_plain(&w, messages, f, &told, system_ok);
