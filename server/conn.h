@@ -1,5 +1,5 @@
 /* A client connection and the one request it carries at a time (HTTP/1.1 without pipelined work).
- * Private to server/http.c, server/respond.c, server/work.c and server/deadlines.c.  Thread: loop. */
+ * Private to server/http.c, respond.c, work.c, peer.c and deadlines.c.  Thread: loop. */
 #ifndef SERVER_CONN_H
 #define SERVER_CONN_H
 #include <microhttpd.h>
@@ -33,6 +33,8 @@ struct conn {
     size_t target_len;
     bool responded; /* a response is queued */
     bool client_gone;
+    bool half_closed; /* it sends no more, and was asked whether it still reads */
+    bool may_interim; /* an answer 100 may come before the answer */
     atomic_bool gone; /* nobody waits for the answer, also for other threads */
     bool working;     /* api_begin runs on a worker, or on a thread of its own */
     bool cors;        /* the origin may read the answer */
@@ -105,6 +107,15 @@ enum MHD_Result respond_preflight(struct conn *c);
 /* The body came too slowly: 408, past libmicrohttpd, which would still wait for it. */
 void respond_late(struct conn *c);
 struct MHD_Response *respond_alive(void);
+
+/* peer.c: whether the client is still there, while libmicrohttpd does not look; and after a request, for the
+ * next one. */
+void peer_open(struct conn *c);
+void peer_close(struct conn *c);
+void peer_watch(struct conn *c);
+void peer_next(struct conn *c);
+void peer_left(struct conn *c);
+bool peer_ask(struct conn *c); /* does it still read?  false: nothing may be sent now */
 
 /* deadlines.c: once a second. */
 void deadlines_check(struct http *h);

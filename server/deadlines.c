@@ -32,13 +32,20 @@ static bool is_late(const struct conn *c, int64_t now_us)
     return false;
 }
 
-/* A silent stream gets a comment, so that proxies keep it and a dead peer is found out. */
+/* A silent stream gets a comment, so that proxies keep it and a dead peer is found out; who has half closed
+ * and waits for another answer is asked anew. */
 static void keep_alive(struct conn *c, int64_t now_us)
 {
     struct api_call *call = c->call;
     int64_t every_us = c->http->o.config->sse_keepalive_s * 1000000;
-    if (!c->suspended || !call || !call->stream || call->state != API_RUNNING || call->out.len ||
-        now_us - c->phase_us < every_us)
+    if (!c->suspended || now_us - c->phase_us < every_us)
+        return;
+    if (!call || !call->stream) {
+        if (c->half_closed && peer_ask(c))
+            c->phase_us = now_us;
+        return;
+    }
+    if (call->state != API_RUNNING || call->out.len)
         return;
     if (!call->status)
         call->status = 200; /* waiting in the queue: from here on errors are events */

@@ -1,5 +1,5 @@
 /* The connections' life: accept, guard, gather the body, begin the call, wait, answer, log.
- * respond.c writes the answers, deadlines.c ends connections that take too long. */
+ * respond.c writes the answers, deadlines.c ends connections that take too long, peer.c sees clients leave. */
 #include "server/http.h"
 
 #include <arpa/inet.h>
@@ -54,67 +54,11 @@ void http_unref(struct conn *c)
     }
 }
 
-static void on_watch_closed(uv_handle_t *handle)
-{
-    http_unref(handle->data);
-}
-
-static void client_left(struct conn *c)
-{
-    c->client_gone = true;
-    atomic_store(&c->gone, true);
-}
-
-static bool is_reading(const struct conn *c)
-{
-    return c->phase == PHASE_FRESH || c->phase == PHASE_IDLE || c->phase == PHASE_BODY;
-}
-
-/* The peer closed (or half-closed, as nginx reads it).  While it waits for an answer nobody else looks:
- * libmicrohttpd does not watch suspended connections.  While it still sends, libmicrohttpd 0.9.75 misses
- * an end that came together with the last bytes: its epoll tells edges, and a short read makes it wait
- * for the next one.  Closing our side for reading makes that edge; bytes that came are read first. */
-static void on_disconnect(uv_poll_t *watch, int status, int events)
-{
-    struct conn *c = watch->data;
-    if (status == 0 && !(events & UV_DISCONNECT))
-        return;
-    if (c->suspended) {
-        client_left(c);
-        if (c->call && c->call->job)
-            job_cancel(c->call->job);
-        shutdown(c->fd, SHUT_RDWR);
-        http_resume(c);
-    } else if (is_reading(c)) {
-        shutdown(c->fd, SHUT_RD);
-    } else {
-        uv_poll_stop(watch); /* an answer goes out: until it is suspended, or complete */
-        return;
-    }
-    http_drive(c->http);
-}
-
-static void watch_start(struct conn *c)
-{
-    if (c->watch_open && !uv_is_active((uv_handle_t *)&c->watch))
-        uv_poll_start(&c->watch, UV_DISCONNECT, on_disconnect);
-}
-
-static void watch_open(struct conn *c)
-{
-    if (uv_poll_init(c->http->o.loop, &c->watch, c->fd))
-        return;
-    c->watch_open = true;
-    c->watch.data = c;
-    c->refs++;
-    watch_start(c);
-}
-
 void http_suspend(struct conn *c)
 {
     c->suspended = true;
     MHD_suspend_connection(c->mhd);
-    watch_start(c);
+    peer_watch(c);
 }
 
 void http_resume(struct conn *c)
@@ -190,7 +134,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         h->conns = c;
         h->o.metrics->connections = ++h->n_conns;
         *context = c;
-        watch_open(c);
+        peer_open(c);
         return;
     }
     if (!c)
@@ -205,10 +149,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         h->events_from = c->next;
     h->o.metrics->connections = --h->n_conns;
     c->mhd = NULL;
-    if (c->watch_open) {
-        c->watch_open = false;
-        uv_close((uv_handle_t *)&c->watch, on_watch_closed);
-    }
+    peer_close(c);
     http_unref(c);
 }
 
@@ -282,7 +223,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     h->in_flight--;
     c->suspended = false;
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && (c->call || c->working))
-        client_left(c);
+        peer_left(c);
     if (c->call && c->client_gone)
         api_pump(c->call, clock_us() + EVENTS_US); /* what was generated until now counts */
     if (c->begun) {
@@ -298,7 +239,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     c->begun = false;
     c->phase = PHASE_IDLE;
     c->phase_us = clock_us();
-    watch_start(c);
+    peer_next(c);
 }
 
 /* ------------------------------------------------------------------ a request */
@@ -536,9 +477,9 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
 {
     (void)cls;
     (void)mhd;
-    (void)version;
     struct conn *c = *context;
     if (!c->begun) {
+        c->may_interim = !c->http->o.tls_cert && strcmp(version, "HTTP/1.1") == 0;
         request_headers(c, url, method);
         return c->answer_now && c->refusal_status ? request_answer(c, method) : MHD_YES;
     }

@@ -1,10 +1,12 @@
 """Connections: many, slow, cut off in the middle, half closed."""
 import contextlib
 import json
+import socket
 
 import pytest
 
-from harness import CONNECTIONS, Server, chat, close, eventually, read_all, reset
+from harness import (CANCELLED, CHAT, CONNECTIONS, FOREVER, RUNNING, Server, chat, close, endless, eventually,
+                     read_all, reset)
 
 pytestmark = pytest.mark.asan
 # So long that no test ends because a time is over.
@@ -90,6 +92,42 @@ def test_one_address_may_have_only_so_many(start):
 def test_a_half_closed_client_gets_the_answers_that_are_there(patient):
     assert patient.raw(GET).count(b"HTTP/1.1 200") == 1
     assert patient.raw(GET * 20).count(b"HTTP/1.1 200") == 20
+
+
+def completion(version="1.1", **fields):
+    body = json.dumps({"prompt": "x", "ignore_eos": True, "max_tokens": 400, **fields}).encode()
+    return (f"POST /v1/completions HTTP/{version}\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n").encode() + body
+
+
+def test_a_half_closed_client_gets_an_answer_that_takes_time(server):
+    for _ in range(10):  # whether it was waiting already when it closed, or just began to
+        answer = server.raw(completion()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        head, body = answer.split(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(body)["usage"]["completion_tokens"] == 400
+        assert server.raw(completion(stream=True)).rstrip().endswith(b"data: [DONE]\n\n\r\n0")
+    assert server.raw(completion("1.0", stream=True)).endswith(b"data: [DONE]\n\n")
+
+
+def test_a_half_closed_client_of_http_1_0_counts_as_gone():
+    """It may not be asked."""
+    with endless() as s:
+        assert s.raw(completion("1.0", max_tokens=10**6)) == b""
+        s.wait_metric(CANCELLED, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("leave", [close, reset])
+def test_a_client_that_half_closes_and_leaves_ends_its_work(leave, stream):
+    with endless("--sse_keepalive_s", 1) as s:
+        c = s.send(CHAT, chat(stream=stream, **FOREVER))
+        s.wait_metric(RUNNING, 1)
+        c.shutdown(socket.SHUT_WR)
+        assert c.recv(1000)  # the question, or what it streams
+        assert s.metric(RUNNING) == 1
+        leave(c)
+        s.wait_metric(RUNNING, 0)
 
 
 @pytest.mark.parametrize("option, sent", [
