@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "engine/finite.h"
 
 struct sent {
     struct embed_task *task;
@@ -120,8 +121,9 @@ int embed_run(struct embed *m, struct err *e)
     if (rc)
         return rc;
     for (int i = 0; i < n_texts; i++) {
-        job_emit(sent[i].task->task->job,
-                 job_event_vector(sent[i].index, m->vectors + (size_t)i * (size_t)dim, dim));
+        const float *vector = m->vectors + (size_t)i * (size_t)dim;
+        sent[i].task->broken |= !finite_all(vector, (size_t)dim);
+        job_emit(sent[i].task->task->job, job_event_vector(sent[i].index, vector, dim));
         sent[i].task->n_done++;
     }
     m->n_texts += n_texts;

@@ -16,6 +16,7 @@ struct embed_task {
     struct task *task;
     struct embed_task *next; /* in the order of turns */
     int n_sent, n_done;      /* texts that are in a batch or through; vectors given out */
+    bool broken;             /* a vector was not of finite numbers */
 };
 
 struct embed {

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/finite.h"
 
 struct search {
     struct engine *g;
@@ -13,6 +14,7 @@ struct search {
     struct task *t;
     struct seq *q;
     struct task_beams *s;
+    bool broken; /* logits were no finite numbers */
 };
 
 static int pages_for(int n_positions)
@@ -128,10 +130,11 @@ static int advance(struct search *x, struct err *e)
     int rc = x->q->n_done < x->q->n_prompt ? read_prompt(x, e) : 0;
     if (rc < 0 || x->q->n_done < x->q->n_prompt)
         return rc < 0 ? rc : 1;
-    const int n_positions = x->q->n_prompt + b->n_new;
+    const int n_positions = x->q->n_prompt + b->n_new, n_rows = b->n_new == 0 ? 1 : b->n;
     if (rc == 0 && (rc = step_beams(x, e)) != 0)
         return rc;
-    if (!beam_step(b, x->g->logits, parents))
+    x->broken = !finite_all(x->g->logits, (size_t)n_rows * (size_t)b->n_vocab);
+    if (x->broken || !beam_step(b, x->g->logits, parents))
         return 0;
     follow(x, parents, n_positions);
     return 1;
@@ -158,6 +161,8 @@ static int give_out(struct search *x, struct err *e)
 {
     const int32_t *ids;
     bool ended;
+    if (x->broken)
+        return finite_error("a text", e);
     int n = beam_best(&x->s->beam, &ids, &ended);
     struct seq *q = x->q;
     const struct tokenizer *tok = model_card(x->m->facts)->tokenizer;

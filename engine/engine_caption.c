@@ -1,10 +1,12 @@
 /* Caption jobs: text jobs about a picture.  Before their sequences have rows the model looks at the picture,
  * a piece a unit; what it saw is held in the cache's budget until the last running choice ends. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/finite.h"
 
 size_t engine_caption_bytes(const struct engine *g, int model)
 {
@@ -91,6 +93,12 @@ void engine_caption_drop(struct engine *g, struct task *t)
 /* CAPTION_MATCH: the answer is no text. */
 static void finish_match(struct engine *g, struct task *t)
 {
+    struct err e = {0};
+    if (!isfinite(t->look->blip.match) || !isfinite(t->look->blip.cosine)) {
+        finite_error("a comparison", &e);
+        engine_text_fail(g, t, &e);
+        return;
+    }
     struct event *ev = job_event_new(EV_MATCH, 0, "", 0, NULL, 0);
     ev->match = t->look->blip.match;
     ev->cosine = t->look->blip.cosine;

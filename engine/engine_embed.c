@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/finite.h"
 
 static int check_texts(const struct embed_spec *s, const struct model_card *card, struct err *e)
 {
@@ -106,6 +107,12 @@ void engine_embed_fail(struct engine *g, struct task *t, const struct err *e)
 
 static void finish(struct engine *g, struct task *t)
 {
+    struct err e = {0};
+    if (t->embed->broken) {
+        finite_error("a vector", &e);
+        engine_embed_fail(g, t, &e);
+        return;
+    }
     embed_leave(&g->models[t->model].embed, t->embed);
     struct event *ev = job_event_new(EV_DONE, 0, "", 0, NULL, 0);
     ev->usage.queue_us = t->admitted_us - t->job->submit_us;

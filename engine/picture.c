@@ -10,6 +10,7 @@
 
 #include "base/image.h"
 #include "engine/enlarge.h"
+#include "engine/finite.h"
 
 enum { MOMENTS_INIT, MOMENTS_MASKED };
 
@@ -542,6 +543,17 @@ void picture_bytes(uint8_t *to, const float *rgb, size_t n)
         to[i] = to_byte(rgb[i]);
 }
 
+/* Of the decoder's picture, which may be larger than the one that was asked for. */
+static size_t rgb_row(const struct picture *p)
+{
+    return (size_t)(p->task->shape.w * p->task->d->info->scale) * 3;
+}
+
+bool picture_is_finite(const struct picture *p, const float *rgb)
+{
+    return finite_all(rgb, rgb_row(p) * (size_t)p->task->spec.height);
+}
+
 static struct event *image_event(const struct picture *p, bool partial, uint8_t **rgb)
 {
     const struct image_spec *s = &p->task->spec;
@@ -563,8 +575,7 @@ static struct event *pixels_event(const struct picture *p, const float *rgb, boo
     uint8_t *to;
     struct event *ev = image_event(p, partial, &to);
     const size_t row = (size_t)p->task->spec.width * 3;
-    const size_t row_of_rgb = (size_t)(p->task->shape.w * p->task->d->info->scale) * 3;
-    for (int y = 0; ev && y < ev->height; y++, to += row, rgb += row_of_rgb)
+    for (int y = 0; ev && y < ev->height; y++, to += row, rgb += rgb_row(p))
         picture_bytes(to, rgb, row);
     if (ev && !partial && p->looked)
         job_event_set_safety(ev, &p->said);

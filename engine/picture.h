@@ -133,6 +133,8 @@ void picture_unet_output(struct picture *p, const float *out);
 /* All answers of this call are in out: one step on.  Events are told. */
 void picture_step(struct picture *p);
 
+/* Whether a decoder's picture is one: damaged weights make none. */
+bool picture_is_finite(const struct picture *p, const float *rgb);
 /* EV_IMAGE from a decoder's picture [height, width, 3]; partial: a preview.  false: no memory. */
 bool picture_emit(struct picture *p, const float *rgb, bool partial);
 /* The picture itself, into held; picture_release gives it out with what the checker said, changed as the

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/image.h"
 #include "engine/enlarge.h"
+#include "engine/finite.h"
 #include "engine/pipeline_steer.h"
 #include "engine/pipeline_unet.h"
 #include "engine/turns.h"
@@ -479,7 +480,7 @@ static struct image_task *end_picture(struct pipeline *p, struct picture *pic)
     return ++it->n_done == it->spec.n && !it->stage.next ? it : NULL;
 }
 
-/* The decoder's picture.  The task, if that was its last one or there is no memory for it. */
+/* The decoder's picture.  The task, if that was its last one or it fails. */
 static struct image_task *end_decode(struct pipeline *p)
 {
     struct picture *pic = p->run.rows[0].picture;
@@ -492,6 +493,11 @@ static struct image_task *end_decode(struct pipeline *p)
         return NULL;
     }
     struct image_task *it = pic->task;
+    if (!picture_is_finite(pic, rgb)) {
+        turns_remove(&p->head, pic);
+        finite_error("a picture", &it->refused);
+        return it;
+    }
     const bool check = safety_checks(it);
     if (!check && it->stage.next) {
         pipeline_stage_give(p, pic, rgb);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/finite.h"
 #include "engine/picture.h"
 
 static size_t bytes_of(const struct upscale_task *it, int scale)
@@ -197,12 +198,17 @@ static void emit_progress(const struct upscale_task *it, int index)
     job_emit(it->task->job, ev);
 }
 
-/* The task when that was its last picture, and nobody waits for it. */
+/* The task when that was its last picture and nobody waits for it, or when it fails. */
 static struct upscale_task *end(struct upscale *u)
 {
     struct upscale_task *it = u->run.task;
     struct event *ev = u->run.event;
     int index = u->run.index;
+    if (u->run.pass->broken) {
+        finite_error("a picture", &it->refused);
+        drop_run(u);
+        return it;
+    }
     u->run.event = NULL;
     drop_run(u);
     it->done[index] = true;

@@ -16,6 +16,7 @@
 
 #include "base/arena.h"
 #include "base/json.h"
+#include "engine/finite.h"
 #include "engine/models/nn.h"
 #include "engine/models/tiles.h"
 
@@ -372,6 +373,11 @@ static void take_tile(const struct pass *u)
             take_pixel(u, y, x);
 }
 
+static size_t out_floats(const struct pass *u)
+{
+    return (size_t)(u->out.dims[1] * u->out.dims[2] * u->out.dims[3]);
+}
+
 static int run_pass(struct image_unit *unit, int64_t until_us, struct err *e)
 {
     struct pass *u = (struct pass *)unit;
@@ -380,6 +386,7 @@ static int run_pass(struct image_unit *unit, int64_t until_us, struct err *e)
     int rc = program_run(u->p, until_us, e);
     if (rc != 0)
         return rc;
+    u->pub.broken |= !finite_all(u->host_out, out_floats(u));
     take_tile(u);
     u->at = (u->at + 1) % (u->y.n * u->x.n);
     return u->at > 0;

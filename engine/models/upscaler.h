@@ -29,6 +29,7 @@ struct upscaler_pass {
     int width, height;
     const uint8_t *rgb; /* [height, width, 3] the caller's, set before a run */
     uint8_t *out;       /* [height * scale, width * scale, 3] the caller's too */
+    bool broken;        /* the network's numbers were not finite */
 };
 int upscaler_pass_open(struct upscaler_pass **out, struct upscaler *m, int width, int height,
                        struct err *e);
