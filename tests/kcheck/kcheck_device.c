@@ -13,8 +13,9 @@
 #include "kernels/quant.h"
 #include "tests/kcheck/kcheck.h"
 
-#define GUARD      256
-#define MAX_RANGES 256
+#define GUARD       256
+#define MAX_RANGES  256
+#define MAX_TENSORS 16
 
 struct range {
     char *host, *device; /* device: of the first byte of host */
@@ -30,6 +31,8 @@ struct proxy {
     struct backend *real;
     struct range ranges[MAX_RANGES];
     int n;
+    struct tensor tensors[MAX_TENSORS]; /* of one op, as the device gets them */
+    int n_tensors;
 };
 
 static struct proxy *proxy_of(struct backend *be)
@@ -80,17 +83,35 @@ static size_t tensor_bytes(const struct tensor *t)
     return bytes;
 }
 
-static void want_tensor(struct proxy *x, const struct tensor *t, bool out)
+/* The op's tensor for the device; its place there is known when send has been. */
+static struct tensor *tensor_of(struct proxy *x, const struct tensor *t, enum dtype type, bool out)
 {
-    if (t)
-        want(x, t->data, tensor_bytes(t), DTYPE_F32, out);
+    if (!t)
+        return NULL;
+    want(x, t->data, tensor_bytes(t), type, out);
+    x->tensors[x->n_tensors] = *t;
+    return &x->tensors[x->n_tensors++];
 }
 
-/* Activations of an op that takes other types as well. */
-static void want_any(struct proxy *x, const struct tensor *t, bool out)
+/* Tensors that an op reads, and those that it writes: floats, or activations of any type. */
+static struct tensor *in(struct proxy *x, const struct tensor *t)
 {
-    if (t)
-        want(x, t->data, tensor_bytes(t), x->kc->type, out);
+    return tensor_of(x, t, DTYPE_F32, false);
+}
+
+static struct tensor *out(struct proxy *x, const struct tensor *t)
+{
+    return tensor_of(x, t, DTYPE_F32, true);
+}
+
+static struct tensor *any_in(struct proxy *x, const struct tensor *t)
+{
+    return tensor_of(x, t, x->kc->type, false);
+}
+
+static struct tensor *any_out(struct proxy *x, const struct tensor *t)
+{
+    return tensor_of(x, t, x->kc->type, true);
 }
 
 static void die(const char *what, const struct err *e)
@@ -115,6 +136,25 @@ static void image_of(char *to, const struct range *r)
                    (int64_t)(r->bytes / sizeof(float)));
 }
 
+/* The range that has p. */
+static const struct range *range_of(const struct proxy *x, const void *p)
+{
+    for (int i = 0; p && i < x->n; i++)
+        if ((const char *)p >= x->ranges[i].host &&
+            (const char *)p < x->ranges[i].host + x->ranges[i].bytes)
+            return &x->ranges[i];
+    return NULL;
+}
+
+static void *there(struct proxy *x, const void *p)
+{
+    const struct range *r = range_of(x, p);
+    if (!r)
+        return NULL;
+    const ptrdiff_t at = (const char *)p - r->host;
+    return r->device + (r->type == DTYPE_F32 ? at : at / 2);
+}
+
 static void send(struct proxy *x)
 {
     struct err e = {0};
@@ -132,6 +172,11 @@ static void send(struct proxy *x)
         r->device = r->memory + GUARD + shift;
         x->real->upload(x->real, r->memory, image, all);
         free(image);
+    }
+    for (int i = 0; i < x->n_tensors; i++) {
+        struct tensor *t = &x->tensors[i];
+        t->type = range_of(x, t->data)->type;
+        t->data = there(x, t->data);
     }
 }
 
@@ -176,45 +221,9 @@ static void fetch(struct proxy *x)
         free(images[i]);
         x->real->free(x->real, x->ranges[i].memory);
     }
-    x->n = 0;
+    x->n = x->n_tensors = 0;
 }
 
-/* The range that has p. */
-static const struct range *range_of(const struct proxy *x, const void *p)
-{
-    for (int i = 0; p && i < x->n; i++)
-        if ((const char *)p >= x->ranges[i].host &&
-            (const char *)p < x->ranges[i].host + x->ranges[i].bytes)
-            return &x->ranges[i];
-    return NULL;
-}
-
-static void *there(struct proxy *x, const void *p)
-{
-    const struct range *r = range_of(x, p);
-    if (!r)
-        return NULL;
-    const ptrdiff_t at = (const char *)p - r->host;
-    return r->device + (r->type == DTYPE_F32 ? at : at / 2);
-}
-
-/* Tensors of one op, with their places on the device. */
-struct moved {
-    struct tensor t[12];
-    int n;
-};
-
-static struct tensor *move(struct proxy *x, struct moved *m, const struct tensor *t)
-{
-    if (!t)
-        return NULL;
-    m->t[m->n] = *t;
-    m->t[m->n].data = there(x, t->data);
-    m->t[m->n].type = range_of(x, t->data)->type;
-    return &m->t[m->n++];
-}
-
-/* Runs `call` with the op q, whose fields were moved. */
 #define RUN(op, q)                       \
     do {                                 \
         x->real->ops->op(x->real, &(q)); \
@@ -224,61 +233,46 @@ static struct tensor *move(struct proxy *x, struct moved *m, const struct tensor
 static void proxy_embed(struct backend *be, const struct op_embed *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_embed q = *p;
-    want_tensor(x, p->out, true);
+    q.out = out(x, p->out);
     send(x);
-    q.out = move(x, &m, p->out);
     RUN(embed, q);
 }
 
 static void proxy_linear(struct backend *be, const struct op_linear *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_linear q = *p;
-    want_any(x, p->x, false);
-    want_any(x, p->add, false);
-    want_tensor(x, p->pre.w, false);
-    want_tensor(x, p->pre.bias, false);
-    want_any(x, p->pre.up, false);
+    q.x = any_in(x, p->x);
+    q.add = any_in(x, p->add);
+    q.pre.w = in(x, p->pre.w);
+    q.pre.bias = in(x, p->pre.bias);
+    q.pre.up = any_in(x, p->pre.up);
     for (int i = 0; i < LINEAR_MAX; i++) {
-        want_any(x, p->out[i], true);
-        want_tensor(x, p->bias[i], false);
+        q.out[i] = any_out(x, p->out[i]);
+        q.bias[i] = in(x, p->bias[i]);
     }
     send(x);
-    q.x = move(x, &m, p->x);
-    q.add = move(x, &m, p->add);
-    q.pre.w = move(x, &m, p->pre.w);
-    q.pre.bias = move(x, &m, p->pre.bias);
-    q.pre.up = move(x, &m, p->pre.up);
-    for (int i = 0; i < LINEAR_MAX; i++) {
-        q.out[i] = move(x, &m, p->out[i]);
-        q.bias[i] = move(x, &m, p->bias[i]);
-    }
     RUN(linear, q);
 }
 
 static void proxy_rmsnorm(struct backend *be, const struct op_rmsnorm *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_any(x, p->x, false);
-    want_tensor(x, p->w, false);
-    want_any(x, p->out, true);
+    struct op_rmsnorm q = *p;
+    q.x = any_in(x, p->x);
+    q.w = in(x, p->w);
+    q.out = any_out(x, p->out);
     send(x);
-    struct op_rmsnorm q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->w), p->eps};
     RUN(rmsnorm, q);
 }
 
 static void proxy_rope(struct backend *be, const struct op_rope *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_rope q = *p;
-    want_tensor(x, p->x, true);
+    q.x = out(x, p->x);
     send(x);
-    q.x = move(x, &m, p->x);
     RUN(rope, q);
 }
 
@@ -296,14 +290,11 @@ static void want_kv(struct proxy *x, const struct kv_view *kv, const struct kv_r
 static void proxy_kv_store(struct backend *be, const struct op_kv_store *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_kv_store q = *p;
-    want_tensor(x, p->k, false);
-    want_tensor(x, p->v, false);
+    q.k = in(x, p->k);
+    q.v = in(x, p->v);
     want_kv(x, &p->kv, p->rows, p->k->dims[0], true);
     send(x);
-    q.k = move(x, &m, p->k);
-    q.v = move(x, &m, p->v);
     q.kv.base = there(x, p->kv.base);
     RUN(kv_store, q);
 }
@@ -311,16 +302,12 @@ static void proxy_kv_store(struct backend *be, const struct op_kv_store *p)
 static void proxy_rope_store(struct backend *be, const struct op_rope_store *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_rope_store q = *p;
-    want_tensor(x, p->q, true);
-    want_tensor(x, p->k, true);
-    want_tensor(x, p->v, false);
+    q.q = out(x, p->q);
+    q.k = out(x, p->k);
+    q.v = in(x, p->v);
     want_kv(x, &p->kv, p->rows, p->k->dims[0], true);
     send(x);
-    q.q = move(x, &m, p->q);
-    q.k = move(x, &m, p->k);
-    q.v = move(x, &m, p->v);
     q.kv.base = there(x, p->kv.base);
     RUN(rope_store, q);
 }
@@ -328,14 +315,11 @@ static void proxy_rope_store(struct backend *be, const struct op_rope_store *p)
 static void proxy_attn_paged(struct backend *be, const struct op_attn_paged *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_attn_paged q = *p;
-    want_tensor(x, p->q, false);
-    want_tensor(x, p->out, true);
+    q.q = in(x, p->q);
+    q.out = out(x, p->out);
     want_kv(x, &p->kv, p->rows, p->q->dims[0], false);
     send(x);
-    q.q = move(x, &m, p->q);
-    q.out = move(x, &m, p->out);
     q.kv.base = there(x, p->kv.base);
     RUN(attn_paged, q);
 }
@@ -343,126 +327,102 @@ static void proxy_attn_paged(struct backend *be, const struct op_attn_paged *p)
 static void proxy_glu(struct backend *be, const struct op_glu *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_any(x, p->gate, false);
-    want_any(x, p->up, false);
-    want_any(x, p->out, true);
+    struct op_glu q = *p;
+    q.gate = any_in(x, p->gate);
+    q.up = any_in(x, p->up);
+    q.out = any_out(x, p->out);
     send(x);
-    struct op_glu q = {move(x, &m, p->out), move(x, &m, p->gate), move(x, &m, p->up), p->act};
     RUN(glu, q);
 }
 
 static void proxy_act(struct backend *be, const struct op_act *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_any(x, p->x, false);
-    want_tensor(x, p->slope, false);
-    want_any(x, p->out, true);
+    struct op_act q = *p;
+    q.x = any_in(x, p->x);
+    q.slope = in(x, p->slope);
+    q.out = any_out(x, p->out);
     send(x);
-    struct op_act q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->slope), p->act};
     RUN(act, q);
 }
 
 static void proxy_add(struct backend *be, const struct op_add *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_any(x, p->a, false);
-    want_any(x, p->b, false);
-    want_any(x, p->out, true);
+    struct op_add q = *p;
+    q.a = any_in(x, p->a);
+    q.b = any_in(x, p->b);
+    q.out = any_out(x, p->out);
     send(x);
-    struct op_add q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
     RUN(add, q);
 }
 
 static void proxy_concat(struct backend *be, const struct op_concat *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_any(x, p->a, false);
-    want_any(x, p->b, false);
-    want_any(x, p->out, true);
+    struct op_concat q = *p;
+    q.a = any_in(x, p->a);
+    q.b = any_in(x, p->b);
+    q.out = any_out(x, p->out);
     send(x);
-    struct op_concat q = {move(x, &m, p->out), move(x, &m, p->a), move(x, &m, p->b)};
     RUN(concat, q);
 }
 
 static void proxy_cosine(struct backend *be, const struct op_cosine *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
-    want_tensor(x, p->x, false);
-    want_tensor(x, p->w, false);
-    want_tensor(x, p->out, true);
+    struct op_cosine q = *p;
+    q.x = in(x, p->x);
+    q.w = in(x, p->w);
+    q.out = out(x, p->out);
     send(x);
-    struct op_cosine q = {move(x, &m, p->out), move(x, &m, p->x), move(x, &m, p->w)};
     RUN(cosine, q);
 }
 
 static void proxy_layernorm(struct backend *be, const struct op_layernorm *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_layernorm q = *p;
-    want_any(x, p->x, false);
-    want_tensor(x, p->w, false);
-    want_tensor(x, p->bias, false);
-    want_any(x, p->out, true);
+    q.x = any_in(x, p->x);
+    q.w = in(x, p->w);
+    q.bias = in(x, p->bias);
+    q.out = any_out(x, p->out);
     send(x);
-    q.out = move(x, &m, p->out);
-    q.x = move(x, &m, p->x);
-    q.w = move(x, &m, p->w);
-    q.bias = move(x, &m, p->bias);
     RUN(layernorm, q);
 }
 
 static void proxy_groupnorm(struct backend *be, const struct op_groupnorm *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_groupnorm q = *p;
-    want_any(x, p->x, false);
-    want_tensor(x, p->w, false);
-    want_tensor(x, p->bias, false);
-    want_any(x, p->out, true);
+    q.x = any_in(x, p->x);
+    q.w = in(x, p->w);
+    q.bias = in(x, p->bias);
+    q.out = any_out(x, p->out);
     send(x);
-    q.out = move(x, &m, p->out);
-    q.x = move(x, &m, p->x);
-    q.w = move(x, &m, p->w);
-    q.bias = move(x, &m, p->bias);
     RUN(groupnorm, q);
 }
 
 static void proxy_conv2d(struct backend *be, const struct op_conv2d *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_conv2d q = *p;
-    want_any(x, p->x, false);
-    want_tensor(x, p->bias, false);
-    want_any(x, p->add_image, false);
-    want_any(x, p->add, false);
-    want_any(x, p->out, true);
+    q.x = any_in(x, p->x);
+    q.bias = in(x, p->bias);
+    q.add_image = any_in(x, p->add_image);
+    q.add = any_in(x, p->add);
+    q.out = any_out(x, p->out);
     send(x);
-    q.out = move(x, &m, p->out);
-    q.x = move(x, &m, p->x);
-    q.bias = move(x, &m, p->bias);
-    q.add_image = move(x, &m, p->add_image);
-    q.add = move(x, &m, p->add);
     RUN(conv2d, q);
 }
 
 static void proxy_lowrank(struct backend *be, const struct op_lowrank *p)
 {
     struct proxy *x = proxy_of(be);
-    struct moved m = {.n = 0};
     struct op_lowrank q = *p;
-    want_any(x, p->x, false);
-    want_any(x, p->out, true);
+    q.x = any_in(x, p->x);
+    q.out = any_out(x, p->out);
     send(x);
-    q.out = move(x, &m, p->out);
-    q.x = move(x, &m, p->x);
     RUN(lowrank, q);
 }
 
