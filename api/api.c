@@ -40,6 +40,8 @@ int api_open(struct api **out, const struct api_options *o, struct err *e)
                                      .max_nodes = o->max_json_nodes};
     snprintf(a->fingerprint, sizeof a->fingerprint, "fp_duetto_%s", o->version ? o->version : "0");
     a->jobs = jobs_open(o);
+    a->responses =
+        responses_store_open(o->max_responses, o->max_responses_bytes, o->response_ttl_s * 1000000);
     *out = a;
     return 0;
 }
@@ -49,6 +51,7 @@ void api_close(struct api *a)
     if (a == NULL)
         return;
     jobs_close(a->jobs);
+    responses_store_close(a->responses);
     for (int i = 0; i < a->n_models; i++)
         template_close(a->models[i].tmpl);
     free(a->models);
@@ -207,7 +210,12 @@ void api_fail(struct api_call *c, const struct err *err)
     if (c->stream && c->status != 0) {
         c->out.failed = false;
         c->out.max = c->out.len + ERROR_ROOM;
-        render_error_frame(&c->out, status, &p->err);
+        if (p->response != NULL) {
+            c->out.max += responses_out_room(p->response);
+            responses_out_failed(p->response, &c->out, &p->err);
+        } else {
+            render_error_frame(&c->out, status, &p->err);
+        }
         return;
     }
     c->stream = false;
@@ -279,10 +287,12 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
     ro->piece = piece_of;
     ro->piece_ctx = m->card->tokenizer;
     c->n_choices = ro->n_choices;
-    c->priv->render = render_open(ro);
-    if (c->priv->render == NULL)
-        return err_set(e, ERR_NOMEM, "not enough memory for the answer");
-    err = replicas_submit(a->o.engine, c->job, e);
+    if (c->priv->response != NULL)
+        err = responses_out_start(c->priv->response, ro, e);
+    else if ((c->priv->render = render_open(ro)) == NULL)
+        err = err_set(e, ERR_NOMEM, "not enough memory for the answer");
+    if (err == 0)
+        err = replicas_submit(a->o.engine, c->job, e);
     if (err != 0)
         return err;
     c->stream = p->stream;
@@ -350,14 +360,16 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     switch (rq->route->id) {
     case API_CHAT:
     case API_COMPLETIONS:
+    case API_RESPONSES:
     case API_CAPTIONS:
         c->job = job_new(api_arena_bytes(a));
         if (c->job == NULL)
             err = err_set(e, ERR_NOMEM, "not enough memory for the request");
         else
-            err = rq->route->id == API_CHAT       ? chat_begin(c, body, e)
-                  : rq->route->id == API_CAPTIONS ? captions_begin(c, body, e)
-                                                  : completions_begin(c, body, e);
+            err = rq->route->id == API_CHAT        ? chat_begin(c, body, e)
+                  : rq->route->id == API_RESPONSES ? responses_begin(c, body, e)
+                  : rq->route->id == API_CAPTIONS  ? captions_begin(c, body, e)
+                                                   : completions_begin(c, body, e);
         break;
     case API_IMAGES_GENERATE:
     case API_IMAGES_EDIT:
@@ -387,6 +399,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
         break;
     case API_ADAPTER_UNLOAD:
         err = adapters_unload_begin(c, body, e);
+        break;
+    case API_RESPONSES_COUNT:
+        err = responses_count(c, body, e);
         break;
     case API_TOKENIZE:
         err = tokenize_begin(c, body, e);
@@ -432,6 +447,10 @@ static int begin(struct api_call *c, const struct api_request *rq, struct err *e
         return jobs_one(c, rq->path, e);
     case API_JOB_DELETE:
         return jobs_delete(c, rq->path, e);
+    case API_RESPONSE:
+        return responses_get(c, rq->path, e);
+    case API_RESPONSE_DELETE:
+        return responses_delete(c, rq->path, e);
     default:
         return sdapi_state_get(c, rq->route->id) ? 0 : begin_post(c, rq, e);
     }
@@ -496,7 +515,9 @@ static void finish(struct api_call *c, const struct job_usage *u)
     c->queue_us = u->queue_us;
     c->prefill_us = u->prefill_us;
     c->decode_us = u->decode_us;
-    c->finish = c->priv->render == NULL ? "stop" : render_finish(c->priv->render);
+    c->finish = c->priv->response != NULL ? responses_out_finish(c->priv->response)
+                : c->priv->render == NULL ? "stop"
+                                          : render_finish(c->priv->render);
 }
 
 /* The job ends, because what it made cannot be given out. */
@@ -519,6 +540,10 @@ static bool render(struct api_call *c, struct event *ev, int *err, struct err *e
     }
     if (p->embeddings != NULL) {
         *err = embeddings_event(p->embeddings, ev, &c->out, e);
+        return false;
+    }
+    if (p->response != NULL) {
+        *err = responses_out_event(p->response, ev, &c->out, e);
         return false;
     }
     if (p->images == NULL) {
@@ -640,6 +665,7 @@ void api_end(struct api_call *c)
     if (c->job != NULL)
         job_unref(c->job);
     render_close(c->priv->render);
+    responses_out_close(c->priv->response);
     images_out_close(c->priv->images);
     sdapi_state_close(c);
     embeddings_close(c->priv->embeddings);

@@ -35,19 +35,22 @@ struct api_options {
     int max_prompts;    /* prompts of one completions request */
     int max_stop_bytes; /* length of one stop string */
     int max_messages;
-    size_t max_grammar_bytes;  /* of a regular expression or a GBNF grammar */
-    int default_max_tokens;    /* when a request names none; 0: what the context leaves */
-    size_t max_answer_bytes;   /* of a response that is not streamed, and of a stream's backlog */
-    bool strict;               /* unknown request fields are an error instead of ignored */
-    bool client_templates;     /* requests may bring chat_template (off) */
-    size_t max_image_bytes;    /* of an uploaded picture's file */
-    int64_t max_image_pixels;  /* of an uploaded picture, and of all pictures of a request */
-    int max_images;            /* n of a request */
-    int max_controls;          /* ControlNets and T2I-Adapters of a request */
-    const char *step_cache;    /* of requests for pictures that name none; NULL: off */
-    int max_jobs;              /* running and finished ones that are kept */
-    size_t max_jobs_bytes;     /* of the answers that are kept */
-    int64_t job_ttl_s;         /* a finished job is kept so long */
+    size_t max_grammar_bytes; /* of a regular expression or a GBNF grammar */
+    int default_max_tokens;   /* when a request names none; 0: what the context leaves */
+    size_t max_answer_bytes;  /* of a response that is not streamed, and of a stream's backlog */
+    bool strict;              /* unknown request fields are an error instead of ignored */
+    bool client_templates;    /* requests may bring chat_template (off) */
+    size_t max_image_bytes;   /* of an uploaded picture's file */
+    int64_t max_image_pixels; /* of an uploaded picture, and of all pictures of a request */
+    int max_images;           /* n of a request */
+    int max_controls;         /* ControlNets and T2I-Adapters of a request */
+    const char *step_cache;   /* of requests for pictures that name none; NULL: off */
+    int max_jobs;             /* running and finished ones that are kept */
+    size_t max_jobs_bytes;    /* of the answers that are kept */
+    int64_t job_ttl_s;        /* a finished job is kept so long */
+    int max_responses;        /* that are kept; 0: none */
+    size_t max_responses_bytes;
+    int64_t response_ttl_s;
     const struct fetch *fetch; /* gets pictures by URL; NULL: they are refused */
     int64_t fetch_timeout_us;  /* for all pictures of a request */
     const char *version;
@@ -63,6 +66,10 @@ enum api_handler_id {
     API_SERVER, /* answered by server/ itself: health, metrics ... */
     API_CHAT,
     API_COMPLETIONS,
+    API_RESPONSES,
+    API_RESPONSES_COUNT,
+    API_RESPONSE,
+    API_RESPONSE_DELETE,
     API_MODELS,
     API_MODEL,
     API_TOKENIZE,
@@ -193,7 +200,7 @@ struct api_call *api_adopt(struct api *a, struct api_call *c, int owner);
  * their turn. */
 bool api_jobs_pump(struct api *a, int64_t until_us, void (*start)(void *ctx, struct api_call *c),
                    void *ctx);
-/* Forgets what is too old; about once a second. */
+/* Forgets what is too old, responses too; about once a second. */
 void api_jobs_expire(struct api *a);
 void api_jobs_cancel(struct api *a);
 

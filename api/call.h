@@ -8,6 +8,7 @@
 #include "api/images_out.h"
 #include "api/params.h"
 #include "api/render.h"
+#include "api/responses_out.h"
 #include "base/json.h"
 #include "engine/text/tokenizer.h"
 
@@ -30,6 +31,7 @@ struct api {
     atomic_bool ready; /* models may be read */
     char fingerprint[40];
     struct jobs *jobs; /* loop's */
+    struct responses_store *responses;
     /* /sdapi/v1, for each key: the chosen model + 1 and clip skip, 0 for none; its running calls (the loop's) */
     atomic_int sd_model[API_OWNERS_MAX], sd_clip[API_OWNERS_MAX];
     struct api_call *sd_calls;
@@ -38,6 +40,7 @@ struct api {
 struct api_call_private {
     struct api *api;
     struct render *render;          /* text jobs, else NULL */
+    struct responses_out *response; /* of /v1/responses, instead of render */
     struct images_out *images;      /* image jobs, else NULL */
     struct embeddings *embeddings;  /* embedding jobs, else NULL */
     struct adapter_answer *adapter; /* an adapter that is being loaded, else NULL */
@@ -98,6 +101,10 @@ int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);
 bool captions_is_chat(const struct api *a, const struct cJSON *body);
 int completions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int responses_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int responses_count(struct api_call *c, const struct cJSON *body, struct err *e);
+int responses_get(struct api_call *c, const char *path, struct err *e);
+int responses_delete(struct api_call *c, const char *path, struct err *e);
 int models_list(struct api_call *c, struct err *e);
 int models_one(struct api_call *c, const char *path, struct err *e);
 int models_props(struct api_call *c, struct err *e);

@@ -292,6 +292,7 @@ void api_jobs_expire(struct api *a)
 {
     struct jobs *j = a->jobs;
     int64_t before_us = clock_us() - j->ttl_us;
+    responses_store_expire(a->responses);
     for (int i = 0; i < j->n;) {
         if (j->list[i].finished_us != 0 && j->list[i].finished_us < before_us)
             drop(j, i);

@@ -37,7 +37,11 @@ enum {
     PARAM_ENLARGE = 128, /* the same route with a model that takes a prompt */
     PARAM_PICTURES = PARAM_IMAGES | PARAM_UPSCALE | PARAM_ENLARGE,
     PARAM_DRAWN = PARAM_IMAGES | PARAM_ENLARGE, /* by a diffusion model */
+    PARAM_RESPONSES = 256,                      /* with PARAM_CHAT: means the same in both */
+    PARAM_TALK = PARAM_CHAT | PARAM_RESPONSES,
+    PARAM_TEXTS = PARAM_BOTH | PARAM_RESPONSES,
     PARAM_ALL = PARAM_BOTH | PARAM_CAPTIONS,
+    PARAM_ANY = PARAM_ALL | PARAM_RESPONSES,
 };
 
 struct param {
@@ -64,7 +68,8 @@ struct params {
     const char *prompt; /* of a caption; borrowed, NULL: none */
     int64_t num_beams;
     float length_penalty;
-    int mode; /* enum caption_mode, -1: not given */
+    int mode;       /* enum caption_mode, -1: not given */
+    int truncation; /* of a response's conversation: 1 auto */
     float temperature, top_p, min_p, typical_p;
     float presence_penalty, frequency_penalty, repetition_penalty;
 };

@@ -182,22 +182,27 @@ static void put_bytes(struct json_writer *w, const char *s, size_t n)
     json_close(w, ']');
 }
 
-static void chat_entry(const struct render *r, struct json_writer *w, int32_t id, float logprob,
-                       const struct token_info *t)
+static void chat_entry(const struct render_options *o, struct json_writer *w, int32_t id,
+                       float logprob, const struct token_info *t)
 {
     size_t n = 0;
-    const char *s = r->o.piece(r->o.piece_ctx, id, &n);
+    const char *s = o->piece(o->piece_ctx, id, &n);
     json_open(w, NULL, '{');
     json_put_strn(w, "token", s, n);
     put_logprob(w, "logprob", logprob);
     put_bytes(w, s, n);
     if (t != NULL) {
         json_open(w, "top_logprobs", '[');
-        for (int i = 0; i < t->n_top && i < r->o.top_logprobs; i++)
-            chat_entry(r, w, t->top[i].id, t->top[i].logprob, NULL);
+        for (int i = 0; i < t->n_top && i < o->top_logprobs; i++)
+            chat_entry(o, w, t->top[i].id, t->top[i].logprob, NULL);
         json_close(w, ']');
     }
     json_close(w, '}');
+}
+
+void render_token(const struct render_options *o, struct json_writer *w, const struct token_info *t)
+{
+    chat_entry(o, w, t->id, t->logprob, t);
 }
 
 /* The legacy format has no bytes: a token that is part of a character is "bytes:\xe2\x82". */
@@ -260,7 +265,7 @@ static void take_token(const struct render *r, struct choice *c, const struct to
 {
     struct json_writer w = append_to(&c->tokens, c->n_tokens);
     if (r->o.shape == RENDER_CHAT) {
-        chat_entry(r, &w, t->id, t->logprob, t);
+        render_token(&r->o, &w, t);
         c->n_tokens++;
         return;
     }

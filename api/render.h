@@ -35,6 +35,7 @@ struct render_options {
 };
 
 struct render;
+struct json_writer;
 /* NULL when there is not enough memory for the choices. */
 struct render *render_open(const struct render_options *o);
 void render_close(struct render *r);
@@ -43,6 +44,10 @@ void render_close(struct render *r);
 int render_event(struct render *r, const struct event *ev, struct buf *out, struct err *e);
 /* How the first choice ended: "stop", "length", or NULL. */
 const char *render_finish(const struct render *r);
+
+/* A token with its logprob, bytes and alternatives, as chats have it. */
+void render_token(const struct render_options *o, struct json_writer *w,
+                  const struct token_info *t);
 
 /* The last frame of a stream that failed; no [DONE] follows. */
 void render_error_frame(struct buf *out, int status, const struct err *err);

@@ -7,6 +7,13 @@
 const struct api_route api_routes[] = {
     {"POST", "/v1/chat/completions", API_CHAT, ROUTE_PICTURE, "Answers a conversation"},
     {"POST", "/v1/completions", API_COMPLETIONS, 0, "Continues a text"},
+    {"POST", "/v1/responses", API_RESPONSES, ROUTE_PICTURE,
+     "Answers a conversation, as OpenAI's Responses API has it"},
+    {"POST", "/v1/responses/input_tokens", API_RESPONSES_COUNT, 0,
+     "Counts the tokens of a response's input"},
+    {"GET", "/v1/responses/{id}", API_RESPONSE, 0,
+     "A response that is kept; with /input_items behind it, its input"},
+    {"DELETE", "/v1/responses/{id}", API_RESPONSE_DELETE, 0, "Forgets a response"},
     {"POST", "/v1/embeddings", API_EMBEDDINGS, 0, "Turns texts into vectors"},
     {"POST", "/v1/captions", API_CAPTIONS, ROUTE_PICTURE, "Says what a picture shows"},
     {"POST", "/v1/images/generations", API_IMAGES_GENERATE, ROUTE_UPLOAD,

@@ -256,6 +256,17 @@ int tool_parse_calls(const struct tool_parse *p)
     return p != NULL ? p->n : 0;
 }
 
+struct tool_call tool_parse_call(const struct tool_parse *p, int i)
+{
+    const struct call *c = &p->calls[i];
+    return (struct tool_call){.id = c->id,
+                              .name = c->name,
+                              .arguments = buf_str(&c->arguments),
+                              .n_arguments = c->arguments.len,
+                              .whole =
+                                  i < p->n - 1 || (p->state != ARGUMENTS && p->state != OBJECT)};
+}
+
 size_t tool_parse_bytes(const struct tool_parse *p)
 {
     return p != NULL ? p->bytes + p->held.len : 0;

@@ -22,6 +22,13 @@ int tool_parse_calls(const struct tool_parse *p);
 size_t tool_parse_bytes(const struct tool_parse *p);
 bool tool_parse_failed(const struct tool_parse *p); /* the limit, or memory */
 
+struct tool_call {
+    const char *id, *name, *arguments; /* borrowed until more is pushed */
+    size_t n_arguments;
+    bool whole; /* nothing follows */
+};
+/* Call i of tool_parse_calls. */
+struct tool_call tool_parse_call(const struct tool_parse *p, int i);
 /* "tool_calls" with all calls. */
 void tool_parse_put(const struct tool_parse *p, struct json_writer *w);
 /* "tool_calls" of a stream's next delta: a call's id and name, or more of its arguments; which may also be left

@@ -63,6 +63,9 @@
     I(max_jobs, 64, 1, 10000, "background jobs that run or are kept; more get 429") \
     I(max_jobs_mib, 256, 1, 1 << 20, "memory for the answers of finished jobs; the oldest go first") \
     I(job_ttl_s, 3600, 1, 1 << 24, "seconds that a finished job is kept") \
+    I(max_responses, 1000, 0, 100000, "responses that are kept for GET and previous_response_id; 0: none") \
+    I(max_responses_mib, 64, 1, 1 << 20, "memory for them; the oldest go first") \
+    I(response_ttl_s, 86400, 1, 1 << 24, "seconds that a response is kept") \
     S(image_urls, "off", "off listed public", "pictures by http(s) URL: refused; from hosts of image_url_allow; from every public address as well") \
     S(image_url_allow, "", NULL, "with commas: hosts (example.org, *.example.org), and networks that are no public addresses (10.0.0.0/8)") \
     S(image_url_ports, "80,443", NULL, "ports that pictures may be fetched from, with commas") \

@@ -40,7 +40,7 @@ ONLY_IN = {
     "jerror.h": ("base/codec_jpeg.c",),
     "webp/": ("base/codec_webp.c",),
     "curl/": ("base/fetch.c",),
-    "pthread.h": ("base/", "engine/engine", "engine/loader.", "engine/job.c", "kernels/cpu/pool.c"),
+    "pthread.h": ("base/", "engine/engine", "engine/loader.", "engine/job.c", "api/responses_store.c", "kernels/cpu/pool.c"),
     "immintrin.h": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "simde/": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "cpuid.h": ("kernels/cpu/cpu_ops.c",),

@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -45,6 +46,15 @@ def eventually(what, seconds=PATIENCE_S):
         assert time.monotonic() < end, "what the test waits for does not happen"
         time.sleep(0.005)
     return value
+
+
+def wide_model(folder):
+    """The tiny model with a context of 8192 tokens, as a file in this folder."""
+    key, path = b"llama.context_length\x04\0\0\0", folder / "wide.gguf"
+    data = TINY.read_bytes()
+    assert key + struct.pack("<I", 512) in data
+    path.write_bytes(data.replace(key + struct.pack("<I", 512), key + struct.pack("<I", 8192)))
+    return path
 
 
 class Server:

@@ -2,13 +2,12 @@
 
 The models are random, so what makes a call one is the grammar alone."""
 import json
-import struct
 
 import jsonschema
 import openai
 import pytest
 
-from harness import CHAT, ROOT, TINY
+from harness import CHAT, ROOT, wide_model
 
 TEMPLATES = {"generic": None, "hermes": "qwen25", "hermes2": "hermes2", "mistral": "mistral3", "granite": "granite3", "llama": "llama32"}
 ASK = [{"role": "user", "content": "What is the weather in Rome?"}]
@@ -32,11 +31,7 @@ TOOLS = [tool(name) for name in SCHEMAS]
 @pytest.fixture(scope="module")
 def tools(start, tmp_path_factory):
     """The tiny model with room for the prompts of large templates."""
-    key, wide = b"llama.context_length\x04\0\0\0", tmp_path_factory.mktemp("wide") / "wide.gguf"
-    data = TINY.read_bytes()
-    assert key + struct.pack("<I", 512) in data
-    wide.write_bytes(data.replace(key + struct.pack("<I", 512), key + struct.pack("<I", 8192)))
-    return start("--client_templates", "true", models={"tiny": wide})
+    return start("--client_templates", "true", models={"tiny": wide_model(tmp_path_factory.mktemp("wide"))})
 
 
 @pytest.fixture(scope="module")

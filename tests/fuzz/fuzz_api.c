@@ -45,6 +45,9 @@ static void start(void)
                              .max_image_bytes = 1 << 16,
                              .max_image_pixels = 1 << 16,
                              .max_images = 4,
+                             .max_responses = 4,
+                             .max_responses_bytes = 1 << 18,
+                             .response_ttl_s = 60,
                              .max_jobs = 4,
                              .max_jobs_bytes = 1 << 20,
                              .version = "fuzz"};
@@ -71,9 +74,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         start();
     if (size == 0)
         return 0;
-    const struct api_route *posts[16];
+    const struct api_route *posts[32];
     size_t n = 0;
-    for (int i = 0; i < api_n_routes && n < 16; i++)
+    for (int i = 0; i < api_n_routes && n < 32; i++)
         if (strcmp(api_routes[i].method, "POST") == 0)
             posts[n++] = &api_routes[i];
     const struct api_route *route = posts[data[0] % n];
