@@ -16,45 +16,142 @@ namespace
 
 enum { LANES = 32, WARPS = 32, HELD = 32 };
 typedef float eight __attribute__((vector_size(32)));
+typedef double two __attribute__((vector_size(16)));
+typedef uint32_t four __attribute__((vector_size(16)));
+typedef uint16_t halves __attribute__((vector_size(16)));
 
+/* A lane's fragments of a product. */
 struct product {
-    uint16_t a[16][16], b[16][8];
-    float *c[LANES];
-    bool bf16;
+    uint32_t a[4], b[2];
+    float *c;
 };
-product held[WARPS][HELD];
+/* Lanes begin at different lines of the cache. */
+struct alignas(64) lane_held {
+    product of[HELD];
+    bool bf16[HELD];
+};
+lane_held held[WARPS][LANES];
 
-/* n, a multiple of 8, halves or bf16. */
-void widen(float *to, const uint16_t *from, int n, bool bf16)
+/* 8 halves or bf16. */
+inline eight widen(halves from, bool bf16)
 {
     if (bf16) {
-        for (int i = 0; i < n; i++)
-            to[i] = cuemu_bf16_float(from[i]);
-        return;
+        typedef uint32_t bits __attribute__((vector_size(32)));
+        return (eight)(__builtin_convertvector(from, bits) << 16);
     }
 #ifdef __F16C__
-    for (int i = 0; i < n; i += 8)
-        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+    return (eight)_mm256_cvtph_ps((__m128i)from);
 #else
-    for (int i = 0; i < n; i++)
+    eight to;
+    for (int i = 0; i < 8; i++)
         to[i] = cuemu_f16_float(from[i]);
+    return to;
 #endif
 }
 
-void compute(const product *p)
+/* Twice 8 bytes, through registers only. */
+inline two pair(const void *a, const void *b)
+{
+    double x, y;
+    memcpy(&x, a, 8);
+    memcpy(&y, b, 8);
+    return two{x, y};
+}
+
+/* The lower (upper) halves of two vectors, one of each in turn. */
+template <class V> inline V low(V a, V b)
+{
+    if constexpr (sizeof(a[0]) == 4)
+        return __builtin_shuffle(a, b, four{0, 4, 1, 5});
+    else
+        return __builtin_shuffle(a, b, halves{0, 8, 1, 9, 2, 10, 3, 11});
+}
+template <class V> inline V high(V a, V b)
+{
+    if constexpr (sizeof(a[0]) == 4)
+        return __builtin_shuffle(a, b, four{2, 6, 3, 7});
+    else
+        return __builtin_shuffle(a, b, halves{4, 12, 5, 13, 6, 14, 7, 15});
+}
+
+/* to[i] = (r[0][i], ..., r[7][i]) */
+inline void transpose(halves to[8], const halves r[8])
+{
+    halves p[8], q[8];
+    for (int i = 0; i < 4; i++) {
+        p[2 * i] = low(r[i], r[i + 4]);
+        p[2 * i + 1] = high(r[i], r[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        q[2 * i] = low(p[i], p[i + 4]);
+        q[2 * i + 1] = high(p[i], p[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        to[2 * i] = low(q[i], q[i + 4]);
+        to[2 * i + 1] = high(q[i], q[i + 4]);
+    }
+}
+
+/* The matrices of a warp's fragments, rows of a and rows of b. */
+void gather(float a[16][16], eight b[16], const lane_held *lanes, int n, bool bf16)
+{
+    halves left[8], right[8], rows[8]; /* columns of b, k below 8 and from there */
+    for (int g = 0; g < 8; g++) {
+        four l[4];
+        for (int t = 0; t < 4; t++)
+            memcpy(&l[t], lanes[4 * g + t].of[n].a, sizeof l[t]);
+        const four p = low(l[0], l[2]), q = low(l[1], l[3]);
+        const four r = high(l[0], l[2]), s = high(l[1], l[3]);
+        const eight at[4] = {widen((halves)low(p, q), bf16), widen((halves)low(r, s), bf16),
+                             widen((halves)high(p, q), bf16), widen((halves)high(r, s), bf16)};
+        memcpy(&a[g][0], &at[0], sizeof at[0]);
+        memcpy(&a[g][8], &at[1], sizeof at[0]);
+        memcpy(&a[g + 8][0], &at[2], sizeof at[0]);
+        memcpy(&a[g + 8][8], &at[3], sizeof at[0]);
+        const four u = (four)pair(lanes[4 * g].of[n].b, lanes[4 * g + 1].of[n].b);
+        const four v = (four)pair(lanes[4 * g + 2].of[n].b, lanes[4 * g + 3].of[n].b);
+        left[g] = (halves)__builtin_shuffle(u, v, four{0, 2, 4, 6});
+        right[g] = (halves)__builtin_shuffle(u, v, four{1, 3, 5, 7});
+    }
+    transpose(rows, left);
+    for (int k = 0; k < 8; k++)
+        b[k] = widen(rows[k], bf16);
+    transpose(rows, right);
+    for (int k = 0; k < 8; k++)
+        b[8 + k] = widen(rows[k], bf16);
+}
+
+/* 8 rows of a times b; sums in registers. */
+inline void multiply(eight sum[8], const float a[8][16], const eight b[16])
+{
+    eight s0 = {}, s1 = {}, s2 = {}, s3 = {}, s4 = {}, s5 = {}, s6 = {}, s7 = {};
+    for (int k = 0; k < 16; k++) {
+        s0 += a[0][k] * b[k];
+        s1 += a[1][k] * b[k];
+        s2 += a[2][k] * b[k];
+        s3 += a[3][k] * b[k];
+        s4 += a[4][k] * b[k];
+        s5 += a[5][k] * b[k];
+        s6 += a[6][k] * b[k];
+        s7 += a[7][k] * b[k];
+    }
+    const eight all[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
+    memcpy(sum, all, sizeof all);
+}
+
+/* Product n of a warp. */
+void compute(const lane_held *lanes, int n)
 {
     float a[16][16];
-    eight b[16], sum[16] = {};
-    widen(a[0], p->a[0], 16 * 16, p->bf16);
-    widen((float *)b, p->b[0], 16 * 8, p->bf16);
-    for (int k = 0; k < 16; k++)
-        for (int row = 0; row < 16; row++)
-            sum[row] += a[row][k] * b[k];
+    eight b[16], sum[16];
+    gather(a, b, lanes, n, lanes->bf16[n]);
+    multiply(sum, a, b);
+    multiply(sum + 8, a + 8, b);
     for (int lane = 0; lane < LANES; lane++) {
         const int g = lane / 4, t = lane % 4;
-        float *c = p->c[lane];
-        for (int i = 0; i < 4; i++)
-            c[i] += sum[g + i / 2 * 8][2 * t + i % 2];
+        typedef float quad __attribute__((vector_size(16), aligned(4)));
+        *(quad *)lanes[lane].of[n].c +=
+            (quad)pair((const float *)&sum[g] + 2 * t, (const float *)&sum[g + 8] + 2 * t);
     }
 }
 
@@ -68,7 +165,7 @@ void compute_held(void **lanes, unsigned)
                        lane, static_cast<const cuemu_thread *>(lanes[lane])->products,
                        first->products);
     for (int i = 0; i < first->products; i++)
-        compute(&held[first->warp][i]);
+        compute(held[first->warp], i);
     cuemu_count_mma(first->products);
 }
 
@@ -85,14 +182,10 @@ void cuemu_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool bf16, 
 {
     if (cuemu_self->products == HELD)
         cuemu_mma_wait(file, line);
-    const unsigned g = cuemu_self->lane / 4, t = cuemu_self->lane % 4;
-    product *p = &held[cuemu_self->warp][cuemu_self->products++];
-    for (unsigned i = 0; i < 4; i++)
-        memcpy(&p->a[g + i % 2 * 8][2 * t + i / 2 * 8], &a[i], 4);
-    for (unsigned i = 0; i < 2; i++) {
-        p->b[2 * t + i * 8][g] = (uint16_t)b[i];
-        p->b[2 * t + i * 8 + 1][g] = (uint16_t)(b[i] >> 16);
-    }
-    p->c[cuemu_self->lane] = c;
-    p->bf16 = bf16;
+    lane_held *mine = &held[cuemu_self->warp][cuemu_self->lane];
+    const int n = cuemu_self->products++;
+    memcpy(mine->of[n].a, a, sizeof mine->of[n].a);
+    memcpy(mine->of[n].b, b, sizeof mine->of[n].b);
+    mine->of[n].c = c;
+    mine->bf16[n] = bf16;
 }
