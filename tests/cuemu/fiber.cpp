@@ -37,12 +37,12 @@ namespace
 enum {
     MAX_THREADS = 1024,
     LANES = 32,
-    STACK = 64 * 1024,
+    STACK = 64 * 1024 + 17 * 64, /* neighbours' tops lie in different sets of the caches */
     SHARED_MAX = 227 * 1024,
     GAP = 64,
     CANARY = 0x5a
 };
-enum class state { fresh, ready, warp, barrier, done };
+enum class state { running, warp, barrier, done };
 
 struct async_copy {
     char *dst;
@@ -51,35 +51,34 @@ struct async_copy {
 };
 
 #ifdef __x86_64__
-typedef void *context;
-/* Saves what a function call must keep, and goes on where `to` was left. */
-extern "C" void cuemu_switch(context *from, context to);
-asm(".text\n.globl cuemu_switch\n.type cuemu_switch,@function\ncuemu_switch:\n"
-    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
-    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
-    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
-    ".size cuemu_switch,.-cuemu_switch\n");
+struct context {
+    void *sp, *pc, *bp;
+};
 #else
 typedef ucontext_t context;
 #endif
 
-struct fiber {
+struct alignas(64) fiber {
     cuemu_thread self; /* first: cuemu_self points here */
     context at;
-    char *stack;
-    void *tsan;
     state st;
     cuemu_op op;
     unsigned mask;
-    void *mine;
-    const char *file;
     int line;
+    const char *file;
+    char *stack;
+    void *tsan;
     std::vector<async_copy> copies;
     int groups; /* committed */
 };
 
 struct warp {
-    unsigned ready, arrived, live;
+    unsigned ready, arrived, fresh; /* lanes; fresh: they have not begun */
+    /* Of those that have arrived: the last one's, and whether another one's differ from it. */
+    unsigned mask;
+    cuemu_op op;
+    bool mixed;
+    void *mine[LANES];
 };
 
 fiber fibers[MAX_THREADS];
@@ -100,6 +99,7 @@ struct site {
     size_t bytes;
 };
 std::vector<site> sites;
+std::vector<int> sites_used; /* by this block */
 int n_sites;
 alignas(64) char shared_static[SHARED_MAX + 64 * GAP];
 size_t shared_used;
@@ -137,12 +137,16 @@ void make_ready(unsigned w, unsigned lanes)
         warps_ready |= 1u << w;
 }
 
-/* All threads of the block. */
-void make_all_ready()
+/* All threads of the block; fresh: none has begun. */
+void make_all_ready(bool fresh)
 {
     for (int w = 0; w < n_warps; w++) {
         const int lanes = n_threads - w * LANES;
         warps[w].ready = lanes < LANES ? (1u << lanes) - 1 : 0xffffffffu;
+        if (fresh) {
+            warps[w].fresh = warps[w].ready;
+            warps[w].arrived = 0;
+        }
     }
     warps_ready = n_warps < 32 ? (1u << n_warps) - 1 : 0xffffffffu;
 }
@@ -199,17 +203,13 @@ void report_deadlock()
 
 void trampoline();
 
+/* A context that begins with trampoline. */
 void start(fiber *f)
 {
 #ifdef __x86_64__
-    /* tops at different places of a page: else all would meet in the same lines of the cache */
-    const unsigned at = (f->self.lane * 5 + f->self.warp * 3) % 32 * 128;
-    void **sp = reinterpret_cast<void **>(f->stack + STACK - 16 - at);
+    void **sp = reinterpret_cast<void **>(f->stack + STACK - 16);
     *--sp = nullptr; /* the return address of trampoline, which never returns */
-    *--sp = reinterpret_cast<void *>(trampoline);
-    for (int i = 0; i < 6; i++)
-        *--sp = nullptr;
-    f->at = sp;
+    f->at = {sp, reinterpret_cast<void *>(trampoline), nullptr};
 #else
     getcontext(&f->at);
     f->at.uc_stack.ss_sp = f->stack;
@@ -219,10 +219,29 @@ void start(fiber *f)
 #endif
 }
 
-inline void switch_to(context *from, context *to)
+/* Goes on where `to` was left; returns when somebody switches to `from`.  Inline, since the compiler then
+ * keeps no more than what the place around needs. */
+__attribute__((always_inline)) inline void switch_to(context *from, context *to)
 {
 #ifdef __x86_64__
-    cuemu_switch(from, *to);
+    asm volatile("leaq 1f(%%rip), %%rax\n\t"
+                 "movq %%rsp, (%0)\n\t"
+                 "movq %%rax, 8(%0)\n\t"
+                 "movq %%rbp, 16(%0)\n\t"
+                 "movq (%1), %%rsp\n\t"
+                 "movq 16(%1), %%rbp\n\t"
+                 "jmpq *8(%1)\n"
+                 "1:"
+                 : "+D"(from), "+S"(to)
+                 :
+                 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+#ifdef __AVX512F__
+                   "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24",
+                   "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3",
+                   "k4", "k5", "k6", "k7",
+#endif
+                   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                   "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
 #else
     swapcontext(from, to);
 #endif
@@ -243,12 +262,22 @@ inline fiber *take_next(unsigned w)
     return &fibers[w * LANES + lane];
 }
 
-inline void go_to(context *from, fiber *next)
+/* Is it to begin?  Then it has. */
+inline bool begins(fiber *f)
 {
-    if (next->st == state::fresh) {
-        next->st = state::ready;
+    const unsigned bit = 1u << f->self.lane;
+    if (!(warps[f->self.warp].fresh & bit))
+        return false;
+    warps[f->self.warp].fresh &= ~bit;
+    f->st = state::running;
+    f->groups = 0;
+    return true;
+}
+
+__attribute__((always_inline)) inline void go_to(context *from, fiber *next)
+{
+    if (begins(next))
         start(next);
-    }
     cuemu_self = &next->self;
     tsan_to(next->tsan);
     switch_to(from, &next->at);
@@ -256,9 +285,9 @@ inline void go_to(context *from, fiber *next)
 
 /* Leaves the running fiber (its state says why) for one that is ready, or for the scheduler when the
  * block is done or stuck. */
-void leave()
+__attribute__((always_inline)) inline void leave(fiber *f)
 {
-    fiber *f = self(), *next = take_next(f->self.warp);
+    fiber *next = take_next(f->self.warp);
     if (!next) {
         tsan_to(scheduler_tsan);
         switch_to(&f->at, &scheduler);
@@ -268,7 +297,7 @@ void leave()
 }
 
 /* Sums of products that were not waited for are about to be used. */
-void no_products(const fiber *f, const char *at)
+inline void no_products(const fiber *f, const char *at)
 {
     if (f->self.products)
         cuemu_trap(cudaErrorLaunchFailure, "thread %u: mma without a cuda_mma_wait before %s",
@@ -288,19 +317,19 @@ void trampoline()
         f->st = state::done;
         n_done++;
         if (__tsan_switch_to_fiber)
-            leave();
+            leave(f);
         fiber *next = take_next(f->self.warp);
         if (!next)
             switch_to(&f->at, &scheduler);
-        if (next->st != state::fresh)
+        if (!begins(next))
             go_to(&f->at, next);
-        next->st = state::ready;
         cuemu_self = &next->self;
     }
 }
 
 /* ---- one block */
 
+/* A thread of the launch's blocks. */
 void prepare(fiber *f, int t, dim3 block)
 {
     unsigned u = (unsigned)t;
@@ -309,19 +338,14 @@ void prepare(fiber *f, int t, dim3 block)
     f->stack = stacks + (size_t)t * STACK;
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);
-    if (!f->copies.empty())
-        f->copies.clear();
-    f->groups = 0;
-    f->st = state::fresh;
+    f->copies.clear();
 }
 
 bool gaps_whole()
 {
-    for (int i = 0; i < n_sites; i++) {
-        if (!sites[(size_t)i].p)
-            continue;
-        const unsigned char *gap =
-            static_cast<const unsigned char *>(sites[(size_t)i].p) + sites[(size_t)i].bytes;
+    for (int i : sites_used) {
+        const site *s = &sites[(size_t)i];
+        const unsigned char *gap = static_cast<const unsigned char *>(s->p) + s->bytes;
         for (int k = 0; k < GAP; k++)
             if (gap[k] != 0xff)
                 return false;
@@ -329,15 +353,25 @@ bool gaps_whole()
     return true;
 }
 
+bool stacks_whole()
+{
+    for (int t = 0; t < n_threads; t++)
+        for (int i = 0; i < 16; i++)
+            if (fibers[t].stack[i] != CANARY)
+                return false;
+    return true;
+}
+
 void run_block(unsigned index)
 {
-    const dim3 g = grid_now->grid, b = grid_now->block;
+    const dim3 g = grid_now->grid;
     cuemu_here.block = {index % g.x, index / g.x % g.y, index / (g.x * g.y)};
     acquire(&kernel_end);
     memset(shared_static, 0xff, shared_used); /* of the block before */
     shared_used = 0;
-    for (site &s : sites)
-        s.p = nullptr;
+    for (int i : sites_used)
+        sites[(size_t)i].p = nullptr;
+    sites_used.clear();
     if (grid_now->shared_bytes) {
         size_t bytes = (grid_now->shared_bytes + 15) / 16 * 16;
         dynamic_now = dynamic_map + SHARED_MAX / page * page + page - bytes;
@@ -346,10 +380,7 @@ void run_block(unsigned index)
     release(&kernel_begin);
     warps_ready = 0;
     n_done = n_at_barrier = barrier_sum = 0;
-    memset(warps, 0, sizeof(warp) * (size_t)n_warps);
-    for (int t = 0; t < n_threads; t++)
-        prepare(&fibers[t], t, b);
-    make_all_ready();
+    make_all_ready(true);
     go_to(&scheduler, take_next(pick(warps_ready)));
     if (failure)
         return;
@@ -474,6 +505,8 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
             b = n_blocks;
         }
     }
+    for (int t = 0; t < n_threads; t++)
+        prepare(&fibers[t], t, g->block);
     in_kernel = true;
     if (sigsetjmp(trap_jump, 0) == 0) {
         for (unsigned i = 0; i < n_blocks && failure == cudaSuccess; i++) {
@@ -484,13 +517,9 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
         tsan_to(scheduler_tsan);
     }
     in_kernel = false;
-    for (int t = 0; t < n_threads && failure == cudaSuccess; t++) {
-        for (int i = 0; i < 16; i++) {
-            if (fibers[t].stack[i] != CANARY) {
-                cuemu_set_report("the stack of a thread overflowed");
-                failure = cudaErrorLaunchFailure;
-            }
-        }
+    if (failure == cudaSuccess && !stacks_whole()) {
+        cuemu_set_report("the stack of a thread overflowed");
+        failure = cudaErrorLaunchFailure;
     }
     acquire(&kernel_end);
     return failure;
@@ -509,42 +538,63 @@ void cuemu_trap(cudaError_t error, const char *format, ...)
     siglongjmp(trap_jump, 1);
 }
 
+/* All lanes of the mask have arrived: they must mean the same. */
+static void check_meeting(const fiber *last)
+{
+    const fiber *base = &fibers[last->self.warp * LANES];
+    for (unsigned m = last->mask; m; m &= m - 1) {
+        int l = __builtin_ctz(m);
+        if (base[l].mask != last->mask || base[l].op != last->op)
+            cuemu_trap(cudaErrorLaunchFailure,
+                       "divergent warp operation: lane %u at %s:%d, lane %d at %s:%d",
+                       last->self.lane, last->file, last->line, l, base[l].file, base[l].line);
+    }
+}
+
+/* fn for the lanes of the mask, all of which have arrived. */
+static void meet(warp *w, cuemu_warp_fn *fn, unsigned mask)
+{
+    if (mask == 0xffffffffu) {
+        fn(w->mine, mask);
+        return;
+    }
+    void *lanes[LANES] = {};
+    for (unsigned m = mask; m; m &= m - 1)
+        lanes[__builtin_ctz(m)] = w->mine[__builtin_ctz(m)];
+    fn(lanes, mask);
+}
+
 void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const char *file,
                 int line)
 {
     fiber *f = self();
     warp *w = &warps[f->self.warp];
     const unsigned bit = 1u << f->self.lane;
+    f->op = op;
+    f->mask = mask;
+    f->file = file;
+    f->line = line;
+    w->mine[f->self.lane] = mine;
     if (!(mask & bit))
         cuemu_trap(cudaErrorLaunchFailure, "%s:%d: lane %u is not in its own mask %08x", file, line,
                    f->self.lane, mask);
-    f->op = op;
-    f->mask = mask;
-    f->mine = mine;
-    f->file = file;
-    f->line = line;
     if (op < CUEMU_LDMATRIX && op != CUEMU_SYNCWARP)
         no_products(f, "a shuffle or a vote");
     if (op == CUEMU_SYNCWARP)
         release(&warp_objects[f->self.warp]);
-    if (((w->arrived | bit) & mask) != mask) {
+    w->mixed = w->arrived && (w->mixed || w->mask != mask || w->op != op);
+    w->mask = mask;
+    w->op = op;
+    w->arrived |= bit;
+    if (mask & ~w->arrived) {
         f->st = state::warp;
-        w->arrived |= bit;
-        leave();
+        leave(f);
     } else {
-        void *lanes[LANES] = {};
-        fiber *base = &fibers[f->self.warp * LANES];
-        for (unsigned m = mask; m; m &= m - 1) {
-            int l = __builtin_ctz(m);
-            if (base[l].mask != mask || base[l].op != op)
-                cuemu_trap(cudaErrorLaunchFailure,
-                           "divergent warp operation: lane %u at %s:%d, lane %d at %s:%d",
-                           f->self.lane, file, line, l, base[l].file, base[l].line);
-            lanes[l] = base[l].mine;
-        }
+        if (w->mixed)
+            check_meeting(f);
         counts->warp_ops++;
         if (fn)
-            fn(lanes, mask);
+            meet(w, fn, mask);
         w->arrived &= ~mask;
         make_ready(f->self.warp, mask & ~bit);
     }
@@ -562,15 +612,14 @@ int cuemu_sync_sum(int value, const char *file, int line)
     release(&barrier_object);
     if (++n_at_barrier < n_threads) {
         f->st = state::barrier;
-        leave();
     } else {
         n_at_barrier = 0;
         barrier_result = barrier_sum;
         barrier_sum = 0;
         counts->barriers++;
-        make_all_ready();
-        leave(); /* the last one to arrive need not be the first to go on */
+        make_all_ready(false);
     }
+    leave(f); /* the last one to arrive need not be the first to go on */
     acquire(&barrier_object);
     return barrier_result;
 }
@@ -596,6 +645,7 @@ void *cuemu_shared(int s, size_t bytes, size_t align)
             cuemu_trap(cudaErrorInvalidConfiguration, "too much shared memory");
         at->p = shared_static + shared_used;
         at->bytes = bytes;
+        sites_used.push_back(s);
         shared_used += bytes + GAP;
     }
     return at->p;
@@ -613,7 +663,10 @@ void cuemu_cp_async(void *dst, const void *src, int bytes, int src_bytes)
         (src_bytes && (uintptr_t)src % (uintptr_t)bytes))
         cuemu_trap(cudaErrorMisalignedAddress, "cp.async of %d bytes from %p to %p", bytes, src,
                    dst);
-    memset(dst, 0xff, (size_t)bytes);
+    if (bytes == 16)
+        memset(dst, 0xff, 16); /* of a size that the compiler sees */
+    else
+        memset(dst, 0xff, (size_t)bytes);
     f->copies.push_back(
         {static_cast<char *>(dst), static_cast<const char *>(src), bytes, src_bytes, f->groups});
     counts->cp_async_bytes += (uint64_t)src_bytes;
@@ -630,9 +683,14 @@ void cuemu_cp_async_wait(int groups_left)
     size_t n = 0;
     while (n < f->copies.size() && f->copies[n].group < f->groups - groups_left) {
         const async_copy *c = &f->copies[n++];
+        if (c->src_bytes == 16) {
+            memcpy(c->dst, c->src, 16);
+            continue;
+        }
         if (c->src_bytes)
             memcpy(c->dst, c->src, (size_t)c->src_bytes);
         memset(c->dst + c->src_bytes, 0, (size_t)(c->bytes - c->src_bytes));
     }
-    f->copies.erase(f->copies.begin(), f->copies.begin() + (long)n);
+    if (n)
+        f->copies.erase(f->copies.begin(), f->copies.begin() + (long)n);
 }
