@@ -409,6 +409,7 @@ static void set_defaults(struct engine_options *o)
     o->max_images = o->max_images > 0 ? o->max_images : 4;
     o->image_rows = o->image_rows > 0 ? o->image_rows : 8;
     o->max_loras = o->max_loras > 0 ? o->max_loras : 64;
+    o->grammar_bytes = o->grammar_bytes > 0 ? o->grammar_bytes : (size_t)64 << 20;
     o->image_weight = o->image_weight > 0 ? o->image_weight : 1;
     o->max_batch_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 512;
     /* Room for every sequence's row and some of a prompt. */

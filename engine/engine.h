@@ -33,11 +33,12 @@ struct engine_options {
     int max_batch_rows;
     int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */
     bool prefix_sharing;
-    int max_images;      /* pictures of several requests that are made at once */
-    int image_rows;      /* rows of a UNet's pass at most; a picture with guidance has two */
-    double image_weight; /* an image model's share of the device beside a text model's 1 */
-    size_t vae_bytes;    /* of a pass of the image decoder; more goes in tiles.  0: 1 GiB */
-    const char *preview; /* TAESD checkpoint for previews, or NULL */
+    size_t grammar_bytes; /* of what is remembered of grammars, for each text model; 0: 64 MiB */
+    int max_images;       /* pictures of several requests that are made at once */
+    int image_rows;       /* rows of a UNet's pass at most; a picture with guidance has two */
+    double image_weight;  /* an image model's share of the device beside a text model's 1 */
+    size_t vae_bytes;     /* of a pass of the image decoder; more goes in tiles.  0: 1 GiB */
+    const char *preview;  /* TAESD checkpoint for previews, or NULL */
     enum safety_load safety;
     const char *lora_dir; /* adapters (engine/adapters.h), or NULL */
     int max_loras;        /* loaded at once; 0: 64 */

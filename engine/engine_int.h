@@ -75,7 +75,7 @@ struct loaded {
     int64_t used_us;         /* clock_us of its last unit */
     struct cache_pool *pool; /* text models */
     struct sample *sample;
-    struct grammar_vocab *vocab; /* of grammars; NULL until one is asked for */
+    struct grammar_vocab *vocab; /* of grammars; of text models, once loaded */
     struct task *looking;        /* caption models: whose picture is under way */
     struct pipeline pipeline;    /* image models */
     struct embed embed;          /* embedding models */

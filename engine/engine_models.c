@@ -81,7 +81,10 @@ static int open_work(struct engine *g, int model, struct err *e)
         engine_image_open(g, model);
     if (card->kind == MODEL_UPSCALER)
         engine_upscale_open(g, model);
-    return engine_has_pages(card) && !m->sample ? sample_open(&m->sample, card->n_vocab, e) : 0;
+    int rc = engine_has_pages(card) && !m->sample ? sample_open(&m->sample, card->n_vocab, e) : 0;
+    if (rc == 0 && card->kind == MODEL_TEXT && !m->vocab)
+        rc = grammar_vocab_open(&m->vocab, card->tokenizer, g->o.grammar_bytes, e);
+    return rc;
 }
 
 static void close_work(struct engine *g, int model)

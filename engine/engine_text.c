@@ -158,17 +158,12 @@ void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const 
 }
 
 /* The form that its answer must have, if there is one. */
-static int begin_grammar(struct loaded *m, struct seq *q, struct err *e)
+static int begin_grammar(const struct engine *g, struct seq *q, struct err *e)
 {
     const struct grammar *grammar = q->task->job->text.grammar;
     if (!grammar)
         return 0;
-    if (!m->vocab) {
-        int rc = grammar_vocab_open(&m->vocab, model_card(m->facts)->tokenizer, e);
-        if (rc)
-            return rc;
-    }
-    return grammar_run_open(&q->grammar, grammar, e);
+    return grammar_vocab_run(g->models[q->task->model].vocab, &q->grammar, grammar, e);
 }
 
 void engine_text_begin(struct engine *g, struct seq *q)
@@ -181,7 +176,7 @@ void engine_text_begin(struct engine *g, struct seq *q)
     STAT_SET(g, sequences_running, g->sched.n_running);
     emit_begin(q, engine_facts(g, t->model)->tokenizer);
     struct err e = {0};
-    if (begin_grammar(&g->models[t->model], q, &e) != 0) {
+    if (begin_grammar(g, q, &e) != 0) {
         engine_text_fail(g, t, &e);
         return;
     }

@@ -40,7 +40,7 @@ struct sample {
     float *edited;      /* [n_vocab] logits after bias and penalties, when the raw ones are kept */
     int32_t *counts;    /* [n_vocab] zero between calls */
     struct cand *cands; /* [n_vocab] */
-    bool *allowed;      /* [n_vocab] by the grammar */
+    uint32_t *allowed;  /* [(n_vocab + 31) / 32] by the grammar, a bit each */
 };
 
 int sample_open(struct sample **out, int n_vocab, struct err *e)
@@ -56,7 +56,7 @@ int sample_open(struct sample **out, int n_vocab, struct err *e)
     s->edited = mem_try(n, sizeof *s->edited);
     s->counts = mem_try(n, sizeof *s->counts);
     s->cands = mem_try(n, sizeof *s->cands);
-    s->allowed = mem_try(n, sizeof *s->allowed);
+    s->allowed = mem_try((n + 31) / 32, sizeof *s->allowed);
     if (!s->maxima || !s->order || !s->weights || !s->sums || !s->edited || !s->counts ||
         !s->cands || !s->allowed) {
         sample_close(s);
@@ -561,11 +561,9 @@ static int pick_token(struct sample *s, const float *x, const struct sample_args
  * that it has among them. */
 static void keep_allowed(struct sample *s, float *x, const struct sample_args *a)
 {
-    memset(s->allowed, 0, (size_t)s->n_vocab * sizeof *s->allowed);
     grammar_vocab_mark(a->vocab, a->grammar, a->may_end, s->allowed);
     for (int i = 0; i < s->n_vocab; i++)
-        if (!s->allowed[i])
-            x[i] = -FLT_MAX;
+        x[i] = s->allowed[i / 32] >> i % 32 & 1 ? x[i] : -FLT_MAX;
     scan(s, x);
 }
 

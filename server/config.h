@@ -54,6 +54,7 @@
     I(max_messages, 1024, 1, 100000, "messages of one chat request") \
     I(max_stop_bytes, 256, 1, 4096, "length of one stop string") \
     I(max_grammar_kib, 64, 1, 4096, "size of a regular expression or a GBNF grammar of a request in KiB") \
+    I(grammar_mib, 64, 1, 1 << 20, "memory for what is remembered of the forms that answers had, for each text model, in MiB") \
     I(max_answer_kib, 8192, 16, 1 << 20, "size of an answer, and of a stream's unsent part, in KiB") \
     I(max_image_kib, 16384, 16, 1 << 20, "size of an uploaded picture's file in KiB") \
     I(max_image_pixels, 1 << 24, 4096, 1 << 28, "pixels of an uploaded picture, and of all pictures of one request") \

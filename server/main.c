@@ -354,6 +354,7 @@ static int open_engine(struct server *s, struct err *e)
                   : c->safety_required      ? SAFETY_REQUIRED
                                             : SAFETY_IF_THERE,
         .lora_dir = c->lora_dir[0] ? c->lora_dir : NULL,
+        .grammar_bytes = (size_t)c->grammar_mib << 20,
         .max_loras = (int)c->max_loras,
         .lora_bytes = (size_t)c->lora_mib << 20,
         .wake = wake,

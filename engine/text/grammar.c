@@ -1,4 +1,4 @@
-/* Grammars are built here; grammar_run.c follows them. */
+/* Grammars are built here; grammar_auto.c follows texts through them. */
 #include "engine/text/grammar.h"
 
 #include <stdlib.h>
@@ -25,7 +25,7 @@ struct grammar *grammar_new(struct arena *a)
 
 bool grammar_failed(const struct grammar *g)
 {
-    return g->failed || g->start == 0;
+    return g->failed || g->code == NULL;
 }
 
 /* Room for one more in a table of the arena that doubles; the smaller ones stay there unused. */
@@ -130,6 +130,8 @@ void grammar_start(struct grammar *g, grammar_sym s)
     g->start = rule;
     if (!g->failed)
         prune(g);
+    if (!g->failed)
+        g->code = grammar_code_make(g);
 }
 
 bool grammar_empty(const struct grammar *g)

@@ -61,22 +61,28 @@ int grammar_left_recursive(struct grammar *g, const grammar_sym *rules, int n);
 struct grammar_run;
 int grammar_run_open(struct grammar_run **out, const struct grammar *g, struct err *e);
 void grammar_run_close(struct grammar_run *r); /* NULL is allowed */
-/* Goes on by these bytes.  false: they cannot stand here, and nothing has changed. */
+/* Goes on by these bytes, at most 256.  false: they cannot stand here, and nothing has changed. */
 bool grammar_run_push(struct grammar_run *r, const char *s, size_t n);
 bool grammar_run_may_end(const struct grammar_run *r);
 bool grammar_run_ended(const struct grammar_run *r); /* and nothing else may follow */
 
-/* The vocabulary in the order of its bytes, so that tokens that begin alike are looked at together. */
+/* The vocabulary as a tree of its bytes, so that tokens that begin alike are looked at together. */
 struct grammar_vocab;
 struct tokenizer;
-int grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, struct err *e);
-void grammar_vocab_close(struct grammar_vocab *w); /* NULL is allowed */
+/* max_bytes: of what is remembered of grammars, the later of which are found ready when they come again. */
+int grammar_vocab_open(struct grammar_vocab **out, const struct tokenizer *t, size_t max_bytes,
+                       struct err *e);
+void grammar_vocab_close(struct grammar_vocab *w);         /* NULL is allowed */
+size_t grammar_vocab_bytes(const struct grammar_vocab *w); /* that are remembered */
+/* As grammar_run_open, but runs of the same grammar share what they find out.  g need not live on. */
+int grammar_vocab_run(struct grammar_vocab *w, struct grammar_run **out, const struct grammar *g,
+                      struct err *e);
 /* Whether the token may come next: text that fits, or with may_end an end where the text may end. */
 bool grammar_vocab_allow(const struct grammar_vocab *w, struct grammar_run *r, int32_t id,
                          bool may_end);
 /* The token was chosen: the text goes on by it. */
 void grammar_vocab_push(const struct grammar_vocab *w, struct grammar_run *r, int32_t id);
-/* Sets allowed [n_vocab] for those that may come next, and nothing else. */
+/* Those that may come next, a bit each: id is bit id % 32 of allowed[id / 32], [(n_vocab + 31) / 32]. */
 void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool may_end,
-                        bool *allowed);
+                        uint32_t *allowed);
 #endif
