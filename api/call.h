@@ -10,6 +10,7 @@
 #include "api/render.h"
 #include "api/responses_out.h"
 #include "base/json.h"
+#include "engine/noise.h"
 #include "engine/text/tokenizer.h"
 
 struct template;
@@ -116,7 +117,7 @@ int images_begin(struct api_call *c, const struct cJSON *body, unsigned where, s
 int images_begin_form(struct api_call *c, const struct api_request *rq, unsigned where,
                       struct err *e);
 /* The webui's name of the scheduler that the call's pictures are made with. */
-const char *images_sampler_label(const struct api_call *c);
+void images_sampler_label(const struct api_call *c, char out[NOISE_NAME_MAX]);
 /* One log line for a picture that a safety checker has looked at. */
 void images_audit(const struct api_call *c, const struct event *ev);
 /* images/upscale: its model; when its picture is read, the size of the answer; and a network's job. */

@@ -103,7 +103,7 @@ const struct param image_params_table[] = {
     {"timestep_spacing", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(spacing),
      "auto leading linspace trailing", "where steps lie; auto: as the scheduler says"},
     {"sigma_schedule", PARAM_CHOICE, PARAM_DRAWN, 0, 0, AT(sigma_schedule),
-     "auto plain karras exponential",
+     "auto plain karras exponential beta align_your_steps kl_optimal",
      "how noise falls from step to step; auto: as the scheduler says"},
     {"seed", PARAM_INT, PARAM_DRAWN, -1, MAX_EXACT, AT(seed), NULL,
      "picture i has seed + i; -1: random"},
@@ -250,17 +250,20 @@ static int check_route(const struct cJSON *body, unsigned where, struct err *e)
 
 static int check_scheduler(const struct image_params *p, struct err *e)
 {
-    if (p->scheduler == NULL || noise_find(p->scheduler) != NULL)
+    struct noise_choice choice;
+    if (p->scheduler == NULL || noise_name_find(p->scheduler, &choice))
         return 0;
-    char names[160] = "";
+    char names[200] = "";
     int n = 0;
-    const struct noise_name *all = noise_names(&n);
+    const struct noise_name *all = noise_name_list(&n);
     for (int i = 0; i < n; i++) {
         size_t at = strlen(names);
         if (at + strlen(all[i].name) + 3 < sizeof names)
             snprintf(names + at, sizeof names - at, "%s%s", i > 0 ? ", " : "", all[i].name);
     }
-    err_set(e, ERR_INVALID, "there is no scheduler '%.40s', but %s ...", p->scheduler, names);
+    err_set(e, ERR_INVALID,
+            "there is no scheduler '%.40s', but %s; most with an ending like _karras", p->scheduler,
+            names);
     return err_param(e, "scheduler");
 }
 

@@ -368,41 +368,20 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
     s->safety = c->priv->safety;
     if (c->priv->sd != NULL && where != PARAM_ENLARGE)
         s->partial_images = SDAPI_PREVIEWS;
-    const struct noise_name *name = p->scheduler != NULL ? noise_find(p->scheduler) : NULL;
-    if (name != NULL) {
-        s->scheduler = name->choice.scheduler;
-        s->sigmas = name->choice.sigmas;
-        s->spacing = name->choice.spacing;
+    struct noise_choice choice;
+    if (p->scheduler != NULL && noise_name_find(p->scheduler, &choice)) {
+        s->scheduler = choice.scheduler;
+        s->sigmas = choice.sigmas;
+        s->spacing = choice.spacing;
     }
     s->sigmas = p->sigma_schedule ? p->sigma_schedule : s->sigmas;
     s->spacing = p->spacing ? p->spacing : s->spacing;
     return image_lists_put(p, c->job, e);
 }
 
-static int plain(int sigmas)
-{
-    return sigmas == NOISE_SIGMAS_UNSET ? NOISE_SIGMAS_PLAIN : sigmas;
-}
-
-/* The name of a scheduler as people know it, the nearest one of the list; "" when there is none. */
-static const char *label_of(const struct noise_choice *choice)
-{
-    int n = 0, best = 0;
-    const struct noise_name *all = noise_names(&n), *found = NULL;
-    for (int i = 0; i < n; i++) {
-        const struct noise_choice *c = &all[i].choice;
-        int score = 1 + 2 * (plain((int)c->sigmas) == plain((int)choice->sigmas)) +
-                    (c->spacing == choice->spacing);
-        if (c->scheduler == choice->scheduler && score > best) {
-            best = score;
-            found = &all[i];
-        }
-    }
-    return found != NULL ? found->label : "";
-}
-
 /* What the picture is made with, by that name. */
-static const char *sampler_label(const struct image_spec *s, const struct image_card *d)
+static void sampler_label(const struct image_spec *s, const struct image_card *d,
+                          char out[NOISE_NAME_MAX])
 {
     struct noise_choice choice = {(enum noise_scheduler)s->scheduler, (enum noise_sigmas)s->sigmas,
                                   (enum noise_spacing)s->spacing};
@@ -410,16 +389,16 @@ static const char *sampler_label(const struct image_spec *s, const struct image_
         choice.scheduler = (enum noise_scheduler)d->scheduler;
         choice.sigmas = (enum noise_sigmas)d->sigmas;
     }
-    return label_of(&choice);
+    noise_name_label(&choice, out);
 }
 
-const char *images_sampler_label(const struct api_call *c)
+void images_sampler_label(const struct api_call *c, char out[NOISE_NAME_MAX])
 {
     const struct api *a = c->priv->api;
+    out[0] = '\0';
     for (int i = 0; i < a->n_models; i++)
         if (strcmp(a->models[i].card->id, c->model) == 0)
-            return sampler_label(&c->job->image, a->models[i].card->image);
-    return "";
+            sampler_label(&c->job->image, a->models[i].card->image, out);
 }
 
 /* What stable-diffusion-webui writes into its PNGs, so that its tools and many others read ours; returns
@@ -442,7 +421,8 @@ static size_t put_parameters(const struct api_call *c, const struct model_card *
                : s->n_timesteps > 0 ? s->n_timesteps
                : s->steps > 0       ? s->steps
                                     : d->steps);
-    const char *label = sampler_label(s, d);
+    char label[NOISE_NAME_MAX];
+    sampler_label(s, d, label);
     if (label[0] != '\0')
         buf_printf(out, ", Sampler: %s", label);
     buf_printf(out, ", CFG scale: %g",

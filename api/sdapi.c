@@ -287,8 +287,8 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
         api_unknown_model(a, p->model, e);
         return err_param(e, "override_settings.sd_model_checkpoint");
     }
-    const char *scheduler = sdapi_names_scheduler(p->sampler, p->scheduler, e);
-    if (scheduler == NULL)
+    char scheduler[NOISE_NAME_MAX];
+    if (sdapi_names_scheduler(p->sampler, p->scheduler, scheduler, e) != 0)
         return e->code;
     const int64_t clip = p->clip_skip > 0 ? p->clip_skip : sdapi_state_clip(a, c->priv->owner);
     if (m != NULL)
@@ -302,7 +302,7 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     json_put_num(w, "guidance_scale", (double)p->cfg_scale);
     json_put_str(w, "scheduler", scheduler);
     json_put_int(w, "seed", p->seed);
-    if (strncmp(scheduler, "ddim", 4) == 0 && !isnan(p->eta))
+    if (strncmp(scheduler, "DDIM", 4) == 0 && !isnan(p->eta))
         json_put_num(w, "eta", (double)p->eta);
     if (clip > 1)
         json_put_int(w, "clip_skip", clip - 1);

@@ -74,8 +74,9 @@ void sdapi_info_answer(const struct api_call *c, const struct images_out *o, str
 
 /* ---- between the files ---- */
 
-/* What is known about names there, as noise_find's; NULL with the reason in *e. */
-const char *sdapi_names_scheduler(const char *sampler, const char *scheduler, struct err *e);
+/* The name here of a sampler and a schedule there. */
+int sdapi_names_scheduler(const char *sampler, const char *schedule, char out[NOISE_NAME_MAX],
+                          struct err *e);
 /* Does it count in timesteps there, not in sigmas? */
 bool sdapi_names_by_timesteps(const char *sampler);
 /* "id" or "id [hash]"; NULL: there is no such image model. */

@@ -198,7 +198,9 @@ static void put_info(const struct api_call *c, const struct images_out *o, struc
     json_put_str(&w, "negative_prompt", negative);
     put_all(&w, "all_negative_prompts", negative, n);
     put_numbers(&w, s, n);
-    json_put_str(&w, "sampler_name", images_sampler_label(c));
+    char sampler[NOISE_NAME_MAX];
+    images_sampler_label(c, sampler);
+    json_put_str(&w, "sampler_name", sampler);
     json_put_int(&w, "batch_size", p->batch_size);
     json_put_bool(&w, "restore_faces", false);
     json_put_null(&w, "face_restoration_model");

@@ -14,7 +14,10 @@ static const struct sampler {
 } samplers[] = {
     {"DPM++ 2M", "k_dpmpp_2m", "Karras", false},
     {"DPM++ SDE", "k_dpmpp_sde", "Karras", false},
-    {"DPM++ 2M SDE", "k_dpmpp_2m_sde", "Karras", false},
+    {"DPM++ 2M SDE", "k_dpmpp_2m_sde", "Exponential", false},
+    {"DPM++ 2M SDE Heun", "k_dpmpp_2m_sde_heun", "Exponential", false},
+    {"DPM++ 2S a", "k_dpmpp_2s_a", "Karras", false},
+    {"DPM++ 3M SDE", "k_dpmpp_3m_sde", "Exponential", false},
     {"DPM++ 2S", "k_dpmpp_2s", "", false},
     {"Euler a", "k_euler_a", "", false},
     {"Euler", "k_euler", "", false},
@@ -22,6 +25,8 @@ static const struct sampler {
     {"Heun", "k_heun", "", false},
     {"DPM2", "k_dpm_2", "Karras", false},
     {"DPM2 a", "k_dpm_2_a", "Karras", false},
+    {"DPM fast", "k_dpm_fast", "", false},
+    {"Restart", "restart", "Karras", false},
     {"DDIM", "ddim", "", true},
     {"DDPM", "ddpm", "", false},
     {"PLMS", "plms", "", true},
@@ -39,10 +44,25 @@ static const struct schedule {
     {"exponential", "Exponential", "Exponential"},
     {"polyexponential", "Polyexponential", "Exponential"}, /* with rho 1, as there */
     {"sgm_uniform", "SGM Uniform", "Trailing"},
+    {"kl_optimal", "KL Optimal", "KL Optimal"},
+    {"align_your_steps", "Align Your Steps", "Align Your Steps"},
+    {"simple", "Simple", "Trailing"},
+    {"normal", "Normal", ""},
+    {"ddim", "DDIM", "Leading"},
+    {"beta", "Beta", "Beta"},
+};
+/* What there is there and not here. */
+static const struct refused {
+    const char *name, *alias, *why;
+} refused[] = {
+    {"DPM adaptive", "k_dpm_ad",
+     "it chooses its steps while it runs, and how long a picture takes is known before"},
+    {"DDIM CFG++", "ddim_cfgpp", "it takes what the model says without the prompt apart"},
 };
 enum {
     N_SAMPLERS = sizeof samplers / sizeof *samplers,
-    N_SCHEDULES = sizeof schedules / sizeof *schedules
+    N_SCHEDULES = sizeof schedules / sizeof *schedules,
+    N_REFUSED = sizeof refused / sizeof *refused
 };
 
 static const struct schedule *find_schedule(const char *name, size_t n)
@@ -67,28 +87,33 @@ static const struct sampler *find_sampler(const char *name, size_t n)
     return NULL;
 }
 
-static const char *bad_sampler(const char *name, struct err *e)
+static int bad_sampler(const char *name, struct err *e)
 {
-    char names[160] = "";
+    char names[200] = "";
     size_t n = 0;
+    for (int i = 0; i < N_REFUSED; i++)
+        if (strcasecmp(name, refused[i].name) == 0 || strcasecmp(name, refused[i].alias) == 0) {
+            err_set(e, ERR_INVALID, "the sampler '%s' is not built in: %s", refused[i].name,
+                    refused[i].why);
+            return err_param(e, "sampler_name");
+        }
     for (int i = 0; i < N_SAMPLERS && n + 24 < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? ", " : "",
                               samplers[i].name);
-    err_set(e, ERR_INVALID, "there is no sampler '%.40s', but %s", name, names);
-    err_param(e, "sampler_name");
-    return NULL;
+    err_set(e, ERR_INVALID, "there is no sampler '%.40s', but %s ...", name, names);
+    return err_param(e, "sampler_name");
 }
 
 /* "DPM++ 2M Karras", as it was called before: the sampler, and the schedule that its name ends with. */
 static const struct sampler *find_old(const char *name, const struct schedule **schedule)
 {
-    const char *space = strrchr(name, ' ');
-    *schedule = NULL;
     const struct sampler *s = find_sampler(name, strlen(name));
-    if (s != NULL || space == NULL)
-        return s;
-    *schedule = find_schedule(space + 1, strlen(space + 1));
-    return *schedule != NULL ? find_sampler(name, (size_t)(space - name)) : NULL;
+    *schedule = NULL;
+    for (const char *at = name; s == NULL && (at = strchr(at, ' ')) != NULL; at++) {
+        *schedule = find_schedule(at + 1, strlen(at + 1));
+        s = *schedule != NULL ? find_sampler(name, (size_t)(at - name)) : NULL;
+    }
+    return s;
 }
 
 bool sdapi_names_by_timesteps(const char *name)
@@ -98,37 +123,31 @@ bool sdapi_names_by_timesteps(const char *name)
     return s != NULL && s->by_timesteps;
 }
 
-const char *sdapi_names_scheduler(const char *name, const char *scheduler, struct err *e)
+int sdapi_names_scheduler(const char *name, const char *scheduler, char out[NOISE_NAME_MAX],
+                          struct err *e)
 {
-    const struct schedule *schedule = &schedules[0];
+    const struct schedule *schedule = &schedules[0], *old;
     if (scheduler != NULL && scheduler[0] != '\0')
         schedule = find_schedule(scheduler, strlen(scheduler));
     if (schedule == NULL) {
         err_set(e, ERR_INVALID,
-                "there is no scheduler '%.40s', but automatic, uniform, karras, exponential, "
-                "polyexponential and sgm_uniform",
+                "there is no scheduler '%.40s', but those that /sdapi/v1/schedulers lists",
                 scheduler);
-        err_param(e, "scheduler");
-        return NULL;
+        return err_param(e, "scheduler");
     }
-    const struct schedule *old;
     const struct sampler *s = find_old(name, &old);
     if (s == NULL)
         return bad_sampler(name, e);
     schedule = schedule == &schedules[0] && old != NULL ? old : schedule;
     const char *ending = schedule->ending != NULL ? schedule->ending : s->automatic;
-    char label[64];
-    snprintf(label, sizeof label, "%s%s%s", s->name, ending[0] != '\0' ? " " : "", ending);
-    const struct noise_name *found = noise_find(label);
-    if (found == NULL && s->by_timesteps)
-        found = noise_find(s->name);
-    if (found == NULL) {
-        err_set(e, ERR_INVALID, "the sampler '%s' has no schedule '%s' here", s->name,
-                schedule->label);
-        err_param(e, "scheduler");
-        return NULL;
-    }
-    return found->name;
+    if (s->by_timesteps && strcmp(schedule->name, "sgm_uniform") != 0)
+        ending = "";
+    struct noise_choice choice;
+    snprintf(out, NOISE_NAME_MAX, "%s%s%s", s->name, ending[0] != '\0' ? " " : "", ending);
+    if (noise_name_find(out, &choice))
+        return 0;
+    err_set(e, ERR_INVALID, "the sampler '%s' has no schedule '%s' here", s->name, schedule->label);
+    return err_param(e, "scheduler");
 }
 
 /* ---- lists ---- */
@@ -143,7 +162,8 @@ static void put_samplers(struct json_writer *w)
         json_close(w, ']');
         json_open(w, "options", '{');
         if (samplers[i].automatic[0] != '\0')
-            json_put_str(w, "scheduler", "karras");
+            json_put_str(w, "scheduler",
+                         samplers[i].automatic[0] == 'K' ? "karras" : "exponential");
         json_close(w, '}');
         json_close(w, '}');
     }

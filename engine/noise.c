@@ -1,5 +1,5 @@
-/* The names of the schedulers; opening a run (the config resolved by the class that makes it, then
- * compiled), and doing it: the only place that touches the floats of a latent. */
+/* Opening a run (the config resolved by the class that makes it, then compiled), and doing it: the only place
+ * that touches the floats of a latent. */
 #include "engine/noise.h"
 
 #include <math.h>
@@ -38,118 +38,22 @@ static const struct noise_class classes[NOISE_N_SCHEDULERS] = {
                         noise_dpm_multi},
     [NOISE_DPMPP_2M_SDE] = {"DPM++ 2M SDE", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0,
                             noise_dpm_multi},
+    [NOISE_DPMPP_2M_SDE_HEUN] = {"DPM++ 2M SDE Heun", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1,
+                                 1, 0, noise_dpm_multi},
+    [NOISE_DPMPP_3M_SDE] = {"DPM++ 3M SDE", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 1, 1, 0,
+                            noise_dpm_multi},
     [NOISE_DPMPP_2S] = {"DPM++ 2S", LINEAR, NOISE_LINSPACE, 0, 0, 0, 0, 1, 1, 1, 1, 0,
                         noise_dpm_single},
+    [NOISE_DPMPP_2S_A] = {"DPM++ 2S ancestral", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 0, 0, 1,
+                          noise_sigma_2s_ancestral},
     [NOISE_DPMPP_SDE] = {"DPM++ SDE", LINEAR_KARRAS, NOISE_LINSPACE, 0, 0, 0, 0, 1, 0, 0, 0, 1,
                          noise_sigma_dpm_sde},
     [NOISE_UNIPC] = {"UniPC", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 0, 1, 0, noise_dpm_unipc},
     [NOISE_LCM] = {"LCM", SCALED, NOISE_LEADING, 1, 0, 1, 1, 0, 1, 1, 0, 0, noise_alpha_lcm},
     [NOISE_TCD] = {"TCD", SCALED, NOISE_LEADING, 1, 0, 0, 1, 0, 1, 1, 0, 0, noise_alpha_tcd},
+    [NOISE_DPM_FAST] = {"DPM fast", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 0, 1, 0, 0, 0, noise_fast},
+    [NOISE_RESTART] = {"Restart", LINEAR, NOISE_LINSPACE, 0, 0, 0, 1, 1, 1, 0, 0, 1, noise_restart},
 };
-
-/* --- names --- */
-
-#define PLAIN(s)                                   \
-    {                                              \
-        s, NOISE_SIGMAS_UNSET, NOISE_SPACING_UNSET \
-    }
-#define KARRAS(s)                                   \
-    {                                               \
-        s, NOISE_SIGMAS_KARRAS, NOISE_SPACING_UNSET \
-    }
-#define EXPONENTIAL(s)                                   \
-    {                                                    \
-        s, NOISE_SIGMAS_EXPONENTIAL, NOISE_SPACING_UNSET \
-    }
-#define TRAILING(s)                           \
-    {                                         \
-        s, NOISE_SIGMAS_UNSET, NOISE_TRAILING \
-    }
-#define MULTISTEP  "DPMSolverMultistepScheduler"
-#define SINGLESTEP "DPMSolverSinglestepScheduler"
-#define DPM_SDE    "DPMSolverSDEScheduler"
-#define EULER      "EulerDiscreteScheduler"
-#define EULER_A    "EulerAncestralDiscreteScheduler"
-
-/* The first line of a class is the class as its config says. */
-static const struct noise_name names[] = {
-    {"ddim", "DDIM", "DDIMScheduler", PLAIN(NOISE_DDIM)},
-    {"ddim_trailing", "DDIM Trailing", "DDIMScheduler", TRAILING(NOISE_DDIM)},
-    {"ddpm", "DDPM", "DDPMScheduler", PLAIN(NOISE_DDPM)},
-    {"pndm", "PLMS", "PNDMScheduler", PLAIN(NOISE_PNDM)},
-    {"lms", "LMS", "LMSDiscreteScheduler", PLAIN(NOISE_LMS)},
-    {"lms_karras", "LMS Karras", "LMSDiscreteScheduler", KARRAS(NOISE_LMS)},
-    {"euler", "Euler", EULER, PLAIN(NOISE_EULER)},
-    {"euler_karras", "Euler Karras", EULER, KARRAS(NOISE_EULER)},
-    {"euler_exponential", "Euler Exponential", EULER, EXPONENTIAL(NOISE_EULER)},
-    {"euler_trailing", "Euler Trailing", EULER, TRAILING(NOISE_EULER)},
-    {"euler_a", "Euler a", EULER_A, PLAIN(NOISE_EULER_A)},
-    {"euler_a_karras", "Euler a Karras", EULER_A, KARRAS(NOISE_EULER_A)},
-    {"euler_a_exponential", "Euler a Exponential", EULER_A, EXPONENTIAL(NOISE_EULER_A)},
-    {"euler_a_trailing", "Euler a Trailing", EULER_A, TRAILING(NOISE_EULER_A)},
-    {"heun", "Heun", "HeunDiscreteScheduler", PLAIN(NOISE_HEUN)},
-    {"heun_karras", "Heun Karras", "HeunDiscreteScheduler", KARRAS(NOISE_HEUN)},
-    {"dpm2", "DPM2", "KDPM2DiscreteScheduler", PLAIN(NOISE_DPM2)},
-    {"dpm2_karras", "DPM2 Karras", "KDPM2DiscreteScheduler", KARRAS(NOISE_DPM2)},
-    {"dpm2_a", "DPM2 a", "KDPM2AncestralDiscreteScheduler", PLAIN(NOISE_DPM2_A)},
-    {"dpm2_a_karras", "DPM2 a Karras", "KDPM2AncestralDiscreteScheduler", KARRAS(NOISE_DPM2_A)},
-    {"dpmpp_2m", "DPM++ 2M", MULTISTEP, PLAIN(NOISE_DPMPP_2M)},
-    {"dpmpp_2m_karras", "DPM++ 2M Karras", MULTISTEP, KARRAS(NOISE_DPMPP_2M)},
-    {"dpmpp_2m_exponential", "DPM++ 2M Exponential", MULTISTEP, EXPONENTIAL(NOISE_DPMPP_2M)},
-    {"dpmpp_2m_trailing", "DPM++ 2M Trailing", MULTISTEP, TRAILING(NOISE_DPMPP_2M)},
-    {"dpmpp_2m_sde", "DPM++ 2M SDE", MULTISTEP, PLAIN(NOISE_DPMPP_2M_SDE)},
-    {"dpmpp_2m_sde_karras", "DPM++ 2M SDE Karras", MULTISTEP, KARRAS(NOISE_DPMPP_2M_SDE)},
-    {"dpmpp_2m_sde_exponential", "DPM++ 2M SDE Exponential", MULTISTEP,
-     EXPONENTIAL(NOISE_DPMPP_2M_SDE)},
-    {"dpmpp_2s", "DPM++ 2S", SINGLESTEP, PLAIN(NOISE_DPMPP_2S)},
-    {"dpmpp_2s_karras", "DPM++ 2S Karras", SINGLESTEP, KARRAS(NOISE_DPMPP_2S)},
-    {"dpmpp_sde", "DPM++ SDE", DPM_SDE, PLAIN(NOISE_DPMPP_SDE)},
-    {"dpmpp_sde_karras", "DPM++ SDE Karras", DPM_SDE, KARRAS(NOISE_DPMPP_SDE)},
-    {"unipc", "UniPC", "UniPCMultistepScheduler", PLAIN(NOISE_UNIPC)},
-    {"unipc_karras", "UniPC Karras", "UniPCMultistepScheduler", KARRAS(NOISE_UNIPC)},
-    {"lcm", "LCM", "LCMScheduler", PLAIN(NOISE_LCM)},
-    {"tcd", "TCD", "TCDScheduler", PLAIN(NOISE_TCD)},
-};
-
-const struct noise_name *noise_names(int *n)
-{
-    *n = sizeof names / sizeof *names;
-    return names;
-}
-
-/* The next letter that counts: case, blanks, hyphens and underscores do not, and ++ is pp. */
-static int next_letter(const char **s)
-{
-    while (**s == ' ' || **s == '_' || **s == '-')
-        (*s)++;
-    int c = (unsigned char)**s;
-    if (c == 0)
-        return 0;
-    (*s)++;
-    if (c == '+')
-        return 'p';
-    return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
-}
-
-static bool same(const char *a, const char *b)
-{
-    for (;;) {
-        int x = next_letter(&a), y = next_letter(&b);
-        if (x != y)
-            return false;
-        if (x == 0)
-            return true;
-    }
-}
-
-const struct noise_name *noise_find(const char *name)
-{
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (same(name, names[i].name) || same(name, names[i].label) ||
-            same(name, names[i].class_name))
-            return &names[i];
-    return NULL;
-}
 
 /* --- opening --- */
 
@@ -209,7 +113,13 @@ static void resolve(struct plan *p)
         c->original_steps = N_DEFAULT_ORIGINAL;
     if (c->timestep_scaling == 0)
         c->timestep_scaling = 10;
-    if (p->out->kind == NOISE_DPMPP_2M_SDE)
+    if (p->out->kind == NOISE_DPMPP_2M_SDE_HEUN)
+        c->solver_heun = NOISE_YES;
+    if (p->out->kind == NOISE_DPMPP_3M_SDE)
+        c->solver_order = 3;
+    if (k->has_final && k->has_sigmas && c->sigmas == NOISE_SIGMAS_KL)
+        c->final_sigma_min = NOISE_YES;
+    if (p->out->kind >= NOISE_DPMPP_2M_SDE && p->out->kind <= NOISE_DPMPP_3M_SDE)
         c->algorithm = NOISE_SDE_DPMSOLVERPP;
     else if (p->out->kind != NOISE_DPMPP_2S || c->algorithm == NOISE_ALGORITHM_UNSET)
         c->algorithm = NOISE_DPMSOLVERPP;
@@ -284,6 +194,9 @@ static int check(const struct plan *p, struct err *e)
     if (!(a->start >= 0 && a->start < 1) || !(a->end >= 0 && a->end <= 1))
         return err_set(e, ERR_INVALID, "denoising from %g to %g; 0 to 1 are possible", a->start,
                        a->end);
+    if ((a->start > 0 || a->end > 0) &&
+        (p->k->compile == noise_restart || p->k->compile == noise_fast))
+        return err_set(e, ERR_INVALID, "a run of %s is not cut in parts", p->k->name);
     if (!(a->strength >= 0 && a->strength <= 1))
         return err_set(e, ERR_INVALID, "strength is %g; 0 to 1 are possible", a->strength);
     return 0;

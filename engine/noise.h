@@ -29,23 +29,28 @@
 struct cJSON;
 
 enum noise_scheduler {
-    NOISE_DEFAULT,      /* what the model's scheduler_config.json names */
-    NOISE_DDIM,         /* DDIMScheduler */
-    NOISE_DDPM,         /* DDPMScheduler */
-    NOISE_PNDM,         /* PNDMScheduler */
-    NOISE_LMS,          /* LMSDiscreteScheduler */
-    NOISE_EULER,        /* EulerDiscreteScheduler */
-    NOISE_EULER_A,      /* EulerAncestralDiscreteScheduler */
-    NOISE_HEUN,         /* HeunDiscreteScheduler: two calls a step but for the last */
-    NOISE_DPM2,         /* KDPM2DiscreteScheduler: likewise */
-    NOISE_DPM2_A,       /* KDPM2AncestralDiscreteScheduler: likewise */
-    NOISE_DPMPP_2M,     /* DPMSolverMultistepScheduler */
-    NOISE_DPMPP_2M_SDE, /* the same with algorithm_type sde-dpmsolver++ */
-    NOISE_DPMPP_2S,     /* DPMSolverSinglestepScheduler */
-    NOISE_DPMPP_SDE,    /* DPMSolverSDEScheduler: two calls a step but for the last */
-    NOISE_UNIPC,        /* UniPCMultistepScheduler */
-    NOISE_LCM,          /* LCMScheduler */
-    NOISE_TCD,          /* TCDScheduler */
+    NOISE_DEFAULT,           /* what the model's scheduler_config.json names */
+    NOISE_DDIM,              /* DDIMScheduler */
+    NOISE_DDPM,              /* DDPMScheduler */
+    NOISE_PNDM,              /* PNDMScheduler */
+    NOISE_LMS,               /* LMSDiscreteScheduler */
+    NOISE_EULER,             /* EulerDiscreteScheduler */
+    NOISE_EULER_A,           /* EulerAncestralDiscreteScheduler */
+    NOISE_HEUN,              /* HeunDiscreteScheduler: two calls a step but for the last */
+    NOISE_DPM2,              /* KDPM2DiscreteScheduler: likewise */
+    NOISE_DPM2_A,            /* KDPM2AncestralDiscreteScheduler: likewise */
+    NOISE_DPMPP_2M,          /* DPMSolverMultistepScheduler */
+    NOISE_DPMPP_2M_SDE,      /* the same with algorithm_type sde-dpmsolver++ */
+    NOISE_DPMPP_2M_SDE_HEUN, /* and solver_type heun */
+    NOISE_DPMPP_3M_SDE,      /* and solver_order 3 */
+    NOISE_DPMPP_2S,          /* DPMSolverSinglestepScheduler */
+    NOISE_DPMPP_2S_A, /* k-diffusion's dpmpp_2s_ancestral: two calls a step but for the last */
+    NOISE_DPMPP_SDE,  /* DPMSolverSDEScheduler: likewise */
+    NOISE_UNIPC,      /* UniPCMultistepScheduler */
+    NOISE_LCM,        /* LCMScheduler */
+    NOISE_TCD,        /* TCDScheduler */
+    NOISE_DPM_FAST, /* k-diffusion's dpm_fast: steps of up to three calls, as many calls as steps */
+    NOISE_RESTART,  /* stable-diffusion-webui's restart_sampler: Heun's steps, some of them twice */
     NOISE_N_SCHEDULERS
 };
 
@@ -55,7 +60,10 @@ enum noise_sigmas {
     NOISE_SIGMAS_UNSET,
     NOISE_SIGMAS_PLAIN,
     NOISE_SIGMAS_KARRAS,
-    NOISE_SIGMAS_EXPONENTIAL
+    NOISE_SIGMAS_EXPONENTIAL,
+    NOISE_SIGMAS_BETA,
+    NOISE_SIGMAS_AYS, /* Align Your Steps */
+    NOISE_SIGMAS_KL /* KL optimal: ends at the least sigma of training, not at 0, where the class can */
 };
 enum noise_spacing { NOISE_SPACING_UNSET, NOISE_LEADING, NOISE_LINSPACE, NOISE_TRAILING };
 enum noise_prediction { NOISE_PREDICTION_UNSET, NOISE_EPSILON, NOISE_V, NOISE_SAMPLE };
@@ -69,7 +77,7 @@ struct noise_config {
     enum noise_prediction prediction;
     enum noise_betas beta_schedule;
     enum noise_spacing spacing;
-    enum noise_sigmas sigmas; /* use_karras_sigmas, use_exponential_sigmas */
+    enum noise_sigmas sigmas; /* use_karras_sigmas and kin */
     enum noise_algorithm algorithm;
     double beta_start, beta_end;
     int n_train; /* num_train_timesteps */
@@ -96,15 +104,20 @@ struct noise_choice {
     enum noise_sigmas sigmas;
     enum noise_spacing spacing;
 };
+enum { NOISE_NAME_MAX = 48, NOISE_NAME_SIGMAS = 1, NOISE_NAME_SPACINGS = 2 };
 struct noise_name {
-    const char *name;       /* ours: "dpmpp_2m_karras" */
-    const char *label;      /* stable-diffusion-webui's: "DPM++ 2M Karras" */
-    const char *class_name; /* diffusers' class */
-    struct noise_choice choice;
+    const char *name;       /* ours: "dpmpp_2m" */
+    const char *label;      /* stable-diffusion-webui's: "DPM++ 2M" */
+    const char *class_name; /* diffusers' class; NULL: it has none */
+    enum noise_scheduler scheduler;
+    unsigned endings; /* NOISE_NAME_SIGMAS, ..._SPACINGS: "_karras", "_trailing" may follow */
 };
-const struct noise_name *noise_names(int *n);
-/* By name, label or class, whatever the case; NULL when there is no such scheduler. */
-const struct noise_name *noise_find(const char *name);
+const struct noise_name *noise_name_list(int *n);
+/* By name, label or class with an ending or without, whatever the case: "dpmpp_2m_karras", "DPM++ 2M Karras".
+ * false: there is no such scheduler. */
+bool noise_name_find(const char *name, struct noise_choice *out);
+/* The label of what comes nearest; "" for NOISE_DEFAULT. */
+void noise_name_label(const struct noise_choice *choice, char out[NOISE_NAME_MAX]);
 
 enum { NOISE_MAX_STEPS = 1000 };
 
@@ -127,6 +140,7 @@ struct noise_args {
      * start on (then nothing is left out for strength), and up to end.  0: from the first, to the last one. */
     double start, end;
     enum noise_pipeline pipeline;
+    bool xl;    /* the model is an SDXL: Align Your Steps has other sigmas for these */
     double eta; /* DDIM's, and TCD's gamma: 0 draws nothing, 1 the most */
     /* Custom timesteps, falling (Turbo, Lightning), instead of steps; NULL: none. */
     const int *timesteps;

@@ -54,8 +54,8 @@ static int get_flag(const struct cJSON *obj, const char *key, enum noise_flag *o
 /* Settings that would change the numbers and that no code here follows. */
 static int refuse_unknown(const struct cJSON *obj, struct err *e)
 {
-    static const char *const off[] = {"thresholding", "use_beta_sigmas", "use_lu_lambdas",
-                                      "use_flow_sigmas", "use_dynamic_shifting"};
+    static const char *const off[] = {"thresholding", "use_lu_lambdas", "use_flow_sigmas",
+                                      "use_dynamic_shifting"};
     for (size_t i = 0; i < sizeof off / sizeof *off; i++) {
         bool on = false;
         int rc = json_get_bool(obj, off[i], &on, e);
@@ -82,10 +82,10 @@ static int read_class(struct noise_config *c, const struct cJSON *obj, struct er
     if (rc != 0 || name == NULL)
         return rc;
     int n;
-    const struct noise_name *names = noise_names(&n);
+    const struct noise_name *names = noise_name_list(&n);
     for (int i = 0; c->scheduler == NOISE_DEFAULT && i < n; i++)
-        if (strcmp(names[i].class_name, name) == 0)
-            c->scheduler = names[i].choice.scheduler;
+        if (names[i].class_name != NULL && strcmp(names[i].class_name, name) == 0)
+            c->scheduler = names[i].scheduler;
     if (c->scheduler == NOISE_DEFAULT)
         return err_set(e, ERR_UNSUPPORTED, "the scheduler %.60s is not built in", name);
     if (c->scheduler == NOISE_DPMPP_2M && c->algorithm == NOISE_SDE_DPMSOLVERPP)
@@ -199,16 +199,20 @@ static int read_flags(struct noise_config *c, const struct cJSON *obj, struct er
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < sizeof flags / sizeof *flags; i++)
         rc = get_flag(obj, flags[i].key, flags[i].out, e);
-    bool karras = false, exponential = false;
-    if (rc == 0)
-        rc = json_get_bool(obj, "use_karras_sigmas", &karras, e);
-    if (rc == 0)
-        rc = json_get_bool(obj, "use_exponential_sigmas", &exponential, e);
-    if (rc == 0 && karras && exponential)
-        return err_set(e, ERR_INVALID, "the scheduler has both Karras and exponential sigmas");
-    c->sigmas = karras        ? NOISE_SIGMAS_KARRAS
-                : exponential ? NOISE_SIGMAS_EXPONENTIAL
-                              : NOISE_SIGMAS_UNSET;
+    static const struct {
+        const char *key;
+        enum noise_sigmas sigmas;
+    } kinds[] = {{"use_karras_sigmas", NOISE_SIGMAS_KARRAS},
+                 {"use_exponential_sigmas", NOISE_SIGMAS_EXPONENTIAL},
+                 {"use_beta_sigmas", NOISE_SIGMAS_BETA}};
+    for (size_t i = 0; rc == 0 && i < sizeof kinds / sizeof *kinds; i++) {
+        bool on = false;
+        rc = json_get_bool(obj, kinds[i].key, &on, e);
+        if (on && c->sigmas != NOISE_SIGMAS_UNSET)
+            return err_set(e, ERR_INVALID, "the scheduler has %s, and other sigmas", kinds[i].key);
+        if (on)
+            c->sigmas = kinds[i].sigmas;
+    }
     return rc;
 }
 

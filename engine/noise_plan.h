@@ -67,7 +67,7 @@ struct noise_class {
     enum noise_betas betas;
     enum noise_spacing spacing;
     bool alpha_to_one, clip;
-    bool has_clip, has_zero_snr, has_sigmas /* karras, exponential */, has_sample, has_custom;
+    bool has_clip, has_zero_snr, has_sigmas /* karras and kin */, has_sample, has_custom;
     bool has_final; /* final_sigmas_type */
     bool two_calls; /* a step, but for the last */
     int (*compile)(struct plan *p, struct err *e);
@@ -100,6 +100,9 @@ int noise_table_timesteps(struct plan *p, int n_points, bool whole, struct err *
 /* sigma from t, or Karras' or exponential ones and t from them.  whole_range: these span all of
  * training, else t's; rounded: t is made whole after Karras, and cut after exponential. */
 int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct err *e);
+/* Sigma i of n from high to low, as the schedule has it. */
+double noise_table_spread(const struct plan *p, enum noise_sigmas how, const double ends[2], int n,
+                          int i);
 double noise_table_sigma_to_t(const struct plan *p, double sigma);
 
 /* --- noise_plan.c: writing calls --- */
@@ -131,15 +134,28 @@ int noise_alpha_pndm(struct plan *p, struct err *e);
 int noise_alpha_lcm(struct plan *p, struct err *e);
 int noise_alpha_tcd(struct plan *p, struct err *e);
 int noise_sigma_euler(struct plan *p, struct err *e); /* and ancestral */
+/* What its samplers share: sigmas, timesteps and init_sigma; D = (x - x0) / sigma at the entry of a call; the
+ * latent after a call of Heun's method, which keeps x in REG_S and D in REG_H0. */
+enum noise_half { NOISE_FIRST, NOISE_SECOND, NOISE_ONLY };
+int noise_sigma_schedule(struct plan *p, bool rounded, struct err *e);
+struct noise_expr noise_sigma_slope(struct plan *p, double sigma);
+struct noise_expr noise_sigma_heun_call(struct plan *p, double from, double to,
+                                        enum noise_half half);
 int noise_sigma_lms(struct plan *p, struct err *e);
 int noise_sigma_heun(struct plan *p, struct err *e);
 int noise_sigma_dpm2(struct plan *p, struct err *e); /* and ancestral */
 int noise_sigma_dpm_sde(struct plan *p, struct err *e);
+int noise_sigma_2s_ancestral(struct plan *p, struct err *e);
+int noise_restart(struct plan *p, struct err *e);
+int noise_fast(struct plan *p, struct err *e);
 int noise_dpm_multi(struct plan *p, struct err *e);
 int noise_dpm_single(struct plan *p, struct err *e);
 int noise_dpm_unipc(struct plan *p, struct err *e);
 
-/* --- noise_brownian.c --- */
+/* --- noise_beta.c, noise_brownian.c --- */
+
+/* The quantile of the symmetric beta distribution with parameter a at p, 0 ... 1. */
+double noise_beta_quantile(double a, double p);
 
 /* out = (B(to) - B(from)) / sqrt(from - to) for the path of this seed on [low, high]. */
 struct noise_path {

@@ -3,19 +3,18 @@
  *
  * Euler, Heun, and the ancestral steps: Karras et al. 2022, Song et al. 2021 (as in k-diffusion).
  * LMS: linear multistep on sigmas, Crowson 2022.  DPM2: DPM-Solver-2, Lu et al. 2022, in sigmas.
- * DPM++ SDE: Lu et al. 2023 in its two-stage form, its noise the increments of a Brownian path. */
+ * DPM++ SDE: Lu et al. 2023 in its two-stage form, its noise the increments of a Brownian path; 2S ancestral: the
+ * same with fresh noise, as in k-diffusion. */
 #include <math.h>
 
 #include "engine/noise_plan.h"
 
 /* The same for all: sigmas and timesteps, and the deviation of the first latent. */
-static int start(struct plan *p, bool rounded, struct err *e)
+int noise_sigma_schedule(struct plan *p, bool rounded, struct err *e)
 {
     int rc = noise_table_timesteps(p, p->n, false, e);
     if (rc == 0)
         rc = noise_table_sigmas(p, false, rounded, e);
-    if (rc == 0)
-        rc = noise_plan_start(p, p->k->two_calls ? 2 * p->n - 1 : p->n, e);
     if (rc != 0)
         return rc;
     float max = p->sigma[0];
@@ -23,6 +22,12 @@ static int start(struct plan *p, bool rounded, struct err *e)
         max = p->sigma[i] > max ? p->sigma[i] : max;
     p->out->init_sigma = p->c.spacing == NOISE_LEADING ? sqrtf(max * max + 1) : max;
     return 0;
+}
+
+static int start(struct plan *p, bool rounded, struct err *e)
+{
+    int rc = noise_sigma_schedule(p, rounded, e);
+    return rc != 0 ? rc : noise_plan_start(p, p->k->two_calls ? 2 * p->n - 1 : p->n, e);
 }
 
 /* latent + slope * (to - from), the slope that of the line from it to the clean one at `sigma`. */
@@ -114,34 +119,44 @@ int noise_sigma_lms(struct plan *p, struct err *e)
 
 /* --- two calls a step --- */
 
+struct noise_expr noise_sigma_slope(struct plan *p, double sigma)
+{
+    noise_plan_entry_sigma(p, sigma);
+    const struct noise_expr clean = noise_plan_clean_sigma(p, sigma);
+    struct noise_expr slope = noise_plan_reg(REG_X, 1 / sigma);
+    noise_plan_add(&slope, -1 / sigma, &clean);
+    return slope;
+}
+
+struct noise_expr noise_sigma_heun_call(struct plan *p, double from, double to,
+                                        enum noise_half half)
+{
+    const struct noise_expr slope = noise_sigma_slope(p, half == NOISE_SECOND ? to : from);
+    const struct noise_expr latent = noise_plan_reg(REG_X, 1);
+    struct noise_expr x = half == NOISE_SECOND ? noise_plan_reg(REG_S, 1) : latent;
+    if (half == NOISE_FIRST) {
+        noise_plan_emit(p, REG_S, &latent);
+        noise_plan_emit(p, REG_H0, &slope);
+    }
+    if (half == NOISE_SECOND)
+        x.c[REG_H0] = (to - from) / 2;
+    noise_plan_add(&x, half == NOISE_SECOND ? (to - from) / 2 : to - from, &slope);
+    return x;
+}
+
 int noise_sigma_heun(struct plan *p, struct err *e)
 {
     int rc = start(p, false, e);
     if (rc != 0)
         return rc;
     for (int i = p->begin; i < 2 * p->n - 1; i++) {
-        int step = i / 2; /* of the whole schedule */
-        bool second = i % 2 == 1;
-        double from = (double)p->sigma[step], to = (double)p->sigma[step + 1];
-        double sigma = second ? to : from;
-        noise_plan_call(p, p->t[second ? step + 1 : step], step - p->begin / 2);
-        noise_plan_entry_sigma(p, sigma);
-        struct noise_expr clean = noise_plan_clean_sigma(p, sigma), x;
-        struct noise_expr slope = noise_plan_reg(REG_X, 1 / sigma);
-        noise_plan_add(&slope, -1 / sigma, &clean);
-        if (second) {
-            x = noise_plan_reg(REG_S, 1);
-            x.c[REG_H0] = (to - from) / 2;
-            noise_plan_add(&x, (to - from) / 2, &slope);
-        } else {
-            struct noise_expr latent = noise_plan_reg(REG_X, 1);
-            if (step + 1 < p->n) {
-                noise_plan_emit(p, REG_S, &latent);
-                noise_plan_emit(p, REG_H0, &slope);
-            }
-            x = latent;
-            noise_plan_add(&x, to - from, &slope);
-        }
+        const int step = i / 2; /* of the whole schedule */
+        const enum noise_half half = i % 2 == 1        ? NOISE_SECOND
+                                     : step + 1 < p->n ? NOISE_FIRST
+                                                       : NOISE_ONLY;
+        noise_plan_call(p, p->t[(i + 1) / 2], step - p->begin / 2);
+        const struct noise_expr x =
+            noise_sigma_heun_call(p, (double)p->sigma[step], (double)p->sigma[step + 1], half);
         noise_plan_emit(p, REG_X, &x);
     }
     return 0;
@@ -183,6 +198,40 @@ int noise_sigma_dpm2(struct plan *p, struct err *e)
     int rc = start(p, true, e);
     for (int i = p->begin; rc == 0 && i < 2 * p->n - 1; i++)
         dpm2_call(p, i / 2, i % 2 == 1);
+    return rc;
+}
+
+/* To the middle of log sigma on the way down, and from where the step began with the x0 there. */
+static void ancestral_2s_call(struct plan *p, int step, bool second)
+{
+    const double from = (double)p->sigma[step];
+    double down, up;
+    ancestral(from, (double)p->sigma[step + 1], &down, &up);
+    const bool only = step + 1 == p->n;
+    const double middle = sqrt(from * down), sigma = second ? middle : from;
+    const double to = second || only ? down : middle;
+    noise_plan_call(p, second ? noise_table_sigma_to_t(p, middle) : p->t[step],
+                    step - p->begin / 2);
+    noise_plan_entry_sigma(p, sigma);
+    const struct noise_expr clean = noise_plan_clean_sigma(p, sigma);
+    if (!second && !only) {
+        const struct noise_expr latent = noise_plan_reg(REG_X, 1);
+        noise_plan_emit(p, REG_S, &latent);
+    }
+    struct noise_expr x = noise_plan_reg(second ? REG_S : REG_X, to / from);
+    noise_plan_add(&x, 1 - to / from, &clean);
+    if (second) {
+        p->call->draw = DRAW_NORMAL;
+        x.c[REG_N] = up;
+    }
+    noise_plan_emit(p, REG_X, &x);
+}
+
+int noise_sigma_2s_ancestral(struct plan *p, struct err *e)
+{
+    int rc = start(p, false, e);
+    for (int i = p->begin; rc == 0 && i < 2 * p->n - 1; i++)
+        ancestral_2s_call(p, i / 2, i % 2 == 1);
     return rc;
 }
 

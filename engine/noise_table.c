@@ -1,6 +1,7 @@
-/* Schedules: cumulative alphas from betas, timesteps by spacing, sigmas by Karras et al. 2022 or in
- * equal ratios, and back from a sigma to a timestep.  The arithmetic is numpy's and torch's, operation
- * by operation, where its rounding shows. */
+/* Schedules: cumulative alphas from betas, timesteps by spacing, sigmas by Karras et al. 2022, in equal
+ * ratios, by a beta distribution (Lee et al. 2024), by Align Your Steps (Sabour et al. 2024) or evenly by arc
+ * tangent, and back from a sigma to a timestep.  The arithmetic is numpy's and torch's, operation by operation,
+ * where its rounding shows. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,14 +183,37 @@ double noise_table_sigma_to_t(const struct plan *p, double sigma)
     return (1 - w) * low + w * (low + 1);
 }
 
-/* Sigma i of n between high and low, as Karras et al. or in equal ratios. */
-static double spread(enum noise_sigmas how, double high, double low, int n, int i)
+/* Sigma i of n by Align Your Steps: the published ones, and between them in equal ratios. */
+static double align(bool xl, int n, int i)
 {
-    const double rho = 7;
-    if (how == NOISE_SIGMAS_EXPONENTIAL)
+    enum { N = 11 };
+    static const double table[2][N] = {
+        {14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029},
+        {14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029}};
+    double at = linspace_at(0, N - 1, n, i);
+    int k = at < N - 1 ? (int)at : N - 2;
+    double a = log(table[xl][k]), b = log(table[xl][k + 1]);
+    return exp(a + (at - k) * (b - a));
+}
+
+double noise_table_spread(const struct plan *p, enum noise_sigmas how, const double ends[2], int n,
+                          int i)
+{
+    const double rho = 7, high = ends[0], low = ends[1];
+    switch (how) {
+    case NOISE_SIGMAS_EXPONENTIAL:
         return exp(linspace_at(log(high), log(low), n, i));
-    double a = pow(high, 1 / rho), b = pow(low, 1 / rho);
-    return pow(a + linspace_at(0, 1, n, i) * (b - a), rho);
+    case NOISE_SIGMAS_BETA:
+        return low + noise_beta_quantile(0.6, 1 - linspace_at(0, 1, n, i)) * (high - low);
+    case NOISE_SIGMAS_AYS:
+        return align(p->args->xl, n, i);
+    case NOISE_SIGMAS_KL: /* of n + 1 */
+        return tan(linspace_at(atan(high), atan(low), n + 1, i));
+    default: {
+        double a = pow(high, 1 / rho), b = pow(low, 1 / rho);
+        return pow(a + linspace_at(0, 1, n, i) * (b - a), rho);
+    }
+    }
 }
 
 /* Those of the caller, and the timesteps that they stand for. */
@@ -218,9 +242,11 @@ int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct er
         low = p->c.sigma_min;
     bool spread_out =
         p->k->has_sigmas && p->c.sigmas > NOISE_SIGMAS_PLAIN && p->args->timesteps == NULL;
+    const double ends[2] = {high, low};
     double last = 0;
     for (int i = 0; i < n; i++) {
-        double s = spread_out ? spread(p->c.sigmas, high, low, n, i) : interpolate(p, p->t[i]);
+        double s =
+            spread_out ? noise_table_spread(p, p->c.sigmas, ends, n, i) : interpolate(p, p->t[i]);
         if (spread_out) {
             p->t[i] = noise_table_sigma_to_t(p, s);
             if (rounded && p->c.sigmas == NOISE_SIGMAS_KARRAS)
@@ -230,7 +256,9 @@ int noise_table_sigmas(struct plan *p, bool whole_range, bool rounded, struct er
         last = s;
     }
     p->sigma[n] = 0;
-    if (p->c.final_sigma_min == NOISE_YES)
+    if (p->c.final_sigma_min == NOISE_YES && spread_out && p->c.sigmas == NOISE_SIGMAS_KL)
+        p->sigma[n] = (float)low;
+    else if (p->c.final_sigma_min == NOISE_YES)
         p->sigma[n] = p->k->compile == noise_dpm_unipc && spread_out ? (float)last : sigma_of(p, 0);
     return 0;
 }

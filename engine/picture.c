@@ -145,6 +145,7 @@ static int prepare(struct image_task *it, struct err *e)
         .end = share_of(s->denoising_end),
         .strength_in_range = d->info->guidance_embedded && !s->mask, /* LCM's own pipeline */
         .pipeline = pipeline_of(d, s),
+        .xl = d->info->pooled_dim > 0,
         .eta = (double)s->eta,
         .timesteps = s->n_timesteps > 0 ? s->timesteps : NULL,
         .n_timesteps = s->n_timesteps,

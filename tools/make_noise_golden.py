@@ -1,28 +1,48 @@
 #!/usr/bin/env python3
 """Writes what diffusers' schedulers make of a small latent, and what torch.randn draws.
 
-    /path/to/refenv/bin/python tools/make_noise_golden.py      (diffusers, scipy, torchsde)
+    /path/to/refenv/bin/python tools/make_noise_golden.py      (diffusers, scipy, torchsde, k-diffusion)
 
 tests/fixtures/noise.jsonl, one JSON object a line:
 {"config": scheduler_config.json, "steps", "strength" (0: text to image), "eta", "timesteps" (custom or
 null), "inpaint": bool, "in_range" (strength_in_range; absent: false), "sigmas" (custom; absent: none), "choice": a name of ours, where
-another class than the config's runs (from_config), "seed", "t": timestep of every call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
+another class than the config's runs (from_config), or a sampler of k-diffusion's or stable-diffusion-webui's, "xl":
+an SDXL's Align Your Steps, "seed", "t": timestep of every call, "scale": of the model's input at each call (absent: 1), "mid": the first numbers of the latent
 after half of the calls, "final": latent}  with latents as [c, h, w], or
 {"seed", "sizes", "normal": torch.randn of each size, one after the other; of long ones the last 20}.
 
 The model is a function of each number and the timestep: 0.8 tanh(0.9 x + 0.4 cos(t / 50)) - 0.1 x.
 """
 
+import importlib.util
 import inspect
 import json
+import math
+import sys
+import types
 import warnings
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import torch
 
 warnings.filterwarnings("ignore")
 diffusers.utils.logging.set_verbosity_error()
+
+
+def k_diffusion_sampling():
+    """k_diffusion.sampling alone: the package's other parts import half of the world."""
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = importlib.util.find_spec("k_diffusion").submodule_search_locations
+    utils = types.ModuleType("k_diffusion.utils")
+    utils.append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
+    package.utils = utils
+    sys.modules |= {"k_diffusion": package, "k_diffusion.utils": utils}
+    return importlib.import_module("k_diffusion.sampling")
+
+
+sampling = k_diffusion_sampling()
 
 C, H, W = 4, 3, 3
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -159,6 +179,128 @@ def run(case):
     return case
 
 
+# ---- samplers and sigmas that diffusers has not: k-diffusion's, and stable-diffusion-webui's by its formulas ----
+
+
+class Wrapped:
+    """The model as k-diffusion calls it: a latent and its sigma to the clean one.  Keeps what it was given."""
+
+    def __init__(self, case):
+        self.case, self.inputs = case, []
+        self.table = diffusers.EulerDiscreteScheduler.from_config(case["config"])
+        self.logs = np.log(((1 - self.table.alphas_cumprod) / self.table.alphas_cumprod).sqrt().numpy())
+
+    def __call__(self, x, sigma, **_):
+        s = float(sigma.flatten()[0])
+        t = float(self.table._sigma_to_t(np.float64(s), self.logs))
+        self.inputs.append(x.clone())
+        self.case["t"].append(t)
+        self.case["scale"].append(1 / math.sqrt(s * s + 1))
+        said = model(x / math.sqrt(s * s + 1), t)
+        if self.case["config"].get("prediction_type") == "v_prediction":
+            return x / (s * s + 1) - said * s / math.sqrt(s * s + 1)
+        return x - s * said
+
+
+ALIGNED = {False: [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029],
+           True: [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029]}
+
+
+def sigmas_of(case, table):
+    """n + 1 of them, by the ending of the choice."""
+    n, name = case["steps"], case["choice"]
+    all_of_it = ((1 - table.alphas_cumprod) / table.alphas_cumprod).sqrt()
+    low, high = float(all_of_it[0]), float(all_of_it[-1])
+    if name.endswith("karras"):
+        return sampling.get_sigmas_karras(n, low, high)
+    if name.endswith("align_your_steps"):
+        rising = np.log(ALIGNED[case.get("xl", False)][::-1])
+        found = np.exp(np.interp(np.linspace(0, 1, n), np.linspace(0, 1, 11), rising))[::-1]
+        return torch.tensor(np.append(found, 0), dtype=torch.float32)
+    if name.endswith("kl_optimal"):
+        i = torch.arange(n + 1) / n
+        return torch.tan(i * math.atan(low) + (1 - i) * math.atan(high))
+    table.set_timesteps(n)
+    if name == "dpm_fast" and n == 1:  # the whole range, whatever the steps
+        table.sigmas[0] = high
+    return table.sigmas.clone()
+
+
+def restart(wrapped, x, sigmas, randn):
+    """The legs of Xu et al. 2023 as webui chooses them, each a step of Heun's method."""
+    n = len(sigmas) - 1
+    times, per = (0, 0) if n < 20 else (1, 9) if n < 36 else (2, n // 4)
+    if times:
+        sigmas = sampling.get_sigmas_karras(n - per * times, float(sigmas[-2]), float(sigmas[0]))
+    low, high = (int((sigmas - at).abs().argmin()) for at in (0.1, 2))
+    legs = list(zip(sigmas[:-1], sigmas[1:]))
+    if times and high < low:
+        again = sampling.get_sigmas_karras(per + 1, float(sigmas[low]), float(sigmas[high]))[:-1]
+        legs[low:low] = list(zip(again[:-1], again[1:])) * times
+    last = legs[0][0]
+    for a, b in legs:
+        if a > last:
+            x = x + randn() * (a**2 - last**2).sqrt()
+        d = (x - wrapped(x, a)) / a
+        to = x + d * (b - a)
+        if b > 0:
+            d = (d + (to - wrapped(to, b)) / b) / 2
+            to = x + d * (b - a)
+        x, last = to, b
+    return x
+
+
+def run_webui(case):
+    wrapped = Wrapped(case)
+    case.update(t=[], scale=[])
+    sigmas = sigmas_of(case, wrapped.table)
+    if case["strength"]:
+        sigmas = sigmas[case["steps"] - int(case["steps"] * case["strength"]):]
+    g = torch.Generator("cpu").manual_seed(case["seed"])
+
+    def randn(*_):
+        return torch.randn(1, C, H, W, generator=g)
+
+    x = randn() * sigmas[0] + (picture() if case["strength"] else 0)
+    name, more = case["choice"], {"disable": True}
+    if name.startswith("restart"):
+        x = restart(wrapped, x, sigmas, randn)
+    elif name == "dpm_fast":
+        least = float(((1 / wrapped.table.alphas_cumprod[0]) - 1).sqrt())
+        x = sampling.sample_dpm_fast(wrapped, x, least, float(sigmas[0]), len(sigmas) - 1, noise_sampler=randn,
+                                     **more)
+    elif name.startswith("dpmpp_2s_a"):
+        x = sampling.sample_dpmpp_2s_ancestral(wrapped, x, sigmas, noise_sampler=randn, **more)
+    else:
+        x = sampling.sample_euler(wrapped, x, sigmas, **more)
+    n = len(wrapped.inputs)
+    if n > 2:
+        case["mid"] = (wrapped.inputs + [x])[n // 2 + 1].flatten()[:MID].tolist()
+    case["final"] = x.flatten().tolist()
+
+
+def webui_cases(case):
+    def made(choice, steps, config=None, **more):
+        return case("EulerDiscrete", steps, config, choice=choice, webui=True, **more)
+
+    for n in (1, 2, 5, 20):
+        yield made("dpmpp_2s_a", n)
+    yield made("dpmpp_2s_a_karras", 7, strength=0.6)
+    yield made("dpmpp_2s_a", 5, {"prediction_type": "v_prediction"})
+    for n in (1, 2, 3, 4, 5, 6, 13):
+        yield made("dpm_fast", n)
+    yield made("dpm_fast", 12, {"prediction_type": "v_prediction"}, strength=0.7)
+    for n in (2, 8, 19, 20, 30, 36, 41):
+        yield made("restart_karras", n)
+    yield made("restart", 22, {"prediction_type": "v_prediction"})
+    yield made("restart", 40, strength=0.55)
+    yield made("restart_karras", 25, strength=0.9)
+    for n in (2, 7, 10, 11, 25):
+        yield made("euler_align_your_steps", n, xl=n % 2 == 0)
+        yield made("euler_kl_optimal", n)
+    yield made("dpmpp_2s_a_align_your_steps", 6)
+
+
 def cases():
     def case(name, steps=5, config=None, **more):
         c = {"config": {"_class_name": name + "Scheduler"} | SD | (config or {}), "steps": steps}
@@ -261,6 +403,22 @@ def cases():
                 yield case("", 5, choice=f"euler_a_{how}", added={}, kind=kind, **more) | {"config": config}
 
 
+def later_cases():
+    """What came after the others: a case's seed is its place."""
+    def case(name, steps=5, config=None, **more):
+        c = {"config": {"_class_name": name + "Scheduler"} | SD | (config or {}), "steps": steps}
+        return c | {"strength": 0, "eta": 0, "timesteps": None, "inpaint": False} | more
+
+    for name in SIGMAS:
+        yield from (case(name, n, {"use_beta_sigmas": True}) for n in (1, 5, 20))
+    for config in (SHIPPED[0], SHIPPED_SPARSE[1]):
+        for name, added in (("dpmpp_2m_sde_heun", {"solver_type": "heun"}), ("dpmpp_3m_sde", {"solver_order": 3})):
+            for ending, how in (("", {}), ("_exponential", ENDINGS["exponential"])):
+                yield case("", 7, choice=name + ending, kind=diffusers.DPMSolverMultistepScheduler,
+                           added={"algorithm_type": "sde-dpmsolver++"} | added | how) | {"config": config}
+    yield from webui_cases(case)
+
+
 def rounded(v):
     if isinstance(v, float):
         return float(f"{v:.6g}")
@@ -279,10 +437,10 @@ def normals():
 
 def main():
     lines, dropped = [], []
-    for i, case in enumerate(cases()):
+    for i, case in enumerate([*cases(), *later_cases()]):
         case["seed"] = 1000 + i
         try:
-            run(case)
+            run_webui(case) if case.pop("webui", False) else run(case)
         except Exception as e:
             dropped.append((case["config"]["_class_name"], case["steps"], str(e)[:90]))
             continue

@@ -379,11 +379,17 @@ def test_the_picture_is_that_of_openais_route(painter):
 def test_old_names_of_samplers(painter):
     labels = {("DPM++ 2M Karras", None): "DPM++ 2M Karras", ("DPM++ 2M", None): "DPM++ 2M Karras",
               ("k_dpmpp_2m", "uniform"): "DPM++ 2M", ("Euler", "Automatic"): "Euler",
-              ("euler", "SGM Uniform"): "Euler Trailing", ("DDIM", ""): "DDIM"}
+              ("euler", "SGM Uniform"): "Euler Trailing", ("DDIM", ""): "DDIM",
+              ("Restart", ""): "Restart Karras", ("DPM fast", None): "DPM fast",
+              ("DPM++ 2S a", "Align Your Steps"): "DPM++ 2S a Align Your Steps",
+              ("DPM++ 3M SDE", "KL Optimal"): "DPM++ 3M SDE KL Optimal",
+              ("DPM++ 2M SDE Heun", "beta"): "DPM++ 2M SDE Heun Beta"}
     for (name, schedule), label in labels.items():
         status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "sampler_name": name, "scheduler": schedule})
         assert status == 200, r
         assert json.loads(r["info"])["sampler_name"] == label
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "sampler_name": "DPM adaptive"})
+    assert status == 400 and "chooses its steps" in json.dumps(r)
 
 
 HIRES = {"hr_prompt": "another", "hr_sampler_name": "DDIM", "hr_checkpoint_name": "other", "hr_upscaler": "Magic",

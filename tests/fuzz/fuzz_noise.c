@@ -77,7 +77,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     choose(data + 3, &args);
     for (int s = NOISE_DEFAULT; s < NOISE_N_SCHEDULERS; s++) {
         struct noise *n = NULL;
-        args.choice.scheduler = (enum noise_scheduler)s;
+        args.choice = (struct noise_choice){(enum noise_scheduler)s,
+                                            (enum noise_sigmas)(data[1] % (NOISE_SIGMAS_KL + 1)),
+                                            (enum noise_spacing)(data[2] % (NOISE_TRAILING + 1))};
+        args.xl = data[0] & 32;
         memset(&e, 0, sizeof e);
         rc = noise_open(&n, &config, &args, &e);
         check(rc == e.code && (rc == 0) == (n != NULL));

@@ -112,9 +112,9 @@ static void open_case(struct noise **n, const struct cJSON *doc, int line)
                               .eta = number(doc, "eta")};
     const char *choice = json_str(json_get(doc, "choice"));
     if (choice != NULL) {
-        assert_non_null(noise_find(choice));
-        args.choice = noise_find(choice)->choice;
+        assert_true(noise_name_find(choice, &args.choice));
     }
+    args.xl = json_bool(json_get(doc, "xl"));
     const struct cJSON *timesteps = json_get(doc, "timesteps");
     for (const struct cJSON *v = json_first(timesteps); v != NULL; v = json_next(v)) {
         assert_true(args.n_timesteps < MAX_CUSTOM);
@@ -177,8 +177,8 @@ static void check_error(const struct cJSON *doc, int line, const char *where, do
     const char *name = json_str(json_get(json_get(doc, "config"), "_class_name"));
     const char *choice = json_str(json_get(doc, "choice"));
     if (choice != NULL)
-        name = noise_find(choice)->class_name;
-    bool sde = strcmp(name, "DPMSolverSDEScheduler") == 0;
+        name = choice;
+    bool sde = strcmp(name, "DPMSolverSDEScheduler") == 0 || strncmp(name, "dpmpp_sde", 9) == 0;
     if (!sde)
         worst_error = fmax(worst_error, error);
     if (error <= (sde ? BOUND_SDE : BOUND))

@@ -232,11 +232,11 @@ static void read_case(struct picture_case *c, const struct cJSON *o)
     s->seed = (uint64_t)number(o, "seed", 0);
     const char *scheduler = json_str(json_get(o, "scheduler"));
     if (scheduler) {
-        const struct noise_name *n = noise_find(scheduler);
-        assert_non_null(n);
-        s->scheduler = (int)n->choice.scheduler;
-        s->sigmas = (int)n->choice.sigmas;
-        s->spacing = (int)n->choice.spacing;
+        struct noise_choice choice;
+        assert_true(noise_name_find(scheduler, &choice));
+        s->scheduler = (int)choice.scheduler;
+        s->sigmas = (int)choice.sigmas;
+        s->spacing = (int)choice.spacing;
     }
     if (json_get(o, "small"))
         read_small(c, o, s);

@@ -50,21 +50,35 @@ static void expect_refused(const struct noise_config *c, const struct noise_args
         fail_msg("\"%s\" does not say %s", e.msg, word);
 }
 
-static void noise_find_knows_every_name_label_and_class(void **state)
+static void noise_name_find_knows_every_name_label_and_class(void **state)
 {
     (void)state;
     int n;
-    const struct noise_name *all = noise_names(&n);
+    struct noise_choice c;
+    char label[NOISE_NAME_MAX];
+    const struct noise_name *all = noise_name_list(&n);
     for (int i = 0; i < n; i++) {
-        assert_ptr_equal(noise_find(all[i].name), &all[i]);
-        assert_ptr_equal(noise_find(all[i].label), &all[i]);
-        assert_non_null(noise_find(all[i].class_name));
+        assert_true(noise_name_find(all[i].name, &c) && c.scheduler == all[i].scheduler);
+        assert_true(noise_name_find(all[i].label, &c) && c.scheduler == all[i].scheduler);
+        assert_true(all[i].class_name == NULL || noise_name_find(all[i].class_name, &c));
     }
-    assert_string_equal(noise_find("dpm++ 2m karras")->name, "dpmpp_2m_karras");
-    assert_string_equal(noise_find("DPMSolverMultistepScheduler")->name, "dpmpp_2m");
-    assert_string_equal(noise_find("euler-ancestral-discrete-scheduler")->name, "euler_a");
-    assert_null(noise_find("DPM fast"));
-    assert_null(noise_find(""));
+    assert_true(noise_name_find("dpm++ 2m karras", &c));
+    assert_true(c.scheduler == NOISE_DPMPP_2M && c.sigmas == NOISE_SIGMAS_KARRAS);
+    noise_name_label(&c, label);
+    assert_string_equal(label, "DPM++ 2M Karras");
+    assert_true(noise_name_find("DPMSolverMultistepScheduler", &c));
+    assert_true(c.scheduler == NOISE_DPMPP_2M && c.sigmas == NOISE_SIGMAS_UNSET);
+    assert_true(noise_name_find("euler-ancestral-discrete-scheduler", &c));
+    assert_int_equal(c.scheduler, NOISE_EULER_A);
+    assert_true(noise_name_find("restart_align_your_steps", &c));
+    noise_name_label(&c, label);
+    assert_string_equal(label, "Restart Align Your Steps");
+    noise_name_label(&(struct noise_choice){.spacing = NOISE_TRAILING}, label);
+    assert_string_equal(label, "");
+    static const char *const none[] = {"DPM adaptive",      "",           "karras",
+                                       "euler_karras_beta", "lcm_karras", "dpm_fast_trailing"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        assert_false(noise_name_find(none[i], &c));
 }
 
 static void noise_config_read_takes_what_it_knows(void **state)
@@ -104,7 +118,8 @@ static void noise_config_read_refuses_what_would_change_the_picture(void **state
          ERR_UNSUPPORTED},
         {"{\"beta_start\":\"a\"}", "beta_start", ERR_INVALID},
         {"{\"num_train_timesteps\":1e9}", "num_train_timesteps", ERR_INVALID},
-        {"{\"use_karras_sigmas\":true,\"use_exponential_sigmas\":true}", "both", ERR_INVALID},
+        {"{\"use_karras_sigmas\":true,\"use_exponential_sigmas\":true}", "other sigmas",
+         ERR_INVALID},
         {"[]", "object", ERR_INVALID},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -138,6 +153,10 @@ static void noise_open_refuses_runs_that_cannot_be(void **state)
     expect_refused(&zero, &a, "finite");
     a.choice.scheduler = NOISE_EULER_A;
     expect_refused(&sample, &a, "sample");
+    a.choice.scheduler = NOISE_RESTART;
+    a.end = 0.5;
+    expect_refused(&config, &a, "not cut");
+    a.end = 0;
     a.choice.scheduler = NOISE_LCM;
     a.choice.sigmas = NOISE_SIGMAS_KARRAS;
     expect_refused(&config, &a, "but its own");
@@ -214,8 +233,8 @@ static void noise_step_ends_at_the_picture_that_the_model_sees(void **state)
                 assert_true(fabsf(clean[j] - picture[j]) < 1e-3f);
             noise_step(n, i, &st, output, latent, &rng);
         }
-        /* PNDM and TCD end at timestep 0, where 0.029 of noise is left. */
-        float bound = s == NOISE_PNDM || s == NOISE_TCD ? 0.15f : 2e-3f;
+        /* PNDM, TCD and DPM fast end at timestep 0, where 0.029 of noise is left. */
+        float bound = s == NOISE_PNDM || s == NOISE_TCD || s == NOISE_DPM_FAST ? 0.15f : 2e-3f;
         for (int j = 0; j < N; j++)
             if (!(fabsf(latent[j] - picture[j]) < bound))
                 fail_msg("scheduler %d: %g, should be %g", s, (double)latent[j],
@@ -267,7 +286,7 @@ static void noise_inpaint_keeps_what_the_mask_leaves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(noise_find_knows_every_name_label_and_class),
+        cmocka_unit_test(noise_name_find_knows_every_name_label_and_class),
         cmocka_unit_test(noise_config_read_takes_what_it_knows),
         cmocka_unit_test(noise_config_read_refuses_what_would_change_the_picture),
         cmocka_unit_test(noise_open_refuses_runs_that_cannot_be),

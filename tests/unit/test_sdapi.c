@@ -107,21 +107,40 @@ static void samplers_have_names_of_all_ages(void **state)
         {"PLMS", "exponential", "pndm"},
         {"UniPC", "exponential", "unipc"},
         {"LCM", "karras", NULL},
+        {"DPM++ 2M SDE", NULL, "dpmpp_2m_sde_exponential"},
+        {"DPM++ 2M SDE Heun Karras", NULL, "dpmpp_2m_sde_heun_karras"},
+        {"DPM++ 3M SDE", "Align Your Steps", "dpmpp_3m_sde_align_your_steps"},
+        {"DPM++ 2M Align Your Steps", "Automatic", "dpmpp_2m_align_your_steps"},
+        {"DPM++ 2S a Karras", NULL, "dpmpp_2s_a_karras"},
+        {"Euler", "Simple", "euler_trailing"},
+        {"Euler", "DDIM", "euler_leading"},
+        {"Restart", NULL, "restart_karras"},
+        {"DPM fast", "Automatic", "dpm_fast"},
+        {"DPM fast", "Karras", NULL},
+        {"DDIM CFG++", NULL, NULL},
         {"DPM adaptive", NULL, NULL},
         {"Karras", NULL, NULL},
         {" Karras", NULL, NULL},
         {"Euler", "polyexponential", "euler_exponential"},
         {"Euler a", "Karras", "euler_a_karras"},
         {"Euler a Exponential", NULL, "euler_a_exponential"},
-        {"Euler", "beta", NULL},
+        {"Euler", "beta", "euler_beta"},
+        {"Euler", "gamma", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct err e = {0};
-        const char *have = sdapi_names_scheduler(cases[i].sampler, cases[i].scheduler, &e);
-        if (cases[i].want == NULL)
-            assert_true(have == NULL && e.code == ERR_INVALID && e.param[0] != '\0');
-        else if (have == NULL || strcmp(have, cases[i].want) != 0)
-            fail_msg("%s is %s, not %s", cases[i].sampler, have ? have : e.msg, cases[i].want);
+        char have[NOISE_NAME_MAX];
+        struct noise_choice got, want;
+        int rc = sdapi_names_scheduler(cases[i].sampler, cases[i].scheduler, have, &e);
+        assert_int_equal(rc, e.code);
+        if (cases[i].want == NULL) {
+            assert_true(rc == ERR_INVALID && e.param[0] != '\0');
+            continue;
+        }
+        if (rc != 0)
+            fail_msg("%s: %s", cases[i].sampler, e.msg);
+        assert_true(noise_name_find(have, &got) && noise_name_find(cases[i].want, &want));
+        assert_memory_equal(&got, &want, sizeof got);
     }
 }
 
