@@ -404,6 +404,50 @@ static int set_calls(struct api_call *c, const struct api_model *m, const struct
     return schema_close(&s, top, &j->text.grammar, e);
 }
 
+/* prediction: {"type": "content", "content": a text, or a list of text parts}. */
+static int set_prediction(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+                          struct err *e)
+{
+    const struct cJSON *v = json_get(body, "prediction"), *content = json_get(v, "content");
+    const char *type = json_str(json_get(v, "type"));
+    const bool parts = json_type(content) == JSON_ARRAY;
+    struct text_spec *t = &c->job->text;
+    struct buf text;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    if (json_type(v) == JSON_NULL)
+        return 0;
+    if (type == NULL || strcmp(type, "content") != 0 || (json_str(content) == NULL && !parts)) {
+        err_set(e, ERR_INVALID,
+                "prediction must be an object of the type content, with a content that is a "
+                "string or a list of text parts");
+        return err_param(e, "prediction");
+    }
+    buf_init(&text, c->priv->api->o.max_body_bytes);
+    int err = 0;
+    for (const struct cJSON *p = json_first(content); p != NULL && err == 0; p = json_next(p)) {
+        const char *s = json_str(json_get(p, "text"));
+        if (s == NULL)
+            err = err_set(e, ERR_INVALID, "a part of a prediction must have a text");
+        else
+            buf_adds(&text, s);
+    }
+    const char *s = parts ? buf_str(&text) : json_str(content);
+    if (err == 0)
+        err = tokenizer_encode(m->card->tokenizer, s, strlen(s), 0, &ids, &n, api_max_ids(m->card),
+                               e);
+    int32_t *copy = err == 0 ? arena_array(&c->job->arena, n + 1, sizeof *copy) : NULL;
+    if (err == 0 && copy == NULL)
+        err = err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    if (err == 0 && n > 0)
+        memcpy(copy, ids, n * sizeof *copy);
+    t->prediction = copy;
+    t->n_prediction = err == 0 ? (int)n : 0;
+    free(ids);
+    buf_free(&text);
+    return err == 0 ? 0 : err_param(e, "prediction");
+}
+
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
 {
     const struct api_model *m = NULL;
@@ -414,7 +458,8 @@ int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
         (err = check_modalities(body, e)) != 0 || (err = tools_read(body, &tools, e)) != 0 ||
-        (err = set_prompt(c, m, body, &tools, e)) != 0)
+        (err = set_prompt(c, m, body, &tools, e)) != 0 ||
+        (err = set_prediction(c, m, body, e)) != 0)
         return err;
     const bool calls = tools.choice != TOOLS_NONE;
     if (calls && (err = set_calls(c, m, body, &tools, e)) != 0)

@@ -48,6 +48,11 @@ enum { LOGIT_BIAS_MAX = 4096 };
     "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":{\"type\":"    \
     "\"object\",\"properties\":{\"type\":{\"enum\":[\"message\",\"function_call\"," \
     "\"function_call_output\",\"reasoning\"]}}}}]}"
+#define PREDICTION_SCHEMA                                                                        \
+    "{\"type\":[\"object\",\"null\"],\"required\":[\"type\",\"content\"],\"properties\":{"       \
+    "\"type\":"                                                                                  \
+    "{\"const\":\"content\"},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\"," \
+    "\"items\":{\"type\":\"object\"}}]}}}"
 #define STREAM_OPTIONS_SCHEMA \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}"
 
@@ -164,7 +169,8 @@ const struct param params_table[] = {
     {"safety_identifier", PARAM_IGNORED, PARAM_TEXTS, 0, 0, 0, NULL, "has no effect"},
     {"reasoning_effort", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
     {"verbosity", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
-    {"prediction", PARAM_IGNORED, PARAM_CHAT, 0, 0, 0, NULL, "has no effect"},
+    {"prediction", PARAM_OTHER, PARAM_CHAT, 0, 0, 0, PREDICTION_SCHEMA,
+     "a text that the answer is expected to follow: it is made faster where it does"},
     {"modalities", PARAM_OTHER, PARAM_CHAT, 0, 0, 0,
      "{\"type\":[\"array\",\"null\"],\"items\":{\"const\":\"text\"}}", "only [\"text\"]"},
     {"suffix", PARAM_REFUSED, PARAM_COMPLETIONS, 0, 0, 0, NULL,

@@ -331,8 +331,8 @@ static void put_usage(struct json_writer *w, const struct job_usage *u)
     json_open(w, "completion_tokens_details", '{');
     json_put_int(w, "reasoning_tokens", 0);
     json_put_int(w, "audio_tokens", 0);
-    json_put_int(w, "accepted_prediction_tokens", 0);
-    json_put_int(w, "rejected_prediction_tokens", 0);
+    json_put_int(w, "accepted_prediction_tokens", u->predicted_tokens);
+    json_put_int(w, "rejected_prediction_tokens", u->missed_tokens);
     json_close(w, '}');
     json_close(w, '}');
 }

@@ -2,6 +2,7 @@
 #include "engine/draft.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 enum {
     MATCH_MIN = 2,      /* tokens that must be alike */
@@ -46,6 +47,62 @@ void draft_find(struct draft *d, const int32_t *ids, int n_ids, int most)
     for (int at = best + 1; d->n < most; at++, d->n++) /* past the end it goes on as it began */
         d->ids[d->n] = at < n_ids ? ids[at] : d->ids[at - n_ids];
 }
+
+/* ---- a text that is followed ---- */
+
+void draft_guide_begin(struct draft_guide *g, const int32_t *ids, int n, int n_prompt)
+{
+    *g = (struct draft_guide){.ids = ids, .n = n, .n_seen = n_prompt};
+}
+
+/* The last tokens, none of which was found yet, in the text: where most of them stand in a row, and of several such
+ * places the one that is nearest to where the answer left the text, rather behind it. */
+static void guide_search(struct draft_guide *g, const int32_t *ids)
+{
+    const int last = g->n_seen - 1, most = g->n_lost < MATCH_MAX ? g->n_lost : MATCH_MAX;
+    int best = -1, length = MATCH_MIN - 1;
+    for (int i = 0; i < g->n && most > length; i++) {
+        int k = 0;
+        while (k < most && k <= i && g->ids[i - k] == ids[last - k])
+            k++;
+        const bool nearer = k == length && best >= 0 && abs(i - g->at) <= abs(best - g->at);
+        if (k > length || nearer) {
+            length = k;
+            best = i;
+        }
+    }
+    if (best < 0)
+        return;
+    g->at = best + 1;
+    g->n_right += length;
+    g->n_lost = 0;
+}
+
+void draft_guide_follow(struct draft_guide *g, const int32_t *ids, int n_ids)
+{
+    while (g->n > 0 && g->n_seen < n_ids) {
+        const int32_t id = ids[g->n_seen++];
+        if (g->n_lost == 0 && g->at < g->n && g->ids[g->at] == id) {
+            g->at++;
+            g->n_right++;
+            continue;
+        }
+        g->n_lost++;
+        guide_search(g, ids);
+    }
+}
+
+bool draft_guide_find(struct draft *d, const struct draft_guide *g, int most)
+{
+    if (g->n_lost > 0 || g->at >= g->n)
+        return false;
+    most = most < DRAFT_MAX ? most : DRAFT_MAX;
+    for (d->n = 0; d->n < most && g->at + d->n < g->n; d->n++)
+        d->ids[d->n] = g->ids[g->at + d->n];
+    return true;
+}
+
+/* ---- which drafts get rows ---- */
 
 /* What a step of so many rows costs beside others, as long as none was measured: reading the weights is worth some
  * rows more. */

@@ -7,6 +7,9 @@
  * next row stands already.  A row's bits do not depend on the batch, so the answer is the same to the byte with
  * drafts and without, greedy or sampled.
  *
+ * A request may also say what its answer will be like (predicted outputs): then what comes next in that text is the
+ * draft, as long as the answer follows it.  Where it has left it, its last tokens are looked up there.
+ *
  * Whether a draft is worth its rows is reckoned from how often those of the sequence were right lately, which is known
  * of drafts that were not computed too, and from what steps of so many rows were measured to cost: a second row
  * may be almost free, a fifth may cost as much as four.  Rows of one sequence make the others wait; what is made
@@ -34,7 +37,21 @@ struct draft_costs {
     float row;                /* of the latest steps: what others are reckoned from */
 };
 
+/* A text that an answer is expected to follow. */
+struct draft_guide {
+    const int32_t *ids; /* [n] borrowed; n 0: there is none */
+    int n, at;          /* what comes next is ids[at], if the answer goes on there */
+    int n_seen;         /* tokens of the sequence that were compared */
+    int n_lost;         /* of the last ones, those that are not in the text: 0 while it follows */
+    int n_right;        /* tokens that were the text's */
+};
+
 void draft_begin(struct draft *d); /* of a new sequence */
+void draft_guide_begin(struct draft_guide *g, const int32_t *ids, int n, int n_prompt);
+/* Compares what the sequence, ids [n_ids], has made since the last time. */
+void draft_guide_follow(struct draft_guide *g, const int32_t *ids, int n_ids);
+/* What comes next in the text, at most `most` tokens of it; false: the answer does not follow it. */
+bool draft_guide_find(struct draft *d, const struct draft_guide *g, int most);
 /* The tokens that followed the longest earlier occurrence of the end of ids [n_ids], at most `most` of them. */
 void draft_find(struct draft *d, const int32_t *ids, int n_ids, int most);
 /* How many tokens of each of the drafts [n] get rows in the step in which their sequences decode, into n_rows [n]; at

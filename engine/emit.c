@@ -140,6 +140,12 @@ bool emit_finish(struct seq *q, enum finish finish, const char *stop)
         .prefill_us = first - q->admitted_us,
         .decode_us = now - first,
     };
+    draft_guide_follow(&q->guide, q->ids, q->n_ids);
+    const int n_missed = q->guide.n - q->guide.n_right;
+    ev->usage.predicted_tokens = q->guide.n_right;
+    ev->usage.missed_tokens = n_missed > 0 ? n_missed : 0;
+    t->total.predicted_tokens += ev->usage.predicted_tokens;
+    t->total.missed_tokens += ev->usage.missed_tokens;
     /* The job pays for each prompt once, as its first choice found it. */
     if (q->choice % j->text.n == 0) {
         t->total.prompt_tokens += ev->usage.prompt_tokens;

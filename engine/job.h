@@ -70,6 +70,8 @@ struct text_spec {
     bool no_cache;                 /* neither use nor leave shared prefix pages */
     bool special;                  /* give control tokens out as text */
     const struct grammar *grammar; /* of the arena: what the answers may be; NULL: anything */
+    int n_prediction;
+    const int32_t *prediction; /* [n_prediction] what the answers will be like: drafts (draft.h) */
     /* A caption model's: what the text is about, of the size and the kind that its card says. */
     const uint8_t *picture; /* [size, size, 3], or NULL for text models */
     int n_beams;            /* of a beam search; 0: none.  Needs n 1 */
@@ -248,6 +250,7 @@ enum event_kind {
 /* What a choice, or in EV_DONE the job, has cost. */
 struct job_usage {
     int prompt_tokens, cached_tokens, completion_tokens;
+    int predicted_tokens, missed_tokens;     /* of the prediction: in the answer, and not */
     int64_t queue_us, prefill_us, decode_us; /* waiting; prompt; from first token to last */
 };
 

@@ -179,6 +179,7 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     q->n_prompt = q->n_ids = n_prompt;
     q->n_end = n_end;
     draft_begin(&q->draft);
+    draft_guide_begin(&q->guide, spec->prediction, spec->n_prediction, n_prompt);
     q->n_cached = q->n_done = q->kv.n_shared * KV_PAGE_TOKENS;
     q->admitted_us = clock_us();
     q->first_token_us = 0;
@@ -453,7 +454,10 @@ static void share_rows(struct sched_plan *p, int from, int room)
 void sched_draft(const struct sched *s, struct seq *q)
 {
     /* The last token that it may make is never computed upon. */
-    draft_find(&q->draft, q->ids, q->n_ids, min_int(s->o.draft_tokens, q->n_end - 1 - q->n_ids));
+    const int most = min_int(s->o.draft_tokens, q->n_end - 1 - q->n_ids);
+    draft_guide_follow(&q->guide, q->ids, q->n_ids);
+    if (!draft_guide_find(&q->draft, &q->guide, most))
+        draft_find(&q->draft, q->ids, q->n_ids, most);
 }
 
 /* s->drafts [n] share the rows that are left in a step of these n sequences. */

@@ -75,6 +75,7 @@ struct seq {
     int n_cached;               /* prompt tokens that came from shared pages */
     struct cache_seq kv;
     struct draft draft; /* what may follow ids */
+    struct draft_guide guide;
     struct detok detok;
     struct stop stop;
     struct grammar_run *grammar; /* what its text may go on with, or NULL */

@@ -248,3 +248,24 @@ def test_penalties_change_the_answer(client):
 def test_filters_down_to_one_token_are_greedy(client, options):
     greedy = text_of(client, temperature=0)
     assert text_of(client, temperature=1, extra_body=options) == greedy
+
+
+def test_a_prediction_changes_the_speed_alone(server, client):
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": "Write it again"}], "max_tokens": 60, "temperature": 0}
+    plain = client.chat.completions.create(**ask)
+    text = plain.choices[0].message.content
+    details = plain.usage.completion_tokens_details
+    assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (0, 0)
+    for content, most, least in ((text, 60, 30), ([{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}], 60, 30),
+                                 ("Quite another text, of which it says nothing.", 8, 0), ("", 0, 0)):
+        steps = server.metric("duetto:engine_steps_total")
+        said = client.chat.completions.create(prediction={"type": "content", "content": content}, **ask)
+        steps = server.metric("duetto:engine_steps_total") - steps
+        details = said.usage.completion_tokens_details
+        assert said.choices[0].message.content == text and said.usage.completion_tokens == 60
+        assert least <= details.accepted_prediction_tokens <= most
+        assert least or (details.rejected_prediction_tokens > 8) == bool(content)
+        assert not least or steps < 50  # of 60 tokens
+    for bad in ("text", {"type": "other", "content": "x"}, {"type": "content"}, {"type": "content", "content": [{"type": "text"}]}):
+        status, answer = server.post("/v1/chat/completions", {**ask, "prediction": bad})
+        assert status == 400 and answer["error"]["param"] == "prediction"

@@ -62,6 +62,59 @@ static void draft_is_empty_where_nothing_repeats(void **state)
     assert_int_equal(d.n, 0);
 }
 
+/* The answer [n] under a guide; *d is the draft after it. */
+static struct draft_guide followed(const int32_t *guide, int n_guide, const int32_t *answer, int n,
+                                   struct draft *d)
+{
+    struct draft_guide g;
+    int32_t ids[32] = {7, 7}; /* the prompt */
+    memcpy(ids + 2, answer, (size_t)n * sizeof *ids);
+    draft_guide_begin(&g, guide, n_guide, 2);
+    for (int i = 2; i <= n + 2; i++) /* token by token, and what was seen is not seen again */
+        draft_guide_follow(&g, ids, i);
+    draft_begin(d);
+    if (!draft_guide_find(d, &g, 3))
+        d->n = -1;
+    return g;
+}
+
+static void a_guide_is_the_draft_where_the_answer_follows_it(void **state)
+{
+    (void)state;
+    static const int32_t guide[] = {1, 2, 3, 4, 5, 6, 3, 4, 8, 9};
+    struct draft d;
+    struct draft_guide g = followed(guide, COUNT(guide), NULL, 0, &d);
+    assert_int_equal(d.n, 3); /* from the first token on */
+    assert_memory_equal(d.ids, guide, 3 * sizeof *guide);
+    static const int32_t same[] = {1, 2, 3, 4, 5, 6, 3, 4};
+    g = followed(guide, COUNT(guide), same, COUNT(same), &d);
+    assert_int_equal(g.n_right, 8);
+    assert_int_equal(d.n, 2);
+    assert_int_equal(d.ids[0], 8);
+    static const int32_t other[] = {1, 2, 3, 4, 50};
+    g = followed(guide, COUNT(guide), other, COUNT(other), &d);
+    assert_int_equal(g.n_right, 4);
+    assert_int_equal(d.n, -1);
+    /* One token is another: the next two say where it goes on. */
+    static const int32_t changed[] = {1, 2, 3, 4, 50, 6, 3};
+    g = followed(guide, COUNT(guide), changed, COUNT(changed), &d);
+    assert_int_equal(g.n_right, 6);
+    assert_int_equal(d.ids[0], 4);
+    /* 3 4 stands twice: the place that is nearest to where the answer left the text. */
+    static const int32_t more[] = {1, 2, 50, 3, 4};
+    g = followed(guide, COUNT(guide), more, COUNT(more), &d);
+    assert_int_equal(d.ids[0], 5);
+    static const int32_t fewer[] = {1, 2, 3, 4, 5, 9, 3, 4};
+    g = followed(guide, COUNT(guide), fewer, COUNT(fewer), &d);
+    assert_int_equal(d.ids[0], 8);
+    g = followed(guide, COUNT(guide), guide, COUNT(guide), &d); /* at its end there is none */
+    assert_int_equal(g.n_right, COUNT(guide));
+    assert_int_equal(d.n, -1);
+    g = followed(guide, 0, same, COUNT(same), &d);
+    assert_int_equal(g.n_right, 0);
+    assert_int_equal(d.n, -1);
+}
+
 static void draft_gets_rows_while_it_is_right(void **state)
 {
     (void)state;
@@ -181,6 +234,8 @@ static struct job *make_job(int kind)
     s->n_bias = kind == 6;
     s->stop = stop;
     s->n_stop = kind == 7 ? COUNT(stop) : 0;
+    s->prediction = ids; /* anything: no answer may be another for it */
+    s->n_prediction = kind % 4 == 2 ? n : 0;
     return j;
 }
 
@@ -257,6 +312,7 @@ int main(void)
         cmocka_unit_test(draft_goes_on_as_the_longest_match_did),
         cmocka_unit_test(draft_of_a_period_repeats_it),
         cmocka_unit_test(draft_is_empty_where_nothing_repeats),
+        cmocka_unit_test(a_guide_is_the_draft_where_the_answer_follows_it),
         cmocka_unit_test(draft_gets_rows_while_it_is_right),
         cmocka_unit_test(draft_shares_rows_by_who_is_right),
         cmocka_unit_test(draft_learns_what_steps_cost),
