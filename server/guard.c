@@ -41,6 +41,7 @@ static enum MHD_Result take(void *cls, enum MHD_ValueKind kind, const char *name
                 {"origin", &g->origin},
                 {"x-request-id", &g->request_id},
                 {"content-type", &g->content_type},
+                {"content-encoding", &g->content_encoding},
                 {"traceparent", &g->traceparent}};
     if (!strcasecmp(name, "host")) {
         g->n_host++;
@@ -79,6 +80,15 @@ int guard_framing(const struct guard_headers *g, struct err *e)
     if (g->bad_transfer_encoding)
         return err_set(e, ERR_INVALID, "Transfer-Encoding may only be chunked");
     return 0;
+}
+
+int guard_coding(const struct guard_headers *g, struct err *e)
+{
+    const char *coding = g->content_encoding ? g->content_encoding : "";
+    if (!*coding || !strcasecmp(coding, "identity"))
+        return 0;
+    err_set(e, ERR_UNSUPPORTED, "a body may not be compressed: Content-Encoding %.40s", coding);
+    return err_reason(e, "unsupported_media_type");
 }
 
 bool guard_target(const char *uri)

@@ -17,11 +17,13 @@ struct guard_headers {
     size_t n_bytes;           /* of all names and values, with ": " and the line's end */
     long long content_length; /* -1 without one */
     const char *authorization, *api_key, *origin, *request_id, *content_type, *host;
-    const char *traceparent;
+    const char *content_encoding, *traceparent;
 };
 void guard_read(struct guard_headers *g, struct MHD_Connection *c);
 /* ERR_INVALID where the framing could be read in two ways. */
 int guard_framing(const struct guard_headers *g, struct err *e);
+/* ERR_UNSUPPORTED for a body that is compressed. */
+int guard_coding(const struct guard_headers *g, struct err *e);
 /* Is the raw request target free of NUL, control bytes and encoded NUL? */
 bool guard_target(const char *uri);
 

@@ -362,6 +362,8 @@ static void request_headers(struct conn *c, const char *url, const char *method)
         return;
     }
     request_route(c, &g);
+    if (!c->refusal_status && guard_coding(&g, e))
+        refuse(c, 415);
 }
 
 static void request_body(struct conn *c, const char *data, size_t n)

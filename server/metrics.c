@@ -198,7 +198,7 @@ static void render_engine(const struct metrics *m, struct buf *out)
          (double)s.draft_accepted},
         {"duetto:engine_rows_total", "counter", "Token rows of all steps.", (double)s.step_rows},
         {"duetto:images_running", "gauge", "Pictures that are being made.", s.images_running},
-        {"duetto:images_held_bytes", "gauge", "Bytes of the cache that pictures hold.",
+        {"duetto:images_held_bytes", "gauge", "Bytes of the cache that pictures and adapters hold.",
          (double)s.held_bytes},
         {"duetto:images_kept_bytes", "gauge",
          "Bytes of prompts and passes kept for the next picture.", (double)s.kept_bytes},

@@ -58,6 +58,13 @@ def test_a_body_that_is_too_large_is_413(server, path):
     assert status == 413 and json.loads(text)["error"]["code"] == "request_too_large"
 
 
+def test_a_compressed_body_is_415(server):
+    for coding, status in (("gzip", 415), ("br", 415), ("identity", 200), ("", 200)):
+        got, _, text = server.request("POST", "/tokenize", b'{"content": "x"}', {"Content-Encoding": coding})
+        assert got == status
+        assert status == 200 or json.loads(text)["error"]["code"] == "unsupported_media_type"
+
+
 def test_a_body_of_one_megabyte_is_read(server):
     text = "x" * (1000 << 10)
     status, r = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]})
