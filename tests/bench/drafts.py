@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What drafts (engine/draft.h) gain: tokens per second of N chats at once, with and without them, on texts that repeat
-much, somewhat and hardly.
+much, somewhat and hardly, and where the request predicts its answer.
 
     tests/bench/drafts.py -m models/cache/SmolLM2-135M-Instruct.Q4_1.gguf --chats 1,4,16
 
@@ -30,22 +30,31 @@ KINDS = {
               "window paper story house could music small great under water night",
     "a story": "Tell me a story about the keeper of a lighthouse.",
 }
+STORY_AGAIN = "a story that is predicted"  # but for each twelfth word
+KINDS[STORY_AGAIN] = KINDS["a story"]
 
 
-def ask(port, prompt, seed, max_tokens):
+def ask(port, prompt, seed, max_tokens, prediction=None):
+    body = {"messages": [{"role": "user", "content": prompt}], "seed": seed, "ignore_eos": True, "max_tokens": max_tokens,
+            "temperature": 0.5}
+    if prediction:
+        body["prediction"] = {"type": "content", "content": prediction}
     c = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    c.request("POST", "/v1/chat/completions",
-              json.dumps({"messages": [{"role": "user", "content": prompt}], "seed": seed, "ignore_eos": True,
-                          "max_tokens": max_tokens, "temperature": 0.5}),
-              {"Content-Type": "application/json"})
+    c.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
     return json.loads(c.getresponse().read())["choices"][0]["message"]["content"]
 
 
-def batch(port, prompt, n, max_tokens):
+def almost(text):
+    """The text with another word in place of each twelfth."""
+    return " ".join("other" if i % 12 == 11 else word for i, word in enumerate(text.split(" ")))
+
+
+def batch(port, prompt, n, max_tokens, predictions=None):
     """n chats at once: tokens per second, texts."""
+    predictions = predictions or [None] * n
     with concurrent.futures.ThreadPoolExecutor(n) as pool:
         start = time.monotonic()
-        texts = list(pool.map(lambda seed: ask(port, prompt, seed, max_tokens), range(n)))
+        texts = list(pool.map(lambda seed: ask(port, prompt, seed, max_tokens, predictions[seed]), range(n)))
         return n * max_tokens / (time.monotonic() - start), texts
 
 
@@ -80,10 +89,13 @@ def main():
                 rates, texts = {d: [] for d in ports}, {}
                 for port in ports.values():
                     batch(port, prompt, n, 1)  # the prompt's pages are cached then
+                predictions = None
+                if kind == STORY_AGAIN:
+                    predictions = [almost(text) for text in batch(ports[0], prompt, n, a.max_tokens)[1]]
                 before = drafted(ports[a.draft_tokens])
                 for _ in range(a.rounds):
                     for d, port in ports.items():
-                        rate, texts[d] = batch(port, prompt, n, a.max_tokens)
+                        rate, texts[d] = batch(port, prompt, n, a.max_tokens, predictions)
                         rates[d].append(rate)
                 if texts[0] != texts[a.draft_tokens]:
                     sys.exit("the answers differ")

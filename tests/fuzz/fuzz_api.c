@@ -14,7 +14,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static struct engine *engine;
+static struct replicas *engine;
 static struct api *api;
 
 static void nap(void)
@@ -31,6 +31,7 @@ static void start(void)
                                       .models = &model,
                                       .cache_bytes = 1 << 22,
                                       .max_sequences = 4,
+                                      .grammar_bytes = 1 << 22,
                                       .max_queued_jobs = 8};
     struct api_options ao = {.max_body_bytes = 1 << 16,
                              .max_json_depth = 32,
@@ -53,13 +54,13 @@ static void start(void)
                              .version = "fuzz"};
     struct err e = {0};
     log_init(LOG_OFF, false);
-    if (engine_open(&engine, &eo, &e) != 0)
+    if (replicas_open(&engine, &eo, &e) != 0)
         goto fail;
-    while (engine_state(engine) == ENGINE_LOADING)
+    while (replicas_state(engine) == ENGINE_LOADING)
         nap();
-    engine_failure(engine, &e);
+    replicas_failure(engine, &e);
     ao.engine = engine;
-    if (engine_state(engine) != ENGINE_READY || api_open(&api, &ao, &e) != 0)
+    if (replicas_state(engine) != ENGINE_READY || api_open(&api, &ao, &e) != 0)
         goto fail;
     api_models_ready(api);
     return;
