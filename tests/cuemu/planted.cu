@@ -1,5 +1,5 @@
-/* Bugs planted in kernels, each of which the emulated device must report, and kernels without any, which must
- * come out right whatever the order of blocks and threads.
+/* Bugs planted in kernels, each of which the emulated device must report, for the reason that is claimed; without
+ * its bug each kernel must come out right, whatever the order of blocks and threads.
  *
  *     planted [NAME]
  *     planted race none|barrier|syncwarp      for ThreadSanitizer: without which of them */
@@ -23,16 +23,16 @@ __global__ void turn(float *out, const float *in, int barrier)
     out[threadIdx.x] = tile[N - 1 - threadIdx.x];
 }
 
-__global__ void some_wait(float *out)
+__global__ void some_wait(float *out, unsigned n)
 {
-    if (threadIdx.x < 64)
+    if (threadIdx.x < n)
         __syncthreads();
     out[threadIdx.x] = 1;
 }
 
-__global__ void lanes_differ(float *out)
+__global__ void lanes_differ(float *out, unsigned upper)
 {
-    const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffffffu : 0xffff0000u;
+    const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffffffu : upper;
     out[threadIdx.x] = __shfl_xor_sync(mask, 1.0f, 1);
 }
 
@@ -44,14 +44,16 @@ __global__ void sum_all(float *out, const float *in)
         atomicAdd(out, v);
 }
 
+enum { NOTHING, SYNCWARP, SHUFFLE };
+
 /* Neighbours of a warp talk through shared memory. */
 __global__ void neighbours(float *out, int sync)
 {
     SHARED(float, tile, [N]);
     tile[threadIdx.x] = (float)threadIdx.x;
-    if (sync)
+    if (sync == SYNCWARP)
         __syncwarp();
-    else
+    if (sync == SHUFFLE)
         __shfl_xor_sync(CUDA_ALL, 0, 1); /* all are there, but nothing is ordered */
     out[threadIdx.x] = tile[threadIdx.x ^ 1];
 }
@@ -72,9 +74,10 @@ __global__ void read_at(float *out, const float *in, long at)
     out[threadIdx.x] = in[threadIdx.x + at];
 }
 
-__global__ void read_four(float4 *out, const float *in, int shift)
+__global__ void read_four(float *out, const float *in, int shift)
 {
-    out[threadIdx.x] = *reinterpret_cast<const float4 *>(in + 4 * threadIdx.x + shift);
+    reinterpret_cast<float4 *>(out)[threadIdx.x] =
+        *reinterpret_cast<const float4 *>(in + 4 * threadIdx.x + shift);
 }
 
 __global__ void write_shared(float *out, int n)
@@ -142,25 +145,12 @@ static void prepare()
     cudaMemcpy(device, in, sizeof in, cudaMemcpyHostToDevice);
 }
 
-static bool begin(const char *name)
-{
-    if (only && !strstr(name, only))
-        return false;
-    prepare();
-    return true;
-}
-
 static void told(const char *name, bool ok)
 {
     printf("  %s %s%s%s\n", ok ? "ok  " : "FAIL", name, cuemu_report()[0] ? ": " : "",
            cuemu_report());
     passed += ok;
     failed += !ok;
-}
-
-static bool is_nan(float v)
-{
-    return v != v;
 }
 
 static void right_in_any_order()
@@ -175,7 +165,7 @@ static void right_in_any_order()
         cudaMemsetAsync(device, 0, sizeof(float), 0);
         LAUNCH(sum_all, 4, N, 0, 0, device, in);
         ok &= finish() == cudaSuccess && host[0] == 4 * N * (4 * N - 1) / 2;
-        LAUNCH(neighbours, 1, N, 0, 0, device, 1);
+        LAUNCH(neighbours, 1, N, 0, 0, device, SYNCWARP);
         ok &= finish() == cudaSuccess && host[6] == 7;
         LAUNCH(copy_async, 1, 32, 0, 0, device, in, 1);
         ok &= finish() == cudaSuccess && host[100] == 100;
@@ -183,71 +173,102 @@ static void right_in_any_order()
     told("right in any order", ok);
 }
 
-static void planted()
+/* A kernel that a bug can be planted in: without it host[0 ... n) is what want says; with it the launch fails
+ * with an error and a report that has this word, or (cudaSuccess) some results are NaN, or others. */
+struct plant {
+    const char *name;
+    void (*launch)(bool bug);
+    int n;
+    float (*want)(int i);
+    cudaError_t error;
+    const char *says;
+};
+
+/* Whole numbers: exact in any order. */
+static float product_of(int i)
 {
-    const float *in = device + 4 * N;
-    if (begin("a missing barrier")) {
-        bool wrong = false;
-        LAUNCH(turn, 1, N, 0, 0, device, in, 0);
-        if (finish() == cudaSuccess)
-            for (int i = 0; i < N; i++)
-                wrong |= is_nan(host[i]);
-        told("a missing barrier gives NaN", wrong);
+    float sum = 0;
+    for (int k = 0; k < 16; k++)
+        sum += (float)((i / 8 * 16 + k) * (k * 8 + i % 8));
+    return sum;
+}
+
+static const struct plant plants[] = {
+    {"a missing barrier", [](bool bug) { LAUNCH(turn, 1, N, 0, 0, device, device + 4 * N, !bug); },
+     N, [](int i) { return (float)(N - 1 - i); }, cudaSuccess, "NaN"},
+    {"a missing syncwarp",
+     [](bool bug) { LAUNCH(neighbours, 1, N, 0, 0, device, bug ? NOTHING : SYNCWARP); }, N,
+     [](int i) { return (float)(i ^ 1); }, cudaSuccess, "NaN"},
+    {"an early read of cp.async",
+     [](bool bug) { LAUNCH(copy_async, 1, 32, 0, 0, device, device + 4 * N, !bug); }, 128,
+     [](int i) { return (float)i; }, cudaSuccess, "NaN"},
+    {"out of bounds",
+     [](bool bug) { LAUNCH(read_at, 1, N, 0, 0, device, device + 4 * N, bug ? 4L * N : 0L); }, N,
+     [](int i) { return (float)i; }, cudaErrorIllegalAddress, "outside of any allocation"},
+    {"a misaligned vector",
+     [](bool bug) { LAUNCH(read_four, 1, 16, 0, 0, device, device + 4 * N, bug); }, 64,
+     [](int i) { return (float)i; }, cudaErrorMisalignedAddress, "a misaligned access"},
+    {"a divergent barrier",
+     [](bool bug) { LAUNCH(some_wait, 1, N, 0, 0, device, bug ? 64u : (unsigned)N); }, N,
+     [](int) { return 1.0f; }, cudaErrorLaunchFailure, "divergent barrier: 64 threads wait"},
+    {"a wrong mma fragment",
+     [](bool bug) { LAUNCH(product, 1, 32, 0, 0, device, device + 4 * N, bug, false); }, N,
+     product_of, cudaSuccess, "others"},
+    {"a divergent shuffle",
+     [](bool bug) { LAUNCH(lanes_differ, 1, 32, 0, 0, device, bug ? 0xffff0000u : CUDA_ALL); }, 32,
+     [](int) { return 1.0f; }, cudaErrorLaunchFailure, "thread 0 at a shuffle"},
+    {"an mma without a wait",
+     [](bool bug) { LAUNCH(product, 1, 32, 0, 0, device, device + 4 * N, 0, bug); }, N, product_of,
+     cudaErrorLaunchFailure, "mma without a cuda_mma_wait"},
+    {"dynamic shared memory out of bounds",
+     [](bool bug) { LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + (bug ? 8 : 0)); }, 0,
+     nullptr, cudaErrorIllegalAddress, "outside of any allocation"},
+    {"too many threads", [](bool bug) { LAUNCH(some_wait, 1, bug ? 2048 : N, 0, 0, device, 0); }, N,
+     [](int) { return 1.0f; }, cudaErrorInvalidConfiguration, ""},
+};
+
+/* What came back beside what should have: all of it, NaN somewhere, others somewhere. */
+static void compare(const struct plant *p, bool *same, bool *nan, bool *other)
+{
+    *same = true, *nan = *other = false;
+    for (int i = 0; i < p->n; i++) {
+        const float want = p->want(i);
+        *same &= host[i] == want;
+        *nan |= host[i] != host[i];
+        *other |= host[i] == host[i] && host[i] != want;
     }
-    if (begin("a divergent barrier")) {
-        LAUNCH(some_wait, 1, N, 0, 0, device);
-        told("a divergent barrier", finish() == cudaErrorLaunchFailure);
+}
+
+static void planted(const struct plant *p)
+{
+    bool same, nan, other;
+    prepare();
+    p->launch(false);
+    bool ok = finish() == cudaSuccess;
+    compare(p, &same, &nan, &other);
+    ok &= same;
+    prepare();
+    p->launch(true);
+    ok &= finish() == p->error;
+    if (p->error != cudaSuccess) {
+        ok &= strstr(cuemu_report(), p->says) != NULL;
+    } else {
+        compare(p, &same, &nan, &other);
+        ok &= strcmp(p->says, "NaN") == 0 ? nan && !other : other && !nan;
     }
-    if (begin("a divergent shuffle")) {
-        LAUNCH(lanes_differ, 1, 32, 0, 0, device);
-        told("a divergent shuffle", finish() == cudaErrorLaunchFailure);
-    }
-    if (begin("an early read of cp.async")) {
-        LAUNCH(copy_async, 1, 32, 0, 0, device, in, 0);
-        told("an early read of cp.async gives NaN", finish() == cudaSuccess && is_nan(host[5]));
-    }
-    if (begin("out of bounds")) {
-        LAUNCH(read_at, 1, N, 0, 0, device, in, 4L * N);
-        told("out of bounds", finish() == cudaErrorIllegalAddress);
-    }
-    if (begin("a misaligned vector")) {
-        LAUNCH(read_four, 1, 16, 0, 0, reinterpret_cast<float4 *>(device), in, 1);
-        told("a misaligned vector", finish() == cudaErrorMisalignedAddress);
-    }
-    if (begin("a wrong mma fragment")) {
-        bool right[2] = {true, true};
-        for (int swapped = 0; swapped < 2; swapped++) {
-            LAUNCH(product, 1, 32, 0, 0, device, in, swapped, false);
-            right[swapped] &= finish() == cudaSuccess;
-            for (int i = 0; i < N; i++) {
-                float sum = 0; /* whole numbers: exact in any order */
-                for (int k = 0; k < 16; k++)
-                    sum += (float)((i / 8 * 16 + k) * (k * 8 + i % 8));
-                right[swapped] &= host[i] == sum;
-            }
-        }
-        told("a wrong mma fragment gives another product", right[0] && !right[1]);
-    }
-    if (begin("an mma without a wait")) {
-        LAUNCH(product, 1, 32, 0, 0, device, in, 0, true);
-        told("an mma without a wait", finish() == cudaErrorLaunchFailure);
-    }
-    if (begin("shared memory out of bounds")) {
-        LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + 8);
-        told("dynamic shared memory out of bounds", finish() == cudaErrorIllegalAddress);
-    }
-    if (begin("too many threads")) {
-        LAUNCH(some_wait, 1, 2048, 0, 0, device);
-        told("too many threads", finish() == cudaErrorInvalidConfiguration);
-    }
-    if (begin("a failing launch")) {
-        cuemu_fail(CUEMU_LAUNCH, 2);
-        LAUNCH(neighbours, 1, N, 0, 0, device, 1);
-        bool first = cudaGetLastError() == cudaSuccess;
-        LAUNCH(neighbours, 1, N, 0, 0, device, 1);
-        told("the second launch fails when told so",
-             first && cudaGetLastError() == cudaErrorLaunchFailure);
-    }
+    told(p->name, ok);
+}
+
+/* A call that is told to fail, and no other. */
+static void told_to_fail()
+{
+    prepare();
+    cuemu_fail(CUEMU_LAUNCH, 2);
+    LAUNCH(neighbours, 1, N, 0, 0, device, SYNCWARP);
+    const bool first = cudaGetLastError() == cudaSuccess;
+    LAUNCH(neighbours, 1, N, 0, 0, device, SYNCWARP);
+    told("the second launch fails when told so",
+         first && cudaGetLastError() == cudaErrorLaunchFailure);
 }
 
 /* One stream copies what the other makes; without the event it may come too early. */
@@ -261,7 +282,7 @@ static void streams()
     cudaEventCreateWithFlags(&made, cudaEventDisableTiming);
     for (int i = 0; i < 40; i++) {
         prepare();
-        LAUNCH(neighbours, 1, N, 0, a, device, 1);
+        LAUNCH(neighbours, 1, N, 0, a, device, SYNCWARP);
         cudaEventRecord(made, a);
         if (i % 2)
             cudaStreamWaitEvent(b, made, 0);
@@ -308,15 +329,18 @@ int main(int argc, char **argv)
         only = NULL;
         prepare();
         LAUNCH(turn, 1, N, 0, 0, device, device + 4 * N, barrier);
-        LAUNCH(neighbours, 1, N, 0, 0, device, strcmp(argv[2], "syncwarp") != 0);
+        LAUNCH(neighbours, 1, N, 0, 0, device, strcmp(argv[2], "syncwarp") ? SYNCWARP : SHUFFLE);
         return finish() != cudaSuccess;
     }
     if (!only) {
         right_in_any_order();
         streams();
         graph();
+        told_to_fail();
     }
-    planted();
+    for (const struct plant &p : plants)
+        if (!only || strstr(p.name, only))
+            planted(&p);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
