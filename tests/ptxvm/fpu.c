@@ -261,8 +261,8 @@ static bool is_half(enum ptx_type t)
 static void floats(struct dec *d, int op, enum ptx_type t)
 {
     struct ptx_ins *i = d->i;
-    bool approx = dec_has(d, "approx") | dec_has(d, "full"), nan_wins = dec_has(d, "NaN");
-    bool xorsign = dec_has(d, "xorsign");
+    bool full = dec_has(d, "full"), approx = dec_has(d, "approx") || full;
+    bool nan_wins = dec_has(d, "NaN"), xorsign = dec_has(d, "xorsign");
     dec_rounding(d);
     bool relu = dec_has(d, "relu"), half = is_half(t);
     int n = op_args[op];
