@@ -7,10 +7,10 @@
 
 /* ---- Addresses ---- */
 
-static uint64_t address(const struct warp *w, uint32_t slot, bool wide, int lane, int64_t offset)
+uint64_t mem_address(const struct warp *w, uint32_t slot, bool wide, int lane, int64_t offset)
 {
-    uint64_t base = wide ? R(u64v, w, slot)[lane] : R(u32v, w, slot)[lane];
-    return base + (uint64_t)offset;
+    return wide ? R(u64v, w, slot)[lane] + (uint64_t)offset
+                : R(u32v, w, slot)[lane] + (uint32_t)offset;
 }
 
 /* The last range that begins at or before an address; -1. */
@@ -154,7 +154,7 @@ static void run_ld(struct warp *w, const struct ptx_ins *i, uint32_t m)
     struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
-        uint64_t at = address(w, i->op[16], i->wide, l, i->imm);
+        uint64_t at = mem_address(w, i->op[16], i->wide, l, i->imm);
         enum ptx_space s = space_of(i, &at);
         const uint8_t *p = at_space(w, i, l, s, at, bytes, false);
         if (p == NULL)
@@ -187,7 +187,7 @@ static void run_st(struct warp *w, const struct ptx_ins *i, uint32_t m)
     struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
-        uint64_t at = address(w, i->op[16], i->wide, l, i->imm);
+        uint64_t at = mem_address(w, i->op[16], i->wide, l, i->imm);
         enum ptx_space s = space_of(i, &at);
         uint8_t *p = at_space(w, i, l, s, at, bytes, true);
         if (p == NULL)
@@ -351,7 +351,7 @@ static void run_atom(struct warp *w, const struct ptx_ins *i, uint32_t m)
     bool wide = i->size == 8;
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
-        uint64_t at = address(w, i->op[16], i->wide, l, i->imm), old = 0;
+        uint64_t at = mem_address(w, i->op[16], i->wide, l, i->imm), old = 0;
         enum ptx_space s = space_of(i, &at);
         void *p = at_space(w, i, l, s, at, i->size, true);
         if (p == NULL)
@@ -403,8 +403,8 @@ static void run_copy(struct warp *w, const struct ptx_ins *i, uint32_t m)
     struct access global = {.mask = 0}, shared = {.mask = 0};
     for (uint32_t rest = m; rest; rest &= rest - 1) {
         int l = __builtin_ctz(rest);
-        uint64_t to = address(w, i->op[0], i->wide, l, i->imm);
-        uint64_t src = address(w, i->op[1], i->wide2, l, i->imm2);
+        uint64_t to = mem_address(w, i->op[0], i->wide, l, i->imm);
+        uint64_t src = mem_address(w, i->op[1], i->wide2, l, i->imm2);
         uint32_t have = R(u32v, w, i->op[2])[l];
         uint8_t *p = at_space(w, i, l, space_of(i, &to), to, i->size, true);
         if (p == NULL)

@@ -188,8 +188,7 @@ static void mma(struct dec *d)
 static bool rows_of(struct warp *w, const struct ptx_ins *i, uint8_t *rows[VM_LANES], bool write)
 {
     for (int l = 0; l < 8 * i->n; l++) {
-        uint64_t at =
-            (i->wide ? R(u64v, w, i->op[16])[l] : R(u32v, w, i->op[16])[l]) + (uint64_t)i->imm;
+        uint64_t at = mem_address(w, i->op[16], i->wide, l, i->imm);
         if ((rows[l] = mem_at(w, i, l, at, 16, write)) == NULL)
             return false;
         races_touch(w, i, RACES_WHOLE_WARP, (uint32_t)(rows[l] - w->block->shared), 16,

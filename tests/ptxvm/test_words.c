@@ -316,6 +316,10 @@ static void memory_has_all_widths_and_spaces(void **state)
            "s; cvta.shared.u64 %rd4, %rd4;\n"
            "isspacep.shared %p4, %rd4; @%p4 ld.u32 %r0, [%rd4+4];",
            'r', 5, 0, 0, 5},
+          {".shared .align 8 .b8 s[32]; mov.u32 %r4, s; st.shared.u32 [%r4+8], %r1; add.u32 %r4, "
+           "%r4, -16; "
+           "ld.shared.u32 %r0, [%r4+24];", /* below 0 without the offset */
+           'r', 5, 0, 0, 5},
           {".shared .u32 s; atom.shared.exch.b32 %r4, [s], 5; atom.shared.add.u32 %r4, [s], %r1; "
            "ld.shared.u32 %r0, [s];",
            'r', 6, 0, 0, 11},

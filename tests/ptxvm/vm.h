@@ -247,6 +247,8 @@ void block_free(struct block *b);
 /* Some turns of its warps; true when it has ended. */
 bool block_run(struct block *b, uint32_t turns);
 
+/* A lane's register and an offset; 32 bits wrap, as those of a window do (mem.c). */
+uint64_t mem_address(const struct warp *w, uint32_t slot, bool wide, int lane, int64_t offset);
 /* The bytes of an access of one lane, NULL after an error (mem.c). */
 void *mem_at(struct warp *w, const struct ptx_ins *i, int lane, uint64_t address, uint32_t bytes,
              bool write);
