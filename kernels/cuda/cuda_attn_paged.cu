@@ -146,14 +146,11 @@ __device__ static inline void paged_chunk(const struct paged_job &j, const struc
             const int n = token + part + 8 * i;
             const bool seen = n >= lo && n < hi;
             m.score[query * (PAGED_CHUNK + 1) + n] = seen ? s[i] : -INFINITY;
-            largest = seen && !(s[i] <= largest) ? s[i] : largest;
+            largest = seen ? cuda_larger_or_nan::of(largest, s[i]) : largest;
         }
         __syncthreads();
     }
-    for (int o = 4; o > 0; o /= 2) {
-        const float other = __shfl_xor_sync(CUDA_ALL, largest, o);
-        largest = !(other <= largest) ? other : largest;
-    }
+    largest = cuda_exchange<cuda_larger_or_nan, 4, 1>(largest);
     float total = 0.0f;
     for (int n = first + part; n < all_hi; n += 8) { /* the thread's own scores */
         float *at = m.score + query * (PAGED_CHUNK + 1) + n;
@@ -161,8 +158,7 @@ __device__ static inline void paged_chunk(const struct paged_job &j, const struc
         *at = e;
         total += e;
     }
-    for (int o = 4; o > 0; o /= 2)
-        total += __shfl_xor_sync(CUDA_ALL, total, o);
+    total = cuda_exchange<cuda_add, 4, 1>(total);
     *top = largest;
     *sum = total;
 #pragma unroll
@@ -329,9 +325,7 @@ __device__ static inline void flash_span(const struct paged_job &j, const struct
     __syncthreads(); /* the rings become partials */
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float sum = f.sum[h];
-        for (int o = 1; o < 4; o *= 2)
-            sum += __shfl_xor_sync(CUDA_ALL, sum, o);
+        const float sum = cuda_exchange<cuda_add, 1, 2>(f.sum[h]);
         float *to = partial + warp * S::span + (lane / 4 + 8 * h) * (dims + 2);
         if (lane % 4 == 0) {
             to[0] = f.top[h];

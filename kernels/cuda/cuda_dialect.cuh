@@ -87,10 +87,14 @@ template <class F, int first, int last, class T> __device__ static inline T cuda
 }
 
 struct cuda_add {
-    __device__ static inline float of(float a, float b) { return a + b; }
+    template <class T> __device__ static inline T of(T a, T b) { return a + b; }
 };
 struct cuda_larger {
     __device__ static inline float of(float a, float b) { return fmaxf(a, b); }
+    __device__ static inline unsigned of(unsigned a, unsigned b) { return a > b ? a : b; }
+};
+struct cuda_larger_or_nan { /* NaN stays */
+    __device__ static inline float of(float a, float b) { return !(b <= a) ? b : a; }
 };
 
 /* Over all lanes of a warp. */

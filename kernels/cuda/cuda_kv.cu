@@ -16,12 +16,7 @@ __device__ static inline int8_t kv_round(float x, float d)
 /* The largest magnitude of a warp's values; NaN is above all. */
 __device__ static inline float kv_largest(float x)
 {
-    unsigned top = __float_as_uint(fabsf(x));
-    for (int o = CUDA_WARP / 2; o > 0; o /= 2) {
-        const unsigned other = __shfl_xor_sync(CUDA_ALL, top, o);
-        top = other > top ? other : top;
-    }
-    return __uint_as_float(top);
+    return __uint_as_float(cuda_exchange<cuda_larger, CUDA_WARP / 2, 1>(__float_as_uint(fabsf(x))));
 }
 
 /* One warp: key and value of one token of one head as codes. */

@@ -95,8 +95,7 @@ __global__ void __launch_bounds__(CUDA_WARP)
             total += pass == 0 ? shift * (double)pixels + s
                                : q + 2 * far * s + far * far * (double)pixels;
         }
-        for (int o = CUDA_WARP / 2; o > 0; o /= 2)
-            total += __shfl_xor_sync(CUDA_ALL, total, o);
+        total = cuda_exchange<cuda_add, CUDA_WARP / 2, 1>(total);
         if (pass == 0)
             mean = total / count;
         else
