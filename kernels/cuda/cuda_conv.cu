@@ -30,42 +30,63 @@ struct conv_job {
     int64_t pixels; /* of out that are computed */
 };
 
-/* The largest magnitude of each image.  Bits of floats order like the floats;
- * NaN is above all. */
+/* The largest magnitude of each image.  Bits of floats order like the floats; NaN is above all. */
 __global__ void __launch_bounds__(CONV_THREADS)
     conv_top_kernel(unsigned *tops, struct cuda_array x, int64_t n)
 {
-    const int64_t image = blockIdx.y * n;
+    const int64_t image = blockIdx.y * n, step = (int64_t)gridDim.x * CONV_THREADS * 4;
     unsigned top = 0;
-    for (int64_t i = (int64_t)blockIdx.x * CONV_THREADS + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * CONV_THREADS) {
-        const unsigned bits = __float_as_uint(fabsf(cuda_get(x, image + i)));
-        top = bits > top ? bits : top;
+    for (int64_t i = ((int64_t)blockIdx.x * CONV_THREADS + threadIdx.x) * 4; i < n; i += step) {
+        const float4 v = cuda_get_quad(x, image + i, n - i < 4 ? (int)(n - i) : 4);
+        top = cuda_larger::of(top, __float_as_uint(fabsf(v.x)));
+        top = cuda_larger::of(top, __float_as_uint(fabsf(v.y)));
+        top = cuda_larger::of(top, __float_as_uint(fabsf(v.z)));
+        top = cuda_larger::of(top, __float_as_uint(fabsf(v.w)));
     }
-    for (int o = CUDA_WARP / 2; o > 0; o /= 2) {
-        const unsigned other = __shfl_xor_sync(CUDA_ALL, top, o);
-        top = other > top ? other : top;
-    }
+    top = cuda_exchange<cuda_larger, CUDA_WARP / 2, 1>(top);
     if (threadIdx.x % CUDA_WARP == 0)
         atomicMax(&tops[blockIdx.y], top);
+}
+
+/* The first n of four halves. */
+__device__ static inline void conv_put(uint16_t *to, int n, uint2 four)
+{
+    if (n >= 4 && reinterpret_cast<uintptr_t>(to) % 8 == 0) {
+        *reinterpret_cast<uint2 *>(to) = four;
+        return;
+    }
+    to[0] = (uint16_t)four.x;
+    if (n > 1)
+        to[1] = (uint16_t)(four.x >> 16);
+    if (n > 2)
+        to[2] = (uint16_t)four.y;
+    if (n > 3)
+        to[3] = (uint16_t)(four.y >> 16);
 }
 
 /* lost: NULL where one half is exact */
 __global__ void __launch_bounds__(CONV_THREADS)
     conv_half_kernel(const struct conv_job j, uint16_t *half, uint16_t *lost, int64_t n, bool bf16)
 {
+    const int64_t base = blockIdx.y * n, step = (int64_t)gridDim.x * CONV_THREADS * 4;
     float down = 1.0f, up = 1.0f;
     if (!bf16)
         cuda_scales_of(__uint_as_float(j.tops[blockIdx.y]), &down, &up);
     if (blockIdx.x == 0 && threadIdx.x == 0)
         j.scales[blockIdx.y] = up;
-    const int64_t base = blockIdx.y * n;
-    for (int64_t i = (int64_t)blockIdx.x * CONV_THREADS + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * CONV_THREADS) {
-        float rest, none;
-        half[base + i] = cuda_half_bits(cuda_get(j.c.x.x, base + i) * down, bf16, &rest);
-        if (lost)
-            lost[base + i] = cuda_half_bits(rest, bf16, &none);
+    for (int64_t i = ((int64_t)blockIdx.x * CONV_THREADS + threadIdx.x) * 4; i < n; i += step) {
+        const int there = n - i < 4 ? (int)(n - i) : 4;
+        const float4 v = cuda_get_quad(j.c.x.x, base + i, there);
+        float rest[4], none;
+        uint2 four;
+        four.x = cuda_half_pair(v.x * down, v.y * down, bf16, &rest[0], &rest[1]);
+        four.y = cuda_half_pair(v.z * down, v.w * down, bf16, &rest[2], &rest[3]);
+        conv_put(half + base + i, there, four);
+        if (!lost)
+            continue;
+        four.x = cuda_half_pair(rest[0], rest[1], bf16, &none, &none);
+        four.y = cuda_half_pair(rest[2], rest[3], bf16, &none, &none);
+        conv_put(lost + base + i, there, four);
     }
 }
 

@@ -72,20 +72,8 @@ __device__ static inline void cuda_scales_of(float top, float *down, float *up)
     *down = __uint_as_float((uint32_t)(127 - e) << 23);
 }
 
-/* x as a half or a bf16, and what it lost. */
-__device__ static inline uint16_t cuda_half_bits(float x, bool bf16, float *lost)
-{
-    if (bf16) {
-        const __nv_bfloat16 h = __float2bfloat16(x);
-        *lost = x - __bfloat162float(h);
-        return __bfloat16_as_ushort(h);
-    }
-    const __half h = __float2half_rn(x);
-    *lost = x - __half2float(h);
-    return __half_as_ushort(h);
-}
-
-/* Two of them in a register.  The device converts pairs at four times the rate of single numbers. */
+/* Two numbers as halves or bf16 in a register, and what they lost.  The device converts pairs at four times the rate
+ * of single numbers. */
 __device__ static inline uint32_t cuda_half_pair(float a, float b, bool bf16, float *lost_a,
                                                  float *lost_b)
 {
