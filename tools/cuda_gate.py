@@ -32,8 +32,7 @@ PROMISED = {
     "linear_many_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "conv_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "dense_kernel": ("HMMA", "LDSM"),
-    "wide_kernel": ("HMMA", r"LDS\.128"),
-    "wide_kernel<512, true>": (r"LDGSTS\S*\.128",),
+    "wide_kernel": ("HMMA", r"LDGSTS\S*\.128", "LDSM"),
     "elem_kernel<0, true>": (r"LDG\.E\.128", r"STG\.E\.128"),
 }
 
@@ -62,12 +61,17 @@ def tile(group, step_k, head, step, parts, columns):
     return 256 if columns == 128 else 128, totals + stages * stage
 
 
-def shared_dense(dims, keys, parts):
-    return 2 * (dims + 8) * (parts * 64 + 4 * keys)
+ACTIVATIONS = {0: "f32", 1: "f16", 30: "bf16"}  # enum dtype
 
 
-def shared_wide(dims):
-    return 4 * (16 * (2 * dims + 20) + 8 * 32 * 16 + 32 * 24 + 32)
+def shared_dense(dims, keys, kind):
+    return 2 * (dims + 8) * ((2 if ACTIVATIONS[kind] == "f32" else 1) * 64 + 4 * keys)
+
+
+def shared_wide(dims, kind):
+    f32, weights = ACTIVATIONS[kind] == "f32", 1 if ACTIVATIONS[kind] == "f16" else 2
+    tiles = 16 * (4 * (2 * dims + 20) if f32 else 2 * (2 * dims + 24))
+    return tiles + 4 * 8 * 32 * 16 + 2 * weights * 32 * 24 + 4 * 32
 
 
 # Floats of a row that linear_x keeps, by what it makes (enum linear_pre_kind): LLaMA 3 8B's dim, its feed-forward.
@@ -87,7 +91,7 @@ def launch(name):
     if base == "dense_kernel":
         return 128, shared_dense(*numbers[:3])
     if base == "wide_kernel":
-        return 256, shared_wide(numbers[0])
+        return 256, shared_wide(*numbers[:2])
     if base == "paged_kernel":
         dim = numbers[0] * 8
         if "true" in name:
@@ -152,6 +156,8 @@ def shown(name):
     if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel")):
         known = types()
         return re.sub(r"<(\d+)", lambda m: f"<{known[int(m[1])][0]}", name)
+    if name.startswith(("dense_kernel", "wide_kernel")):
+        return re.sub(r"(\d+)>", lambda m: f"{ACTIVATIONS[int(m[1])]}>", name)
     return name
 
 

@@ -11,12 +11,15 @@
 
 #define DENSE_QUERIES (16 * DENSE_WARPS) /* of a block */
 
-/* dims: head_dim rounded up, a multiple of 16; keys: of a tile, a multiple of 16; parts: halves of an operand.
+/* dims: head_dim rounded up, a multiple of 16; keys: of a tile, a multiple of 16; type: what q, k and v are multiplied
+ * as: f32 as two halves, f16 and bf16 as one. Weights of bf16 are two, which keep 16 bits.
  *
  * Shared memory:   2 parts   [ q ] [ lost q ] [ k ] [ lost k ] [ v ] [ lost v ]
  *                  1 part    [ q ] [ k ] [ v ] [ the next tile's k ] [ its v ] */
-template <int dims_, int keys_, int parts_> struct dense_shape {
-    static constexpr int dims = dims_, keys = keys_, parts = parts_;
+template <int dims_, int keys_, int type_> struct dense_shape {
+    static constexpr bool bf16 = type_ == DTYPE_BF16;
+    static constexpr int dims = dims_, keys = keys_, type = type_,
+                         parts = type == DTYPE_F32 ? 2 : 1;
     static constexpr int stride = dims + 8; /* halves of a row in shared memory: 16 bytes further in
                                                the banks than the row before */
     static constexpr int q_halves = DENSE_QUERIES * stride, k_halves = keys * stride;
@@ -37,7 +40,7 @@ __device__ static inline void dense_load(__half *to, __half *lost, const struct 
                                          int rows, float scale)
 {
     const int wide_dims = S::dims / 8;
-    const bool wide = m.from.type == DTYPE_F16 && m.dim % 8 == 0 && m.stride % 8 == 0 &&
+    const bool wide = m.from.type == S::type && m.dim % 8 == 0 && m.stride % 8 == 0 &&
                       reinterpret_cast<uintptr_t>(m.from.data) % 16 == 0;
     if (S::parts == 1 && wide) {
         const __half *from = static_cast<const __half *>(m.from.data);
@@ -53,23 +56,24 @@ __device__ static inline void dense_load(__half *to, __half *lost, const struct 
         const int r = i / S::dims, d = i % S::dims;
         const float x =
             r < m.there && d < m.dim ? cuda_get(m.from, r * m.stride + d) * scale : 0.0f;
-        const __half h = __float2half_rn(x);
+        const __half h =
+            S::bf16 ? __ushort_as_half(cuda_array_bits(x, DTYPE_BF16)) : __float2half_rn(x);
         to[r * S::stride + d] = h;
         if (S::parts == 2)
             lost[r * S::stride + d] = __float2half_rn(x - __half2float(h));
     }
 }
 
-/* a b, or (a + a') (b + b') without a' b' */
-template <int parts>
+/* a b, or (a + a') (b + b') without a' b', whose parts are there */
+template <bool bf16, bool has_lost_a, bool has_lost_b>
 __device__ static inline void dense_mma(float c[4], const uint32_t a[4], const uint32_t lost_a[4],
                                         const uint32_t b[2], const uint32_t lost_b[2])
 {
-    cuda_mma_f16(c, a, b);
-    if (parts == 2) {
+    bf16 ? cuda_mma_bf16(c, a, b) : cuda_mma_f16(c, a, b);
+    if (has_lost_b)
         cuda_mma_f16(c, a, lost_b);
-        cuda_mma_f16(c, lost_a, b);
-    }
+    if (has_lost_a)
+        bf16 ? cuda_mma_bf16(c, lost_a, b) : cuda_mma_f16(c, lost_a, b);
 }
 
 /* Scores of the warp's 16 queries and a tile's keys.  lost_q, lost_k: not read if there is one
@@ -96,8 +100,9 @@ __device__ static inline void dense_scores(float s[S::keys / 8][4], const __half
             cuda_ldmatrix4(b, k + row);
             if (S::parts == 2)
                 cuda_ldmatrix4(lost_b, lost_k + row);
-            dense_mma<S::parts>(s[n], a, lost_a, b, lost_b);
-            dense_mma<S::parts>(s[n + 1], a, lost_a, b + 2, lost_b + 2);
+            constexpr bool lost = S::parts == 2;
+            dense_mma<S::bf16, lost, lost>(s[n], a, lost_a, b, lost_b);
+            dense_mma<S::bf16, lost, lost>(s[n + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
     cuda_mma_wait();
@@ -111,7 +116,7 @@ __device__ static inline void dense_values(float acc[S::dims / 8][4], const floa
 #pragma unroll
     for (int n = 0; n < S::keys / 8; n += 2) {
         uint32_t a[4], lost_a[4];
-        cuda_flash_weights(s + n, a, lost_a);
+        cuda_flash_weights<S::bf16>(s + n, a, lost_a);
 #pragma unroll
         for (int d = 0; d < S::dims / 8; d += 2) {
             uint32_t b[4], lost_b[4];
@@ -119,8 +124,9 @@ __device__ static inline void dense_values(float acc[S::dims / 8][4], const floa
             cuda_ldmatrix4_trans(b, v + row);
             if (S::parts == 2)
                 cuda_ldmatrix4_trans(lost_b, lost_v + row);
-            dense_mma<S::parts>(acc[d], a, lost_a, b, lost_b);
-            dense_mma<S::parts>(acc[d + 1], a, lost_a, b + 2, lost_b + 2);
+            constexpr bool lost = S::parts == 2;
+            dense_mma<S::bf16, lost || S::bf16, lost>(acc[d], a, lost_a, b, lost_b);
+            dense_mma<S::bf16, lost || S::bf16, lost>(acc[d + 1], a, lost_a, b + 2, lost_b + 2);
         }
     }
     cuda_mma_wait();
@@ -133,13 +139,13 @@ __device__ static inline void dense_odd(float acc[S::dims / 8][4], __half *v, co
 {
     bool odd = false;
     for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
-        odd |= i % S::stride < S::dims && cuda_flash_is_odd(v[i]);
+        odd |= i % S::stride < S::dims && cuda_flash_is_odd<S::bf16>(v[i]);
     if (!__syncthreads_or(odd))
         return;
-    cuda_flash_odd_values<S::keys, S::dims>(acc, v, S::stride, lo, hi);
+    cuda_flash_odd_values<S::keys, S::dims, S::bf16>(acc, v, S::stride, lo, hi);
     __syncthreads();
     for (int i = threadIdx.x; i < S::k_halves; i += DENSE_THREADS)
-        if (i % S::stride < S::dims && cuda_flash_is_odd(v[i])) {
+        if (i % S::stride < S::dims && cuda_flash_is_odd<S::bf16>(v[i])) {
             v[i] = __float2half_rn(0.0f);
             if (S::parts == 2)
                 v[S::k_halves + i] = v[i];
@@ -195,9 +201,7 @@ dense_store(float acc[S::dims / 8][4], const struct cuda_flash &rows, const stru
     out.data = item.out, out.type = a.type;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float sum = rows.sum[h];
-        for (int o = 1; o < 4; o *= 2)
-            sum += __shfl_xor_sync(CUDA_ALL, sum, o);
+        const float sum = cuda_exchange<cuda_add, 1, 2>(rows.sum[h]);
         const int query = query0 + lane / 4 + 8 * h;
         const int64_t row = (int64_t)query * item.out_stride + head;
 #pragma unroll
@@ -275,23 +279,30 @@ static void dense_launch(const struct cuda_attn_dense_call *a, cudaStream_t stre
            DENSE_THREADS, S::shared_bytes, stream, *a);
 }
 
+/* keys2, keys1: of a tile of two parts, and of one.  What is not all of one type is multiplied as f16. */
+template <int dims, int keys2, int keys1>
+static void dense_choose(const struct cuda_attn_dense_call *a, cudaStream_t stream)
+{
+    if (a->type == DTYPE_F32)
+        dense_launch<dense_shape<dims, keys2, DTYPE_F32>>(a, stream);
+    else if (a->type == DTYPE_BF16 && a->kv_type == DTYPE_BF16)
+        dense_launch<dense_shape<dims, keys1, DTYPE_BF16>>(a, stream);
+    else
+        dense_launch<dense_shape<dims, keys1, DTYPE_F16>>(a, stream);
+}
+
 void cuda_attn_launch(const struct cuda_attn_dense_call *a, cudaStream_t stream)
 {
     if (a->n_items <= 0 || a->max_q <= 0)
         return;
-    const bool f32 = a->type == DTYPE_F32;
     if (a->head_dim <= 48)
-        f32 ? dense_launch<dense_shape<48, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<48, 64, 1>>(a, stream);
+        dense_choose<48, 32, 64>(a, stream);
     else if (a->head_dim <= 64)
-        f32 ? dense_launch<dense_shape<64, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<64, 64, 1>>(a, stream);
+        dense_choose<64, 32, 64>(a, stream);
     else if (a->head_dim <= 80)
-        f32 ? dense_launch<dense_shape<80, 32, 2>>(a, stream)
-            : dense_launch<dense_shape<80, 64, 1>>(a, stream);
+        dense_choose<80, 32, 64>(a, stream);
     else if (a->head_dim <= 160)
-        f32 ? dense_launch<dense_shape<160, 16, 2>>(a, stream)
-            : dense_launch<dense_shape<160, 32, 1>>(a, stream);
+        dense_choose<160, 16, 32>(a, stream);
     else
         cuda_attn_wide_launch(a, stream);
 }

@@ -2,8 +2,8 @@
  * Thread: the backend's.
  *
  * q k^T and p v run on tensor cores.  Where q is f32 every operand is two halves (what the first lost stands in
- * the second), so that products keep 22 bits; else each is one.  Keys are visited in tiles at fixed places: a query's bits do not
- * depend on its neighbours. */
+ * the second), so that products keep 22 bits; else each is one, but for two of the weights where all is bf16.  Keys are
+ * visited in tiles at fixed places: a query's bits do not depend on its neighbours. */
 #ifndef KERNELS_CUDA_CUDA_ATTN_H
 #define KERNELS_CUDA_CUDA_ATTN_H
 #include <cuda_runtime_api.h>

@@ -28,12 +28,9 @@ __device__ static inline void cuda_flash_softmax(float s[keys / 8][4], struct cu
                 float *at = &s[n][2 * h + i];
                 const int k = n * 8 + lane % 4 * 2 + i;
                 *at = k >= lo[h] && k < hi[h] ? *at : -INFINITY;
-                top = !(*at <= top) ? *at : top; /* NaN stays */
+                top = cuda_larger_or_nan::of(top, *at);
             }
-        for (int o = 1; o < 4; o *= 2) {
-            const float other = __shfl_xor_sync(CUDA_ALL, top, o);
-            top = !(other <= top) ? other : top;
-        }
+        top = cuda_exchange<cuda_larger_or_nan, 1, 2>(top);
         const float keep = f->top[h] == top ? 1.0f : cuda_exp(f->top[h] - top);
         float sum = 0.0f;
 #pragma unroll
@@ -54,15 +51,17 @@ __device__ static inline void cuda_flash_softmax(float s[keys / 8][4], struct cu
     }
 }
 
-__device__ static inline bool cuda_flash_is_odd(__half x)
+/* An infinity or a NaN, of f16 or bf16. */
+template <bool bf16 = false> __device__ static inline bool cuda_flash_is_odd(__half x)
 {
-    return !(fabsf(__half2float(x)) <= 65504.0f);
+    const int all = bf16 ? 0x7f80 : 0x7c00;
+    return (__half_as_ushort(x) & all) == all;
 }
 
 /* A product by mma multiplies weights of 0 too, and 0 * NaN is NaN.  So where not all queries see all keys of a
  * tile, values that are no numbers make acc NaN here, for those that see them, and then become zeros in shared
  * memory before the mma.  Rows of v are keys, `stride` halves apart. */
-template <int keys, int own>
+template <int keys, int own, bool bf16 = false>
 __device__ static inline void cuda_flash_odd_values(float acc[own / 8][4], const __half *v,
                                                     int stride, const int lo[2], const int hi[2])
 {
@@ -74,28 +73,30 @@ __device__ static inline void cuda_flash_odd_values(float acc[own / 8][4], const
         for (int d = 0; d < own / 8; d++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const bool odd = cuda_flash_is_odd(v[k * stride + d * 8 + lane % 4 * 2 + i]);
+                const bool odd = cuda_flash_is_odd<bf16>(v[k * stride + d * 8 + lane % 4 * 2 + i]);
                 acc[d][i] = odd && first ? NAN : acc[d][i];
                 acc[d][2 + i] = odd && second ? NAN : acc[d][2 + i];
             }
     }
 }
 
-/* Two floats as halves of a register, and as a second one what they lost. */
+/* Two floats as halves (or bf16) of a register, and as a second one what they lost. */
+template <bool bf16 = false>
 __device__ static inline uint32_t cuda_flash_pair(float a, float b, uint32_t *lost)
 {
     float rest_a, rest_b, none;
-    const uint32_t bits = cuda_half_pair(a, b, false, &rest_a, &rest_b);
-    *lost = cuda_half_pair(rest_a, rest_b, false, &none, &none);
+    const uint32_t bits = cuda_half_pair(a, b, bf16, &rest_a, &rest_b);
+    *lost = cuda_half_pair(rest_a, rest_b, bf16, &none, &none);
     return bits;
 }
 
 /* Weights of 16 keys, tiles n and n + 1 of s, as an A fragment and what it lost. */
+template <bool bf16 = false>
 __device__ static inline void cuda_flash_weights(const float s[2][4], uint32_t a[4],
                                                  uint32_t lost[4])
 {
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        a[i] = cuda_flash_pair(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1], &lost[i]);
+        a[i] = cuda_flash_pair<bf16>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1], &lost[i]);
 }
 #endif
