@@ -208,6 +208,8 @@ const struct param params_table[] = {
     {"reasoning", PARAM_IGNORED, PARAM_RESPONSES, 0, 0, 0, NULL, "has no effect"},
     {"max_tool_calls", PARAM_IGNORED, PARAM_RESPONSES, 0, 0, 0, NULL,
      "has no effect: it is of tools that the server calls"},
+    {"image", PARAM_IGNORED, PARAM_RESPONSES, 0, 0, 0, NULL,
+     "has no effect: it is of a tool that makes pictures"},
     {"background_options", PARAM_IGNORED, PARAM_RESPONSES, 0, 0, 0, NULL, "has no effect"},
     {"background", PARAM_REFUSED, PARAM_RESPONSES, 0, 0, 0, NULL, "use stream instead"},
     {"conversation", PARAM_REFUSED, PARAM_RESPONSES, 0, 0, 0, NULL,

@@ -165,6 +165,35 @@ def test_strict_mode_refuses_unknown_fields(start):
     assert s.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1, "user": "x"})[0] == 200
 
 
+# What the methods of openai 3.57 take.
+CLIENT = {
+    "/v1/chat/completions": "messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens "
+    "metadata modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention "
+    "reasoning_effort response_format safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools "
+    "top_logprobs top_p user verbosity web_search_options",
+    "/v1/completions": "model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop stream stream_options "
+    "suffix temperature top_p user",
+    "/v1/responses": "access_programs background background_options context_management conversation image include input instructions max_output_tokens "
+    "max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_options "
+    "prompt_cache_retention reasoning safety_identifier service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p "
+    "truncation user",
+    "/v1/embeddings": "input model dimensions encoding_format user",
+    "/v1/images/generations": "prompt background complexity frame_count frame_duration_ms model moderation n output_compression output_format "
+    "partial_images quality response_format safety_identifier size stream style svg user",
+    "/v1/images/edits": "image prompt background complexity frame_count frame_duration_ms input_fidelity markup mask model n output_compression "
+    "output_format partial_images quality response_format safety_identifier size stream svg user",
+    "/v1/images/variations": "image model n response_format size user",
+}
+
+
+@pytest.mark.parametrize("path", CLIENT)
+def test_every_parameter_of_the_client_is_known(server, path):
+    _, doc = server.get("/openapi.json")
+    ref = doc["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    known = doc["components"]["schemas"][ref.rsplit("/", 1)[1]]["properties"]
+    assert not set(CLIENT[path].split()) - set(known)
+
+
 def test_client_templates_work_where_allowed(start):
     s = start("--client_templates", "true")
     body = {"messages": HELLO, "chat_template": "{{ messages[0].content }}!"}
