@@ -3,6 +3,7 @@
  * Exit codes: 0 done, 1 a configuration, file or address that does not work, 2 wrong usage,
  * 70 the engine failed while serving. */
 #include <dirent.h>
+#include <errno.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@
 #include "server/metrics.h"
 
 #define PEM_BYTES_MAX (1 << 20)
+#define N_SIGNALS     3
 
 enum drain { DRAIN_NO, DRAIN_SETTLE, DRAIN_WAIT, DRAIN_FLUSH, DRAIN_DONE };
 
@@ -30,7 +32,7 @@ struct server {
     struct config config;
     uv_loop_t loop;
     uv_async_t wake;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t signals[N_SIGNALS];
     uv_timer_t timer; /* progress while loading, then the drain's clock */
     struct replicas *engine;
     struct fetch *fetch;
@@ -124,6 +126,19 @@ static int default_models(struct config *c, struct err *e)
     return 0;
 }
 
+/* It is read when an adapter is asked for; a name that is written wrong should not wait until then. */
+static int check_lora_dir(const struct config *c, struct err *e)
+{
+    DIR *d = c->lora_dir[0] ? opendir(c->lora_dir) : NULL;
+    char why[128];
+    if (c->lora_dir[0] && !d)
+        return err_set(e, ERR_IO, "lora_dir %s: %s", c->lora_dir,
+                       strerror_r(errno, why, sizeof why));
+    if (d)
+        closedir(d);
+    return 0;
+}
+
 /* A first request for each kind of model that is served. */
 static void say_try(const struct server *s, const char *url)
 {
@@ -187,6 +202,8 @@ static void on_drain(uv_timer_t *t);
 /* The engine's state may have changed. */
 static void check_engine(struct server *s)
 {
+    if (s->drain == DRAIN_DONE)
+        return; /* all is said */
     enum engine_state state = replicas_state(s->engine);
     if (!s->ready && state == ENGINE_READY) {
         s->ready = true;
@@ -437,16 +454,35 @@ static int open_http(struct server *s, struct err *e)
     return rc ? rc : http_open(&s->http, &o, e);
 }
 
-static void open_loop(struct server *s)
+/* SIGHUP, of a terminal that closes, drains too; under nohup it stays ignored. */
+static int open_signals(struct server *s)
 {
-    uv_loop_init(&s->loop);
-    uv_async_init(&s->loop, &s->wake, on_wake);
-    uv_signal_init(&s->loop, &s->sigterm);
-    uv_signal_init(&s->loop, &s->sigint);
-    uv_timer_init(&s->loop, &s->timer);
-    s->wake.data = s->sigterm.data = s->sigint.data = s->timer.data = s;
-    uv_signal_start(&s->sigterm, on_signal, SIGTERM);
-    uv_signal_start(&s->sigint, on_signal, SIGINT);
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+    struct sigaction hup;
+    const bool ignored = sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler == SIG_IGN;
+    for (int i = 0; i < N_SIGNALS; i++) {
+        int rc = uv_signal_init(&s->loop, &s->signals[i]);
+        if (rc == 0 && !(numbers[i] == SIGHUP && ignored))
+            rc = uv_signal_start(&s->signals[i], on_signal, numbers[i]);
+        s->signals[i].data = s;
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* Fails where the system gives no descriptors; nothing is to be closed then, the process ends. */
+static int open_loop(struct server *s, struct err *e)
+{
+    int rc = uv_loop_init(&s->loop);
+    if (!rc)
+        rc = uv_async_init(&s->loop, &s->wake, on_wake);
+    if (!rc)
+        rc = uv_timer_init(&s->loop, &s->timer);
+    if (!rc)
+        rc = open_signals(s);
+    s->wake.data = s->timer.data = s;
+    return rc ? err_set(e, ERR_IO, "the event loop does not start: %s", uv_strerror(rc)) : 0;
 }
 
 static void close_all(struct server *s)
@@ -454,8 +490,8 @@ static void close_all(struct server *s)
     if (s->http)
         http_close(s->http);
     s->http = NULL;
-    uv_close((uv_handle_t *)&s->sigterm, NULL);
-    uv_close((uv_handle_t *)&s->sigint, NULL);
+    for (int i = 0; i < N_SIGNALS; i++)
+        uv_close((uv_handle_t *)&s->signals[i], NULL);
     uv_close((uv_handle_t *)&s->timer, NULL);
     if (s->engine)
         replicas_close(s->engine); /* after this nobody wakes */
@@ -480,10 +516,15 @@ static int serve(struct config *config)
      * loop when it frees something large later. */
     mallopt(M_MXFAST, 0); /* NOLINT(concurrency-mt-unsafe): before any thread */
     s.load_us = clock_us();
-    open_loop(&s);
+    if (open_loop(&s, &e)) {
+        fprintf(stderr, "duetto: %s\n", e.msg);
+        return 1;
+    }
     int rc = s.config.n_models ? 0 : default_models(&s.config, &e);
     if (!rc)
         rc = open_fetch(&s, &e);
+    if (!rc)
+        rc = check_lora_dir(&s.config, &e);
     if (!rc)
         rc = open_engine(&s, &e);
     if (!rc) {

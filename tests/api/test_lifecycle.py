@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from harness import (CANCELLED, CHAT, CONNECTIONS, FOREVER, LOUD, RUNNING, SHORT, WAITING, Server,
-                     chat, close, endless, eventually, read_all, reset)
+from harness import (CANCELLED, CHAT, CONNECTIONS, DUETTO, FOREVER, LOUD, PATIENCE_S, RUNNING, SHORT, TINY,
+                     WAITING, Server, chat, close, endless, eventually, read_all, reset)
 
 pytestmark = pytest.mark.asan
 LONG = {"max_tokens": 400, "ignore_eos": True, "temperature": 0}
@@ -114,6 +114,40 @@ def test_term_refuses_new_requests_while_old_ones_go_on():
         for _ in range(100):
             assert stream.recv(1 << 20)
         assert server.stop() == 0  # the second signal
+
+
+def test_a_terminal_that_closes_drains():
+    with endless("--drain_settle_s", 600, "--drain_grace_s", 0) as server:
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: server.request("GET", "/health")[0] == 503)
+        assert server.stop() == 0
+
+
+def test_under_nohup_a_terminal_may_close():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the server inherits it
+    try:
+        server = Server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with server:
+        for _ in range(20):
+            server.process.send_signal(signal.SIGHUP)
+            assert server.request("GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize("files", [6, 8, 9])
+def test_too_few_descriptors_are_an_error_at_start(files):
+    """With less than 6 libuv itself aborts."""
+    run = subprocess.run(["sh", "-c", f'ulimit -n {files}; exec "$0" serve -m "$1" --port 0', DUETTO, TINY],
+                         capture_output=True, text=True, timeout=PATIENCE_S)
+    assert run.returncode == 1 and "duetto: " in run.stderr, run.stderr
+
+
+def test_a_missing_lora_dir_is_said_at_start():
+    run = subprocess.run([DUETTO, "serve", "-m", TINY, "--lora_dir", "/nonexistent", "--port", "0"],
+                         capture_output=True, text=True, timeout=PATIENCE_S)
+    assert run.returncode == 1
+    assert run.stderr == "duetto: lora_dir /nonexistent: No such file or directory\n"
 
 
 def test_interrupt_does_not_wait_to_settle():
