@@ -268,6 +268,9 @@ static int render_prompt(const struct template *t, const struct cJSON *messages,
     const struct cJSON *kwargs = json_get(body, "chat_template_kwargs");
     const struct tool_format *f = template_tools(t);
     tools->format = f = f != NULL ? f : &tool_format_generic;
+    enum tools_told told = template_shows_tools(t)    ? TOOLS_SHOWN
+                           : template_takes_system(t) ? TOOLS_BY_SYSTEM
+                                                      : TOOLS_BY_USER;
     bool generate = true, carry_on = false;
     struct cJSON *doc = NULL, *complete = NULL;
     int err = json_get_bool(body, "add_generation_prompt", &generate, e);
@@ -279,13 +282,13 @@ static int render_prompt(const struct template *t, const struct cJSON *messages,
         err = err_param(e, "chat_template_kwargs");
     }
     if (err == 0)
-        err = tool_messages_rewrite(messages, tools->list, f, template_takes_system(t), &doc, e);
+        err = tool_messages_rewrite(messages, tools->list, f, told, &doc, e);
     if (err == 0) {
         kwargs = json_type(kwargs) == JSON_NULL ? NULL : kwargs;
         const struct cJSON *said = doc != NULL ? doc : messages;
-        const struct cJSON *list = f != &tool_format_generic ? tools->list : NULL;
+        const struct cJSON *list = told == TOOLS_SHOWN ? tools->list : NULL;
         err = template_render(t, said, list, kwargs, generate && !carry_on, out, e);
-        if (err == ERR_INVALID && f != &tool_format_generic &&
+        if (err == ERR_INVALID && told == TOOLS_SHOWN &&
             tool_messages_complete(list, &complete, e) == 0)
             err = template_render(t, said, complete, kwargs, generate && !carry_on, out, e);
     }
@@ -397,10 +400,10 @@ static int set_calls(struct api_call *c, const struct api_model *m, const struct
     if (j->text.grammar != NULL)
         err = format_symbol(body, c->priv->api->o.max_grammar_bytes, &s, &form, e);
     if (err == 0)
-        err = tools_symbol(tools, form, &s, &top, e);
+        err = tool_grammar_symbol(tools, form, &s, &top, e);
     if (err != 0)
         return err;
-    tools_show(tools->format, m->card->tokenizer, s.g);
+    tool_grammar_show(tools->format, m->card->tokenizer, s.g);
     return schema_close(&s, top, &j->text.grammar, e);
 }
 
@@ -465,5 +468,7 @@ int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     if (calls && (err = set_calls(c, m, body, &tools, e)) != 0)
         return err;
     struct render_options ro = {.shape = RENDER_CHAT, .tools = calls ? tools.format : NULL};
+    if (calls && (err = tool_grammar_json(&tools, &c->job->arena, &ro.tool_json, e)) != 0)
+        return err;
     return api_start(c, m, &p, &ro, e);
 }

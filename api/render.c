@@ -125,7 +125,7 @@ struct render *render_open(const struct render_options *o)
     for (int i = 0; i < o->n_choices; i++) {
         choice_init(&r->choices[i], o->max_bytes);
         if (o->tools != NULL)
-            r->choices[i].calls = tool_parse_open(o->tools, o->max_bytes);
+            r->choices[i].calls = tool_parse_open(o->tools, o->tool_json, o->max_bytes);
         ok = ok && (o->tools == NULL || r->choices[i].calls != NULL);
     }
     if (ok)

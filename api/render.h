@@ -26,6 +26,7 @@ struct render_options {
     int64_t created;
     size_t max_bytes;                /* of what is collected for a whole answer */
     const struct tool_format *tools; /* how functions are called; NULL: none are */
+    const char *tool_json;           /* tool_grammar_json; as long as the job */
     render_piece_fn *piece;
     const void *piece_ctx;
     /* echo: the text of each prompt, [n_choices / n]; copied.  NULL: no echo */

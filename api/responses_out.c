@@ -129,7 +129,7 @@ int responses_out_start(struct responses_out *r, const struct render_options *o,
     buf_init(&r->text, max);
     buf_init(&r->tokens, max);
     buf_init(&r->fresh, max);
-    if (o->tools != NULL && (r->calls = tool_parse_open(o->tools, max)) == NULL)
+    if (o->tools != NULL && (r->calls = tool_parse_open(o->tools, o->tool_json, max)) == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the answer");
     return 0;
 }

@@ -17,7 +17,8 @@ struct template
     bool parts;                      /* reads content as [{"type": "text", "text": ...}] only */
     bool text_arguments;             /* reads the arguments of a tool call as a string */
     bool system;                     /* shows what the system says */
-    const struct tool_format *tools; /* NULL: shows no tools, or in an unknown way */
+    const struct tool_format *tools; /* NULL: shows no calls, or in an unknown way */
+    bool shows_tools;
     bool no_null[2]; /* cannot show an assistant's null content; [1]: one that calls tools */
 };
 
@@ -337,7 +338,6 @@ static bool trial_shows_tools(const struct template *t)
 
 static void find_wishes(struct template *t)
 {
-    t->tools = trial_shows_tools(t) ? t->tools : NULL;
     t->parts =
         !trial_shows(t, "[{\"role\":\"user\",\"content\":\"" NEEDLE "\"}]") &&
         trial_shows(t, "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"" NEEDLE
@@ -352,11 +352,21 @@ static void find_wishes(struct template *t)
                                             trial_is_clean(t, TOOL_TRIAL("\"\"", AS_TEXT))
                                       : !trial_is_clean(t, TOOL_TRIAL("null", AS_OBJECT)) &&
                                             trial_is_clean(t, TOOL_TRIAL("\"\"", AS_OBJECT));
+    t->shows_tools = t->tools && trial_shows_tools(t);
+    /* what only shows calls is of use where these are written in a way that words can tell */
+    if (!t->shows_tools && t->tools &&
+        (t->tools->shape != TOOL_NAMED || !trial_shows(t, TOOL_TRIAL("null", AS_TEXT))))
+        t->tools = NULL;
 }
 
 const struct tool_format *template_tools(const struct template *t)
 {
     return t->tools;
+}
+
+bool template_shows_tools(const struct template *t)
+{
+    return t->shows_tools;
 }
 
 bool template_takes_system(const struct template *t)

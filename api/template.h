@@ -33,9 +33,10 @@ int template_render(const struct template *t, const struct cJSON *messages,
                     const struct cJSON *tools, const struct cJSON *extra_kwargs,
                     bool add_generation_prompt, struct buf *out, struct err *e);
 
-/* How the model calls functions; NULL for a template that shows none, or in a way that nobody here knows. */
+/* How the model calls functions; NULL for a template that shows no calls, or in a way that nobody here knows. */
 struct tool_format;
 const struct tool_format *template_tools(const struct template *t);
+bool template_shows_tools(const struct template *t); /* and which functions there are */
 bool template_takes_system(const struct template *t);
 
 /* What the trials found; for tests and logs. */

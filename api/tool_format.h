@@ -8,9 +8,12 @@
 enum tool_shape {
     TOOL_TAGGED, /* marker {"name": ..., "arguments": ...} close, once for each call */
     TOOL_LIST,   /* marker [{...}, {...}] */
-    TOOL_NAMED,  /* marker name [ARGS] {arguments}, once for each call */
-    TOOL_BARE,   /* {"name": ..., "parameters": ...} and nothing else, perhaps behind the marker */
+    TOOL_NAMED,  /* marker, then open name after {arguments} close for each call, then end */
+    TOOL_PARAMS, /* marker open name after, then param name value ... param_end for each, then close */
+    TOOL_BARE, /* {"name": ..., "parameters": ...} and nothing else, perhaps behind the marker */
 };
+
+enum { TOOL_TOKENS_MAX = 5 };
 
 struct tool_format {
     const char *name;
@@ -19,8 +22,13 @@ struct tool_format {
     enum tool_shape shape;
     const char *marker, *close; /* close NULL: nothing */
     const char *arguments;      /* the key */
-    bool one;                   /* no more than one call an answer */
-    int id_chars;               /* letters and digits that an id must have; 0: any */
+    const char *open, *after;   /* open NULL: each call begins with the marker */
+    const char *end;            /* NULL: nothing */
+    const char *param, *value, *param_end;
+    const char
+        *tokens[TOOL_TOKENS_MAX]; /* parts of these that a model may have as control tokens */
+    bool one;                     /* no more than one call an answer */
+    int id_chars;                 /* letters and digits that an id must have; 0: any */
 };
 
 /* What models are asked for whose template knows no tools: Hermes' words, which most have seen. */

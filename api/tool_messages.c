@@ -1,5 +1,6 @@
 /* Conversations about tools for templates that know nothing of them: the functions are told in the system's
- * message, calls and results stand in plain messages.  And ids as Mistral's templates want them. */
+ * message, calls and results stand in plain messages, unless the template shows these.  And ids as Mistral's
+ * templates want them. */
 #include <string.h>
 
 #include "api/tools.h"
@@ -35,6 +36,14 @@ static void add_tools(struct buf *b, const struct cJSON *tools, const struct too
     for (const struct cJSON *t = json_first(tools); t != NULL; t = json_next(t)) {
         add_json(b, json_get(t, "function"));
         buf_addc(b, '\n');
+    }
+    if (f->shape == TOOL_NAMED) {
+        buf_printf(b,
+                   "To call one, write its name and its arguments as a JSON object like this, and "
+                   "nothing behind it:\n%s%sthe function%s{\"an argument\": \"its value\"}%s%s",
+                   f->marker, f->open != NULL ? f->open : "", f->after,
+                   f->close != NULL ? f->close : "", f->end != NULL ? f->end : "");
+        return;
     }
     buf_printf(b,
                "To call one, write its name and arguments as a JSON object like this, and nothing "
@@ -125,6 +134,32 @@ static void put_plain(struct json_writer *w, const struct cJSON *messages,
     told->failed = told->failed || text.failed || user.failed;
     buf_free(&text);
     buf_free(&user);
+}
+
+/* The messages as they are, but the first that may tell of the functions does. */
+static void put_told(struct json_writer *w, const struct cJSON *messages, struct buf *told,
+                     bool by_system)
+{
+    struct buf text;
+    buf_init(&text, TEXT_MAX);
+    const struct cJSON *m = json_first(messages);
+    if (by_system && !is_role(m, "system") && !is_role(m, "developer")) {
+        put_message(w, "system", told);
+        buf_clear(told);
+    }
+    for (; m != NULL; m = json_next(m)) {
+        const char *content = json_str(json_get(m, "content"));
+        if (told->len == 0 || content == NULL || (!by_system && !is_role(m, "user"))) {
+            json_put_node(w, NULL, m);
+            continue;
+        }
+        add_text(&text, by_system ? content : buf_str(told), "");
+        add_text(&text, by_system ? buf_str(told) : content, "\n\n");
+        put_message(w, role_of(m), &text);
+        buf_clear(told);
+    }
+    told->failed = told->failed || text.failed;
+    buf_free(&text);
 }
 
 /* ---- ids ---- */
@@ -221,11 +256,11 @@ static bool speaks_of_tools(const struct cJSON *messages)
 }
 
 int tool_messages_rewrite(const struct cJSON *messages, const struct cJSON *tools,
-                          const struct tool_format *f, bool system_ok, struct cJSON **doc,
+                          const struct tool_format *f, enum tools_told told_by, struct cJSON **doc,
                           struct err *e)
 {
-    const bool plain = f == &tool_format_generic;
-    if (plain ? tools == NULL : f->id_chars == 0 || !speaks_of_tools(messages))
+    const bool plain = f == &tool_format_generic, tell = told_by != TOOLS_SHOWN && tools != NULL;
+    if (plain ? tools == NULL : !tell && (f->id_chars == 0 || !speaks_of_tools(messages)))
         return 0;
     struct buf text, told;
     struct json_writer w;
@@ -233,10 +268,12 @@ int tool_messages_rewrite(const struct cJSON *messages, const struct cJSON *tool
     buf_init(&told, TEXT_MAX);
     json_begin(&w, &text);
     json_open(&w, NULL, '[');
-    if (plain)
+    if (tell)
         add_tools(&told, tools, f);
     if (plain)
-        put_plain(&w, messages, f, &told, system_ok);
+        put_plain(&w, messages, f, &told, told_by == TOOLS_BY_SYSTEM);
+    else if (tell)
+        put_told(&w, messages, &told, told_by == TOOLS_BY_SYSTEM);
     else
         put_ids(&w, messages, f->id_chars);
     json_close(&w, ']');

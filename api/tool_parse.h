@@ -11,8 +11,8 @@
 enum { TOOL_CALLS_MAX = 64, TOOL_NAME_MAX = 128 };
 
 struct tool_parse;
-/* max: bytes of all it keeps.  NULL without memory. */
-struct tool_parse *tool_parse_open(const struct tool_format *f, size_t max);
+/* json: tool_grammar_json's, borrowed.  max: bytes of all it keeps.  NULL without memory. */
+struct tool_parse *tool_parse_open(const struct tool_format *f, const char *json, size_t max);
 void tool_parse_close(struct tool_parse *p); /* NULL is allowed, and below means: no calls */
 /* More of the text; what is said goes to out. */
 void tool_parse_push(struct tool_parse *p, const char *s, size_t n, struct buf *out);

@@ -23,17 +23,25 @@ struct tools {
 
 /* Everything is borrowed from body. */
 int tools_read(const struct cJSON *body, struct tools *t, struct err *e);
-/* What an answer may be, where choice is not NONE.  form: what it may be besides calls, 0 for any text; s is
- * opened when nobody has. */
-int tools_symbol(const struct tools *t, grammar_sym form, struct schema *s, grammar_sym *out,
-                 struct err *e);
-/* The format's markers that are control tokens of the model count as text in the grammar. */
-void tools_show(const struct tool_format *f, const struct tokenizer *t, struct grammar *g);
+const char *tools_name(const struct cJSON *tool);
 
-/* tool_messages.c: the conversation as a template takes it that knows no tools (format generic), or wants ids
- * of a certain length.  *doc (json_free) stays NULL where the messages are right as they are. */
+/* tool_grammar.c: what an answer may be, where choice is not NONE.  form: what it may be besides calls, 0 for any text; s is
+ * opened when nobody has. */
+int tool_grammar_symbol(const struct tools *t, grammar_sym form, struct schema *s, grammar_sym *out,
+                        struct err *e);
+/* The format's markers that are control tokens of the model count as text in the grammar. */
+void tool_grammar_show(const struct tool_format *f, const struct tokenizer *t, struct grammar *g);
+
+/* For tool_parse_open: function and parameter, each with a 0 behind it, for all parameters whose value is JSON where
+ * the format has them one by one, and a 0 behind all.  NULL for other formats. */
+int tool_grammar_json(const struct tools *t, struct arena *arena, const char **out, struct err *e);
+
+/* tool_messages.c: the conversation as a template takes it that does not show tools (then who tells of them), that
+ * does not even show calls (format generic), or wants ids of a certain length.  *doc (json_free) stays NULL where
+ * the messages are right as they are. */
+enum tools_told { TOOLS_SHOWN, TOOLS_BY_SYSTEM, TOOLS_BY_USER };
 int tool_messages_rewrite(const struct cJSON *messages, const struct cJSON *tools,
-                          const struct tool_format *f, bool system_ok, struct cJSON **doc,
+                          const struct tool_format *f, enum tools_told told, struct cJSON **doc,
                           struct err *e);
 /* The tools with a description and parameters where they have none, and an empty list for none: some templates
  * cannot do without. */

@@ -10,6 +10,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* of tool_grammar_json */
+static const char json_params[] = "f\0n\0";
 static const char tools_text[] = "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\","
                                  "\"parameters\":{\"type\":\"object\","
                                  "\"properties\":{\"a\":{}},\"additionalProperties\":true}}},{"
@@ -19,7 +21,7 @@ static const char tools_text[] = "{\"tools\":[{\"type\":\"function\",\"function\
 static struct tool_parse *parse(const struct tool_format *f, const char *s, size_t n, size_t step,
                                 struct buf *said)
 {
-    struct tool_parse *p = tool_parse_open(f, 1 << 20);
+    struct tool_parse *p = tool_parse_open(f, json_params, 1 << 20);
     for (size_t i = 0; p != NULL && i < n; i += step)
         tool_parse_push(p, s + i, step < n - i ? step : n - i, said);
     if (p != NULL)
@@ -41,7 +43,7 @@ static bool can_end(const struct tool_format *f, const char *s, size_t n)
     if (json_parse(&body, tools_text, sizeof tools_text - 1, NULL, NULL) == 0 &&
         tools_read(body, &t, NULL) == 0) {
         t.format = f;
-        if (tools_symbol(&t, 0, &schema, &top, NULL) == 0 &&
+        if (tool_grammar_symbol(&t, 0, &schema, &top, NULL) == 0 &&
             schema_close(&schema, top, &g, NULL) == 0 && grammar_run_open(&r, g, NULL) == 0)
             ok = grammar_follow(r, s, n, NULL);
     }
@@ -77,12 +79,13 @@ static void check_calls(const struct tool_parse *p)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const hints[] = {"<tool_call>", "[TOOL_CALLS]", "[TOOL_CALLS][ARGS]",
-                                        "<|tool_call|>",
-                                        "{\"name\": function name, \"parameters\":"};
+    static const char *const hints[] = {
+        "<tool_call>",   "[TOOL_CALLS]", "[TOOL_CALLS][ARGS]",
+        "<|tool_call|>", "<parameter=",  "{\"name\": function name, \"parameters\":",
+        "<arg_key>",     DS_BEGIN,       DS_BEGIN "```json"};
     if (size < 2)
         return 0;
-    const struct tool_format *f = tool_format_find(hints[data[0] % 5]);
+    const struct tool_format *f = tool_format_find(hints[data[0] % (sizeof hints / sizeof *hints)]);
     const char *s = (const char *)data + 1;
     struct buf whole, pieces;
     buf_init(&whole, 1 << 20);
