@@ -17,6 +17,13 @@
 
 enum { MARKER_MAX = 40, MAX_REFS = 16, JSON_NAMES_MAX = 1 << 20 };
 
+/* What calls are made of. */
+struct calls {
+    const struct tool_format *f;
+    struct schema *s;
+    grammar_sym text; /* TOOL_PARAMS: a value that is a text, and what ends it */
+};
+
 /* ---- text without calls ---- */
 
 static void set_byte(struct grammar_set *set, unsigned char b)
@@ -56,13 +63,17 @@ static grammar_sym until_marker(struct grammar *g, const char *marker, grammar_s
         states[k] = grammar_rule(g);
     states[m] = after;
     for (int k = 0; k < m; k++) {
+        int next[256]; /* of each byte */
+        for (int b = 0; b < 256; b++)
+            next[b] =
+                b != 0 && strchr(marker, b) != NULL ? marker_next(marker, k, (unsigned char)b) : 0;
         if (may_stop)
             grammar_add(g, states[k], 0, NULL);
         for (int to = 0; to <= k + 1; to++) {
             struct grammar_set set = {{0}};
             int n = 0;
             for (int b = 0; b < 256; b++)
-                if (marker_next(marker, k, (unsigned char)b) == to) {
+                if (next[b] == to) {
                     set_byte(&set, (unsigned char)b);
                     n++;
                 }
@@ -176,15 +187,16 @@ static grammar_sym choices(const struct schema *s, const struct cJSON *v)
 }
 
 /* A parameter from its name on. */
-static int one_param(const struct tool_format *f, struct schema *s, const struct cJSON *v,
-                     grammar_sym *out, struct err *e)
+static int one_param(const struct calls *c, const struct cJSON *v, grammar_sym *out, struct err *e)
 {
+    const struct tool_format *f = c->f;
+    struct schema *s = c->s;
     struct grammar *g = s->g;
     const grammar_sym end = grammar_str(g, f->param_end);
     grammar_sym value = is_text(s, v, 0) ? choices(s, v) : 0;
     int rc = 0;
     if (value == 0 && is_text(s, v, 0)) {
-        value = until_marker(g, f->param_end, grammar_seq(g, 0, NULL), false);
+        value = c->text;
     } else {
         if (value == 0)
             rc = schema_node(s, v, &value, e);
@@ -196,12 +208,13 @@ static int one_param(const struct tool_format *f, struct schema *s, const struct
 }
 
 /* Parameters of any names, each a text. */
-static grammar_sym free_params(const struct tool_format *f, struct grammar *g)
+static grammar_sym free_params(const struct calls *c)
 {
+    struct grammar *g = c->s->g;
+    const struct tool_format *f = c->f;
     grammar_sym name = none_of(g, "<>\"\\\n\r\t");
     grammar_sym one = SEQ(g, grammar_str(g, f->param), grammar_repeat(g, name, 1, TOOL_NAME_MAX),
-                          grammar_str(g, f->value),
-                          until_marker(g, f->param_end, grammar_seq(g, 0, NULL), false));
+                          grammar_str(g, f->value), c->text);
     return grammar_repeat(g, one, 0, -1);
 }
 
@@ -215,9 +228,10 @@ static bool is_required(const struct cJSON *schema, const char *name)
 }
 
 /* All parameters of a function, in the order of its schema. */
-static int parameters(const struct tool_format *f, struct schema *s, const struct cJSON *schema,
-                      grammar_sym *out, struct err *e)
+static int parameters(const struct calls *c, const struct cJSON *schema, grammar_sym *out,
+                      struct err *e)
 {
+    struct schema *s = c->s;
     struct grammar *g = s->g;
     const struct cJSON *props = properties(schema),
                        *extra = json_get(schema, "additionalProperties");
@@ -229,13 +243,13 @@ static int parameters(const struct tool_format *f, struct schema *s, const struc
         grammar_sym one = 0;
         rc = schema_check_text(s, "a name", json_key(v), strlen(json_key(v)), e);
         if (rc == 0)
-            rc = one_param(f, s, v, &one, e);
+            rc = one_param(c, v, &one, e);
         if (rc == 0)
             *out =
                 SEQ(g, *out, is_required(schema, json_key(v)) ? one : grammar_repeat(g, one, 0, 1));
     }
     if (props == NULL || json_type(extra) == JSON_OBJECT || json_bool(extra))
-        *out = SEQ(g, *out, free_params(f, g));
+        *out = SEQ(g, *out, free_params(c));
     return rc;
 }
 
@@ -268,25 +282,27 @@ int tool_grammar_json(const struct tools *t, struct arena *arena, const char **o
 
 /* What the function takes.  A schema that is not strict and has words that nobody here understands is held to
  * without them, or is any object. */
-static int arguments(const struct tool_format *f, struct schema *s, const struct cJSON *tool, int i,
-                     grammar_sym *out, struct err *e)
+static int arguments(const struct calls *c, const struct cJSON *tool, int i, grammar_sym *out,
+                     struct err *e)
 {
+    const struct tool_format *f = c->f;
+    struct schema *s = c->s;
     const struct cJSON *fn = json_get(tool, "function"), *schema = json_get(fn, "parameters");
     const bool strict = json_bool(json_get(fn, "strict"));
     char param[64];
     struct err own = {0};
     const bool named = f->shape == TOOL_PARAMS;
-    *out = named ? free_params(f, s->g) : s->object;
+    *out = named ? free_params(c) : s->object;
     if (json_size(schema) == 0)
         return 0;
     snprintf(param, sizeof param, "tools[%d].function.parameters", i);
     s->param = param;
     s->lenient = !strict;
-    int rc = named ? parameters(f, s, schema, out, &own) : schema_value(s, schema, out, &own);
+    int rc = named ? parameters(c, schema, out, &own) : schema_value(s, schema, out, &own);
     s->lenient = false;
     s->param = "tools";
     if (rc == ERR_UNSUPPORTED && !strict) {
-        *out = named ? free_params(f, s->g) : s->object;
+        *out = named ? free_params(c) : s->object;
         return 0;
     }
     if (rc != 0 && e != NULL)
@@ -295,13 +311,15 @@ static int arguments(const struct tool_format *f, struct schema *s, const struct
 }
 
 /* One call of one function, without what stands around it. */
-static int one_call(const struct tool_format *f, struct schema *s, const struct cJSON *tool, int i,
-                    grammar_sym *out, struct err *e)
+static int one_call(const struct calls *c, const struct cJSON *tool, int i, grammar_sym *out,
+                    struct err *e)
 {
+    const struct tool_format *f = c->f;
+    struct schema *s = c->s;
     struct grammar *g = s->g;
     grammar_sym value, sp = s->space, key;
     char text[TOOL_NAME_MAX + 32];
-    int rc = arguments(f, s, tool, i, &value, e);
+    int rc = arguments(c, tool, i, &value, e);
     if (rc != 0)
         return rc;
     if (f->shape == TOOL_NAMED || f->shape == TOOL_PARAMS) {
@@ -318,9 +336,10 @@ static int one_call(const struct tool_format *f, struct schema *s, const struct 
 }
 
 /* What follows the marker, of calls that say the function's name before its arguments. */
-static grammar_sym named_calls(const struct tool_format *f, struct schema *s, grammar_sym any,
-                               int most)
+static grammar_sym named_calls(const struct calls *c, grammar_sym any, int most)
 {
+    const struct tool_format *f = c->f;
+    struct schema *s = c->s;
     struct grammar *g = s->g;
     const bool each = f->open == NULL || f->shape == TOOL_PARAMS; /* the marker begins every call */
     const grammar_sym none = grammar_seq(g, 0, NULL), sp = s->space;
@@ -336,10 +355,13 @@ static int after_marker(const struct tools *t, struct schema *s, grammar_sym *ou
     const struct tool_format *f = t->format;
     struct grammar *g = s->g;
     grammar_sym sp = s->space, any = grammar_rule(g), more;
+    struct calls c = {.f = f, .s = s};
+    if (f->shape == TOOL_PARAMS)
+        c.text = until_marker(g, f->param_end, grammar_seq(g, 0, NULL), false);
     int i = 0;
     for (const struct cJSON *v = json_first(t->list); v != NULL; v = json_next(v), i++) {
         grammar_sym one;
-        int rc = t->allowed[i] ? one_call(f, s, v, i, &one, e) : 0;
+        int rc = t->allowed[i] ? one_call(&c, v, i, &one, e) : 0;
         if (rc != 0)
             return rc;
         if (t->allowed[i])
@@ -353,7 +375,7 @@ static int after_marker(const struct tools *t, struct schema *s, grammar_sym *ou
         return 0;
     }
     if (f->shape == TOOL_NAMED || f->shape == TOOL_PARAMS) {
-        *out = named_calls(f, s, any, most);
+        *out = named_calls(&c, any, most);
         return 0;
     }
     grammar_sym call = SEQ(g, open, colon, any);

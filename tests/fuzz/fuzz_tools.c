@@ -10,6 +10,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+#define DS_BEGIN                    \
+    "<\xef\xbd\x9ctool\xe2\x96\x81" \
+    "calls\xe2\x96\x81"             \
+    "begin\xef\xbd\x9c>"
+
 /* of tool_grammar_json */
 static const char json_params[] = "f\0n\0";
 static const char tools_text[] = "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\","
