@@ -288,6 +288,17 @@ template <class A, class B> static inline std::common_type_t<A, B> min(A a, B b)
 {
     return a < b ? a : b;
 }
+/* The other one where one is no number; inline, which the host's are not. */
+static inline float cuemu_fmaxf(float a, float b)
+{
+    return a >= b || b != b ? (a == b && std::signbit(a) ? b : a) : b;
+}
+static inline float cuemu_fminf(float a, float b)
+{
+    return a <= b || b != b ? (a == b && !std::signbit(a) ? b : a) : b;
+}
+#define fmaxf cuemu_fmaxf
+#define fminf cuemu_fminf
 template <class To, class From> static inline To cuemu_bits(From v)
 {
     static_assert(sizeof(To) == sizeof(From), "sizes differ");

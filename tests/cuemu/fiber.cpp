@@ -74,6 +74,8 @@ struct alignas(64) fiber {
 
 struct warp {
     unsigned ready, arrived, fresh; /* lanes; fresh: they have not begun */
+    unsigned bit;                   /* in warps_ready */
+    fiber *fibers;
     /* Of those that have arrived: the last one's, and whether another one's differ from it. */
     unsigned mask;
     cuemu_op op;
@@ -82,8 +84,8 @@ struct warp {
 };
 
 fiber fibers[MAX_THREADS];
-warp warps[MAX_THREADS / LANES];
-unsigned warps_ready; /* a bit a warp that has ready lanes */
+warp warps[MAX_THREADS / LANES], *here; /* here: of the fiber that runs */
+unsigned warps_ready;                   /* a bit a warp that has ready lanes */
 int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
 char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_begin, kernel_end;
 context scheduler;
@@ -130,11 +132,11 @@ fiber *self()
     return reinterpret_cast<fiber *>(cuemu_self);
 }
 
-void make_ready(unsigned w, unsigned lanes)
+void make_ready(warp *w, unsigned lanes)
 {
-    warps[w].ready |= lanes;
+    w->ready |= lanes;
     if (lanes)
-        warps_ready |= 1u << w;
+        warps_ready |= w->bit;
 }
 
 /* All threads of the block; fresh: none has begun. */
@@ -247,36 +249,32 @@ __attribute__((always_inline)) inline void switch_to(context *from, context *to)
 #endif
 }
 
-/* One that is ready, now running; NULL when there is none. */
-inline fiber *take_next(unsigned w)
+/* One that is ready, now running; fresh: it is to begin.  NULL when there is none. */
+__attribute__((always_inline)) inline fiber *take_next(bool *fresh)
 {
-    if (!warps[w].ready) {
+    warp *w = here;
+    if (!w->ready) {
         if (!warps_ready)
             return nullptr;
-        w = pick(warps_ready);
+        here = w = &warps[pick(warps_ready)];
     }
-    unsigned lane = pick(warps[w].ready);
-    warps[w].ready &= ~(1u << lane);
-    if (!warps[w].ready)
-        warps_ready &= ~(1u << w);
-    return &fibers[w * LANES + lane];
+    const unsigned lane = pick(w->ready), bit = 1u << lane;
+    fiber *f = &w->fibers[lane];
+    w->ready &= ~bit;
+    if (!w->ready)
+        warps_ready &= ~w->bit;
+    *fresh = (w->fresh & bit) != 0;
+    if (*fresh) {
+        w->fresh &= ~bit;
+        f->st = state::running;
+        f->groups = 0;
+    }
+    return f;
 }
 
-/* Is it to begin?  Then it has. */
-inline bool begins(fiber *f)
+__attribute__((always_inline)) inline void go_to(context *from, fiber *next, bool fresh)
 {
-    const unsigned bit = 1u << f->self.lane;
-    if (!(warps[f->self.warp].fresh & bit))
-        return false;
-    warps[f->self.warp].fresh &= ~bit;
-    f->st = state::running;
-    f->groups = 0;
-    return true;
-}
-
-__attribute__((always_inline)) inline void go_to(context *from, fiber *next)
-{
-    if (begins(next))
+    if (fresh)
         start(next);
     cuemu_self = &next->self;
     tsan_to(next->tsan);
@@ -287,12 +285,13 @@ __attribute__((always_inline)) inline void go_to(context *from, fiber *next)
  * block is done or stuck. */
 __attribute__((always_inline)) inline void leave(fiber *f)
 {
-    fiber *next = take_next(f->self.warp);
+    bool fresh;
+    fiber *next = take_next(&fresh);
     if (!next) {
         tsan_to(scheduler_tsan);
         switch_to(&f->at, &scheduler);
     } else if (next != f) {
-        go_to(&f->at, next);
+        go_to(&f->at, next, fresh);
     }
 }
 
@@ -318,11 +317,12 @@ void trampoline()
         n_done++;
         if (__tsan_switch_to_fiber)
             leave(f);
-        fiber *next = take_next(f->self.warp);
+        bool fresh;
+        fiber *next = take_next(&fresh);
         if (!next)
             switch_to(&f->at, &scheduler);
-        if (!begins(next))
-            go_to(&f->at, next);
+        if (!fresh)
+            go_to(&f->at, next, false);
         cuemu_self = &next->self;
     }
 }
@@ -339,6 +339,8 @@ void prepare(fiber *f, int t, dim3 block)
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);
     f->copies.clear();
+    warps[f->self.warp].bit = 1u << f->self.warp;
+    warps[f->self.warp].fibers = f - f->self.lane;
 }
 
 bool gaps_whole()
@@ -381,7 +383,10 @@ void run_block(unsigned index)
     warps_ready = 0;
     n_done = n_at_barrier = barrier_sum = 0;
     make_all_ready(true);
-    go_to(&scheduler, take_next(pick(warps_ready)));
+    here = &warps[pick(warps_ready)];
+    bool fresh;
+    fiber *first = take_next(&fresh);
+    go_to(&scheduler, first, fresh);
     if (failure)
         return;
     if (n_done < n_threads) {
@@ -541,7 +546,7 @@ void cuemu_trap(cudaError_t error, const char *format, ...)
 /* All lanes of the mask have arrived: they must mean the same. */
 static void check_meeting(const fiber *last)
 {
-    const fiber *base = &fibers[last->self.warp * LANES];
+    const fiber *base = here->fibers;
     for (unsigned m = last->mask; m; m &= m - 1) {
         int l = __builtin_ctz(m);
         if (base[l].mask != last->mask || base[l].op != last->op)
@@ -568,7 +573,7 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
                 int line)
 {
     fiber *f = self();
-    warp *w = &warps[f->self.warp];
+    warp *w = here;
     const unsigned bit = 1u << f->self.lane;
     f->op = op;
     f->mask = mask;
@@ -596,7 +601,7 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
         if (fn)
             meet(w, fn, mask);
         w->arrived &= ~mask;
-        make_ready(f->self.warp, mask & ~bit);
+        make_ready(w, mask & ~bit);
     }
     if (op == CUEMU_SYNCWARP)
         acquire(&warp_objects[f->self.warp]);
