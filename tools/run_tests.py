@@ -11,6 +11,7 @@ A program that dies counts as one failure more.  Exit code 1 when anything faile
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
 """
 import argparse
+import collections
 import concurrent.futures
 import os
 import pathlib
@@ -23,6 +24,15 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM_TIMEOUT_S = 900
 DEFAULT = ["lint", "unit", "kcheck", "cuda", "ptxvm", "golden", "api", "asan", "tsan"]
+
+Golden = collections.namedtuple("Golden", "name halves quick")
+# The golden tests on the emulated device, the longest first: halves where models have them, quick ones in
+# suite cuda too.
+EMULATED_GOLDEN = [Golden("pipeline", True, False), Golden("lora", True, False),
+                   Golden("diffusion", True, False), Golden("upscaler", False, True),
+                   Golden("llama", True, True), Golden("control", True, True),
+                   Golden("blip", False, True), Golden("bert", False, True),
+                   Golden("safety", False, True)]
 
 
 def counts(text):
@@ -84,12 +94,10 @@ class Run:
         subprocess.run(["make", "--no-print-directory", "-j2", *arguments], cwd=ROOT, check=True,
                        stdout=subprocess.DEVNULL)
 
-    def programs(self, folder, prefix, env=None, at_once=1):
-        paths = [path for path in sorted(pathlib.Path(ROOT, folder).glob("test_*"))
-                 if not path.suffix and self.args.match in path.name]
-        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda path: self.program(
-                f"{prefix}/{path.name.removeprefix('test_')}", [path], env), paths))
+    def programs(self, folder, prefix, env=None):
+        for path in sorted(pathlib.Path(ROOT, folder).glob("test_*")):
+            if not path.suffix and self.args.match in path.name:
+                self.program(f"{prefix}/{path.name.removeprefix('test_')}", [path], env)
 
     def lint(self):
         for script in ("tools/check_layers.py", "tools/check_complete.py"):
@@ -115,10 +123,7 @@ class Run:
             self.program(f"cuda/kcheck of {halves}",
                          [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", halves] +
                          ([self.args.match] if self.args.match else []))
-        for name in ("bert", "blip", "safety"):
-            if self.args.match in f"test_{name}":
-                self.program(f"cuda/golden {name}", [f"{emulated}/tests/golden/test_{name}"],
-                             {"BACKEND": "cuda:0"})
+        self.emulated_golden("cuda/golden", [g for g in EMULATED_GOLDEN if g.quick])
         if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():
             self.program("cuda/gate", ["make", "--no-print-directory", "-s", "-j2", "cuda-gate"])
         self.make("SANITIZE=thread", thread)
@@ -126,14 +131,18 @@ class Run:
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
 
     def cuda_golden(self):
-        self.programs(f"{self.args.build}/cuda-emu/tests/golden", "cuda-golden",
-                      {"BACKEND": "cuda:0", "DUETTO_TEST_SHORT": "1"}, at_once=2)
-        for name in ("diffusion", "llama"):
-            for halves in ("f16", "bf16"):
-                if self.args.match in f"test_{name}":
-                    self.program(f"cuda-golden {name} of {halves}",
-                                 [f"{self.args.build}/cuda-emu/tests/golden/test_{name}"],
-                                 {"BACKEND": "cuda:0", "ACTIVATIONS": halves})
+        self.emulated_golden("cuda-golden", EMULATED_GOLDEN)
+
+    def emulated_golden(self, prefix, tests):
+        """Two at a time, in the order of the table: of activations of f32, and of halves where they count."""
+        env = {"BACKEND": "cuda:0", "DUETTO_TEST_SHORT": "1"}
+        wanted = [(g.name, type_) for g in tests if self.args.match in f"test_{g.name}"
+                  for type_ in (["f32", "f16", "bf16"] if g.halves else ["f32"])]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda run: self.program(
+                f"{prefix} {run[0]} of {run[1]}",
+                [f"{self.args.build}/cuda-emu/tests/golden/test_{run[0]}"],
+                {**env, "ACTIVATIONS": run[1]}), wanted))
 
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")

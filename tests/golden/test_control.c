@@ -1,7 +1,8 @@
 /* ControlNets and T2I-Adapters against diffusers (tools/make_control_golden.py made the models and the values):
  * residuals at their places, guess mode, pooled ones, a file under LDM's names; and that a row has the
  * same bits alone and in a batch, at once or in pieces, steered beside or not.
- *     BACKEND=NAME     instead of cpu */
+ *     BACKEND=NAME     instead of cpu
+ *     ACTIVATIONS=f16  or bf16, on a device that has them: see near.h */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +16,9 @@
 
 #include "engine/models/control.h"
 #include "engine/safetensors.h"
+#include "kernels/team.h"
 #include "tests/golden/device.h"
+#include "tests/golden/near.h"
 
 #define DIR "tests/fixtures/"
 
@@ -38,8 +41,10 @@ static int setup(void **state)
 {
     (void)state;
     struct err e;
-    return backend_open(&be, golden_device(), 0, NULL) != 0 ||
-           safetensors_open(&values, DIR "control.safetensors", &e) != 0;
+    if (backend_open(&be, golden_device(), 0, NULL) != 0)
+        return -1;
+    team_activations(be, golden_activations());
+    return safetensors_open(&values, DIR "control.safetensors", &e);
 }
 
 static int teardown(void **state)
@@ -130,15 +135,7 @@ static float *look(struct control *c, int width, int height, int kind)
 
 static void near(const char *name, const float *ours, const float *ref, size_t n)
 {
-    double most = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        assert_true(isfinite(ours[i]));
-        most = fmax(most, fabs((double)ours[i] - (double)ref[i]));
-        size = fmax(size, fabs((double)ref[i]));
-    }
-    print_message("    %-10s %.1e of %.2f\n", name, most / size, size);
-    if (!(most <= BOUND * size))
-        fail_msg("%s differs by %g of %g", name, most, size);
+    golden_near(be->activations, name, ours, ref, n, BOUND);
 }
 
 /* ---- ControlNets ---- */

@@ -2,7 +2,7 @@
  * encoding, decoding, previews; and the promise that a row has the same bits alone and in a batch,
  * at once or in pieces.
  *     BACKEND=NAME     instead of cpu
- *     ACTIVATIONS=f16  or bf16, on a device that has them: see near() */
+ *     ACTIVATIONS=f16  or bf16, on a device that has them: see near.h */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,14 +19,12 @@
 #include "engine/safetensors.h"
 #include "kernels/team.h"
 #include "tests/golden/device.h"
+#include "tests/golden/near.h"
 #include "tests/golden/seeded.h"
 
 /* Largest error over the largest value.  f32 sums in another order: measured 1e-6; 1e-5 where the sine of a
  * guidance scale times 1000 is taken (LCM). */
 #define BOUND 5e-5
-/* Of activations of f16 and bf16: the least signal over noise, in dB; measured 48 and 30. */
-#define F16_DB  46
-#define BF16_DB 28
 
 static struct backend *be;
 
@@ -128,25 +126,10 @@ static void near(const struct golden *g, const char *name, const float *ours)
     size_t bytes;
     value(g, name, &bytes);
     float *ref = get_floats(g, name);
-    double most = 0, size = 0, noise = 0, signal = 0;
-    for (size_t i = 0; i < bytes / sizeof(float); i++) {
-        assert_true(isfinite(ours[i]));
-        most = fmax(most, fabs((double)ours[i] - (double)ref[i]));
-        size = fmax(size, fabs((double)ref[i]));
-        noise += ((double)ours[i] - (double)ref[i]) * ((double)ours[i] - (double)ref[i]);
-        signal += (double)ref[i] * (double)ref[i];
-    }
+    char what[64];
+    snprintf(what, sizeof what, "%s %s", g->name, name);
+    golden_near(be->activations, what, ours, ref, bytes / sizeof(float), BOUND);
     free(ref);
-    if (be->activations != DTYPE_F32) {
-        const double db = 10 * log10(signal / (noise + 1e-12 * signal));
-        print_message("    %-8s %-14s %.1f dB\n", g->name, name, db);
-        if (!(db >= (be->activations == DTYPE_F16 ? F16_DB : BF16_DB)))
-            fail_msg("%s %s: %.1f dB", g->name, name, db);
-        return;
-    }
-    print_message("    %-8s %-14s %.1e of %.2f\n", g->name, name, most / size, size);
-    if (!(most <= BOUND * size))
-        fail_msg("%s %s differs by %g of %g", g->name, name, most, size);
 }
 
 /* Runs to the end; in_pieces: one op at a time. */
