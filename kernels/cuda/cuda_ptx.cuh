@@ -76,47 +76,11 @@ template <int n> __device__ static inline void cuda_copy_wait()
 
 #else
 
-#define cuda_mma_f16(c, a, b)  cuemu_mma(c, a, b, false, __FILE__, __LINE__)
-#define cuda_mma_bf16(c, a, b) cuemu_mma(c, a, b, true, __FILE__, __LINE__)
-#define cuda_mma_wait()        cuemu_mma_wait(__FILE__, __LINE__)
-
-struct cuda_ldmatrix_lane {
-    uint32_t *r;
-    const void *row;
-};
-
-template <bool trans> CUEMU_UNSEEN static inline void cuda_ldmatrix_twin(void **lanes, unsigned)
-{
-    uint32_t r[32][4];
-    for (int lane = 0; lane < 32; lane++) {
-        for (int i = 0; i < 4; i++) {
-            uint16_t pair[2];
-            for (int k = 0; k < 2; k++) {
-                const int row = trans ? lane % 4 * 2 + k : lane / 4;
-                const int column = trans ? lane / 4 : lane % 4 * 2 + k;
-                const void *at = ((const cuda_ldmatrix_lane *)lanes[8 * i + row])->row;
-                if ((uintptr_t)at % 16)
-                    cuemu_trap(cudaErrorMisalignedAddress, "ldmatrix from %p", at);
-                pair[k] = ((const uint16_t *)at)[column];
-            }
-            r[lane][i] = pair[0] | (uint32_t)pair[1] << 16;
-        }
-    }
-    for (int lane = 0; lane < 32; lane++)
-        memcpy(((const cuda_ldmatrix_lane *)lanes[lane])->r, r[lane], sizeof(r[lane]));
-}
-
-static inline void cuda_ldmatrix4(uint32_t r[4], const void *row)
-{
-    cuda_ldmatrix_lane l = {r, row};
-    cuemu_warp(CUEMU_LDMATRIX, CUDA_ALL, cuda_ldmatrix_twin<false>, &l, __FILE__, __LINE__);
-}
-
-static inline void cuda_ldmatrix4_trans(uint32_t r[4], const void *row)
-{
-    cuda_ldmatrix_lane l = {r, row};
-    cuemu_warp(CUEMU_LDMATRIX, CUDA_ALL, cuda_ldmatrix_twin<true>, &l, __FILE__, __LINE__);
-}
+#define cuda_mma_f16(c, a, b)        cuemu_mma(c, a, b, false, __FILE__, __LINE__)
+#define cuda_mma_bf16(c, a, b)       cuemu_mma(c, a, b, true, __FILE__, __LINE__)
+#define cuda_mma_wait()              cuemu_mma_wait(__FILE__, __LINE__)
+#define cuda_ldmatrix4(r, row)       cuemu_ldmatrix(r, row, false, __FILE__, __LINE__)
+#define cuda_ldmatrix4_trans(r, row) cuemu_ldmatrix(r, row, true, __FILE__, __LINE__)
 
 static inline void cuda_copy16(void *shared, const void *global, int bytes)
 {

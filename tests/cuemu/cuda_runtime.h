@@ -29,10 +29,22 @@
 
 /* ---- who am I */
 
+/* What a thread keeps of products of tensor cores (mma.cpp) until its warp waits for them. */
+enum { CUEMU_PRODUCTS = 32 };
+struct cuemu_product {
+    uint32_t a[4], b[2];
+    float *c;
+};
+struct alignas(64) cuemu_products { /* so neighbours' begin at different lines of the cache */
+    cuemu_product of[CUEMU_PRODUCTS];
+    bool bf16[CUEMU_PRODUCTS];
+};
+
 struct cuemu_thread {
     uint3 thread;
     unsigned lane, warp;
-    int products; /* of tensor cores, that wait */
+    int n_products;
+    cuemu_products *products;
 };
 struct cuemu_block {
     uint3 block;
@@ -74,13 +86,27 @@ void cuemu_warp(enum cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, 
 void cuemu_sync_threads(const char *file, int line);
 /* Waits like cuemu_sync_threads; the sum over the block of value. */
 int cuemu_sync_sum(int value, const char *file, int line);
-/* mma.m16n8k16, fragments as in cuda_ptx.cuh: c is written at the next wait, which all lanes reach. */
-void cuemu_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool bf16, const char *file,
-               int line);
+/* Computes the products that all lanes have noted. */
 void cuemu_mma_wait(const char *file, int line);
+/* ldmatrix.x4 as in cuda_ptx.cuh: row is where the lane's row of a matrix begins. */
+void cuemu_ldmatrix(uint32_t r[4], const void *row, bool transposed, const char *file, int line);
 /* Stops the kernel; the device is dead with the error. */
 [[noreturn]] void cuemu_trap(cudaError_t error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* mma.m16n8k16, fragments as in cuda_ptx.cuh: c is written at the next wait, which all lanes reach. */
+CUEMU_UNSEEN static inline void cuemu_mma(float c[4], const uint32_t a[4], const uint32_t b[2],
+                                          bool bf16, const char *file, int line)
+{
+    if (cuemu_self->n_products == CUEMU_PRODUCTS)
+        cuemu_mma_wait(file, line);
+    cuemu_products *mine = cuemu_self->products;
+    const int n = cuemu_self->n_products++;
+    memcpy(mine->of[n].a, a, sizeof mine->of[n].a);
+    memcpy(mine->of[n].b, b, sizeof mine->of[n].b);
+    mine->of[n].c = c;
+    mine->bf16[n] = bf16;
+}
 
 #define __syncthreads()        cuemu_sync_threads(__FILE__, __LINE__)
 #define __syncthreads_or(p)    (cuemu_sync_sum((p) != 0, __FILE__, __LINE__) != 0)

@@ -77,6 +77,8 @@ char *cuemu_addresses(size_t bytes);
 bool cuemu_map(char *at, size_t bytes, int device);
 bool cuemu_unmap(char *at);
 uint64_t cuemu_random(void);
+/* Where a lane of a block notes its products. */
+cuemu_products *cuemu_products_of(int warp, int lane);
 void cuemu_count_mma(int n); /* of the kernel that runs */
 void cuemu_set_report(const char *text);
 struct cuemu_counts *cuemu_counter(const char *kernel); /* of this kernel; never moves */

@@ -298,7 +298,7 @@ __attribute__((always_inline)) inline void leave(fiber *f)
 /* Sums of products that were not waited for are about to be used. */
 inline void no_products(const fiber *f, const char *at)
 {
-    if (f->self.products)
+    if (f->self.n_products)
         cuemu_trap(cudaErrorLaunchFailure, "thread %u: mma without a cuda_mma_wait before %s",
                    f->self.warp * LANES + f->self.lane, at);
 }
@@ -333,8 +333,11 @@ void trampoline()
 void prepare(fiber *f, int t, dim3 block)
 {
     unsigned u = (unsigned)t;
-    f->self = {
-        {u % block.x, u / block.x % block.y, u / (block.x * block.y)}, u % LANES, u / LANES, 0};
+    f->self = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)},
+               u % LANES,
+               u / LANES,
+               0,
+               cuemu_products_of(t / LANES, t % LANES)};
     f->stack = stacks + (size_t)t * STACK;
     if (__tsan_create_fiber && !f->tsan)
         f->tsan = __tsan_create_fiber(0);

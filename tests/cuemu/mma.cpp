@@ -1,6 +1,7 @@
-/* Products of tensor cores (mma.m16n8k16, cuda_ptx.cuh), held back: a lane notes its fragments and goes on, and
- * what a warp has noted is computed when its lanes meet. So a kernel that issues many products pays for one
- * meeting of 32 fibers instead of one for each. Products are summed in ascending order of k, each step rounded.
+/* What a warp does with matrices (cuda_ptx.cuh): ldmatrix, and products of tensor cores (mma.m16n8k16).  Those are
+ * held back: a lane notes its fragments (cuemu_mma) and goes on, and what a warp has noted is computed when its
+ * lanes meet. So a kernel that issues many products pays for one meeting of 32 fibers instead of one for each.
+ * Products are summed in ascending order of k, each step rounded.
  * Built without sanitizers: fragments are registers, which race with nobody. */
 #include <string.h>
 #ifdef __F16C__
@@ -14,23 +15,13 @@
 namespace
 {
 
-enum { LANES = 32, WARPS = 32, HELD = 32 };
+enum { LANES = 32, WARPS = 32 };
 typedef float eight __attribute__((vector_size(32)));
 typedef double two __attribute__((vector_size(16)));
 typedef uint32_t four __attribute__((vector_size(16)));
 typedef uint16_t halves __attribute__((vector_size(16)));
 
-/* A lane's fragments of a product. */
-struct product {
-    uint32_t a[4], b[2];
-    float *c;
-};
-/* Lanes begin at different lines of the cache. */
-struct alignas(64) lane_held {
-    product of[HELD];
-    bool bf16[HELD];
-};
-lane_held held[WARPS][LANES];
+cuemu_products held[WARPS][LANES];
 
 /* 8 halves or bf16. */
 inline eight widen(halves from, bool bf16)
@@ -93,7 +84,7 @@ inline void transpose(halves to[8], const halves r[8])
 }
 
 /* The matrices of a warp's fragments, rows of a and rows of b. */
-void gather(float a[16][16], eight b[16], const lane_held *lanes, int n, bool bf16)
+void gather(float a[16][16], eight b[16], const cuemu_products *lanes, int n, bool bf16)
 {
     halves left[8], right[8], rows[8]; /* columns of b, k below 8 and from there */
     for (int g = 0; g < 8; g++) {
@@ -140,7 +131,7 @@ inline void multiply(eight sum[8], const float a[8][16], const eight b[16])
 }
 
 /* Product n of a warp. */
-void compute(const lane_held *lanes, int n)
+void compute(const cuemu_products *lanes, int n)
 {
     float a[16][16];
     eight b[16], sum[16];
@@ -159,33 +150,60 @@ void compute(const lane_held *lanes, int n)
 void compute_held(void **lanes, unsigned)
 {
     const cuemu_thread *first = static_cast<const cuemu_thread *>(lanes[0]);
-    for (int lane = 1; lane < LANES; lane++)
-        if (static_cast<const cuemu_thread *>(lanes[lane])->products != first->products)
+    for (int lane = 1; lane < LANES; lane++) {
+        const int n = static_cast<const cuemu_thread *>(lanes[lane])->n_products;
+        if (n != first->n_products)
             cuemu_trap(cudaErrorLaunchFailure, "lane %d has %d products to wait for, lane 0 %d",
-                       lane, static_cast<const cuemu_thread *>(lanes[lane])->products,
-                       first->products);
-    for (int i = 0; i < first->products; i++)
+                       lane, n, first->n_products);
+    }
+    for (int i = 0; i < first->n_products; i++)
         compute(held[first->warp], i);
-    cuemu_count_mma(first->products);
+    cuemu_count_mma(first->n_products);
+}
+
+struct ldmatrix_lane {
+    uint32_t *r;
+    const void *row;
+};
+
+/* Lane 4 g + t gets the halves 2 t and 2 t + 1 of row g of each matrix. */
+template <bool transposed> void load_matrices(void **lanes, unsigned)
+{
+    halves m[4][8];
+    for (int lane = 0; lane < LANES; lane++) {
+        const void *row = static_cast<const ldmatrix_lane *>(lanes[lane])->row;
+        if (reinterpret_cast<uintptr_t>(row) % 16)
+            cuemu_trap(cudaErrorMisalignedAddress, "ldmatrix from %p", row);
+        memcpy(&m[lane / 8][lane % 8], row, sizeof(halves));
+    }
+    if (transposed)
+        for (int i = 0; i < 4; i++)
+            transpose(m[i], m[i]);
+    for (int g = 0; g < 8; g++) {
+        const four p = low((four)m[0][g], (four)m[2][g]), q = low((four)m[1][g], (four)m[3][g]);
+        const four r = high((four)m[0][g], (four)m[2][g]), s = high((four)m[1][g], (four)m[3][g]);
+        const four to[4] = {low(p, q), high(p, q), low(r, s), high(r, s)};
+        for (int t = 0; t < 4; t++)
+            memcpy(static_cast<const ldmatrix_lane *>(lanes[4 * g + t])->r, &to[t], sizeof to[t]);
+    }
 }
 
 } // namespace
 
+cuemu_products *cuemu_products_of(int warp, int lane)
+{
+    return &held[warp][lane];
+}
+
 void cuemu_mma_wait(const char *file, int line)
 {
     cuemu_warp(CUEMU_MMA, 0xffffffffu, compute_held, cuemu_self, file, line);
-    cuemu_self->products = 0;
+    cuemu_self->n_products = 0;
 }
 
-void cuemu_mma(float c[4], const uint32_t a[4], const uint32_t b[2], bool bf16, const char *file,
-               int line)
+void cuemu_ldmatrix(uint32_t r[4], const void *row, bool transposed, const char *file, int line)
 {
-    if (cuemu_self->products == HELD)
-        cuemu_mma_wait(file, line);
-    lane_held *mine = &held[cuemu_self->warp][cuemu_self->lane];
-    const int n = cuemu_self->products++;
-    memcpy(mine->of[n].a, a, sizeof mine->of[n].a);
-    memcpy(mine->of[n].b, b, sizeof mine->of[n].b);
-    mine->of[n].c = c;
-    mine->bf16[n] = bf16;
+    ldmatrix_lane l = {r, row};
+    cuemu_warp(CUEMU_LDMATRIX, 0xffffffffu, transposed ? load_matrices<true> : load_matrices<false>,
+               &l, file, line);
 }
