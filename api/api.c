@@ -102,6 +102,11 @@ void api_models_ready(struct api *a)
     atomic_store(&a->ready, true);
 }
 
+bool api_is_ready(const struct api *a)
+{
+    return atomic_load(&a->ready);
+}
+
 size_t api_arena_bytes(const struct api *a)
 {
     return 16 * a->o.max_body_bytes + ((size_t)4 << 20);

@@ -61,6 +61,7 @@ void api_close(struct api *a);
 /* Compiles the chat templates of the loaded models; call once when the engine is ready, on the loop.
  * A template that does not parse is logged and makes that model's chat answer an error. */
 void api_models_ready(struct api *a);
+bool api_is_ready(const struct api *a);
 
 enum api_handler_id {
     API_SERVER, /* answered by server/ itself: health, metrics ... */

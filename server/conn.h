@@ -84,6 +84,8 @@ struct http {
 
 /* http.c */
 void http_drive(struct http *h);
+/* Of the engine; still loading until the API knows its models, which is a moment later. */
+enum engine_state http_state(const struct http *h);
 void http_unref(struct conn *c);
 /* The request that the connection carries to api_begin, and what came of it back to the connection. */
 struct api_call *http_begin(struct conn *c, bool may_wait);

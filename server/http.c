@@ -436,6 +436,12 @@ static bool is_slow(const struct conn *c)
            (c->http->o.config->client_templates && c->body.len > 0);
 }
 
+enum engine_state http_state(const struct http *h)
+{
+    enum engine_state state = replicas_state(h->o.engine);
+    return state == ENGINE_READY && !api_is_ready(h->o.api) ? ENGINE_LOADING : state;
+}
+
 /* The body is complete, or the connection was resumed. */
 static enum MHD_Result request_answer(struct conn *c, const char *method)
 {
@@ -451,7 +457,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
         return MHD_NO;
     if (!c->call && !c->working) {
         struct err e = {0};
-        enum engine_state state = replicas_state(h->o.engine);
+        enum engine_state state = http_state(h);
         if (h->refusing || (state != ENGINE_READY && !(c->route->flags & ROUTE_LOADING_OK))) {
             err_set(&e, ERR_UNAVAILABLE,
                     h->refusing               ? "the server is shutting down"

@@ -221,7 +221,7 @@ static enum MHD_Result respond_degraded(struct conn *c)
 static enum MHD_Result respond_health(struct conn *c)
 {
     struct http *h = c->http;
-    enum engine_state state = replicas_state(h->o.engine);
+    enum engine_state state = http_state(h);
     struct engine_stats s;
     replicas_stats(h->o.engine, &s);
     int64_t quiet_us = clock_us() - s.heartbeat_us;
