@@ -7,6 +7,7 @@
 
 #include "api/call.h"
 #include "api/image_cache.h"
+#include "api/responses_store.h"
 #include "api/sdapi.h"
 #include "api/template.h"
 #include "base/clock.h"
@@ -215,9 +216,9 @@ void api_fail(struct api_call *c, const struct err *err)
     if (c->stream && c->status != 0) {
         c->out.failed = false;
         c->out.max = c->out.len + ERROR_ROOM;
-        if (p->response != NULL) {
-            c->out.max += responses_out_room(p->response);
-            responses_out_failed(p->response, &c->out, &p->err);
+        if (p->dialect != NULL) {
+            c->out.max += p->dialect->room(p->answer);
+            p->dialect->failed(p->answer, &c->out, status, &p->err);
         } else {
             render_error_frame(&c->out, status, &p->err);
         }
@@ -292,8 +293,8 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
     ro->piece = piece_of;
     ro->piece_ctx = m->card->tokenizer;
     c->n_choices = ro->n_choices;
-    if (c->priv->response != NULL)
-        err = responses_out_start(c->priv->response, ro, e);
+    if (c->priv->dialect != NULL)
+        err = c->priv->dialect->start(c->priv->answer, ro, e);
     else if ((c->priv->render = render_open(ro)) == NULL)
         err = err_set(e, ERR_NOMEM, "not enough memory for the answer");
     if (err == 0)
@@ -520,7 +521,7 @@ static void finish(struct api_call *c, const struct job_usage *u)
     c->queue_us = u->queue_us;
     c->prefill_us = u->prefill_us;
     c->decode_us = u->decode_us;
-    c->finish = c->priv->response != NULL ? responses_out_finish(c->priv->response)
+    c->finish = c->priv->dialect != NULL  ? c->priv->dialect->finish(c->priv->answer)
                 : c->priv->render == NULL ? "stop"
                                           : render_finish(c->priv->render);
 }
@@ -547,8 +548,8 @@ static bool render(struct api_call *c, struct event *ev, int *err, struct err *e
         *err = embeddings_event(p->embeddings, ev, &c->out, e);
         return false;
     }
-    if (p->response != NULL) {
-        *err = responses_out_event(p->response, ev, &c->out, e);
+    if (p->dialect != NULL) {
+        *err = p->dialect->event(p->answer, ev, &c->out, e);
         return false;
     }
     if (p->images == NULL) {
@@ -670,7 +671,8 @@ void api_end(struct api_call *c)
     if (c->job != NULL)
         job_unref(c->job);
     render_close(c->priv->render);
-    responses_out_close(c->priv->response);
+    if (c->priv->dialect != NULL)
+        c->priv->dialect->close(c->priv->answer);
     images_out_close(c->priv->images);
     sdapi_state_close(c);
     embeddings_close(c->priv->embeddings);

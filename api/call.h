@@ -4,16 +4,17 @@
 #define API_CALL_H
 #include <stdatomic.h>
 
+#include "api/answer.h"
 #include "api/api.h"
 #include "api/images_out.h"
 #include "api/params.h"
 #include "api/render.h"
-#include "api/responses_out.h"
 #include "base/json.h"
 #include "engine/noise.h"
 #include "engine/text/tokenizer.h"
 
 struct template;
+struct responses_store;
 
 struct api_model {
     const struct model_card *card;
@@ -40,8 +41,9 @@ struct api {
 
 struct api_call_private {
     struct api *api;
-    struct render *render;          /* text jobs, else NULL */
-    struct responses_out *response; /* of /v1/responses, instead of render */
+    struct render *render;             /* text jobs, else NULL */
+    const struct api_dialect *dialect; /* of answer, instead of render; NULL: none */
+    void *answer;
     struct images_out *images;      /* image jobs, else NULL */
     struct embeddings *embeddings;  /* embedding jobs, else NULL */
     struct adapter_answer *adapter; /* an adapter that is being loaded, else NULL */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "api/responses_store.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"

@@ -222,14 +222,16 @@ int responses_begin(struct api_call *c, const struct cJSON *body, struct err *e)
                                             .store = keep ? a->responses : NULL,
                                             .owner = c->priv->owner,
                                             .items = &r.text};
-    c->priv->response = responses_out_open(&o);
-    if (c->priv->response == NULL) {
+    struct responses_out *answer = responses_out_open(&o);
+    if (answer == NULL) {
         err = err_set(e, ERR_NOMEM, "not enough memory for the request");
         goto out;
     }
+    c->priv->dialect = &responses_out_dialect;
+    c->priv->answer = answer;
     /* The answer repeats what was asked; a stream does so three times. */
-    c->priv->max_out += 3 * responses_out_room(c->priv->response);
-    c->out.max += 3 * responses_out_room(c->priv->response);
+    c->priv->max_out += 3 * responses_out_room(answer);
+    c->out.max += 3 * responses_out_room(answer);
     err = chat_begin(c, r.chat, e);
 out:
     request_blame(&r, err, e);

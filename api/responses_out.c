@@ -6,16 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/answer.h"
 #include "api/call.h"
-#include "api/tool_parse.h"
 #include "base/clock.h"
 
 enum {
     REPEATS = 8, /* how often the last events of a stream have the whole answer, and some */
     ECHO_MAX = 64 << 20
 };
-
-enum message { MESSAGE_NONE, MESSAGE_OPEN, MESSAGE_CLOSED };
 
 struct responses_out {
     char id[RESPONSE_ID_MAX], message_id[RESPONSE_ID_MAX];
@@ -26,15 +24,8 @@ struct responses_out {
     struct render_options o;
     int64_t sequence; /* of the next event */
     bool begun;
-    struct tool_parse *calls; /* NULL: there can be none */
-    struct buf text;
+    struct answer answer;
     struct buf tokens, fresh; /* logprobs, with commas: of what is out, and of what is not */
-    size_t n_text_out;
-    enum message message;
-    int n_calls_out; /* whole ones */
-    bool call_open;  /* the next one has been announced */
-    size_t n_arguments_out;
-    enum finish finish;
     struct job_usage usage;
 };
 
@@ -109,51 +100,34 @@ struct responses_out *responses_out_open(const struct responses_out_options *o)
     return r;
 }
 
-void responses_out_close(struct responses_out *r)
+static void close_out(void *answer)
 {
-    if (r == NULL)
-        return;
-    tool_parse_close(r->calls);
+    struct responses_out *r = answer;
+    answer_close(&r->answer);
     buf_free(&r->echo);
     buf_free(&r->items);
-    buf_free(&r->text);
     buf_free(&r->tokens);
     buf_free(&r->fresh);
     free(r);
 }
 
-int responses_out_start(struct responses_out *r, const struct render_options *o, struct err *e)
+static int start(void *answer, const struct render_options *o, struct err *e)
 {
+    struct responses_out *r = answer;
     r->o = *o;
     const size_t max = o->stream ? o->max_bytes / REPEATS : o->max_bytes;
-    buf_init(&r->text, max);
     buf_init(&r->tokens, max);
     buf_init(&r->fresh, max);
-    if (o->tools != NULL && (r->calls = tool_parse_open(o->tools, o->tool_json, max)) == NULL)
-        return err_set(e, ERR_NOMEM, "not enough memory for the answer");
-    return 0;
+    return answer_open(&r->answer, o, max, e);
 }
 
 /* ---- parts of the object ---- */
 
 static const char *status_of(const struct responses_out *r)
 {
-    return r->finish == FINISH_NONE     ? "in_progress"
-           : r->finish == FINISH_LENGTH ? "incomplete"
-                                        : "completed";
-}
-
-const char *responses_out_finish(const struct responses_out *r)
-{
-    return r->finish == FINISH_LENGTH       ? "length"
-           : r->finish == FINISH_NONE       ? NULL
-           : tool_parse_calls(r->calls) > 0 ? "tool_calls"
-                                            : "stop";
-}
-
-static bool has_message(const struct responses_out *r)
-{
-    return r->text.len > 0 || tool_parse_calls(r->calls) == 0;
+    return r->answer.finish == FINISH_NONE     ? "in_progress"
+           : r->answer.finish == FINISH_LENGTH ? "incomplete"
+                                               : "completed";
 }
 
 static void put_tokens(struct json_writer *w, const struct buf *b)
@@ -174,14 +148,14 @@ static void put_part(const struct responses_out *r, struct json_writer *w, const
     json_open(w, "annotations", '[');
     json_close(w, ']');
     put_tokens(w, empty ? &none : &r->tokens);
-    json_put_strn(w, "text", empty ? "" : buf_str(&r->text), empty ? 0 : r->text.len);
+    json_put_strn(w, "text", empty ? "" : buf_str(&r->answer.text), empty ? 0 : r->answer.text.len);
     json_close(w, '}');
 }
 
 static void put_message(const struct responses_out *r, struct json_writer *w, const char *key,
                         bool begun)
 {
-    const bool cut = r->finish == FINISH_LENGTH && tool_parse_calls(r->calls) == 0;
+    const bool cut = r->answer.finish == FINISH_LENGTH && answer_calls(&r->answer) == 0;
     json_open(w, key, '{');
     json_put_str(w, "id", r->message_id);
     json_put_str(w, "type", "message");
@@ -216,10 +190,10 @@ static void put_call(struct json_writer *w, const char *key, const struct tool_c
 
 static void put_output(const struct responses_out *r, struct json_writer *w)
 {
-    if (has_message(r))
+    if (answer_speaks(&r->answer))
         put_message(r, w, NULL, false);
-    for (int i = 0; i < tool_parse_calls(r->calls); i++) {
-        const struct tool_call call = tool_parse_call(r->calls, i);
+    for (int i = 0; i < answer_calls(&r->answer); i++) {
+        const struct tool_call call = tool_parse_call(r->answer.calls, i);
         put_call(w, NULL, &call, false);
     }
 }
@@ -245,7 +219,7 @@ static void put_usage(const struct responses_out *r, struct json_writer *w)
 static void put_response(const struct responses_out *r, struct json_writer *w, const char *key,
                          const struct err *failure)
 {
-    const bool ended = r->finish != FINISH_NONE && failure == NULL;
+    const bool ended = r->answer.finish != FINISH_NONE && failure == NULL;
     json_open(w, key, '{');
     json_put_str(w, "id", r->id);
     json_put_str(w, "object", "response");
@@ -263,7 +237,7 @@ static void put_response(const struct responses_out *r, struct json_writer *w, c
     } else {
         json_put_null(w, "error");
     }
-    if (ended && r->finish == FINISH_LENGTH)
+    if (ended && r->answer.finish == FINISH_LENGTH)
         json_put_raw(w, "incomplete_details", "{\"reason\":\"max_output_tokens\"}",
                      strlen("{\"reason\":\"max_output_tokens\"}"));
     else
@@ -331,18 +305,6 @@ static void open_text_event(struct responses_out *r, const char *type, struct js
     json_put_int(w, "content_index", 0);
 }
 
-static void open_message(struct responses_out *r, struct buf *out)
-{
-    struct json_writer w;
-    if (r->message != MESSAGE_NONE)
-        return;
-    r->message = MESSAGE_OPEN;
-    send_item(r, NULL, 0, true, out);
-    open_text_event(r, "response.content_part.added", &w, out);
-    put_part(r, &w, "part", true);
-    close_event(&w, out);
-}
-
 /* Logprobs that go out: they are no longer fresh. */
 static void keep_tokens(struct responses_out *r)
 {
@@ -352,79 +314,82 @@ static void keep_tokens(struct responses_out *r)
     buf_clear(&r->fresh);
 }
 
-static void send_text(struct responses_out *r, struct buf *out)
+static void text_begins(void *ctx, struct buf *out)
 {
+    struct responses_out *r = ctx;
     struct json_writer w;
-    if (r->n_text_out == r->text.len)
-        return;
-    open_message(r, out);
+    send_item(r, NULL, 0, true, out);
+    open_text_event(r, "response.content_part.added", &w, out);
+    put_part(r, &w, "part", true);
+    close_event(&w, out);
+}
+
+static void text_grows(void *ctx, const char *s, size_t n, struct buf *out)
+{
+    struct responses_out *r = ctx;
+    struct json_writer w;
     open_text_event(r, "response.output_text.delta", &w, out);
-    json_put_strn(&w, "delta", buf_str(&r->text) + r->n_text_out, r->text.len - r->n_text_out);
+    json_put_strn(&w, "delta", s, n);
     put_tokens(&w, &r->fresh);
     close_event(&w, out);
-    r->n_text_out = r->text.len;
     keep_tokens(r);
 }
 
-static void close_message(struct responses_out *r, struct buf *out)
+static void text_ends(void *ctx, struct buf *out)
 {
+    struct responses_out *r = ctx;
     struct json_writer w;
-    if (r->message != MESSAGE_OPEN)
-        return;
     keep_tokens(r);
     open_text_event(r, "response.output_text.done", &w, out);
-    json_put_strn(&w, "text", buf_str(&r->text), r->text.len);
+    json_put_strn(&w, "text", buf_str(&r->answer.text), r->answer.text.len);
     put_tokens(&w, &r->tokens);
     close_event(&w, out);
     open_text_event(r, "response.content_part.done", &w, out);
     put_part(r, &w, "part", false);
     close_event(&w, out);
     send_item(r, NULL, 0, false, out);
-    r->message = MESSAGE_CLOSED;
 }
 
-static void open_arguments_event(struct responses_out *r, const char *type,
-                                 const struct tool_call *call, int index, struct json_writer *w,
-                                 struct buf *out)
+static void open_call_event(struct responses_out *r, const char *type, const struct tool_call *c,
+                            int index, struct json_writer *w, struct buf *out)
 {
     char id[RESPONSE_ID_MAX];
-    call_item_id(call, id);
+    call_item_id(c, id);
     open_event(r, type, w, out);
     json_put_str(w, "item_id", id);
     json_put_int(w, "output_index", index);
 }
 
-/* What is new of calls; all: none of them gets any further. */
-static void send_calls(struct responses_out *r, bool all, struct buf *out)
+static void call_begins(void *ctx, const struct tool_call *c, int index, struct buf *out)
+{
+    send_item(ctx, c, index, true, out);
+}
+
+static void call_grows(void *ctx, const struct tool_call *c, int index, const char *s, size_t n,
+                       struct buf *out)
 {
     struct json_writer w;
-    while (r->n_calls_out < tool_parse_calls(r->calls)) {
-        const struct tool_call call = tool_parse_call(r->calls, r->n_calls_out);
-        close_message(r, out);
-        const int index = r->n_calls_out + (r->message != MESSAGE_NONE);
-        if (!r->call_open)
-            send_item(r, &call, index, true, out);
-        r->call_open = true;
-        if (call.n_arguments > r->n_arguments_out) {
-            open_arguments_event(r, "response.function_call_arguments.delta", &call, index, &w,
-                                 out);
-            json_put_strn(&w, "delta", call.arguments + r->n_arguments_out,
-                          call.n_arguments - r->n_arguments_out);
-            close_event(&w, out);
-            r->n_arguments_out = call.n_arguments;
-        }
-        if (!call.whole && !all)
-            return;
-        open_arguments_event(r, "response.function_call_arguments.done", &call, index, &w, out);
-        json_put_str(&w, "name", call.name);
-        json_put_strn(&w, "arguments", call.arguments, call.n_arguments);
-        close_event(&w, out);
-        send_item(r, &call, index, false, out);
-        r->n_calls_out++;
-        r->call_open = false;
-        r->n_arguments_out = 0;
-    }
+    open_call_event(ctx, "response.function_call_arguments.delta", c, index, &w, out);
+    json_put_strn(&w, "delta", s, n);
+    close_event(&w, out);
 }
+
+static void call_ends(void *ctx, const struct tool_call *c, int index, struct buf *out)
+{
+    struct json_writer w;
+    open_call_event(ctx, "response.function_call_arguments.done", c, index, &w, out);
+    json_put_str(&w, "name", c->name);
+    json_put_strn(&w, "arguments", c->arguments, c->n_arguments);
+    close_event(&w, out);
+    send_item(ctx, c, index, false, out);
+}
+
+static const struct answer_sink sink = {.text_begins = text_begins,
+                                        .text = text_grows,
+                                        .text_ends = text_ends,
+                                        .call_begins = call_begins,
+                                        .call = call_grows,
+                                        .call_ends = call_ends};
 
 static void begin_stream(struct responses_out *r, struct buf *out)
 {
@@ -440,9 +405,21 @@ size_t responses_out_room(const struct responses_out *r)
     return r->echo.len;
 }
 
-void responses_out_failed(struct responses_out *r, struct buf *out, const struct err *err)
+static void send_failed(void *answer, struct buf *out, int status, const struct err *err)
 {
-    send_response(r, "response.failed", err, out);
+    (void)status;
+    send_response(answer, "response.failed", err, out);
+}
+
+static size_t room(const void *answer)
+{
+    return responses_out_room(answer);
+}
+
+static const char *finish(const void *answer)
+{
+    const struct responses_out *r = answer;
+    return answer_finish(&r->answer);
 }
 
 /* ---- events ---- */
@@ -467,7 +444,7 @@ static void keep(struct responses_out *r)
 
 static void take_tokens(struct responses_out *r, const struct event *ev)
 {
-    if (!r->o.logprobs || tool_parse_calls(r->calls) > 0) /* they are those of the message */
+    if (!r->o.logprobs || answer_calls(&r->answer) > 0) /* they are those of the message */
         return;
     for (int i = 0; i < ev->n_tokens; i++) {
         struct json_writer w = {.out = &r->fresh, .comma = r->fresh.len > 0};
@@ -475,70 +452,37 @@ static void take_tokens(struct responses_out *r, const struct event *ev)
     }
 }
 
-static void take_end(struct responses_out *r, struct buf *out)
+static int take_event(void *answer, const struct event *ev, struct buf *out, struct err *e)
 {
-    if (r->calls != NULL)
-        tool_parse_end(r->calls, &r->text);
-    if (!r->o.stream) {
-        keep_tokens(r);
-        return;
-    }
-    send_text(r, out);
-    if (has_message(r))
-        open_message(r, out);
-    close_message(r, out);
-    send_calls(r, true, out);
-}
-
-static int check_size(const struct responses_out *r, const struct buf *out, struct err *e)
-{
-    const bool failed = out->failed || r->text.failed || r->tokens.failed || r->fresh.failed ||
-                        r->echo.failed || tool_parse_failed(r->calls);
-    const size_t used = r->text.len + r->tokens.len + r->fresh.len + tool_parse_bytes(r->calls);
-    if (!failed && used <= r->text.max)
-        return 0;
-    err_set(e, ERR_TOOBIG, "the answer is larger than %zu bytes; ask for fewer tokens",
-            r->text.max);
-    return err_reason(e, "answer_too_large");
-}
-
-int responses_out_event(struct responses_out *r, const struct event *ev, struct buf *out,
-                        struct err *e)
-{
+    struct responses_out *r = answer;
     struct json_writer w;
     if (r->o.stream)
         begin_stream(r, out);
-    switch (ev->kind) {
-    case EV_TEXT:
+    if (ev->kind == EV_TEXT || ev->kind == EV_FINISH) {
         take_tokens(r, ev);
-        if (r->calls != NULL)
-            tool_parse_push(r->calls, ev->text, ev->len, &r->text);
-        else
-            buf_add(&r->text, ev->text, ev->len);
-        if (r->o.stream) {
-            send_text(r, out);
-            send_calls(r, false, out);
-        }
-        break;
-    case EV_FINISH:
-        take_tokens(r, ev);
-        r->finish = ev->finish;
-        take_end(r, out);
-        break;
-    case EV_DONE:
+        answer_take(&r->answer, ev);
+        if (r->o.stream)
+            answer_tell(&r->answer, &sink, r, out);
+        else if (ev->kind == EV_FINISH)
+            keep_tokens(r);
+    } else if (ev->kind == EV_DONE) {
+        const bool cut = r->answer.finish == FINISH_LENGTH;
         r->usage = ev->usage;
         json_begin(&w, out);
         if (r->o.stream)
-            send_response(r,
-                          r->finish == FINISH_LENGTH ? "response.incomplete" : "response.completed",
-                          NULL, out);
+            send_response(r, cut ? "response.incomplete" : "response.completed", NULL, out);
         else
             put_response(r, &w, NULL, NULL);
         if (!out->failed)
             keep(r);
-        break;
-    default:
-        break;
     }
-    return check_size(r, out, e);
+    const bool failed = out->failed || r->tokens.failed || r->fresh.failed || r->echo.failed;
+    return answer_check(&r->answer, r->tokens.len + r->fresh.len, failed, e);
 }
+
+const struct api_dialect responses_out_dialect = {.start = start,
+                                                  .event = take_event,
+                                                  .failed = send_failed,
+                                                  .room = room,
+                                                  .finish = finish,
+                                                  .close = close_out};

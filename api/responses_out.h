@@ -3,7 +3,7 @@
  * Thread: loop; open and start also on one worker during api_begin. */
 #ifndef API_RESPONSES_OUT_H
 #define API_RESPONSES_OUT_H
-#include "api/render.h"
+#include "api/answer.h"
 #include "api/responses_store.h"
 
 struct cJSON;
@@ -17,14 +17,7 @@ struct responses_out_options {
 };
 /* NULL without memory. */
 struct responses_out *responses_out_open(const struct responses_out_options *o);
-void responses_out_close(struct responses_out *r); /* NULL is allowed */
-/* How the answer is read and written; its job has begun.  ERR_NOMEM. */
-int responses_out_start(struct responses_out *r, const struct render_options *o, struct err *e);
-/* As render_event. */
-int responses_out_event(struct responses_out *r, const struct event *ev, struct buf *out,
-                        struct err *e);
-/* The last event of a stream that failed; bytes that it has besides what an error takes. */
-void responses_out_failed(struct responses_out *r, struct buf *out, const struct err *err);
+/* Bytes of the answer that repeat the request. */
 size_t responses_out_room(const struct responses_out *r);
-const char *responses_out_finish(const struct responses_out *r); /* "stop", "length" ... */
+extern const struct api_dialect responses_out_dialect;
 #endif
