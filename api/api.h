@@ -39,6 +39,7 @@ struct api_options {
     int default_max_tokens;   /* when a request names none; 0: what the context leaves */
     size_t max_answer_bytes;  /* of a response that is not streamed, and of a stream's backlog */
     bool strict;              /* unknown request fields are an error instead of ignored */
+    bool reasoning;           /* what models think is told apart, unless a request says how */
     bool client_templates;    /* requests may bring chat_template (off) */
     size_t max_image_bytes;   /* of an uploaded picture's file */
     int64_t max_image_pixels; /* of an uploaded picture, and of all pictures of a request */

@@ -268,6 +268,7 @@ static int render_prompt(const struct template *t, const struct cJSON *messages,
     const struct cJSON *kwargs = json_get(body, "chat_template_kwargs");
     const struct tool_format *f = template_tools(t);
     tools->format = f = f != NULL ? f : &tool_format_generic;
+    tools->thinks = template_thinks(t);
     enum tools_told told = template_shows_tools(t)    ? TOOLS_SHOWN
                            : template_takes_system(t) ? TOOLS_BY_SYSTEM
                                                       : TOOLS_BY_USER;
@@ -349,7 +350,7 @@ int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_id
 
 /* The one prompt of the job; its ids move to the job's arena. */
 static int set_prompt(struct api_call *c, const struct api_model *m, const struct cJSON *body,
-                      struct tools *tools, struct err *e)
+                      struct tools *tools, enum think_start *think, struct err *e)
 {
     const struct api *a = c->priv->api;
     struct job *j = c->job;
@@ -360,6 +361,7 @@ static int set_prompt(struct api_call *c, const struct api_model *m, const struc
     int err = prompt_of(a, m, body, tools, &text, e);
     if (err != 0)
         goto out;
+    *think = tools->thinks ? think_start(buf_str(&text), text.len) : THINK_NOT;
     err = chat_tokens(m, &text, api_max_ids(m->card), &ids, &n_ids, e);
     if (err == ERR_TOOBIG)
         err = api_context_error(m->card, 0, "messages", e);
@@ -389,9 +391,10 @@ out:
     return err;
 }
 
-/* The grammar of an answer that may call functions: it takes the place of the one that the form alone made. */
-static int set_calls(struct api_call *c, const struct api_model *m, const struct cJSON *body,
-                     const struct tools *tools, struct err *e)
+/* The grammar of an answer that may think or call functions: it takes the place of the one that the form alone
+ * made. */
+static int set_grammar(struct api_call *c, const struct api_model *m, const struct cJSON *body,
+                       const struct tools *tools, enum think_start think, struct err *e)
 {
     struct job *j = c->job;
     struct schema s = {.arena = &j->arena};
@@ -399,11 +402,16 @@ static int set_calls(struct api_call *c, const struct api_model *m, const struct
     int err = 0;
     if (j->text.grammar != NULL)
         err = format_symbol(body, c->priv->api->o.max_grammar_bytes, &s, &form, e);
-    if (err == 0)
+    const bool calls = tools->choice != TOOLS_NONE;
+    top = form;
+    if (err == 0 && calls)
         err = tool_grammar_symbol(tools, form, &s, &top, e);
     if (err != 0)
         return err;
-    tool_grammar_show(tools->format, m->card->tokenizer, s.g);
+    if (calls)
+        tool_grammar_show(tools->format, m->card->tokenizer, s.g);
+    if (think != THINK_NOT)
+        top = think_grammar(s.g, think, top);
     return schema_close(&s, top, &j->text.grammar, e);
 }
 
@@ -456,18 +464,25 @@ int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e)
     const struct api_model *m = NULL;
     struct params p;
     struct tools tools;
+    enum think_start think;
     if (captions_is_chat(c->priv->api, body))
         return captions_chat(c, body, e);
     int err = api_find_model(c, body, MODEL_TEXT, &m, e);
     if (err != 0 || (err = api_params(c, m, body, PARAM_CHAT, &p, e)) != 0 ||
         (err = check_modalities(body, e)) != 0 || (err = tools_read(body, &tools, e)) != 0 ||
-        (err = set_prompt(c, m, body, &tools, e)) != 0 ||
+        (err = set_prompt(c, m, body, &tools, &think, e)) != 0 ||
         (err = set_prediction(c, m, body, e)) != 0)
         return err;
     const bool calls = tools.choice != TOOLS_NONE;
-    if (calls && (err = set_calls(c, m, body, &tools, e)) != 0)
+    if (p.reasoning == 0 || (p.reasoning < 0 && !c->priv->api->o.reasoning))
+        think = THINK_NOT;
+    if ((calls || (think != THINK_NOT && c->job->text.grammar != NULL)) &&
+        (err = set_grammar(c, m, body, &tools, think, e)) != 0)
         return err;
-    struct render_options ro = {.shape = RENDER_CHAT, .tools = calls ? tools.format : NULL};
+    struct render_options ro = {.shape = RENDER_CHAT,
+                                .tools = calls ? tools.format : NULL,
+                                .think = think,
+                                .hide_thoughts = !p.include_reasoning};
     if (calls && (err = tool_grammar_json(&tools, &c->job->arena, &ro.tool_json, e)) != 0)
         return err;
     return api_start(c, m, &p, &ro, e);

@@ -68,8 +68,10 @@ struct params {
     const char *prompt; /* of a caption; borrowed, NULL: none */
     int64_t num_beams;
     float length_penalty;
-    int mode;       /* enum caption_mode, -1: not given */
-    int truncation; /* of a response's conversation: 1 auto */
+    int mode;               /* enum caption_mode, -1: not given */
+    int reasoning;          /* 0: thoughts stay in the text, -1: not given */
+    bool include_reasoning; /* they are told */
+    int truncation;         /* of a response's conversation: 1 auto */
     float temperature, top_p, min_p, typical_p;
     float presence_penalty, frequency_penalty, repetition_penalty;
 };

@@ -21,7 +21,8 @@ enum { ID_MAX = 48, TOKEN_TEXT_MAX = 1024 };
 
 struct choice {
     bool started; /* role or echo is out */
-    struct buf text;
+    struct buf text, thought;
+    struct think think;
     struct tool_parse *calls; /* of functions, or NULL where there can be none */
     int n_tokens;             /* whose logprobs are collected */
     struct buf tokens;        /* chat: elements of content; completion: elements of tokens */
@@ -47,6 +48,7 @@ struct render {
 static void choice_init(struct choice *c, size_t max)
 {
     buf_init(&c->text, max);
+    buf_init(&c->thought, max);
     buf_init(&c->tokens, max);
     buf_init(&c->numbers, max);
     buf_init(&c->tops, max);
@@ -56,6 +58,8 @@ static void choice_init(struct choice *c, size_t max)
 static void choice_free(struct choice *c)
 {
     buf_free(&c->text);
+    buf_free(&c->thought);
+    think_free(&c->think);
     tool_parse_close(c->calls);
     buf_free(&c->tokens);
     buf_free(&c->numbers);
@@ -66,6 +70,7 @@ static void choice_free(struct choice *c)
 static void choice_clear(struct choice *c)
 {
     buf_clear(&c->text);
+    buf_clear(&c->thought);
     buf_clear(&c->tokens);
     buf_clear(&c->numbers);
     buf_clear(&c->tops);
@@ -75,14 +80,14 @@ static void choice_clear(struct choice *c)
 
 static size_t choice_bytes(const struct choice *c)
 {
-    return tool_parse_bytes(c->calls) + c->text.len + c->tokens.len + c->numbers.len + c->tops.len +
-           c->offsets.len;
+    return tool_parse_bytes(c->calls) + c->text.len + c->thought.len + c->tokens.len +
+           c->numbers.len + c->tops.len + c->offsets.len;
 }
 
 static bool choice_failed(const struct choice *c)
 {
-    return tool_parse_failed(c->calls) || c->text.failed || c->tokens.failed || c->numbers.failed ||
-           c->tops.failed || c->offsets.failed;
+    return tool_parse_failed(c->calls) || c->text.failed || c->thought.failed || c->tokens.failed ||
+           c->numbers.failed || c->tops.failed || c->offsets.failed;
 }
 
 static bool copy_echo(struct render *r)
@@ -124,6 +129,7 @@ struct render *render_open(const struct render_options *o)
     bool ok = true;
     for (int i = 0; i < o->n_choices; i++) {
         choice_init(&r->choices[i], o->max_bytes);
+        think_init(&r->choices[i].think, o->think);
         if (o->tools != NULL)
             r->choices[i].calls = tool_parse_open(o->tools, o->tool_json, o->max_bytes);
         ok = ok && (o->tools == NULL || r->choices[i].calls != NULL);
@@ -393,7 +399,7 @@ static void open_choices(const struct render *r, struct json_writer *w)
 
 /* ---- Streams ---- */
 
-enum frame { FRAME_ROLE, FRAME_TEXT, FRAME_CALL, FRAME_FINISH };
+enum frame { FRAME_ROLE, FRAME_THOUGHT, FRAME_TEXT, FRAME_CALL, FRAME_FINISH };
 
 /* One chunk of choice i; what it has collected is sent and forgotten. */
 static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
@@ -410,6 +416,8 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
             json_put_str(&w, "role", "assistant");
         if (kind == FRAME_ROLE)
             json_put_str(&w, "content", "");
+        else if (kind == FRAME_THOUGHT)
+            json_put_strn(&w, "reasoning_content", buf_str(&c->thought), c->thought.len);
         else if (kind == FRAME_TEXT)
             json_put_strn(&w, "content", buf_str(&c->text), c->text.len);
         else if (kind == FRAME_CALL)
@@ -418,7 +426,9 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
     } else {
         json_put_strn(&w, "text", buf_str(&c->text), c->text.len);
     }
-    if (kind == FRAME_ROLE)
+    const bool more =
+        kind == FRAME_THOUGHT && c->text.len > 0; /* the answer begins in the same piece */
+    if (kind == FRAME_ROLE || more)
         json_put_null(&w, "logprobs");
     else
         put_logprobs(r, &w, c);
@@ -430,7 +440,8 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
     if (r->o.timings && kind == FRAME_FINISH)
         put_timings(&w, &c->usage);
     close_answer(r, &w, out);
-    if (kind != FRAME_ROLE)
+    buf_clear(&c->thought);
+    if (kind != FRAME_ROLE && !more)
         choice_clear(c);
 }
 
@@ -451,10 +462,32 @@ static void start_choice(struct render *r, int i, struct buf *out)
     }
 }
 
-/* What an event has brought to a choice that may call functions: text, or calls. */
+/* More of the answer, or its end: thoughts, text and calls are told apart. */
+static void take_text(const struct render *r, struct choice *c, const char *s, size_t n, bool end)
+{
+    struct buf said;
+    buf_init(&said, r->o.max_bytes);
+    think_push(&c->think, s, n, &c->thought, &said);
+    if (end)
+        think_end(&c->think, &c->thought, &said);
+    if (r->o.hide_thoughts)
+        buf_clear(&c->thought);
+    if (c->calls == NULL)
+        buf_add(&c->text, buf_str(&said), said.len);
+    else
+        tool_parse_push(c->calls, buf_str(&said), said.len, &c->text);
+    if (end && c->calls != NULL)
+        tool_parse_end(c->calls, &c->text);
+    c->text.failed = c->text.failed || said.failed;
+    buf_free(&said);
+}
+
+/* What an event has brought to a choice that may think or call functions. */
 static void put_news(struct render *r, int i, struct buf *out)
 {
     struct choice *c = &r->choices[i];
+    if (c->thought.len > 0)
+        put_frame(r, i, FRAME_THOUGHT, out);
     if (c->text.len > 0)
         put_frame(r, i, FRAME_TEXT, out);
     while (tool_parse_more(c->calls))
@@ -513,6 +546,8 @@ static void put_whole(struct render *r, const struct event *ev, struct buf *out)
                 json_put_null(&w, "content");
             else
                 json_put_strn(&w, "content", buf_str(&c->text), c->text.len);
+            if (c->thought.len > 0)
+                json_put_strn(&w, "reasoning_content", buf_str(&c->thought), c->thought.len);
             json_put_null(&w, "refusal");
             if (calls)
                 tool_parse_put(c->calls, &w);
@@ -570,21 +605,21 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
         start_choice(r, ev->index, out);
     for (int i = 0; r->o.logprobs && i < ev->n_tokens; i++)
         take_token(r, c, &ev->tokens[i]);
-    if (ev->kind == EV_TEXT && c->calls != NULL) {
-        tool_parse_push(c->calls, ev->text, ev->len, &c->text);
-        if (r->o.stream)
-            put_news(r, ev->index, out);
-    } else if (ev->kind == EV_TEXT) {
-        buf_add(&c->text, ev->text, ev->len);
-        if (r->o.stream)
+    const bool plain = c->calls == NULL && r->o.think == THINK_NOT;
+    if (ev->kind == EV_TEXT) {
+        take_text(r, c, ev->text, ev->len, false);
+        if (r->o.stream && plain)
             put_frame(r, ev->index, FRAME_TEXT, out);
+        else if (r->o.stream)
+            put_news(r, ev->index, out);
     } else if (ev->kind == EV_FINISH) {
         c->finish = ev->finish;
         c->usage = ev->usage;
-        if (c->calls != NULL)
-            tool_parse_end(c->calls, &c->text);
+        take_text(r, c, "", 0, true);
         if (r->matched)
             return 0;
+        if (r->o.stream && c->thought.len > 0)
+            put_frame(r, ev->index, FRAME_THOUGHT, out);
         /* a last text frame only for what no EV_TEXT has carried out: an echo, its logprobs */
         if (r->o.stream && r->o.shape == RENDER_CHAT && c->text.len + c->tokens.len > 0)
             put_frame(r, ev->index, FRAME_TEXT, out);

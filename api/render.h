@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/think.h"
 #include "base/buf.h"
 #include "base/err.h"
 #include "engine/job.h"
@@ -26,6 +27,8 @@ struct render_options {
     int64_t created;
     size_t max_bytes;                /* of what is collected for a whole answer */
     const struct tool_format *tools; /* how functions are called; NULL: none are */
+    enum think_start think;          /* whether thoughts are told apart */
+    bool hide_thoughts;              /* and left out */
     const char *tool_json;           /* tool_grammar_json; as long as the job */
     render_piece_fn *piece;
     const void *piece_ctx;

@@ -18,7 +18,7 @@ struct template
     bool text_arguments;             /* reads the arguments of a tool call as a string */
     bool system;                     /* shows what the system says */
     const struct tool_format *tools; /* NULL: shows no calls, or in an unknown way */
-    bool shows_tools;
+    bool shows_tools, thinks;
     bool no_null[2]; /* cannot show an assistant's null content; [1]: one that calls tools */
 };
 
@@ -369,6 +369,11 @@ bool template_shows_tools(const struct template *t)
     return t->shows_tools;
 }
 
+bool template_thinks(const struct template *t)
+{
+    return t->thinks;
+}
+
 bool template_takes_system(const struct template *t)
 {
     return t->system;
@@ -400,6 +405,7 @@ int template_open(struct template **out, const char *src, size_t len, const char
     t->jinja = jinja;
     t->limits = jinja_limits_default;
     t->tools = src ? tool_format_find(src) : NULL;
+    t->thinks = src && (strstr(src, "<think>") || strstr(src, "</think>"));
     t->bos = bos ? xstrdup(bos) : NULL;
     t->eos = eos ? xstrdup(eos) : NULL;
     find_wishes(t);

@@ -37,6 +37,7 @@ int template_render(const struct template *t, const struct cJSON *messages,
 struct tool_format;
 const struct tool_format *template_tools(const struct template *t);
 bool template_shows_tools(const struct template *t); /* and which functions there are */
+bool template_thinks(const struct template *t);      /* it speaks of <think> (think.h) */
 bool template_takes_system(const struct template *t);
 
 /* What the trials found; for tests and logs. */

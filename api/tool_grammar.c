@@ -53,9 +53,8 @@ static int marker_next(const char *marker, int k, unsigned char b)
     return 0;
 }
 
-/* Text up to the marker and what is after it; where it may stop, also text without the marker. */
-static grammar_sym until_marker(struct grammar *g, const char *marker, grammar_sym after,
-                                bool may_stop)
+grammar_sym tool_grammar_until(struct grammar *g, const char *marker, grammar_sym after,
+                               bool may_stop)
 {
     const int m = (int)strlen(marker);
     grammar_sym states[MARKER_MAX + 1];
@@ -357,7 +356,7 @@ static int after_marker(const struct tools *t, struct schema *s, grammar_sym *ou
     grammar_sym sp = s->space, any = grammar_rule(g), more;
     struct calls c = {.f = f, .s = s};
     if (f->shape == TOOL_PARAMS)
-        c.text = until_marker(g, f->param_end, grammar_seq(g, 0, NULL), false);
+        c.text = tool_grammar_until(g, f->param_end, grammar_seq(g, 0, NULL), false);
     int i = 0;
     for (const struct cJSON *v = json_first(t->list); v != NULL; v = json_next(v), i++) {
         grammar_sym one;
@@ -410,7 +409,7 @@ int tool_grammar_symbol(const struct tools *t, grammar_sym form, struct schema *
     if (t->choice == TOOLS_REQUIRED)
         return 0;
     if (form == 0 && f->shape != TOOL_BARE) {
-        *out = until_marker(g, f->marker, after, true);
+        *out = tool_grammar_until(g, f->marker, after, true);
         return 0;
     }
     *out = grammar_rule(g);

@@ -19,6 +19,7 @@ struct tools {
     int n;
     bool allowed[TOOLS_MAX];          /* which it may call */
     const struct tool_format *format; /* how; set by who knows the template */
+    bool thinks;                      /* so is this: the model may think first (think.h) */
 };
 
 /* Everything is borrowed from body. */
@@ -32,6 +33,9 @@ int tool_grammar_symbol(const struct tools *t, grammar_sym form, struct schema *
 /* The format's markers that are control tokens of the model count as text in the grammar. */
 void tool_grammar_show(const struct tool_format *f, const struct tokenizer *t, struct grammar *g);
 
+/* Text up to a marker of at most 40 bytes and what is after it; where it may stop, also text without the marker. */
+grammar_sym tool_grammar_until(struct grammar *g, const char *marker, grammar_sym after,
+                               bool may_stop);
 /* For tool_parse_open: function and parameter, each with a 0 behind it, for all parameters whose value is JSON where
  * the format has them one by one, and a 0 behind all.  NULL for other formats. */
 int tool_grammar_json(const struct tools *t, struct arena *arena, const char **out, struct err *e);

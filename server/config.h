@@ -73,6 +73,7 @@
     I(image_url_timeout_ms, 10000, 100, 300000, "milliseconds for fetching all pictures of a request") \
     I(max_image_urls, 16, 1, 256, "requests whose pictures are being fetched at once; more get 429") \
     B(strict, false, "refuse unknown request fields instead of ignoring them") \
+    B(reasoning, true, "tell what a model thinks (<think>) apart, as reasoning_content, unless a request says how") \
     B(client_templates, false, "let requests bring a chat_template of their own") \
     I(max_connections, 1024, 1, 100000, "open connections; more wait in the backlog") \
     I(max_connections_per_ip, 0, 0, 100000, "open connections of one address; 0: no limit of its own") \

@@ -421,6 +421,7 @@ static int open_api(struct server *s, struct err *e)
         .max_responses_bytes = (size_t)c->max_responses_mib << 20,
         .response_ttl_s = c->response_ttl_s,
         .strict = c->strict,
+        .reasoning = c->reasoning,
         .client_templates = c->client_templates,
         .fetch = s->fetch,
         .fetch_timeout_us = c->image_url_timeout_ms * 1000,

@@ -50,3 +50,32 @@ def test_the_longest_conversation_fits_a_request_s_template(templates):
     text = prompt(templates, template, 512 * [{"role": "user", "content": " a "},
                                               {"role": "assistant", "content": "b"}])
     assert text == 512 * "<|user|>a<|assistant|>b"
+
+
+def test_what_a_model_thinks_is_told_apart(templates):
+    opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    body = {"messages": HELLO, "chat_template": opens, "seed": 3, "max_tokens": 24}
+    whole = templates.post("/v1/chat/completions", {**body, "reasoning_format": "none"})[1]["choices"][0]["message"]
+    assert whole["content"] and "reasoning_content" not in whole
+    apart = templates.post("/v1/chat/completions", body)[1]["choices"][0]["message"]
+    assert apart["content"] == "" and apart["reasoning_content"] == whole["content"].strip()
+    hidden = templates.post("/v1/chat/completions", {**body, "include_reasoning": False})[1]["choices"][0]["message"]
+    assert hidden["content"] == "" and "reasoning_content" not in hidden
+    made = ["", ""]
+    for chunk in templates.client().chat.completions.create(
+            model="tiny", messages=HELLO, stream=True, seed=3, max_tokens=24, extra_body={"chat_template": opens}):
+        for c in chunk.choices:
+            made[0] += getattr(c.delta, "reasoning_content", None) or ""
+            made[1] += c.delta.content or ""
+    assert made == [apart["reasoning_content"], ""]
+
+
+def test_a_form_comes_behind_what_a_model_thinks(templates):
+    opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    closed = opens + "\n</think>\n\n"
+    bans = {"messages": HELLO, "guided_choice": ["yes", "no"], "seed": 1, "max_tokens": 12}
+    thinks = templates.post("/v1/chat/completions", {**bans, "chat_template": opens})[1]["choices"][0]["message"]
+    assert thinks["content"] == "" and thinks["reasoning_content"] not in ("", "yes", "no")
+    for template in (closed, "{{ messages[0].content }}"):
+        says = templates.post("/v1/chat/completions", {**bans, "chat_template": template})[1]["choices"][0]["message"]
+        assert says["content"] in ("yes", "no") and "reasoning_content" not in says

@@ -411,9 +411,59 @@ static void a_stream_that_fails_ends_with_an_error_frame(void **state)
     buf_free(&out);
 }
 
+static void thoughts_are_told_apart(void **state)
+{
+    (void)state;
+    struct render_options o = options(RENDER_CHAT, false);
+    o.think = THINK_MAYBE;
+    for (int hidden = 0; hidden < 2; hidden++) {
+        o.hide_thoughts = hidden;
+        struct fixture f = open_with(&o);
+        text(&f, 0, "<think>\nso ");
+        text(&f, 0, "so\n</think>\n\nYes");
+        text(&f, 0, ".");
+        feed(&f, (struct event){.kind = EV_FINISH, .finish = FINISH_STOP});
+        feed(&f, (struct event){.kind = EV_DONE});
+        assert_int_equal(json_parse(&f.doc, f.out.data, f.out.len, NULL, NULL), 0);
+        const struct cJSON *m = json_get(json_first(json_get(f.doc, "choices")), "message");
+        assert_string_equal(json_str(json_get(m, "content")), "Yes.");
+        if (hidden)
+            assert_null(json_get(m, "reasoning_content"));
+        else
+            assert_string_equal(json_str(json_get(m, "reasoning_content")), "so so");
+        close_all(&f);
+    }
+}
+
+static void a_stream_tells_thoughts_first(void **state)
+{
+    (void)state;
+    struct render_options o = options(RENDER_CHAT, true);
+    struct token_info t = {.id = 1, .logprob = -1};
+    o.think = THINK_OPEN;
+    o.logprobs = true;
+    struct fixture f = open_with(&o);
+    token(&f, EV_TEXT, 0, "\nso ", &t);
+    token(&f, EV_TEXT, 0, "so\n</think>\n\nYes", &t);
+    token(&f, EV_TEXT, 0, ".", &t);
+    feed(&f, (struct event){.kind = EV_FINISH, .finish = FINISH_STOP});
+    const char *first = strstr(buf_str(&f.out), "\"reasoning_content\":\"so\"");
+    const char *second = strstr(buf_str(&f.out), "\"reasoning_content\":\" so\"");
+    const char *said = strstr(buf_str(&f.out), "\"content\":\"Yes\"");
+    const char *dot = strstr(buf_str(&f.out), "\"content\":\".\"");
+    assert_true(first && second > first && said > second && dot > said);
+    int n_logprobs = 0;
+    for (const char *p = buf_str(&f.out); (p = strstr(p, "\"logprob\":")) != NULL; p++)
+        n_logprobs++;
+    assert_int_equal(n_logprobs, 3);
+    close_all(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(thoughts_are_told_apart),
+        cmocka_unit_test(a_stream_tells_thoughts_first),
         cmocka_unit_test(a_chat_answer_has_the_shape_of_openai),
         cmocka_unit_test(interleaved_choices_are_put_together),
         cmocka_unit_test(a_stream_begins_with_the_role_and_ends_with_done),
