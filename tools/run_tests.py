@@ -4,8 +4,8 @@
 Suites: unit (cmocka), kcheck (kernels, natively and over SIMD Everywhere), cuda (the emulated device: bugs
 planted for it, its host side, and kcheck on it), ptxvm (the virtual machine for PTX, and the CUDA kernels on it), golden
 (cmocka), api (pytest);
-when asked for: cuda-golden (the golden tests of models on the emulated device) takes minutes, and so does
-ptxvm-newer (ptxvm with the PTX of sm_90);
+when asked for: cuda-golden (the golden tests of models on the emulated device) takes minutes, and so do cuda-sanitize
+(kcheck on it under sanitizers) and ptxvm-newer (ptxvm with the PTX of sm_90);
 asan and tsan rebuild into build/address-undefined and build/thread and run a part of them there.
 A program that dies counts as one failure more.  Exit code 1 when anything failed or nothing ran.
 usage: run_tests.py [--build build] [--suite NAME]... [--match TEXT] [--verbose]
@@ -144,6 +144,17 @@ class Run:
                 [f"{self.args.build}/cuda-emu/tests/golden/test_{run[0]}"],
                 {**env, "ACTIVATIONS": run[1]}), wanted))
 
+    def cuda_sanitize(self):
+        # a fiber of the emulation is a thread to ThreadSanitizer: hundreds, each with a history
+        env = {"TSAN_OPTIONS": "history_size=0 flush_memory_ms=2000"}
+        for name in ("cuda-tsan", "cuda-asan"):
+            folder = f"{self.args.build}/{name}"
+            self.program(f"{name}/sample", [f"{folder}/sample"], env)
+            for kind in ("f32", "f16", "bf16"):
+                self.program(f"{name}/kcheck of {kind}",
+                             [f"{folder}/kcheck", "--device", "cuda:0", "--activations", kind] +
+                             ([self.args.match] if self.args.match else []), env)
+
     def ptxvm(self):
         self.programs(f"{self.args.build}/tests/ptxvm", "ptxvm")
         compiled = ROOT / self.args.build / "ptxvm"
@@ -155,8 +166,16 @@ class Run:
     def ptx(self, compiled, name, folder):
         env = {"PTXVM_PTX": folder}
         self.program(f"ptxvm/sample of {name}", [compiled / "sample"], env)
-        self.program(f"ptxvm/kcheck of {name}", [compiled / "kcheck", "--device", "cuda:0"] +
-                     ([self.args.match] if self.args.match else []), env)
+        command = [compiled / "kcheck", "--device", "cuda:0"]
+        self.program(f"ptxvm/kcheck of {name}",
+                     command + ([self.args.match] if self.args.match else []), env)
+        # activations of halves: all but linear's many cases, or all when asked for
+        ops = [self.args.match] if self.args.suite else [
+            op for op in ("norm", "glu", "conv2d", "lowrank", "attn") if self.args.match in op]
+        for kind in ("f16", "bf16"):
+            for op in ops:
+                self.program(f"ptxvm/kcheck of {name}, {kind} {op}",
+                             command + ["--activations", kind] + ([op] if op else []), env)
 
     def ptxvm_newer(self):
         compiled = ROOT / self.args.build / "ptxvm"
@@ -199,7 +218,8 @@ class Run:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build")
-    parser.add_argument("--suite", action="append", choices=[*DEFAULT, "cuda-golden", "ptxvm-newer"])
+    parser.add_argument("--suite", action="append",
+                        choices=[*DEFAULT, "cuda-golden", "cuda-sanitize", "ptxvm-newer"])
     parser.add_argument("--match", default="")
     parser.add_argument("--fast", action="store_true", help="stop the API tests at the first failure")
     parser.add_argument("--verbose", action="store_true")
