@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the CUDA kernels' accesses cost, counted where their PTX is executed (tests/ptxvm).
 
-Runs kcheck on the virtual machine and counts, for every access of a warp, the sectors of 32 bytes of global
+Runs kcheck on the virtual machine, with activations of f32, f16 and bf16, and counts, for every access of a warp, the sectors of 32 bytes of global
 memory and the turns of shared memory's banks, beside the least that the same bytes could do with.  kcheck's
 tensors are small and begin 4 bytes off on purpose, so a row of its own costs a sector more than in a model.
 Writes kernels/cuda/accesses.txt, which `make cuda-report` puts into docs/CUDA.md.
@@ -20,11 +20,12 @@ TABLE = cuda_gate.ROOT / "kernels/cuda/accesses.txt"
 MORE = 1.1  # a kernel may become worse by so much before it is told
 
 
-def count(build, check):
+def count(build, check, kind):
     """{kernel: [launches, accesses, sectors, least sectors, turns, least turns]} of one check, "" for all."""
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as f:
         env = {**os.environ, "PTXVM_ACCESSES": f.name, "PTXVM_PTX": f"{build}/ptxvm/kernels/cuda"}
-        subprocess.run([f"{build}/ptxvm/kcheck", "--device", "cuda:0", *([check] if check else [])],
+        subprocess.run([f"{build}/ptxvm/kcheck", "--device", "cuda:0", "--activations", kind,
+                        *([check] if check else [])],
                        env=env, check=True, stdout=subprocess.DEVNULL)
         rows = [line.rstrip("\n").split("\t") for line in f]
     names = cuda_gate.demangle([r[0] for r in rows])
@@ -35,8 +36,9 @@ def count_all(build, checks):
     """The same of several, added."""
     total = {}
     for check in checks or [""]:
-        for name, values in count(build, check).items():
-            total[name] = [a + b for a, b in zip(total.get(name, [0] * len(values)), values)]
+        for kind in cuda_gate.ACTIVATIONS.values():
+            for name, values in count(build, check, kind).items():
+                total[name] = [a + b for a, b in zip(total.get(name, [0] * len(values)), values)]
     return total
 
 
