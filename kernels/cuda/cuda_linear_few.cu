@@ -8,6 +8,8 @@
 #define FEW_PANELS  2            /* of a block */
 #define FEW_SHARED  (160 * 1024) /* what every device has for a block */
 #define FEW_THREADS (FEW_PANELS * CUDA_SLICES * CUDA_WARP)
+#define FEW_SUMS \
+    20 /* floats from a row's sums of 16 outputs to the next: lanes write to other banks */
 
 template <int type, int parts> struct few_ring {
     typedef cuda_format<type> F;
@@ -101,16 +103,17 @@ __global__ void __launch_bounds__(FEW_THREADS, 6) linear_few_kernel(const struct
                                  j.w[matrix] + (size_t)panel * j.panel_bytes, j);
     }
     __syncthreads();
-    float *sums = reinterpret_cast<float *>(memory); /* [panels][slices][16][8] */
+    float *sums = reinterpret_cast<float *>(memory); /* [panels][slices][8 rows][16 of FEW_SUMS] */
     for (int i = 0; i < 4; i++)
-        sums[warp * 128 + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[0][0][i];
+        sums[(warp * 8 + lane % 4 * 2 + i % 2) * FEW_SUMS + lane / 4 + i / 2 * 8] = acc[0][0][i];
     __syncthreads();
     /* 128 results a panel, 128 threads: neighbours write neighbouring outputs */
     const int row = threadIdx.x / CUDA_PANEL % 8, matrix = places[warp][0];
     const int at = threadIdx.x % CUDA_PANEL, o = places[warp][1] * CUDA_PANEL + at;
-    const float *sum = sums + warp / CUDA_SLICES * CUDA_SLICES * 128 + at * 8 + row;
+    constexpr int slice = 8 * FEW_SUMS;
+    const float *sum = sums + warp / CUDA_SLICES * CUDA_SLICES * slice + row * FEW_SUMS + at;
     if (row < j.rows && o >= 0 && o < j.n_out[matrix])
-        linear_store(j, matrix, row, o, ((sum[0] + sum[128]) + sum[256]) + sum[384]);
+        linear_store(j, matrix, row, o, ((sum[0] + sum[slice]) + sum[2 * slice]) + sum[3 * slice]);
 }
 
 template <int type, int parts>
@@ -119,7 +122,7 @@ static void few_launch(const struct linear_job &j, cudaStream_t stream)
     typedef few_ring<type, parts> R;
     const int panels = j.n_panels[0] + j.n_panels[1] + j.n_panels[2];
     int bytes = FEW_PANELS * CUDA_SLICES * R::stages * R::stage_bytes(j.rows);
-    const int least = FEW_PANELS * CUDA_SLICES * 128 * (int)sizeof(float);
+    const int least = FEW_PANELS * CUDA_SLICES * 8 * FEW_SUMS * (int)sizeof(float);
     bytes = bytes < least ? least : bytes;
     LAUNCH((linear_few_kernel<type, parts>), (panels + FEW_PANELS - 1) / FEW_PANELS, FEW_THREADS,
            bytes, stream, j);
