@@ -81,6 +81,10 @@ def main():
             if is_ > MORE * was:
                 print(f"{name}: {is_:.2f} times the least {what}, was {was:.2f}")
                 worse += 1
+    for name in sorted(cuda_gate.in_table() - counts.keys()) if not args.checks else ():
+        if not name.startswith("sample_"):  # an op of its own program, tests/cuemu/sample.cu
+            print(f"{name}: no kcheck launches it")
+            worse += 1
     print(f"{2 * len(counts) - worse} passed, {worse} failed")
     return int(worse > 0)
 

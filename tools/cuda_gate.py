@@ -172,6 +172,11 @@ def table(kernels):
     return lines
 
 
+def in_table():
+    """The kernels of the table."""
+    return {line[:34].strip() for line in TABLE.read_text().splitlines() if line and line[0] != "#"}
+
+
 def nvcc_version():
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     out = subprocess.run([nvcc, "--version"], text=True, capture_output=True, check=True).stdout

@@ -166,29 +166,34 @@ static void check_glu(struct kcheck *kc, enum act act)
     kcheck_done(kc);
 }
 
-static void check_concat(struct kcheck *kc)
+/* align: of all tensors; by 16 bytes a device may take fours. */
+static void check_concat(struct kcheck *kc, int n_a, int n_b, size_t align)
 {
-    enum { ROWS = 77, A = 321, B = 640, N = ROWS * (A + B) };
-    float *a = kcheck_in(kc, ROWS * A), *b = kcheck_in(kc, ROWS * B), *out = kcheck_out(kc, N);
-    kcheck_fill(kc, a, ROWS * A, 1.0f);
-    kcheck_fill(kc, b, ROWS * B, 1.0f);
+    enum { ROWS = 77 };
+    const int width = n_a + n_b;
+    float *a = kcheck_in_bytes(kc, sizeof(float) * (size_t)(ROWS * n_a), align);
+    float *b = kcheck_in_bytes(kc, sizeof(float) * (size_t)(ROWS * n_b), align);
+    float *out = kcheck_out_bytes(kc, sizeof(float) * (size_t)(ROWS * width), align);
+    kcheck_fill(kc, a, ROWS * n_a, 1.0f);
+    kcheck_fill(kc, b, ROWS * n_b, 1.0f);
     struct backend *be = kcheck_backend(kc, 3);
-    struct tensor ta = kcheck_tensor(a, ROWS, A), tb = kcheck_tensor(b, ROWS, B);
-    struct tensor to = kcheck_tensor(out, ROWS, A + B);
+    struct tensor ta = kcheck_tensor(a, ROWS, n_a), tb = kcheck_tensor(b, ROWS, n_b);
+    struct tensor to = kcheck_tensor(out, ROWS, width);
     OP(be, concat, .out = &to, .a = &ta, .b = &tb);
     for (int r = 0; r < ROWS; r++) {
-        kcheck_same(kc, a + r * A, out + r * (A + B), sizeof(float) * A, "a");
-        kcheck_same(kc, b + r * B, out + r * (A + B) + A, sizeof(float) * B, "b");
+        kcheck_same(kc, a + r * n_a, out + r * width, sizeof(float) * (size_t)n_a, "a");
+        kcheck_same(kc, b + r * n_b, out + r * width + n_a, sizeof(float) * (size_t)n_b, "b");
     }
     be->close(be);
     kcheck_done(kc);
 }
 
-static void check_add(struct kcheck *kc)
+static void check_add(struct kcheck *kc, size_t align)
 {
     enum { ROWS = 3, DIM = 20001, N = ROWS * DIM };
-    float *a = kcheck_in(kc, N), *b = kcheck_in(kc, N);
-    float *want = kcheck_out(kc, N), *out = kcheck_out(kc, N);
+    const size_t bytes = sizeof(float) * N;
+    float *a = kcheck_in_bytes(kc, bytes, align), *b = kcheck_in_bytes(kc, bytes, align);
+    float *want = kcheck_out(kc, N), *out = kcheck_out_bytes(kc, bytes, align);
     kcheck_fill(kc, a, N, 12.0f);
     kcheck_fill(kc, b, N, 3.0f);
     for (int i = 0; i < N; i++)
@@ -248,7 +253,9 @@ void kcheck_elem(struct kcheck *kc)
     if (KCHECK_OP(kc, glu_act_add_concat, glu)) {
         for (int i = 0; i < N_ACTS; i++)
             check_glu(kc, acts[i]);
-        check_add(kc);
-        check_concat(kc);
+        check_add(kc, sizeof(float));
+        check_add(kc, 16);
+        check_concat(kc, 321, 640, sizeof(float));
+        check_concat(kc, 68, 40, 16);
     }
 }
