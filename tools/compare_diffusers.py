@@ -227,11 +227,12 @@ def by_server(port, case):
 
 
 @contextlib.contextmanager
-def serving(folder, models, port):
+def serving(models, port, *options):
+    """models: name to path."""
     args = [str(ROOT / "build/duetto"), "serve", "--port", str(port), "--strict", "true",
-            "--threads", "1", "--log_level", "error", "--preload", "all"]
-    for m in models:
-        args += ["-m", f"{m['model']}={folder}/sd_{m['model']}"]
+            "--threads", "1", "--log_level", "error", "--preload", "all", *options]
+    for name, path in models.items():
+        args += ["-m", f"{name}={path}"]
     server = subprocess.Popen(args, stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):
@@ -289,7 +290,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         models = write_models(r, folder, args.models)
-        with serving(folder, models, args.port):
+        with serving({m["model"]: folder / f"sd_{m['model']}" for m in models}, args.port):
             for _ in range(args.cases):
                 case = random_case(r, models)
                 said = compare(folder, args.port, case, args.psnr)
