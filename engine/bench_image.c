@@ -121,7 +121,9 @@ static int step(struct bench *b, int batch, struct err *e)
 {
     struct image_unet *u;
     const int side = b->o->size / b->info->scale;
-    int rc = image_unet_open(&u, b->m, 2 * batch, side, side, e);
+    const struct image_unet_want want = {2 * batch,         side, side, false, IMAGE_WHOLE, -1,
+                                         b->info->has_pairs};
+    int rc = image_unet_open_want(&u, b->m, &want, e);
     if (rc != 0)
         return rc;
     for (int i = 0; i < 2 * batch; i++)

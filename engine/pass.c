@@ -21,6 +21,13 @@ int pass_unet_rows(int rows, unsigned parts, int branch)
     return rows | (int)(parts ^ IMAGE_WHOLE) << 8 | (branch + 1) << 12;
 }
 
+enum { PAIRS = 1 << 24 };
+
+int pass_unet_pairs(int rows, int branch)
+{
+    return pass_unet_rows(rows, IMAGE_WHOLE, branch) | PAIRS;
+}
+
 static struct image_unet_want unet_want(const struct pass_key *k)
 {
     return (struct image_unet_want){.n = k->a & 255,
@@ -28,7 +35,8 @@ static struct image_unet_want unet_want(const struct pass_key *k)
                                     .w = k->c,
                                     .steered = k->kind == PASS_STEERED,
                                     .parts = (unsigned)(k->a >> 8 & 15) ^ IMAGE_WHOLE,
-                                    .branch = (k->a >> 12) - 1};
+                                    .branch = ((k->a & ~PAIRS) >> 12) - 1,
+                                    .pairs = k->a & PAIRS};
 }
 
 static size_t measure(const struct pipeline *p, const struct pass_key *k, struct err *e)

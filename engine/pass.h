@@ -13,6 +13,7 @@ void pass_put_away(struct pipeline *p);
 void pass_close(struct pass *s);
 /* Parts of the UNet: `a` of PASS_UNET and PASS_STEERED.  With IMAGE_WHOLE and branch -1 it is the rows alone. */
 int pass_unet_rows(int rows, unsigned parts, int branch);
+int pass_unet_pairs(int rows, int branch); /* whole, with rows in pairs */
 /* Closes the passes of a kind with (a & mask) == a, none of which is running, and forgets their sizes. */
 void pass_forget(struct pipeline *p, enum pass_kind kind, int a, int mask);
 #endif

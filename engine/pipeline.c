@@ -256,9 +256,10 @@ static void leave_rows(struct pipeline *p)
         stays = p->run.rows[i].picture ? i : stays;
     if (stays < 0 || (kind != PASS_UNET && kind != PASS_STEERED))
         return;
+    struct image_unet *u = (struct image_unet *)p->current->unit;
     for (int i = 0; i < p->run.n_rows; i++) {
         if (!p->run.rows[i].picture)
-            image_unet_leave((struct image_unet *)p->current->unit, i, stays);
+            image_unet_leave(u, image_unet_row(u, i), image_unet_row(u, stays));
     }
 }
 

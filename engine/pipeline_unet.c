@@ -97,6 +97,34 @@ static struct group gather(struct pipeline *p, struct picture *first)
     return group_of(p, g.parts, p->run.n_rows);
 }
 
+/* Are the rows all of guided pictures, with and without the prompt side by side? */
+static bool in_pairs(const struct pipeline *p, const struct group *g)
+{
+    if (g->parts != IMAGE_WHOLE || !p->d->info->has_pairs || p->run.n_rows % 2 != 0)
+        return false;
+    for (int i = 0; i < p->run.n_rows; i += 2) {
+        const struct picture *pic = p->run.rows[i].picture;
+        if (pic != p->run.rows[i + 1].picture || picture_n_sides(pic->task) != 2 ||
+            picture_row_side(pic->task, p->run.rows[i].row) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* The pass for the rows of p->run. */
+static struct pass_key choose_pass(struct pipeline *p, const struct group *g, bool steered,
+                                   const struct image_task *it)
+{
+    const struct pass_key key = key_of(g, steered, p->run.n_rows, it);
+    struct pass_key pairs = key;
+    struct err e;
+    pairs.a = pass_unet_pairs(p->run.n_rows, g->branch);
+    if (!in_pairs(p, g))
+        return key;
+    const size_t bytes = pass_bytes(p, pairs, &e);
+    return bytes > 0 && bytes <= p->hold_bytes ? pairs : key;
+}
+
 int pipeline_unet_keys(const struct image_task *it, int rows, struct pass_key *keys)
 {
     static const unsigned parts[][3] = {
@@ -145,7 +173,7 @@ int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e
     if (rc)
         return rc < 0 ? rc : 0;
     const int n = p->run.n_rows;
-    rc = pass_make_current(p, key_of(&g, kind == PASS_STEERED, n, it), e);
+    rc = pass_make_current(p, choose_pass(p, &g, kind == PASS_STEERED, it), e);
     if (rc)
         return rc;
     struct image_unet *u = (struct image_unet *)p->current->unit;
@@ -153,12 +181,13 @@ int pipeline_unet_begin(struct pipeline *p, struct picture *first, struct err *e
     for (int i = 0; i < n; i++) {
         struct picture *pic = p->run.rows[i].picture;
         const int row = p->run.rows[i].row, side = picture_row_side(pic->task, row);
-        fill_row(&u->rows[i], pic, side);
-        step_cache_fill(pic, row, &u->rows[i]);
+        const int place = image_unet_row(u, i);
+        fill_row(&u->rows[place], pic, side);
+        step_cache_fill(pic, row, &u->rows[place]);
         if (g.parts == IMAGE_HEAD)
-            u->rows[i].residuals = steer_features(pic, side);
+            u->rows[place].residuals = steer_features(pic, side);
         if (u->x)
-            picture_unet_input(pic, row, u->x + (size_t)i * n_in);
+            picture_unet_input(pic, row, u->x + (size_t)place * n_in);
     }
     p->run.parts = g.parts;
     return 0;
@@ -188,8 +217,8 @@ void pipeline_unet_end(struct pipeline *p)
         if (!pic)
             continue;
         const struct image_task *it = pic->task;
-        picture_unet_output(pic, u->out + (size_t)i * (size_t)(it->win_y.tile * it->win_x.tile) *
-                                              (size_t)it->shape.c);
+        const size_t n_out = (size_t)(it->win_y.tile * it->win_x.tile) * (size_t)it->shape.c;
+        picture_unet_output(pic, u->out + (size_t)image_unet_row(u, i) * n_out);
         if (pic->rows_out < picture_n_rows(it)) {
             if (it->spec.n_controls > 0 && pic->rows_out % picture_n_sides(it) == 0)
                 steer_end(pic);

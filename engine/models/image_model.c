@@ -258,6 +258,7 @@ static int fill_info(struct image_model *m, struct checkpoint *c, struct err *e)
     info->encoder_exact = m->tiny != NULL;
     info->aesthetic = u->pooled_dim > 0 && u->n_time_ids < UNET_TIME_IDS;
     info->has_preview = m->preview != NULL;
+    info->has_pairs = unet_pass_pairs(m->unet);
     info->has_safety = m->safety != NULL;
     info->weight_bytes = m->store.bytes;
     info->kv_row_bytes = m->unet->kv_floats * sizeof(float);

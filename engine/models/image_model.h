@@ -48,6 +48,7 @@ struct image_info {
     bool has_encoder;                 /* VAE encoder, for image to image and inpainting */
     bool encoder_exact; /* it gives a latent, not a distribution to sample: AutoencoderTiny's */
     bool has_preview;   /* a TAESD decoder */
+    bool has_pairs;     /* of rows that begin alike (struct image_unet_want) */
     bool has_safety;    /* a safety checker */
     size_t weight_bytes;
     size_t kv_row_bytes; /* of image_kv's result, for one token of the prompt */
@@ -150,6 +151,9 @@ struct image_unet_want {
     bool steered;
     unsigned parts; /* IMAGE_WHOLE, the head alone, or the tail with or without the others */
     int branch;     /* of the parts; -1, of a whole pass: rows keep nothing of it */
+    /* Rows 2 i and 2 i + 1 of the caller's differ in their texts only, and stand at image_unet_row: where the model
+     * has_pairs, a whole pass computes once what lies before the first text. */
+    bool pairs;
 };
 
 /* One forward pass of n rows of one size (latent height h, width w).  Guidance by a negative prompt
@@ -174,6 +178,8 @@ int image_unet_window(struct image_model *m, int h, int w, bool wanted);
 /* Any pass.  `x` is NULL without the head, `out` without the tail. */
 int image_unet_open_want(struct image_unet **out, struct image_model *m,
                          const struct image_unet_want *want, struct err *e);
+/* Where the caller's row i has its place in rows, x and out. */
+int image_unet_row(const struct image_unet *u, int i);
 size_t image_unet_bytes_want(struct image_model *m, const struct image_unet_want *want,
                              struct err *e);
 int image_unet_n_skips(const struct image_model *m); /* branches are below it */

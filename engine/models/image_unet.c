@@ -28,7 +28,8 @@ static void record_unet(struct program *p, void *arg)
                      &(struct unet_want){.size = {w->n, w->h, w->w},
                                          .steered = w->steered,
                                          .parts = w->parts,
-                                         .branch = w->branch},
+                                         .branch = w->branch,
+                                         .pairs = w->pairs},
                      &u->pass);
 }
 
@@ -141,7 +142,14 @@ static int check_want(const struct image_model *m, const struct image_unet_want 
     if (w->branch >= image_unet_n_skips(m) || (w->parts != IMAGE_WHOLE && w->branch < 0))
         return err_set(e, ERR_INVALID, "branch %d of a UNet with %d", w->branch,
                        image_unet_n_skips(m));
+    if (w->pairs && (w->n % 2 != 0 || w->parts != IMAGE_WHOLE || !m->info.has_pairs))
+        return err_set(e, ERR_INVALID, "no pass of %d rows in pairs", w->n);
     return 0;
+}
+
+int image_unet_row(const struct image_unet *u, int i)
+{
+    return ((const struct unet_unit *)u)->want.pairs ? i % 2 * (u->n / 2) + i / 2 : i;
 }
 
 int image_unet_open_want(struct image_unet **out, struct image_model *m,
@@ -176,7 +184,7 @@ int image_unet_open_want(struct image_unet **out, struct image_model *m,
 int image_unet_open(struct image_unet **out, struct image_model *m, int n, int h, int w,
                     struct err *e)
 {
-    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1};
+    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1, false};
     return image_unet_open_want(out, m, &want, e);
 }
 
@@ -189,7 +197,7 @@ size_t image_unet_bytes_want(struct image_model *m, const struct image_unet_want
 
 size_t image_unet_bytes(struct image_model *m, int n, int h, int w, struct err *e)
 {
-    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1};
+    const struct image_unet_want want = {n, h, w, false, IMAGE_WHOLE, -1, false};
     return image_unet_bytes_want(m, &want, e);
 }
 

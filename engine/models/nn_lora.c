@@ -34,8 +34,15 @@ static const struct nn_delta *delta_of(const struct nn_lora *l, const struct wei
 
 void nn_lora_begin(struct nn_lora_sites *s, struct program *p, int n_images)
 {
-    *s = (struct nn_lora_sites){.n_images = n_images};
+    *s = (struct nn_lora_sites){.n_images = n_images, .n_now = n_images};
     program_set_note(p, s);
+}
+
+void nn_lora_images(struct program *p, int n)
+{
+    struct nn_lora_sites *s = program_note(p);
+    if (s != NULL)
+        s->n_now = n;
 }
 
 static struct nn_site *site_of(struct nn_lora_sites *s, struct program *p, const struct weight *w)
@@ -63,7 +70,7 @@ void nn_lora_linear(struct program *p, const struct weight *w, const struct tens
         return;
     struct tensor from = nn_rows(x), to = nn_rows(out);
     OP(program_backend(p), lowrank, .out = &to, .x = &from, .images = site_of(s, p, w)->images,
-       .image_rows = rows.total / s->n_images, .first = rows.first, .kernel = 1, .stride = 1);
+       .image_rows = rows.total / s->n_now, .first = rows.first, .kernel = 1, .stride = 1);
 }
 
 /* In slices as the convolution is, only that these are of any rows. */
@@ -87,7 +94,7 @@ void nn_lora_conv(struct program *p, const struct op_conv2d *op)
             from.dims[0] = to.dims[0];
         }
         OP(program_backend(p), lowrank, .out = &to, .x = &from,
-           .images = site_of(s, p, op->w)->images, .image_rows = n / s->n_images, .first = begin,
+           .images = site_of(s, p, op->w)->images, .image_rows = n / s->n_now, .first = begin,
            .out_w = op->out->dims[2], .kernel = op->kernel, .stride = op->stride,
            .pad_before = op->pad_before, .upsample = op->upsample);
     }

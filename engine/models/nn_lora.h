@@ -33,11 +33,13 @@ struct nn_lora_use {
 struct nn_site;
 struct nn_lora_sites {
     struct nn_site *first; /* memory of the program */
-    int n_images;
+    int n_images, n_now;
 };
 /* At the start of recording: the pass has n_images, and rows of each op are as many for every one.  s must
  * live until the second recording is over. */
 void nn_lora_begin(struct nn_lora_sites *s, struct program *p, int n_images);
+/* From here on the ops have rows of the first n images only; nothing where the program takes no adapters. */
+void nn_lora_images(struct program *p, int n);
 /* Before a run: uses [n], n <= NN_LORA_MAX. */
 void nn_lora_set(const struct nn_lora_sites *s, int image, const struct nn_lora_use *uses, int n);
 

@@ -145,7 +145,11 @@ struct unet_want {
     bool steered;    /* with residuals (unet_places) added */
     unsigned parts;  /* the head alone, or with the tail any */
     int branch;      /* below unet_places' n_skips; -1, of a whole pass: nothing is handed over */
+    /* Rows i and n / 2 + i differ in their texts only: what lies before the first text is computed once for both.
+     * Of a whole pass of a UNet with unet_pass_pairs. */
+    bool pairs;
 };
+bool unet_pass_pairs(const struct unet *m);
 void unet_pass_record(const struct unet *m, struct program *p, const struct unet_want *want,
                       struct unet_pass *pass);
 int unet_deep_channels(const struct unet *m, int branch);

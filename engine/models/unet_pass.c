@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "engine/models/nn_lora.h"
 #include "engine/models/unet.h"
 
 #define TRANSFORMER_EPS 1e-6f /* of the group norm before, */
@@ -28,11 +29,41 @@ struct pass {
     int first_stage; /* the place in the first stage */
     unsigned parts;  /* enum unet_part */
     int branch;
+    bool once; /* so far: rows are those of the first half, computed for both (unet_want's pairs) */
 };
 
 static struct nn_group group(const struct unet *m)
 {
     return (struct nn_group){.n_groups = m->c.n_groups, .eps = m->c.eps};
+}
+
+/* ---- pairs of rows ---- */
+
+bool unet_pass_pairs(const struct unet *m)
+{
+    const struct unet_transformer *first = &m->down[0].attn[0];
+    return m->c.pooled_dim == 0 && first->n_blocks > 0 &&
+           (first->blocks[0].attn[0].text || first->blocks[0].attn[1].text);
+}
+
+/* The first half of the rows, where they lie. */
+static struct tensor first_half(const struct tensor *t)
+{
+    struct tensor half = *t;
+    half.dims[0] /= 2;
+    return half;
+}
+
+/* x, and behind it x again for the second half. */
+static struct tensor twice(struct pass *s, const struct tensor *x)
+{
+    const struct tensor from = nn_rows(x);
+    struct tensor y = PROGRAM_TENSOR(s->p, 2 * x->dims[0], x->dims[1], x->dims[2], x->dims[3]);
+    for (int i = 0; i < 2; i++) {
+        struct tensor to = nn_some_rows(&y, i * from.dims[0], from.dims[0]);
+        OP(s->be, act, .out = &to, .x = &from, .act = ACT_NONE);
+    }
+    return y;
 }
 
 /* ---- time ---- */
@@ -145,12 +176,20 @@ static struct tensor transformer(struct pass *s, const struct unet_transformer *
     const struct nn_group g = {.n_groups = s->m->c.n_groups, .eps = TRANSFORMER_EPS};
     struct tensor h = nn_groupnorm(s->p, &t->norm, x, g, ACT_NONE);
     h = nn_conv1x1(s->p, &t->in, &h, NULL);
+    struct tensor before = *x;
     for (int i = 0; i < t->n_blocks; i++) {
-        attention(s, t, &t->blocks[i], 0, &h);
-        attention(s, t, &t->blocks[i], 1, &h);
+        for (int which = 0; which < 2; which++) {
+            if (s->once && t->blocks[i].attn[which].text) {
+                h = twice(s, &h);
+                before = twice(s, x);
+                s->once = false;
+                nn_lora_images(s->p, s->out->n);
+            }
+            attention(s, t, &t->blocks[i], which, &h);
+        }
         feed_forward(s, &t->blocks[i], &h);
     }
-    return nn_conv1x1(s->p, &t->out, &h, x);
+    return nn_conv1x1(s->p, &t->out, &h, &before);
 }
 
 /* ---- the three parts ---- */
@@ -158,7 +197,8 @@ static struct tensor transformer(struct pass *s, const struct unet_transformer *
 static struct tensor layer(struct pass *s, const struct unet_stage *stage, int i,
                            const struct tensor *x)
 {
-    struct tensor y = nn_resnet(s->p, &stage->resnets[i], x, &s->time, group(s->m));
+    const struct tensor time = s->once ? first_half(&s->time) : s->time;
+    struct tensor y = nn_resnet(s->p, &stage->resnets[i], x, &time, group(s->m));
     return stage->attn[i].n_blocks > 0 ? transformer(s, &stage->attn[i], &y) : y;
 }
 
@@ -188,7 +228,7 @@ static struct tensor record_down(struct pass *s, struct tensor x)
 {
     const struct unet_config *c = &s->m->c;
     const struct nn_conv_with half = {.stride = 2, .pad_after_only = c->pad_after_only};
-    s->skips[s->n_skips++] = x;
+    s->skips[s->n_skips++] = s->once ? twice(s, &x) : x;
     for (int i = 0; i < c->n_stages; i++) {
         const struct unet_stage *stage = &s->m->down[i];
         const bool down = stage->sampler.w != NULL, before = c->down_attn[i] || !down;
@@ -280,8 +320,10 @@ static struct tensor record_half(struct pass *s, const int64_t size[3], const st
     if (!(s->parts & UNET_HEAD))
         return record_down(s, s->skips[0]);
     s->out->x = PROGRAM_PINNED(s->p, size[0], size[1], size[2], c->in_channels);
-    struct tensor x =
-        nn_conv(s->p, &s->m->conv_in, &s->out->x, &(struct nn_conv_with){.add = hint});
+    const struct tensor in = s->once ? first_half(&s->out->x) : s->out->x;
+    if (s->once)
+        nn_lora_images(s->p, s->out->n / 2);
+    struct tensor x = nn_conv(s->p, &s->m->conv_in, &in, &(struct nn_conv_with){.add = hint});
     return record_down(s, x);
 }
 
@@ -346,7 +388,8 @@ void unet_pass_record(const struct unet *m, struct program *p, const struct unet
                      .be = program_backend(p),
                      .out = pass,
                      .parts = want->parts,
-                     .branch = want->branch};
+                     .branch = want->branch,
+                     .once = want->pairs};
     struct unet_places places;
     unet_places(&m->c, &places);
     *pass = (struct unet_pass){.p = p, .n = (int)want->size[0]};

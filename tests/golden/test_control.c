@@ -337,7 +337,7 @@ static void steered_pass_without_residuals_has_the_same_bits(void **state)
     (void)state;
     for (int steered = 0; steered < 2; steered++) {
         struct image_unet *u;
-        const struct image_unet_want two = {2, H, W, true, IMAGE_WHOLE, -1};
+        const struct image_unet_want two = {2, H, W, true, IMAGE_WHOLE, -1, false};
         must(steered ? image_unet_open_want(&u, m, &two, &e) : image_unet_open(&u, m, 1, H, W, &e),
              &e);
         for (int i = 0; i <= steered; i++) {

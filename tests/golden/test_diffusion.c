@@ -275,6 +275,51 @@ static void unet_bits_do_not_depend_on_the_batch(void **state)
     golden_close(&g);
 }
 
+/* Both latents, each with both texts: the results in that order. */
+static void forward_guided(const struct golden *g, const struct rows *r, bool pairs, float *out)
+{
+    struct image_unet *u;
+    struct err e = {0};
+    const size_t cells = (size_t)H * W, in = cells * (size_t)g->info->in_channels;
+    const size_t floats = cells * (size_t)g->info->latent_channels;
+    const struct image_unet_want want = {4, H, W, false, IMAGE_WHOLE, -1, pairs};
+    must(image_unet_open_want(&u, g->m, &want, &e), &e);
+    for (int i = 0; i < 4; i++) {
+        const int place = image_unet_row(u, i), latent = i / 2, text = i % 2;
+        u->rows[place] = r->row[latent];
+        u->rows[place].kv = r->row[text].kv;
+        u->rows[place].n_tokens = r->row[text].n_tokens;
+        memcpy(u->x + (size_t)place * in, r->x + (size_t)latent * in, in * sizeof(float));
+    }
+    run(&u->unit, true);
+    for (int i = 0; i < 4; i++)
+        memcpy(out + (size_t)i * floats, u->out + (size_t)image_unet_row(u, i) * floats,
+               floats * sizeof(float));
+    image_close(&u->unit);
+}
+
+static void unet_bits_of_pairs_are_those_of_their_rows(void **state)
+{
+    struct golden g;
+    struct rows r;
+    golden_open(&g, *state, 0);
+    rows_open(&r, &g);
+    const size_t n = 4 * (size_t)H * W * (size_t)g.info->latent_channels;
+    float *each = malloc(n * sizeof(float)), *pairs = malloc(n * sizeof(float));
+    forward_guided(&g, &r, false, each);
+    forward_guided(&g, &r, true, pairs);
+    assert_memory_equal(pairs, each, n * sizeof(float));
+    assert_memory_not_equal(pairs, pairs + n / 4, n / 4 * sizeof(float));
+    struct image_unet *u;
+    struct err e = {0};
+    const struct image_unet_want odd = {3, H, W, false, IMAGE_WHOLE, -1, true};
+    assert_int_equal(image_unet_open_want(&u, g.m, &odd, &e), ERR_INVALID);
+    free(each);
+    free(pairs);
+    rows_close(&r, &g);
+    golden_close(&g);
+}
+
 static float *vae_run(const struct golden *g, enum image_vae_kind kind, const char *input, int h,
                       int w)
 {
@@ -496,6 +541,8 @@ int main(void)
         {"vae_matches_diffusers refiner", vae_matches_diffusers, NULL, NULL, "single_refiner"},
         {"unet_matches_diffusers upscaler", unet_matches_diffusers, NULL, NULL, "upscaler"},
         {"vae_matches_diffusers upscaler", vae_matches_diffusers, NULL, NULL, "upscaler"},
+        {"unet_bits_of_pairs sd15", unet_bits_of_pairs_are_those_of_their_rows, NULL, NULL, "sd15"},
+        {"unet_bits_of_pairs sd21", unet_bits_of_pairs_are_those_of_their_rows, NULL, NULL, "sd21"},
         {"unet_bits upscaler", unet_bits_do_not_depend_on_the_batch, NULL, NULL, "upscaler"},
         {"unet_refuses_wrong_sizes", unet_refuses_wrong_sizes, NULL, NULL, "sd15"},
         cmocka_unit_test(preview_matches_diffusers),

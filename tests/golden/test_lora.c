@@ -190,6 +190,25 @@ static void near(const char *what, const float *ours, const float *ref, size_t n
     golden_near(golden_activations(), what, ours, ref, n, bound);
 }
 
+/* A plain picture and one with adapters in pairs of rows: the bits of rows 0 and 1 of `three`, of n floats each. */
+static void check_pairs(const struct diffusion *d, const struct image_unet *three, size_t n)
+{
+    struct image_unet *u;
+    struct err e = {0};
+    const struct image_unet_want want = {4, SIDE, SIDE, false, IMAGE_WHOLE, -1, true};
+    must(image_unet_open_want(&u, d->model, &want, &e), &e);
+    for (int i = 0; i < 4; i++) {
+        const size_t place = (size_t)image_unet_row(u, i);
+        u->rows[place] = three->rows[i / 2];
+        memcpy(u->x + place * n, three->x, n * sizeof(float));
+    }
+    run(&u->unit);
+    for (int i = 0; i < 4; i++)
+        assert_memory_equal(u->out + (size_t)image_unet_row(u, i) * n,
+                            three->out + (size_t)(i / 2) * n, n * sizeof(float));
+    image_close(&u->unit);
+}
+
 /* The prompt of the script through text encoders and UNet with one LoRA; returns where the values end. */
 static const float *check_tensors(struct backend *be, const char *model, const char *lora,
                                   float scale, const float *ref)
@@ -245,6 +264,8 @@ static const float *check_tensors(struct backend *be, const char *model, const c
     near("unet", u->out + n, ref + n_hidden, n);
     assert_memory_equal(u->out, u->out + 2 * n, n * sizeof(float));
     assert_memory_not_equal(u->out, u->out + n, n * sizeof(float));
+    if (d->info->has_pairs)
+        check_pairs(d, u, n);
 
     image_close(&u->unit);
     image_kv_free(d->model, kv->kv);
