@@ -62,7 +62,7 @@ EMU_CU   = -fsanitize=alignment -fsanitize-undefined-trap-on-error $(SAN)
 EMU_RT   := $(patsubst %.cpp,$(B)/cuda-emu/%.o,$(wildcard tests/cuemu/*.cpp))
 EMU_TEST := $(patsubst %.c,$(B)/cuda-emu/%,$(wildcard tests/cuda/test_*.c))
 DEVICE_GOLDEN := $(addprefix tests/golden/test_,llama diffusion blip bert control lora pipeline safety upscaler)
-EMU_QUICK := $(addprefix $(B)/cuda-emu/tests/golden/test_,blip bert safety control llama upscaler) # in make test too
+EMU_QUICK := $(addprefix $(B)/cuda-emu/tests/golden/test_,blip bert safety control diffusion llama upscaler) # in make test too
 EMU_GOLDEN := $(addprefix $(B)/cuda-emu/,$(DEVICE_GOLDEN))
 EMU_OBJ  := $(CUDA_C:%.c=$(B)/cuda-emu/%.o) $(CUDA_CU:%.cu=$(B)/cuda-emu/%.o) \
             $(EMU_RT)

@@ -559,13 +559,9 @@ static void check_meeting(const fiber *last)
     }
 }
 
-/* fn for the lanes of the mask, all of which have arrived. */
-static void meet(warp *w, cuemu_warp_fn *fn, unsigned mask)
+/* fn for the lanes of a mask that has not all. */
+__attribute__((noinline)) static void meet_some(const warp *w, cuemu_warp_fn *fn, unsigned mask)
 {
-    if (mask == 0xffffffffu) {
-        fn(w->mine, mask);
-        return;
-    }
     void *lanes[LANES] = {};
     for (unsigned m = mask; m; m &= m - 1)
         lanes[__builtin_ctz(m)] = w->mine[__builtin_ctz(m)];
@@ -601,8 +597,10 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
         if (w->mixed)
             check_meeting(f);
         counts->warp_ops++;
-        if (fn)
-            meet(w, fn, mask);
+        if (fn && mask == 0xffffffffu)
+            fn(w->mine, mask);
+        else if (fn)
+            meet_some(w, fn, mask);
         w->arrived &= ~mask;
         make_ready(w, mask & ~bit);
     }
