@@ -1,6 +1,17 @@
 /* Blocks come in order: a text, if there is one, ends before the first call begins. */
 #include "api/answer.h"
 
+#include <stdio.h>
+
+#include "base/rng.h"
+
+const char *answer_id(char out[ANSWER_ID_MAX], const char *prefix)
+{
+    snprintf(out, ANSWER_ID_MAX, "%.8s_%016llx%016llx", prefix,
+             (unsigned long long)rng_seed_random(), (unsigned long long)rng_seed_random());
+    return out;
+}
+
 int answer_open(struct answer *a, const struct render_options *o, size_t max, struct err *e)
 {
     *a = (struct answer){.finish = FINISH_NONE};
@@ -40,7 +51,7 @@ int answer_calls(const struct answer *a)
 
 bool answer_speaks(const struct answer *a)
 {
-    return a->text.len > 0 || answer_calls(a) == 0;
+    return a->text.len > 0 || a->told != ANSWER_SILENT || answer_calls(a) == 0;
 }
 
 size_t answer_bytes(const struct answer *a)
@@ -115,4 +126,10 @@ void answer_tell(struct answer *a, const struct answer_sink *sink, void *ctx, st
     if (a->finish != FINISH_NONE)
         end_text(a, sink, ctx, out);
     tell_calls(a, sink, ctx, out);
+}
+
+void answer_forget(struct answer *a)
+{
+    buf_drop(&a->text, a->n_text_told);
+    a->n_text_told = 0;
 }

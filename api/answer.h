@@ -6,6 +6,10 @@
 #include "api/render.h"
 #include "api/tool_parse.h"
 
+enum { ANSWER_ID_MAX = 48 };
+/* A fresh id: the prefix, "_" and 32 hexadecimal digits.  Returns out. */
+const char *answer_id(char out[ANSWER_ID_MAX], const char *prefix);
+
 struct answer {
     struct buf text;
     struct tool_parse *calls; /* NULL: there can be none */
@@ -36,6 +40,8 @@ void answer_close(struct answer *a);
 void answer_take(struct answer *a, const struct event *ev);
 /* Tells what is new; when the answer has ended, all ends. */
 void answer_tell(struct answer *a, const struct answer_sink *sink, void *ctx, struct buf *out);
+/* What was told of the text is not asked for again: a stream may be as long as it likes. */
+void answer_forget(struct answer *a);
 /* Its text is a block: there is some, or there is nothing else. */
 bool answer_speaks(const struct answer *a);
 int answer_calls(const struct answer *a);

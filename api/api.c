@@ -7,6 +7,7 @@
 
 #include "api/call.h"
 #include "api/image_cache.h"
+#include "api/messages_out.h"
 #include "api/responses_store.h"
 #include "api/sdapi.h"
 #include "api/template.h"
@@ -229,7 +230,10 @@ void api_fail(struct api_call *c, const struct err *err)
     c->content_type = "application/json";
     c->retry_after_s = status == 429 ? RETRY_BUSY_S : status == 503 ? RETRY_LATER_S : 0;
     buf_clear(&c->out);
-    api_error_body(&c->out, status, &p->err);
+    if (p->anthropic)
+        messages_out_error(&c->out, status, &p->err);
+    else
+        api_error_body(&c->out, status, &p->err);
     if (p->sdapi) { /* where clients of FastAPI look */
         struct json_writer w = {.out = &c->out, .comma = true};
         c->out.len--;
@@ -289,6 +293,7 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
     ro->model = m->card->id;
     ro->fingerprint = a->fingerprint;
     ro->created = clock_unix_s();
+    ro->prompt_tokens = c->prompt_tokens;
     ro->max_bytes = a->o.max_answer_bytes;
     ro->piece = piece_of;
     ro->piece_ctx = m->card->tokenizer;
@@ -367,6 +372,7 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_CHAT:
     case API_COMPLETIONS:
     case API_RESPONSES:
+    case API_MESSAGES:
     case API_CAPTIONS:
         c->job = job_new(api_arena_bytes(a));
         if (c->job == NULL)
@@ -374,6 +380,7 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
         else
             err = rq->route->id == API_CHAT        ? chat_begin(c, body, e)
                   : rq->route->id == API_RESPONSES ? responses_begin(c, body, e)
+                  : rq->route->id == API_MESSAGES  ? messages_begin(c, body, e)
                   : rq->route->id == API_CAPTIONS  ? captions_begin(c, body, e)
                                                    : completions_begin(c, body, e);
         break;
@@ -405,6 +412,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
         break;
     case API_ADAPTER_UNLOAD:
         err = adapters_unload_begin(c, body, e);
+        break;
+    case API_MESSAGES_COUNT:
+        err = messages_count(c, body, e);
         break;
     case API_RESPONSES_COUNT:
         err = responses_count(c, body, e);
@@ -491,6 +501,7 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     c->priv->may_wait = rq->may_wait;
     c->priv->gone = rq->gone;
     c->priv->sdapi = strncmp(rq->route->path, "/sdapi/", 7) == 0;
+    c->priv->anthropic = rq->route->id == API_MESSAGES || rq->route->id == API_MESSAGES_COUNT;
     c->priv->request_id = xstrdup(rq->request_id != NULL ? rq->request_id : "");
     int err = begin(c, rq, &e);
     if (err == 0 && c->out.failed) {

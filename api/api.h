@@ -68,6 +68,8 @@ enum api_handler_id {
     API_SERVER, /* answered by server/ itself: health, metrics ... */
     API_CHAT,
     API_COMPLETIONS,
+    API_MESSAGES,
+    API_MESSAGES_COUNT,
     API_RESPONSES,
     API_RESPONSES_COUNT,
     API_RESPONSE,

@@ -51,7 +51,7 @@ struct api_call_private {
     bool at_work, ended;            /* a worker has it; api_end was called meanwhile */
     int owner;
     struct sdapi_call *sd; /* calls of /sdapi/v1, else NULL */
-    bool sdapi;            /* errors are told as there too */
+    bool sdapi, anthropic; /* errors are told as there too */
     enum safety_action safety;
     bool
         may_wait; /* for pictures that have to be fetched; until when, and whether they are still wanted */
@@ -104,6 +104,8 @@ int captions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int captions_chat(struct api_call *c, const struct cJSON *body, struct err *e);
 bool captions_is_chat(const struct api *a, const struct cJSON *body);
 int completions_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int messages_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int messages_count(struct api_call *c, const struct cJSON *body, struct err *e);
 int responses_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int responses_count(struct api_call *c, const struct cJSON *body, struct err *e);
 int responses_get(struct api_call *c, const char *path, struct err *e);
@@ -144,6 +146,9 @@ int chat_prompt(const struct api *a, const struct api_model *m, const struct cJS
  * none.  ERR_TOOBIG beyond max_ids. */
 int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_ids, int32_t **ids,
                 size_t *n_ids, struct err *e);
+/* The tokens of the prompt of body; SIZE_MAX when it has more than a prompt may. */
+int chat_count(const struct api *a, const struct api_model *m, const struct cJSON *body, size_t *n,
+               struct err *e);
 /* The answer when a prompt does not fit; n_prompt 0: more than can be told. */
 int api_context_error(const struct model_card *card, size_t n_prompt, const char *param,
                       struct err *e);

@@ -348,6 +348,22 @@ int chat_tokens(const struct api_model *m, const struct buf *text, size_t max_id
     return 0;
 }
 
+int chat_count(const struct api *a, const struct api_model *m, const struct cJSON *body, size_t *n,
+               struct err *e)
+{
+    struct buf text;
+    int32_t *ids = NULL;
+    buf_init(&text, 4 * a->o.max_body_bytes + (1 << 20));
+    int err = chat_prompt(a, m, body, &text, e);
+    if (err == 0)
+        err = chat_tokens(m, &text, api_max_ids(m->card), &ids, n, e);
+    if (err == ERR_TOOBIG)
+        *n = SIZE_MAX;
+    free(ids);
+    buf_free(&text);
+    return err == ERR_TOOBIG ? 0 : err;
+}
+
 /* The one prompt of the job; its ids move to the job's arena. */
 static int set_prompt(struct api_call *c, const struct api_model *m, const struct cJSON *body,
                       struct tools *tools, enum think_start *think, struct err *e)

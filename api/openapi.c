@@ -149,6 +149,9 @@ static const char *schema_of(enum api_handler_id id)
         return "ChatRequest";
     case API_COMPLETIONS:
         return "CompletionRequest";
+    case API_MESSAGES:
+    case API_MESSAGES_COUNT:
+        return "MessageRequest";
     case API_RESPONSES:
     case API_RESPONSES_COUNT:
         return "ResponseRequest";
@@ -328,6 +331,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     json_open(&w, "schemas", '{');
     put_schema(&w, "ChatRequest", PARAM_CHAT, "messages", a);
     put_schema(&w, "CompletionRequest", PARAM_COMPLETIONS, "prompt", a);
+    put_schema(&w, "MessageRequest", PARAM_MESSAGES, "messages", a);
     put_schema(&w, "ResponseRequest", PARAM_RESPONSES, NULL, a);
     put_schema(&w, "CaptionRequest", PARAM_CAPTIONS, "image", a);
     put_schema(&w, "ApplyTemplateRequest", PARAM_CHAT, "messages", a);

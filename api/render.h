@@ -25,6 +25,7 @@ struct render_options {
     int n_choices;                   /* prompts * n */
     const char *model, *fingerprint; /* borrowed */
     int64_t created;
+    int prompt_tokens;               /* of all prompts */
     size_t max_bytes;                /* of what is collected for a whole answer */
     const struct tool_format *tools; /* how functions are called; NULL: none are */
     enum think_start think;          /* whether thoughts are told apart */

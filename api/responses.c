@@ -145,23 +145,6 @@ static int make_chat(const struct api *a, struct request *r, int skip, struct er
     return err == 0 ? parse(a, buf_str(&r->chat_text), r->chat_text.len, &r->chat, e) : err;
 }
 
-static int count_tokens(const struct api_call *c, const struct api_model *m,
-                        const struct request *r, size_t *n, struct err *e)
-{
-    const struct api *a = c->priv->api;
-    struct buf text;
-    int32_t *ids = NULL;
-    buf_init(&text, 4 * r->chat_text.len + 4 * a->o.max_body_bytes);
-    int err = chat_prompt(a, m, r->chat, &text, e);
-    if (err == 0)
-        err = chat_tokens(m, &text, api_max_ids(m->card), &ids, n, e);
-    if (err == ERR_TOOBIG)
-        *n = SIZE_MAX;
-    free(ids);
-    buf_free(&text);
-    return err == ERR_TOOBIG ? 0 : err;
-}
-
 static bool fits(const struct api_call *c, const struct api_model *m, struct request *r, int skip,
                  int *err, struct err *e)
 {
@@ -170,7 +153,7 @@ static bool fits(const struct api_call *c, const struct api_model *m, struct req
     size_t n = 0;
     *err = make_chat(c->priv->api, r, responses_input_cut(r->items, skip), e);
     if (*err == 0)
-        *err = count_tokens(c, m, r, &n, e);
+        *err = chat_count(c->priv->api, m, r->chat, &n, e);
     return *err != 0 || n <= (size_t)(n_ctx - room);
 }
 
@@ -250,7 +233,7 @@ int responses_count(struct api_call *c, const struct cJSON *body, struct err *e)
     if (err == 0)
         err = api_find_model(c, r.chat, MODEL_TEXT, &m, e);
     if (err == 0)
-        err = count_tokens(c, m, &r, &n, e);
+        err = chat_count(c->priv->api, m, r.chat, &n, e);
     if (err == 0 && n == SIZE_MAX)
         err = api_context_error(m->card, 0, "input", e);
     request_blame(&r, err, e);
@@ -267,13 +250,13 @@ int responses_count(struct api_call *c, const struct cJSON *body, struct err *e)
 }
 
 /* The id of /v1/responses/{id}, and what follows it. */
-static const char *id_of(const char *path, char id[RESPONSE_ID_MAX])
+static const char *id_of(const char *path, char id[ANSWER_ID_MAX])
 {
     const char *at = strstr(path, "/responses/");
     at = at != NULL ? at + strlen("/responses/") : "";
     size_t n = strcspn(at, "/");
     const char *rest = at + n;
-    n = n < RESPONSE_ID_MAX ? n : RESPONSE_ID_MAX - 1;
+    n = n < ANSWER_ID_MAX ? n : ANSWER_ID_MAX - 1;
     memcpy(id, at, n);
     id[n] = '\0';
     return strspn(rest, "/") == strlen(rest) ? "" : rest;
@@ -321,7 +304,7 @@ static int get_input(struct api_call *c, const char *id, struct err *e)
 
 int responses_get(struct api_call *c, const char *path, struct err *e)
 {
-    char id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX];
     const char *rest = id_of(path, id);
     struct api *a = c->priv->api;
     if (strncmp(rest, "/input_items", 12) == 0 && strspn(rest + 12, "/") == strlen(rest + 12))
@@ -335,7 +318,7 @@ int responses_get(struct api_call *c, const char *path, struct err *e)
 
 int responses_delete(struct api_call *c, const char *path, struct err *e)
 {
-    char id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX];
     const char *rest = id_of(path, id);
     if (rest[0] != '\0' || !responses_store_delete(c->priv->api->responses, c->priv->owner, id))
         return not_found(id, e);

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/answer.h"
 #include "api/params.h"
-#include "api/responses_store.h"
 #include "base/json.h"
 
 static bool is(const struct cJSON *v, const char *key, const char *word)
@@ -103,9 +103,9 @@ static void open_item(struct json_writer *w, const struct cJSON *item, const cha
                       const char *prefix)
 {
     const char *id = json_str(json_get(item, "id"));
-    char fresh[RESPONSE_ID_MAX];
+    char fresh[ANSWER_ID_MAX];
     json_open(w, NULL, '{');
-    json_put_str(w, "id", id != NULL ? id : responses_store_id(fresh, prefix));
+    json_put_str(w, "id", id != NULL ? id : answer_id(fresh, prefix));
     json_put_str(w, "type", type);
     json_put_str(w, "status", "completed");
 }

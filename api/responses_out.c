@@ -16,7 +16,7 @@ enum {
 };
 
 struct responses_out {
-    char id[RESPONSE_ID_MAX], message_id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX], message_id[ANSWER_ID_MAX];
     struct responses_store *store;
     int owner;
     struct buf echo;  /* members of the object that repeat the request */
@@ -89,8 +89,8 @@ struct responses_out *responses_out_open(const struct responses_out_options *o)
     struct responses_out *r = mem_try(1, sizeof *r);
     if (r == NULL)
         return NULL;
-    responses_store_id(r->id, "resp");
-    responses_store_id(r->message_id, "msg");
+    answer_id(r->id, "resp");
+    answer_id(r->message_id, "msg");
     r->store = o->store;
     r->owner = o->owner;
     r->items = *o->items;
@@ -168,15 +168,15 @@ static void put_message(const struct responses_out *r, struct json_writer *w, co
     json_close(w, '}');
 }
 
-static void call_item_id(const struct tool_call *c, char out[RESPONSE_ID_MAX])
+static void call_item_id(const struct tool_call *c, char out[ANSWER_ID_MAX])
 {
     const size_t skip = strncmp(c->id, "call_", 5) == 0 ? 5 : 0;
-    snprintf(out, RESPONSE_ID_MAX, "fc_%.40s", c->id + skip);
+    snprintf(out, ANSWER_ID_MAX, "fc_%.40s", c->id + skip);
 }
 
 static void put_call(struct json_writer *w, const char *key, const struct tool_call *c, bool begun)
 {
-    char id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX];
     call_item_id(c, id);
     json_open(w, key, '{');
     json_put_str(w, "id", id);
@@ -353,7 +353,7 @@ static void text_ends(void *ctx, struct buf *out)
 static void open_call_event(struct responses_out *r, const char *type, const struct tool_call *c,
                             int index, struct json_writer *w, struct buf *out)
 {
-    char id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX];
     call_item_id(c, id);
     open_event(r, type, w, out);
     json_put_str(w, "item_id", id);

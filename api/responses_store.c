@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/answer.h"
 #include "base/arena.h"
 #include "base/clock.h"
-#include "base/rng.h"
 
 struct entry {
-    char id[RESPONSE_ID_MAX];
+    char id[ANSWER_ID_MAX];
     int owner;
     int64_t put_us;
     char *text; /* body, then items */
@@ -25,13 +25,6 @@ struct responses_store {
     int64_t ttl_us;
     struct entry *list; /* [n] of max */
 };
-
-const char *responses_store_id(char out[RESPONSE_ID_MAX], const char *prefix)
-{
-    snprintf(out, RESPONSE_ID_MAX, "%.8s_%016llx%016llx", prefix,
-             (unsigned long long)rng_seed_random(), (unsigned long long)rng_seed_random());
-    return out;
-}
 
 struct responses_store *responses_store_open(int max, size_t max_bytes, int64_t ttl_us)
 {

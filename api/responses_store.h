@@ -10,10 +10,6 @@
 
 #include "base/buf.h"
 
-enum { RESPONSE_ID_MAX = 48 };
-/* A fresh id: the prefix, "_" and 32 hexadecimal digits.  Returns out. */
-const char *responses_store_id(char out[RESPONSE_ID_MAX], const char *prefix);
-
 struct responses_store;
 /* max 0: keeps nothing. */
 struct responses_store *responses_store_open(int max, size_t max_bytes, int64_t ttl_us);
