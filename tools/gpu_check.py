@@ -2,8 +2,8 @@
 """Everything that a machine with an NVIDIA GPU should run, in one command and under ten minutes.
 
 kcheck on the device, every family's golden tests, the server's answers against the CPU's, with CUDA graphs and without,
-alone and under load, a model on two devices where there are two, compute-sanitizer where it is installed, then
-timings.  What takes a file that is not there is skipped, and said.
+alone and under load, a model on two devices where there are two, timings, then compute-sanitizer where it is
+installed.  Each step says PASS, FAIL or SKIP, whatever the others do; the exit status is 1 where one failed.  What takes a file that is not there is skipped, and said.
 usage: gpu_check.py [--build build] [--device cuda:0] [--emulated]
 --emulated: the same script on tests/cuemu, with less of each step, so that no line of it is new to a GPU
 """
@@ -181,8 +181,8 @@ def main():
     check = Check(parser.parse_args())
     if not check.emulated:
         print("\n".join(gpus()) or "nvidia-smi lists no device", flush=True)
-    for part in (check.kernels, check.golden, check.server, check.several, check.sanitizers,
-                 check.timings):
+    for part in (check.kernels, check.golden, check.server, check.several, check.timings,
+                 check.sanitizers):  # the slowest comes last
         part()
     return check.summary()
 
