@@ -96,11 +96,12 @@ static vf pick(vi mask, vf a, vf b)
     return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
 
+#define EXP_LEAST (-87.0f)
 /* exp(x) for x <= 0, 0 below -87: Cody-Waite reduction by log 2 and the Taylor polynomial of degree
  * 6 on [-0.35, 0.35], relative error below 3e-7. */
 static vf exp_lanes(vf x)
 {
-    const vf low = {-87.0f, -87.0f, -87.0f, -87.0f};
+    const vf low = {EXP_LEAST, EXP_LEAST, EXP_LEAST, EXP_LEAST};
     vi live = x >= low;
     x = pick(live, x, low);
     vf scaled = x * 1.44269504f - 0.5f;
@@ -166,13 +167,18 @@ static float row_max(const struct sample *s)
     return m;
 }
 
-/* Weights and their sums for every token; returns the total. */
+/* After a scan: weights and their sums for every token; returns the total. */
 static double weigh(struct sample *s, const float *logits, float max, float inv_t)
 {
     float tmp[BLOCK];
     double total = 0;
     for (int b = 0; b < s->n_blocks; b++) {
         float *w = s->weights + (size_t)b * BLOCK;
+        if ((s->maxima[b] - max) * inv_t < EXP_LEAST) { /* as where a grammar allows few tokens */
+            memset(w, 0, BLOCK * sizeof *w);
+            s->sums[b] = 0;
+            continue;
+        }
         const float *x = block_at(s, logits, b, tmp, -INFINITY);
         vf sum = {0};
         for (int i = 0; i < BLOCK; i += LANES) {
@@ -561,9 +567,20 @@ static int pick_token(struct sample *s, const float *x, const struct sample_args
  * that it has among them. */
 static void keep_allowed(struct sample *s, float *x, const struct sample_args *a)
 {
+    const vi lanes = {1, 2, 4, 8};
+    const vf never = {-FLT_MAX, -FLT_MAX, -FLT_MAX, -FLT_MAX};
     grammar_vocab_mark(a->vocab, a->grammar, a->may_end, s->allowed);
-    for (int i = 0; i < s->n_vocab; i++)
-        x[i] = s->allowed[i / 32] >> i % 32 & 1 ? x[i] : -FLT_MAX;
+    for (int i = 0; i < s->n_vocab; i += 32) {
+        const uint32_t bits = s->allowed[i / 32];
+        int k = bits == UINT32_MAX ? i + 32 : i;
+        for (; k < i + 32 && k + LANES <= s->n_vocab; k += LANES) {
+            const int32_t four = (int32_t)(bits >> (k - i) & 15);
+            const vf v = pick(((vi){four, four, four, four} & lanes) != 0, load(x + k), never);
+            memcpy(x + k, &v, sizeof v);
+        }
+        for (; k < i + 32 && k < s->n_vocab; k++)
+            x[k] = bits >> (k - i) & 1 ? x[k] : -FLT_MAX;
+    }
     scan(s, x);
 }
 
