@@ -296,8 +296,9 @@ __device__ static inline void flash_span(const struct paged_job &j, const struct
         lo[h] = paged_first(j.a.window, pos) - start;
         hi[h] = pos + 1 - start;
     }
-    for (int i = lane; i < S::ring; i += CUDA_WARP) /* beyond head_dim */
-        ring[i] = __float2half_rn(0.0f);
+    if (j.a.kv.view.head_dim < dims)
+        for (int i = lane; i < S::ring; i += CUDA_WARP) /* zeros beyond it */
+            ring[i] = __float2half_rn(0.0f);
     __syncwarp();
     struct cuda_flash f = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     float acc[dims / 8][4] = {};
@@ -422,6 +423,7 @@ template <int dims, bool flash>
 __global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged_job j)
 {
     SHARED_DYN(float, memory);
+    cuda_grid_wait();
     const struct paged_task t = paged_task_of(j);
     const int hd = j.a.kv.view.head_dim, part = threadIdx.x % 8;
     const int first = j.max_chunks ? t.chunk0 + (int)blockIdx.z : t.chunk0;
@@ -473,6 +475,7 @@ __global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged
 template <int dims>
 __global__ void __launch_bounds__(KV_THREADS) paged_join_kernel(const struct paged_job j)
 {
+    cuda_grid_wait();
     const struct paged_task t = paged_task_of(j);
     const int part = threadIdx.x % 8;
     float m0 = -INFINITY, l0 = 0.0f, acc0[dims] = {};
@@ -514,13 +517,14 @@ template <int dims> static void paged_launch(const struct paged_job &j, cudaStre
     /* pages that do not stand at multiples of 16 bytes are read element by element */
     const uintptr_t at = (uintptr_t)v.base | (uintptr_t)(v.page_bytes | v.k_offset | v.v_offset);
     if (v.type == DTYPE_F16 && at % 16 == 0)
-        LAUNCH((paged_kernel<dims, true>), grid, KV_THREADS, flash_shape<8 * dims>::shared_bytes,
-               stream, j);
+        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, true>), grid, KV_THREADS,
+                     flash_shape<8 * dims>::shared_bytes, stream, j);
     else
-        LAUNCH((paged_kernel<dims, false>), grid, KV_THREADS, paged_shared_bytes(v.head_dim),
-               stream, j);
+        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, false>), grid, KV_THREADS,
+                     paged_shared_bytes(v.head_dim), stream, j);
     if (j.max_chunks)
-        LAUNCH((paged_join_kernel<dims>), dim3(grid.x, grid.y), KV_THREADS, 0, stream, j);
+        LAUNCH_EARLY(j.a.n_tasks, (paged_join_kernel<dims>), dim3(grid.x, grid.y), KV_THREADS, 0,
+                     stream, j);
 }
 
 void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream)

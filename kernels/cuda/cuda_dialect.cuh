@@ -3,6 +3,8 @@
  * Included only by kernels/cuda; launchers run on the thread of the backend.
  *
  *     LAUNCH((gemv<4>), grid, block, shared_bytes, stream, out, x, n);
+ *     LAUNCH_EARLY(rows, ...)               the same of a kernel with a cuda_grid_wait (cuda_ptx.cuh), early if
+ *                                           the rows are few
  *     SHARED(float, tile, [32][33]);        in a kernel: shared memory of fixed size
  *     SHARED_DYN(float, rows);              in a kernel: float *rows, the launch's shared_bytes
  *
@@ -20,10 +22,14 @@
 
 #define CUDA_WARP 32
 #define CUDA_ALL  0xffffffffu /* every lane of a warp */
+/* What so few rows take is not arithmetic but waiting: for memory, and for one kernel after another. */
+#define CUDA_FEW_ROWS 64
 
 /* clang-format off */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+    cuda_launch(#kernel, false, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define LAUNCH_EARLY(rows, kernel, grid, block, shared_bytes, stream, ...) \
+    cuda_launch(#kernel, (rows) <= CUDA_FEW_ROWS, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
 #ifdef __CUDACC__
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
@@ -43,7 +49,7 @@
 /* A launch, at once or held back (cuda_queue.h).  Its error stays with the runtime until the backend's next
  * sync asks. */
 template <class... P>
-static inline void cuda_launch_typed(void (*kernel)(P...), dim3 grid, dim3 block,
+static inline void cuda_launch_typed(bool early, void (*kernel)(P...), dim3 grid, dim3 block,
                                      size_t shared_bytes, cudaStream_t stream, P... args)
 {
     void *list[] = {(void *)&args...};
@@ -54,13 +60,14 @@ static inline void cuda_launch_typed(void (*kernel)(P...), dim3 grid, dim3 block
                                         shared_bytes,
                                         list,
                                         bytes,
-                                        (int)sizeof...(P)};
+                                        (int)sizeof...(P),
+                                        early};
     cuda_queue_launch(&k, stream);
 }
 
 template <class... P, class... A>
-static inline void cuda_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
-                               size_t shared_bytes, cudaStream_t stream, A... args)
+static inline void cuda_launch(const char *name, bool early, void (*kernel)(P...), dim3 grid,
+                               dim3 block, size_t shared_bytes, cudaStream_t stream, A... args)
 {
     static_assert(sizeof...(P) == sizeof...(A), "number of arguments");
 #ifdef __CUDACC__
@@ -68,7 +75,8 @@ static inline void cuda_launch(const char *name, void (*kernel)(P...), dim3 grid
 #else
     cuemu_know(name, kernel);
 #endif
-    cuda_launch_typed<P...>(kernel, grid, block, shared_bytes, stream, static_cast<P>(args)...);
+    cuda_launch_typed<P...>(early, kernel, grid, block, shared_bytes, stream,
+                            static_cast<P>(args)...);
 }
 
 /* v = F::of(v, the v of the lane whose number differs by x) for x = first, then half or twice of that until

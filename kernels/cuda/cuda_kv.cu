@@ -1,8 +1,10 @@
-/* Storing of keys and values into pages: a block a row, a warp a head. */
+/* Storing of keys and values into pages: a warp a head. */
+#include "kernels/cuda/cuda_ptx.cuh"
 #include "kernels/cuda/cuda_rope.cuh"
 
 #define KV_THREADS ROPE_THREADS
-#define KV_BLOCK   32 /* dimensions of a key that share a scale */
+#define KV_HEADS   (KV_THREADS / CUDA_WARP) /* at a time */
+#define KV_BLOCK   32                       /* dimensions of a key that share a scale */
 
 __device__ static inline int8_t kv_round(float x, float d)
 {
@@ -44,8 +46,9 @@ __device__ static inline void kv_store_q8(uint8_t *kp, uint8_t *vp, int slot, co
         reinterpret_cast<float *>(vp + KV_PAGE_TOKENS * hd)[slot] = scale;
 }
 
-/* A row by a block, a head by a warp. */
-__device__ static inline void kv_store_row(const struct cuda_kv &kv, const float *k, const float *v)
+/* Heads [begin, end) of a row by a block, a head by a warp. */
+__device__ static inline void kv_store_heads(const struct cuda_kv &kv, const float *k,
+                                             const float *v, int begin, int end)
 {
     const struct kv_view &view = kv.view;
     const int row = blockIdx.x, lane = threadIdx.x % CUDA_WARP, hd = view.head_dim;
@@ -53,7 +56,7 @@ __device__ static inline void kv_store_row(const struct cuda_kv &kv, const float
     const int page = kv.pages[kv.rows[row].first + pos / KV_PAGE_TOKENS];
     uint8_t *base = reinterpret_cast<uint8_t *>(view.base) + (size_t)page * view.page_bytes;
     const size_t head_bytes = cuda_kv_head_bytes(view.type, hd);
-    for (int h = threadIdx.x / CUDA_WARP; h < view.n_kv_heads; h += KV_THREADS / CUDA_WARP) {
+    for (int h = begin + threadIdx.x / CUDA_WARP; h < end; h += KV_HEADS) {
         uint8_t *kp = base + view.k_offset + h * head_bytes;
         uint8_t *vp = base + view.v_offset + h * head_bytes;
         const size_t from = ((size_t)row * view.n_kv_heads + h) * hd;
@@ -76,25 +79,31 @@ __device__ static inline void kv_store_row(const struct cuda_kv &kv, const float
 __global__ void __launch_bounds__(KV_THREADS, 4)
     kv_store_kernel(const struct cuda_kv kv, const float *k, const float *v)
 {
-    kv_store_row(kv, k, v);
+    kv_store_heads(kv, k, v, 0, kv.view.n_kv_heads);
 }
 
-/* The same, after q and k were turned in place. */
+/* The same, after q and k were turned in place: a block has some heads of a row, keys first. */
 __global__ void __launch_bounds__(KV_THREADS, 4)
     rope_store_kernel(const struct cuda_kv kv, const struct cuda_turn t, float *q, float *k,
-                      const float *v)
+                      const float *v, int block_heads)
 {
     SHARED(float, angle_cos, [ROPE_MAX]);
     SHARED(float, angle_sin, [ROPE_MAX]);
     const int hd = kv.view.head_dim, n_kv = kv.view.n_kv_heads, row = blockIdx.x;
+    const int begin = blockIdx.y * block_heads, all = n_kv + t.n_heads;
+    const int end = begin + block_heads < all ? begin + block_heads : all;
+    const int keys = end < n_kv ? end : n_kv, first_q = begin > n_kv ? begin : n_kv;
+    cuda_grid_wait();
     rope_angles(angle_cos, angle_sin, t.pos[row], t.freq, t.n_rot / 2, t.mscale);
     __syncthreads();
-    rope_heads(q + (size_t)row * t.n_heads * hd, angle_cos, angle_sin, t.n_heads, hd, t.n_rot / 2,
-               t.interleaved);
-    rope_heads(k + (size_t)row * n_kv * hd, angle_cos, angle_sin, n_kv, hd, t.n_rot / 2,
-               t.interleaved);
+    rope_heads(q + ((size_t)row * t.n_heads + first_q - n_kv) * hd, angle_cos, angle_sin,
+               end - first_q, hd, t.n_rot / 2, t.interleaved);
+    if (begin >= n_kv)
+        return; /* the whole block */
+    rope_heads(k + ((size_t)row * n_kv + begin) * hd, angle_cos, angle_sin, keys - begin, hd,
+               t.n_rot / 2, t.interleaved);
     __syncthreads(); /* keys are there */
-    kv_store_row(kv, k, v);
+    kv_store_heads(kv, k, v, begin, keys);
 }
 
 void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float *v, int rows,
@@ -107,6 +116,9 @@ void cuda_kv_store_launch(const struct cuda_kv *kv, const float *k, const float 
 void cuda_rope_store_launch(const struct cuda_kv *kv, const struct cuda_turn *t, float *q, float *k,
                             const float *v, int rows, cudaStream_t stream)
 {
+    const int heads = kv->view.n_kv_heads + t->n_heads;
+    const int block_heads = rows <= CUDA_FEW_ROWS ? KV_HEADS : heads;
     if (rows > 0)
-        LAUNCH(rope_store_kernel, rows, KV_THREADS, 0, stream, *kv, *t, q, k, v);
+        LAUNCH_EARLY(rows, rope_store_kernel, dim3(rows, (heads + block_heads - 1) / block_heads),
+                     KV_THREADS, 0, stream, *kv, *t, q, k, v, block_heads);
 }

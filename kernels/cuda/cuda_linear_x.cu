@@ -5,6 +5,8 @@
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_row.cuh"
 
+#define X_THREADS 1024 /* at most, of few rows without sums over them */
+
 /* Four elements, scaled, to their place in a record. */
 template <int parts, bool bf16>
 __device__ static inline void x_store(uint8_t *record, int at, float v[4], float sum)
@@ -25,12 +27,13 @@ __device__ static inline void x_store(uint8_t *record, int at, float v[4], float
 
 /* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
 template <int parts, bool bf16, int pre>
-__global__ void __launch_bounds__(ROW_THREADS)
+__global__ void __launch_bounds__(X_THREADS)
     linear_x_kernel(uint8_t *records, float *up, const struct cuda_array x, const struct cuda_pre p,
                     int n_in, int n_records)
 {
     SHARED(float, partial, [CUDA_WARP]);
     SHARED_DYN(float4, kept); /* [n_in / 4], not with LINEAR_AS_IS */
+    cuda_grid_wait();
     uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
     const bool wide = row_wide(x, n_in), scaled = !bf16 && x.type != DTYPE_F16;
     float down = 1.0f, scale = 1.0f, top = 0.0f;
@@ -53,8 +56,8 @@ __global__ void __launch_bounds__(ROW_THREADS)
         if (threadIdx.x % CUDA_WARP == 0)
             partial[threadIdx.x / CUDA_WARP] = top;
         __syncthreads();
-        for (unsigned i = 0; i < blockDim.x / CUDA_WARP; i++)
-            top = fmaxf(top, partial[i]);
+        const int at = threadIdx.x % CUDA_WARP, n_warps = blockDim.x / CUDA_WARP;
+        top = cuda_warp_max(at < n_warps ? partial[at] : 0.0f);
         cuda_scales_of(top, &down, &scale);
     }
     if (threadIdx.x == 0)
@@ -80,8 +83,10 @@ static void x_launch(uint8_t *records, float *up, const struct cuda_linear_call 
                      cudaStream_t stream)
 {
     const size_t kept = pre == LINEAR_AS_IS ? 0 : (size_t)(l->n_in + 3) / 4 * sizeof(float4);
-    LAUNCH((linear_x_kernel<parts, bf16, pre>), l->rows, row_threads(l->n_in), kept, stream,
-           records, up, l->x, l->pre, l->n_in, CUDA_RECORDS(l->n_in));
+    const bool sums = pre == LINEAR_RMSNORM || pre == LINEAR_LAYERNORM;
+    const int most = sums || l->rows > CUDA_FEW_ROWS ? ROW_THREADS : X_THREADS;
+    LAUNCH_EARLY(l->rows, (linear_x_kernel<parts, bf16, pre>), l->rows, row_threads(l->n_in, most),
+                 kept, stream, records, up, l->x, l->pre, l->n_in, CUDA_RECORDS(l->n_in));
 }
 
 template <int parts, bool bf16>

@@ -21,9 +21,11 @@ void cuda_norm_launch(struct cuda_array out, struct cuda_array x, enum linear_pr
                       const struct cuda_pre *p, int rows, int dim, cudaStream_t stream)
 {
     if (rows > 0 && kind == LINEAR_RMSNORM)
-        LAUNCH((norm_kernel<LINEAR_RMSNORM>), rows, row_threads(dim), 0, stream, out, x, *p, dim);
+        LAUNCH((norm_kernel<LINEAR_RMSNORM>), rows, row_threads(dim, ROW_THREADS), 0, stream, out,
+               x, *p, dim);
     else if (rows > 0 && kind == LINEAR_LAYERNORM)
-        LAUNCH((norm_kernel<LINEAR_LAYERNORM>), rows, row_threads(dim), 0, stream, out, x, *p, dim);
+        LAUNCH((norm_kernel<LINEAR_LAYERNORM>), rows, row_threads(dim, ROW_THREADS), 0, stream, out,
+               x, *p, dim);
 }
 
 /* ---- groupnorm ---- */

@@ -1,5 +1,6 @@
 /* All instructions that CUDA C++ has no words for, each a function with a twin for the emulation: tensor
- * core products, the loads that feed them, and copies that run beside the arithmetic.
+ * core products, the loads that feed them, copies that run beside the arithmetic, and waiting for the
+ * kernel before.
  * Thread: all lanes of a warp call the mma and ldmatrix together; the copies are each thread's own.
  *
  * mma.m16n8k16, lane = 4 * g + t:
@@ -62,6 +63,17 @@ __device__ static inline void cuda_copy16(void *shared, const void *global, int 
                  : "memory");
 }
 
+/* In a kernel of LAUNCH_EARLY, in every thread: what was launched before has ended, and its results are there.
+ * Before it, only what no kernel writes may be read (weights), and nothing written.  The next kernel may
+ * begin, as far as its own wait.  (Programmatic dependent launch; devices before sm_90 begin none early.) */
+__device__ static inline void cuda_grid_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* What was copied since the last commit is a group. */
 __device__ static inline void cuda_copy_commit()
 {
@@ -81,6 +93,11 @@ template <int n> __device__ static inline void cuda_copy_wait()
 #define cuda_mma_wait()              cuemu_mma_wait(__FILE__, __LINE__)
 #define cuda_ldmatrix4(r, row)       cuemu_ldmatrix(r, row, false, __FILE__, __LINE__)
 #define cuda_ldmatrix4_trans(r, row) cuemu_ldmatrix(r, row, true, __FILE__, __LINE__)
+
+static inline void cuda_grid_wait()
+{
+    cuemu_grid_wait();
+}
 
 static inline void cuda_copy16(void *shared, const void *global, int bytes)
 {

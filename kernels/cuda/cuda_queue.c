@@ -34,7 +34,7 @@ struct command {
     const void *from;
     uint64_t n;
     uint32_t arg_at[MAX_ARGS];
-    uint32_t copy_kind, unused;
+    uint32_t copy_kind, early;
 };
 
 struct list {
@@ -225,12 +225,27 @@ static cudaError_t allow_shared(const void *function, size_t bytes)
     return rc;
 }
 
-static cudaError_t launch(const void *function, const uint32_t grid[3], const uint32_t block[3],
-                          void **args, size_t shared_bytes, cudaStream_t stream)
+/* Whether the device runs code of the function that knows how to wait: made for sm_90 or newer. */
+static bool can_be_early(const void *function)
 {
-    const struct dim3 g = {grid[0], grid[1], grid[2]}, b = {block[0], block[1], block[2]};
-    const cudaError_t rc = allow_shared(function, shared_bytes);
-    return rc == cudaSuccess ? cudaLaunchKernel(function, g, b, args, shared_bytes, stream) : rc;
+    struct cudaFuncAttributes has;
+    return cudaFuncGetAttributes(&has, function) == cudaSuccess && has.ptxVersion >= 90;
+}
+
+static cudaError_t launch(const struct cuda_queue_kernel *k, cudaStream_t stream)
+{
+    const cudaError_t rc = allow_shared(k->function, k->shared_bytes);
+    if (rc != cudaSuccess)
+        return rc;
+    cudaLaunchAttribute early = {.id = cudaLaunchAttributeProgrammaticStreamSerialization,
+                                 .val.programmaticStreamSerializationAllowed = 1};
+    const cudaLaunchConfig_t config = {.gridDim = {k->grid[0], k->grid[1], k->grid[2]},
+                                       .blockDim = {k->block[0], k->block[1], k->block[2]},
+                                       .dynamicSmemBytes = k->shared_bytes,
+                                       .stream = stream,
+                                       .attrs = &early,
+                                       .numAttrs = k->early && can_be_early(k->function)};
+    return cudaLaunchKernelExC(&config, k->function, k->args);
 }
 
 void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream)
@@ -238,7 +253,7 @@ void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream)
     if (!holds_back(stream) || k->n_args > MAX_ARGS) {
         if (holds_back(stream))
             current->error = cuda_queue_flush(current, &current->what);
-        launch(k->function, k->grid, k->block, k->args, k->shared_bytes, stream);
+        launch(k, stream);
         return;
     }
     size_t bytes = 0;
@@ -250,6 +265,7 @@ void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream)
     memcpy(c->block, k->block, sizeof c->block);
     c->shared_bytes = (uint32_t)k->shared_bytes;
     c->n_args = (uint32_t)k->n_args;
+    c->early = k->early;
     size_t at = aligned(sizeof *c);
     for (int i = 0; i < k->n_args; i++) {
         memcpy((char *)c + at, k->args[i], k->arg_bytes[i]);
@@ -273,7 +289,13 @@ static cudaError_t issue_one(struct command *c, cudaStream_t stream)
     default:
         for (uint32_t i = 0; i < c->n_args; i++)
             args[i] = (char *)c + c->arg_at[i];
-        return launch(c->function, c->grid, c->block, args, c->shared_bytes, stream);
+        return launch(&(struct cuda_queue_kernel){.function = c->function,
+                                                  .grid = {c->grid[0], c->grid[1], c->grid[2]},
+                                                  .block = {c->block[0], c->block[1], c->block[2]},
+                                                  .shared_bytes = c->shared_bytes,
+                                                  .args = args,
+                                                  .early = c->early},
+                      stream);
     }
 }
 

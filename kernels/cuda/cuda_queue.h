@@ -54,6 +54,7 @@ struct cuda_queue_kernel {
     void **args;
     const size_t *arg_bytes;
     int n_args;
+    bool early; /* may begin while the kernel before it ends: it has a cuda_grid_wait */
 };
 void cuda_queue_launch(const struct cuda_queue_kernel *k, cudaStream_t stream);
 void cuda_queue_clear(void *to, size_t bytes, cudaStream_t stream);

@@ -7,13 +7,14 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_math.cuh"
 
-#define ROW_THREADS 256 /* at most */
+#define ROW_THREADS 256 /* at most, where something is summed over the row */
 
-/* Threads for rows of n elements: no warp without any. Which changes no bit, since the sums of such warps are 0. */
-static inline int row_threads(int n)
+/* Threads for rows of n elements, at most `most`: no warp without any. Which changes no bit, since the sums of such
+ * warps are 0. */
+static inline int row_threads(int n, int most)
 {
     const int threads = ((n + 3) / 4 + CUDA_WARP - 1) / CUDA_WARP * CUDA_WARP;
-    return threads < ROW_THREADS ? threads : ROW_THREADS;
+    return threads < most ? threads : most;
 }
 
 /* Rows of n elements may be read and written by fours. */

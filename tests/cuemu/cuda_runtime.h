@@ -88,6 +88,8 @@ void cuemu_sync_threads(const char *file, int line);
 int cuemu_sync_sum(int value, const char *file, int line);
 /* Computes the products that all lanes have noted. */
 void cuemu_mma_wait(const char *file, int line);
+/* Every thread of an early kernel, once. */
+void cuemu_grid_wait();
 /* ldmatrix.x4 as in cuda_ptx.cuh: row is where the lane's row of a matrix begins. */
 void cuemu_ldmatrix(uint32_t r[4], const void *row, bool transposed, const char *file, int line);
 /* Stops the kernel; the device is dead with the error. */
@@ -435,7 +437,7 @@ template <class... P> struct cuemu_kernel_of : cuemu_kernel {
         std::apply([&](P &...p) { ((*list++ = (void *)&p), ...); }, args);
     }
 };
-/* From a function's address to such an object: cudaLaunchKernel has addresses alone. */
+/* From a function's address to such an object: a launch has addresses alone. */
 typedef std::shared_ptr<cuemu_kernel> cuemu_make_fn(const void *function, void **args);
 void cuemu_known(const char *name, const void *function, cuemu_make_fn *make);
 

@@ -114,12 +114,27 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 
 struct cudaFuncAttributes {
     int maxDynamicSharedSizeBytes;
+    int ptxVersion; /* 90 */
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function);
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute what, int value);
-cudaError_t cudaLaunchKernel(const void *function, struct dim3 grid, struct dim3 block, void **args,
-                             size_t shared_bytes, cudaStream_t stream);
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+typedef struct {
+    enum cudaLaunchAttributeID id;
+    struct {
+        int programmaticStreamSerializationAllowed;
+    } val;
+} cudaLaunchAttribute;
+typedef struct {
+    struct dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    cudaLaunchAttribute *attrs;
+    unsigned numAttrs;
+} cudaLaunchConfig_t;
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *function,
+                                void **args);
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);

@@ -31,6 +31,7 @@ struct cuemu_grid {
     size_t shared_bytes;
     std::shared_ptr<cuemu_kernel> kernel;
     int device;
+    bool early; /* all its threads wait for what was launched before */
 };
 
 /* Work that n streams do together, when all of them have come to it. */

@@ -86,6 +86,7 @@ struct warp {
 fiber fibers[MAX_THREADS];
 warp warps[MAX_THREADS / LANES], *here; /* here: of the fiber that runs */
 unsigned warps_ready;                   /* a bit a warp that has ready lanes */
+uint64_t grid_waits;                    /* threads that waited for the kernel before */
 int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
 char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_begin, kernel_end;
 context scheduler;
@@ -501,6 +502,7 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
     counts->launches++;
     counts->blocks += n_blocks;
     counts->threads += (uint64_t)n_blocks * (uint64_t)n_threads;
+    grid_waits = 0;
     /* a walk over all blocks by a step that shares no factor with their number */
     volatile unsigned at = (unsigned)(cuemu_random() % n_blocks);
     unsigned step = (unsigned)(cuemu_random() % n_blocks) | 1;
@@ -529,8 +531,18 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
         cuemu_set_report("the stack of a thread overflowed");
         failure = cudaErrorLaunchFailure;
     }
+    if (failure == cudaSuccess && g->early &&
+        grid_waits != (uint64_t)n_blocks * (uint64_t)n_threads) {
+        cuemu_set_report("a thread of an early kernel ended without a cuda_grid_wait");
+        failure = cudaErrorLaunchFailure;
+    }
     acquire(&kernel_end);
     return failure;
+}
+
+void cuemu_grid_wait()
+{
+    grid_waits++;
 }
 
 void cuemu_trap(cudaError_t error, const char *format, ...)

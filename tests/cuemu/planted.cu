@@ -119,6 +119,13 @@ __global__ void product(float *c, const float *in, int swapped, bool forgotten)
         c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
 
+__global__ void copy_early(float *out, const float *in, unsigned waiting)
+{
+    if (threadIdx.x < waiting)
+        cuda_grid_wait();
+    out[threadIdx.x] = in[threadIdx.x];
+}
+
 static float *device;
 static float host[4 * N];
 static int passed, failed;
@@ -220,6 +227,11 @@ static const struct plant plants[] = {
     {"an mma without a wait",
      [](bool bug) { LAUNCH(product, 1, 32, 0, 0, device, device + 4 * N, 0, bug); }, N, product_of,
      cudaErrorLaunchFailure, "mma without a cuda_mma_wait"},
+    {"an early kernel that does not wait",
+     [](bool bug) {
+         LAUNCH_EARLY(1, copy_early, 1, N, 0, 0, device, device + 4 * N, bug ? 32u : (unsigned)N);
+     },
+     N, [](int i) { return (float)i; }, cudaErrorLaunchFailure, "without a cuda_grid_wait"},
     {"dynamic shared memory out of bounds",
      [](bool bug) { LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + (bug ? 8 : 0)); }, 0,
      nullptr, cudaErrorIllegalAddress, "outside of any allocation"},

@@ -633,6 +633,7 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *func
     if (known == kernels.end())
         return cuemu_failed(cudaErrorInvalidValue);
     a->maxDynamicSharedSizeBytes = known->second.shared_max;
+    a->ptxVersion = 90;
     return cudaSuccess;
 }
 
@@ -646,10 +647,17 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute, i
     return cudaSuccess;
 }
 
-cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **args,
-                             size_t shared_bytes, cudaStream_t stream)
+#undef gridDim /* kernels' words, here members' */
+#undef blockDim
+/* A kernel that may begin early begins as late as any other; but fiber.cpp sees whether it waits. */
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *function, void **args)
 {
     guard g(cuemu_lock);
+    const dim3 grid = config->gridDim, block = config->blockDim;
+    const size_t shared_bytes = config->dynamicSmemBytes;
+    const cudaStream_t stream = config->stream;
+    const bool early =
+        config->numAttrs > 0 && config->attrs->val.programmaticStreamSerializationAllowed;
     auto known = kernels.find(function);
     if (known == kernels.end())
         return cuemu_failed(cudaErrorInvalidValue);
@@ -673,7 +681,8 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void *
     }
     work w = {};
     w.kind = work::KERNEL;
-    w.grid = {name, grid, block, shared_bytes, known->second.make(function, args), cuemu_device};
+    w.grid = {name,         grid, block, shared_bytes, known->second.make(function, args),
+              cuemu_device, early};
     return enqueue(stream, std::move(w));
 }
 

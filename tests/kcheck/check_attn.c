@@ -439,36 +439,38 @@ static void check_store_q8(struct kcheck *kc)
 }
 
 /* rope_store gives the bits of rope, rope and kv_store. */
-static void check_rope_store(struct kcheck *kc, enum dtype type, int hd, int n_rot,
+static void check_rope_store(struct kcheck *kc, enum dtype type, int n_rows, int hd, int n_rot,
                              bool interleaved)
 {
-    enum { ROWS = 19, HEADS = 15, KV = 5, PAGES = 2 };
+    enum { HEADS = 15, KV = 5, PAGES = 5, MOST = 70 };
     struct backend *be = kcheck_backend(kc, 3);
     const size_t half = be->kv_bytes(type, KV, hd), bytes = PAGES * 2 * half;
-    int32_t ids[PAGES] = {1, 0}, *pos = kcheck_in_bytes(kc, sizeof(int32_t) * ROWS, 4);
-    float *freq = kcheck_in(kc, n_rot / 2), *q[2], *k[2], *v = kcheck_in(kc, ROWS * KV * hd);
+    int32_t ids[PAGES] = {1, 0, 4, 2, 3},
+            *pos = kcheck_in_bytes(kc, sizeof(int32_t) * (size_t)n_rows, 4);
+    float *freq = kcheck_in(kc, n_rot / 2), *q[2], *k[2], *v = kcheck_in(kc, n_rows * KV * hd);
     char *pages[2];
-    struct kv_row rows[ROWS];
-    kcheck_fill(kc, v, ROWS * KV * hd, 1.0f);
+    struct kv_row rows[MOST];
+    kcheck_fill(kc, v, n_rows * KV * hd, 1.0f);
     for (int i = 0; i < n_rot / 2; i++)
         freq[i] = powf(10000, -2.0f * (float)i / (float)n_rot);
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < n_rows; r++) {
         rows[r] = (struct kv_row){ids, r + 5};
         pos[r] = 1000 + 7 * r;
     }
     for (int i = 0; i < 2; i++) {
         pages[i] = kcheck_out_bytes(kc, bytes, 64);
         memset(pages[i], 0, bytes);
-        q[i] = kcheck_out(kc, ROWS * HEADS * hd);
-        k[i] = kcheck_out(kc, ROWS * KV * hd);
-        kcheck_fill(kc, q[i], ROWS * HEADS * hd, 1.0f);
-        kcheck_fill(kc, k[i], ROWS * KV * hd, 1.0f);
+        q[i] = kcheck_out(kc, n_rows * HEADS * hd);
+        k[i] = kcheck_out(kc, n_rows * KV * hd);
+        kcheck_fill(kc, q[i], n_rows * HEADS * hd, 1.0f);
+        kcheck_fill(kc, k[i], n_rows * KV * hd, 1.0f);
     }
-    memcpy(q[1], q[0], sizeof(float) * (size_t)(ROWS * HEADS * hd));
-    memcpy(k[1], k[0], sizeof(float) * (size_t)(ROWS * KV * hd));
+    memcpy(q[1], q[0], sizeof(float) * (size_t)(n_rows * HEADS * hd));
+    memcpy(k[1], k[0], sizeof(float) * (size_t)(n_rows * KV * hd));
     for (int i = 0; i < 2; i++) {
-        struct tensor tq = kcheck_tensor(q[i], ROWS, HEADS * hd);
-        struct tensor tk = kcheck_tensor(k[i], ROWS, KV * hd), tv = kcheck_tensor(v, ROWS, KV * hd);
+        struct tensor tq = kcheck_tensor(q[i], n_rows, HEADS * hd);
+        struct tensor tk = kcheck_tensor(k[i], n_rows, KV * hd),
+                      tv = kcheck_tensor(v, n_rows, KV * hd);
         const struct kv_view kv = {pages[i], 2 * half, 0, half, KV, hd, type};
         struct op_rope turn = {&tq, pos, freq, hd, n_rot, 1.25f, interleaved};
         if (i == 0) {
@@ -481,8 +483,8 @@ static void check_rope_store(struct kcheck *kc, enum dtype type, int hd, int n_r
         be->ops->rope(be, &turn);
         OP(be, kv_store, .kv = kv, .k = &tk, .v = &tv, .rows = rows);
     }
-    kcheck_same(kc, q[1], q[0], sizeof(float) * (size_t)(ROWS * HEADS * hd), "turned queries");
-    kcheck_same(kc, k[1], k[0], sizeof(float) * (size_t)(ROWS * KV * hd), "turned keys");
+    kcheck_same(kc, q[1], q[0], sizeof(float) * (size_t)(n_rows * HEADS * hd), "turned queries");
+    kcheck_same(kc, k[1], k[0], sizeof(float) * (size_t)(n_rows * KV * hd), "turned keys");
     kcheck_same(kc, pages[1], pages[0], bytes, "stored keys and values");
     be->close(be);
     kcheck_done(kc);
@@ -575,9 +577,10 @@ void kcheck_attn(struct kcheck *kc)
     if (KCHECK_OP(kc, rope_store, rope_pair_row)) {
         static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_Q8_0};
         for (int i = 0; i < 6; i++) {
-            check_rope_store(kc, types[i / 2], 64, 64, i % 2);
-            check_rope_store(kc, types[i / 2], 40, 20, i % 2);
-            check_rope_store(kc, types[i / 2], 72, 72, i % 2);
+            check_rope_store(kc, types[i / 2], 19, 64, 64, i % 2);
+            check_rope_store(kc, types[i / 2], 19, 40, 20, i % 2);
+            check_rope_store(kc, types[i / 2], 19, 72, 72, i % 2);
+            check_rope_store(kc, types[i / 2], 67, 64, 32, i % 2);
         }
     }
 }

@@ -349,8 +349,8 @@ static void check_pre(struct kcheck *kc, enum dtype type, int rows, int64_t n_in
 
 static void check_pres(struct kcheck *kc)
 {
-    static const int rows_of[] = {1, 4, 6, 21};
-    for (int i = 0; i < 4; i++) {
+    static const int rows_of[] = {1, 4, 6, 21, 66};
+    for (int i = 0; i < 5; i++) {
         for (int threads = 1; threads <= (kc->device ? 1 : 3); threads += 2) {
             check_pre(kc, DTYPE_Q4_K, rows_of[i], 256, threads);
             check_pre(kc, DTYPE_F16, rows_of[i], 96, threads);

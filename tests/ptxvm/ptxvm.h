@@ -57,7 +57,7 @@ struct ptxvm_launch {
     const char *kernel;
     uint32_t grid[3], block[3]; /* x, y, z; every one at least 1 */
     uint32_t shared_bytes;      /* dynamic */
-    void **args;                /* one pointer a parameter, as cudaLaunchKernel takes them */
+    void **args;                /* one pointer a parameter, as a launch takes them */
 };
 /* Runs it to the end.  ERR_INVALID: a launch that a driver would refuse, or an unknown kernel;
  * ERR_UNSUPPORTED: an instruction that is not known; ERR_DEVICE: what the kernel did wrong. */

@@ -281,7 +281,7 @@ static void bar(struct dec *d)
     }
 }
 
-/* One thread runs it all, in order: fences have nothing to do. */
+/* One thread runs it all, in order: fences have nothing to do, and the kernel before has ended. */
 static void run_fence(struct warp *w, const struct ptx_ins *i, uint32_t m)
 {
     (void)w;
@@ -307,5 +307,6 @@ const struct dec_op sync_ops[] = {
     {"barrier", bar},
     {"membar", fence},
     {"fence", fence},
+    {"griddepcontrol", fence},
     {NULL, NULL},
 };
