@@ -43,8 +43,8 @@ static int line_of(const struct reader *r)
 
 static int refuse(struct reader *r, int code, const char *what, const char *name, int len)
 {
-    err_set(r->e, code, "%s: %s %.*s, in line %d of the grammar", r->param, what,
-            len < NAME_MAX ? len : NAME_MAX, name, line_of(r));
+    err_set(r->e, code, "%s: %s%s%.*s, in line %d of the grammar", r->param, what,
+            len > 0 ? " " : "", len < NAME_MAX ? len : NAME_MAX, name, line_of(r));
     return err_param(r->e, "%s", r->param);
 }
 static int bad(struct reader *r, const char *what)
@@ -139,6 +139,8 @@ static int read_literal(struct reader *r, grammar_sym *out)
         if (*r->at == '\0' || *r->at == '\n')
             return bad(r, "a \" is missing before");
         int rc = read_char(r, &cp);
+        if (rc == 0 && cp >= 0xD800 && cp <= 0xDFFF)
+            rc = bad(r, "half of a surrogate pair is no character, before");
         if (rc != 0)
             return rc;
         n += (size_t)utf8_encode(text + n, cp);

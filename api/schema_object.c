@@ -19,6 +19,7 @@ struct members {
     } * of; /* [n] */
     int n;
     const struct cJSON *extra; /* additionalProperties that allow something, or NULL */
+    bool closed;               /* additionalProperties that allow nothing */
     int n_sources;
 };
 
@@ -63,6 +64,7 @@ static int add_properties(const struct schema *s, struct members *m, const struc
             return rc;
     }
     const struct cJSON *extra = json_get(v, "additionalProperties");
+    m->closed |= json_type(extra) == JSON_BOOL && !json_bool(extra) && !s->lenient;
     if (json_type(extra) != JSON_NULL && (json_type(extra) != JSON_BOOL || json_bool(extra))) {
         if (m->extra != NULL)
             return schema_refuse(s, e, "several schemas of an allOf have", "additionalProperties");
@@ -158,7 +160,8 @@ static int compile_members(struct schema *s, const struct members *m, grammar_sy
     }
     for (int i = m->n - 1; i >= 0; i--) {
         grammar_sym name;
-        value = s->value;
+        /* Without a schema it is only required: where no others are allowed it can have no value. */
+        value = m->closed && m->extra == NULL ? grammar_rule(s->g) : s->value;
         int rc = m->of[i].schema != NULL ? schema_node(s, m->of[i].schema, &value, e) : 0;
         if (rc == 0)
             rc = schema_name(s, m->of[i].name, &name, e);

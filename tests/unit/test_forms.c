@@ -215,6 +215,7 @@ static void gbnf_refuses_by_name_and_line(void **state)
         {"root = \"a\"", "::= is needed"},
         {"root ::= <think> \"a\"", "tokens"},
         {"root ::= \"\\q\"", "escape"},
+        {"root ::= \"\\uD800\"", "surrogate"},
         {"root ::= \"a\"{3,1}", "numbers of times"},
         {"root ::= *", "name is needed"},
     };

@@ -237,6 +237,8 @@ static void schema_refuses_what_it_cannot_hold_to(void **state)
         {"{\"$ref\":\"#\"}", ERR_INVALID, "no answer"},
         {"{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_INVALID,
          "no answer"},
+        {"{\"properties\":{\"a\":{}},\"required\":[\"b\"],\"additionalProperties\":false}",
+         ERR_INVALID, "no answer"},
         {"{\"maxLength\":100000,\"minLength\":99999}", ERR_TOOBIG, "too large"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
