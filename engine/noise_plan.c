@@ -7,6 +7,8 @@
 
 #include "base/arena.h"
 
+#define TINY 1e-30
+
 int noise_plan_start(struct plan *p, int n_all, struct err *e)
 {
     struct noise *out = p->out;
@@ -63,8 +65,10 @@ void noise_plan_emit(struct plan *p, int dst, const struct noise_expr *x)
 /* Every call has one: previews use it, too. */
 static struct noise_expr clean(struct plan *p, double x, double m)
 {
-    p->call->clean_x = (float)x;
-    p->call->clean_m = (float)m;
+    const bool told =
+        fabs(x) < 1 / TINY; /* else the latent says nothing of the picture: no preview */
+    p->call->clean_x = told ? (float)x : 0;
+    p->call->clean_m = told ? (float)m : 0;
     struct noise_expr y = {{[REG_X] = x, [REG_M] = m}};
     if (p->c.clip_sample != NOISE_YES)
         return y;
@@ -81,6 +85,9 @@ void noise_plan_entry(struct plan *p, double a, double s)
 
 struct noise_expr noise_plan_clean(struct plan *p, double a, double s)
 {
+    /* Without any of the picture in the latent (zero SNR), what is clipped is its sign, as inf is in diffusers. */
+    if (a == 0 && p->c.clip_sample == NOISE_YES)
+        a = TINY;
     if (p->c.prediction == NOISE_EPSILON)
         return clean(p, 1 / a, -s / a);
     if (p->c.prediction == NOISE_V)

@@ -417,6 +417,9 @@ def later_cases():
                 yield case("", 7, choice=name + ending, kind=diffusers.DPMSolverMultistepScheduler,
                            added={"algorithm_type": "sde-dpmsolver++"} | added | how) | {"config": config}
     yield from webui_cases(case)
+    for name in ("DDIM", "DDPM"):  # the first latent has nothing of the picture: inf, clipped
+        yield from (case(name, n, {"clip_sample": True, "rescale_betas_zero_snr": True,
+                                   "timestep_spacing": "trailing"}) for n in (2, 5))
 
 
 def rounded(v):

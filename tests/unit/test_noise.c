@@ -135,7 +135,8 @@ static void noise_open_refuses_runs_that_cannot_be(void **state)
 {
     (void)state;
     const struct noise_config config = {0}, sample = {.prediction = NOISE_SAMPLE};
-    const struct noise_config zero = {.zero_snr = NOISE_YES, .spacing = NOISE_TRAILING};
+    const struct noise_config zero = {
+        .zero_snr = NOISE_YES, .spacing = NOISE_TRAILING, .clip_sample = NOISE_NO};
     static const int rising[] = {10, 20};
     struct noise_args a = {.choice.scheduler = NOISE_DDIM, .steps = 0};
     expect_refused(&config, &a, "0 steps");
