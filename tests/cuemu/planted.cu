@@ -36,6 +36,15 @@ __global__ void lanes_differ(float *out, unsigned upper)
     out[threadIdx.x] = __shfl_xor_sync(mask, 1.0f, 1);
 }
 
+/* Half of a warp shuffles, the other half votes. */
+__global__ void halves_apart(float *out, unsigned lower, unsigned upper)
+{
+    if (threadIdx.x < 16)
+        out[threadIdx.x] = __shfl_xor_sync(lower, (float)threadIdx.x, 1);
+    else
+        out[threadIdx.x] = (float)__popc(__ballot_sync(upper, threadIdx.x % 2));
+}
+
 __global__ void sum_all(float *out, const float *in)
 {
     SHARED(float, partial, [CUDA_WARP]);
@@ -224,6 +233,13 @@ static const struct plant plants[] = {
     {"a divergent shuffle",
      [](bool bug) { LAUNCH(lanes_differ, 1, 32, 0, 0, device, bug ? 0xffff0000u : CUDA_ALL); }, 32,
      [](int) { return 1.0f; }, cudaErrorLaunchFailure, "thread 0 at a shuffle"},
+    {"two warp operations at once",
+     [](bool bug) {
+         LAUNCH(halves_apart, 1, 32, 0, 0, device, bug ? CUDA_ALL : 0xffffu,
+                bug ? CUDA_ALL : 0xffff0000u);
+     },
+     32, [](int i) { return i < 16 ? (float)(i ^ 1) : 8.0f; }, cudaErrorLaunchFailure,
+     "divergent warp operation"},
     {"an mma without a wait",
      [](bool bug) { LAUNCH(product, 1, 32, 0, 0, device, device + 4 * N, 0, bug); }, N, product_of,
      cudaErrorLaunchFailure, "mma without a cuda_mma_wait"},
