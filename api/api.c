@@ -407,6 +407,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_EMBEDDINGS:
         err = embeddings_begin(c, body, e);
         break;
+    case API_RERANK:
+        err = embeddings_rerank_begin(c, body, e);
+        break;
     case API_ADAPTER_LOAD:
         err = adapters_load_begin(c, body, e);
         break;

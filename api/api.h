@@ -83,6 +83,7 @@ enum api_handler_id {
     API_PROPS,
     API_CAPTIONS,
     API_EMBEDDINGS,
+    API_RERANK,
     API_IMAGES_GENERATE,
     API_IMAGES_EDIT,
     API_IMAGES_VARY,

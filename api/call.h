@@ -88,6 +88,7 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
 /* The handlers.  0: the call is answered (out holds the body) or c->job runs; else *e. */
 int chat_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e);
+int embeddings_rerank_begin(struct api_call *c, const struct cJSON *body, struct err *e);
 /* Takes a vector; the last event writes the answer. */
 int embeddings_event(struct embeddings *em, const struct event *ev, struct buf *out, struct err *e);
 void embeddings_close(struct embeddings *em); /* NULL is allowed */

@@ -1,4 +1,4 @@
-/* POST /v1/embeddings: texts to vectors. */
+/* POST /v1/embeddings: texts to vectors.  POST /v1/rerank: how near those of documents are to that of a query. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,10 @@ struct embeddings {
     int n_texts, n_dims; /* n_dims: asked for, at most the model's */
     bool base64;
     float *vectors; /* [n_texts, n_dims] */
+    /* of /v1/rerank: text 0 is the query, the others are documents */
+    bool rerank;
+    int n_best;                   /* that the answer has */
+    const char *const *documents; /* [n_texts - 1] of the job's arena, or NULL: not given back */
 };
 
 void embeddings_close(struct embeddings *em)
@@ -118,21 +122,17 @@ static int add_text(struct api_call *c, const struct model_card *card, const str
     return rc != 0 ? rc : (int)all;
 }
 
-static int set_texts(struct api_call *c, const struct model_card *card, const struct cJSON *input,
-                     struct err *e)
+/* texts [n] are the job's. */
+static int set_texts(struct api_call *c, const struct model_card *card,
+                     const struct cJSON *const *texts, int n, struct err *e)
 {
-    const int n = count_texts(input, e);
-    if (n < 0)
-        return n;
-    const bool one = json_type(input) == JSON_STRING || is_tokens(input);
     struct arena *arena = &c->job->arena;
     const int32_t **ids = arena_alloc(arena, (size_t)n * sizeof *ids);
     int32_t *n_ids = arena_alloc(arena, (size_t)n * sizeof *n_ids);
     if (ids == NULL || n_ids == NULL)
         return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
-    const struct cJSON *v = one ? input : json_first(input);
-    for (int i = 0; i < n; i++, v = one ? NULL : json_next(v)) {
-        const int size = add_text(c, card, v, &ids[i], e);
+    for (int i = 0; i < n; i++) {
+        const int size = add_text(c, card, texts[i], &ids[i], e);
         if (size < 0)
             return size;
         n_ids[i] = size;
@@ -141,6 +141,22 @@ static int set_texts(struct api_call *c, const struct model_card *card, const st
     c->job->embed =
         (struct embed_spec){.model = card->id, .n_texts = n, .ids = ids, .n_ids = n_ids};
     return 0;
+}
+
+static int set_input(struct api_call *c, const struct model_card *card, const struct cJSON *input,
+                     struct err *e)
+{
+    const int n = count_texts(input, e);
+    if (n < 0)
+        return n;
+    const bool one = json_type(input) == JSON_STRING || is_tokens(input);
+    const struct cJSON **texts = arena_array(&c->job->arena, (size_t)n, sizeof *texts);
+    if (texts == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    const struct cJSON *v = one ? input : json_first(input);
+    for (int i = 0; i < n; i++, v = one ? NULL : json_next(v))
+        texts[i] = v;
+    return set_texts(c, card, texts, n, e);
 }
 
 /* ---- The call ---- */
@@ -164,28 +180,106 @@ static int read_options(struct embeddings *em, const struct cJSON *body,
     return 0;
 }
 
-int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e)
+/* The call's model and job, still without texts. */
+static int begin(struct api_call *c, const struct cJSON *body, const struct api_model **m,
+                 struct err *e)
 {
-    const struct api_model *m = NULL;
-    int rc = api_find_model(c, body, MODEL_EMBEDDING, &m, e);
+    int rc = api_find_model(c, body, MODEL_EMBEDDING, m, e);
     if (rc != 0)
         return rc;
     struct embeddings *em = c->priv->embeddings = xcalloc(1, sizeof *em);
-    em->model = m->card->id;
-    rc = read_options(em, body, m->card, e);
-    if (rc != 0)
-        return rc;
+    em->model = (*m)->card->id;
+    em->n_dims = (*m)->card->n_embd;
     c->job = job_new(api_arena_bytes(c->priv->api));
+    if (c->job == NULL)
+        return err_set(e, ERR_NOMEM, "not enough memory for the request");
     c->job->kind = JOB_EMBED;
-    rc = set_texts(c, m->card, json_get(body, "input"), e);
-    if (rc != 0)
-        return rc;
+    return 0;
+}
+
+static int submit(struct api_call *c, struct err *e)
+{
+    struct embeddings *em = c->priv->embeddings;
     em->n_texts = c->job->embed.n_texts;
     em->vectors = mem_try((size_t)em->n_texts * (size_t)em->n_dims, sizeof *em->vectors);
     if (em->vectors == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the answer");
     c->n_choices = em->n_texts;
     return replicas_submit(c->priv->api->o.engine, c->job, e);
+}
+
+int embeddings_begin(struct api_call *c, const struct cJSON *body, struct err *e)
+{
+    const struct api_model *m = NULL;
+    int rc = begin(c, body, &m, e);
+    if (rc != 0 || (rc = read_options(c->priv->embeddings, body, m->card, e)) != 0 ||
+        (rc = set_input(c, m->card, json_get(body, "input"), e)) != 0)
+        return rc;
+    return submit(c, e);
+}
+
+/* A document is a text, or {"text"}. */
+static const struct cJSON *document_of(const struct cJSON *v)
+{
+    const struct cJSON *text = json_type(v) == JSON_OBJECT ? json_get(v, "text") : v;
+    const char *s = json_str(text);
+    return s != NULL && s[0] != '\0' ? text : NULL;
+}
+
+static int set_documents(struct api_call *c, const struct model_card *card,
+                         const struct cJSON *body, bool give_back, struct err *e)
+{
+    const struct cJSON *query = json_get(body, "query"), *list = json_get(body, "documents");
+    const int n = json_size(list);
+    if (document_of(query) != query || query == NULL) {
+        err_set(e, ERR_INVALID, "query must be a text, and not empty");
+        return err_param(e, "query");
+    }
+    if (json_type(list) != JSON_ARRAY || n == 0 || n >= TEXTS_MAX) {
+        err_set(e, ERR_INVALID, "documents must be a list of 1 to %d texts", TEXTS_MAX - 1);
+        return err_param(e, "documents");
+    }
+    struct arena *arena = &c->job->arena;
+    const struct cJSON **texts = arena_array(arena, (size_t)n + 1, sizeof *texts);
+    const char **kept = arena_array(arena, (size_t)n, sizeof *kept);
+    if (texts == NULL || kept == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    int i = 0;
+    texts[0] = query;
+    for (const struct cJSON *v = json_first(list); v != NULL; v = json_next(v), i++) {
+        texts[i + 1] = document_of(v);
+        if (texts[i + 1] == NULL) {
+            err_set(e, ERR_INVALID, "a document must be a text, or have one, and not be empty");
+            return err_param(e, "documents[%d]", i);
+        }
+        kept[i] = give_back ? arena_strdup(arena, json_str(texts[i + 1])) : "";
+        if (kept[i] == NULL)
+            return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    }
+    c->priv->embeddings->documents = give_back ? kept : NULL;
+    const int rc = set_texts(c, card, texts, n + 1, e);
+    return rc != 0 ? err_param(e, "documents") : 0;
+}
+
+int embeddings_rerank_begin(struct api_call *c, const struct cJSON *body, struct err *e)
+{
+    const struct api_model *m = NULL;
+    bool give_back = true;
+    int64_t n_best = TEXTS_MAX;
+    int rc = json_get_bool(body, "return_documents", &give_back, e);
+    if (rc == 0)
+        rc = json_get_int(body, "top_n", &n_best, 1, INT32_MAX, e);
+    if (rc == 0)
+        rc = begin(c, body, &m, e);
+    if (rc == 0)
+        rc = set_documents(c, m->card, body, give_back, e);
+    if (rc != 0)
+        return rc;
+    struct embeddings *em = c->priv->embeddings;
+    const int n = c->job->embed.n_texts - 1;
+    em->rerank = true;
+    em->n_best = n_best < n ? (int)n_best : n;
+    return submit(c, e);
 }
 
 /* ---- The answer ---- */
@@ -218,6 +312,14 @@ static void put_vector(struct json_writer *w, const struct embeddings *em, const
     json_close(w, ']');
 }
 
+static void put_usage(struct json_writer *w, int n_tokens)
+{
+    json_open(w, "usage", '{');
+    json_put_int(w, "prompt_tokens", n_tokens);
+    json_put_int(w, "total_tokens", n_tokens);
+    json_close(w, '}');
+}
+
 static void put_answer(const struct embeddings *em, int n_tokens, struct buf *out)
 {
     struct json_writer w;
@@ -234,20 +336,76 @@ static void put_answer(const struct embeddings *em, int n_tokens, struct buf *ou
     }
     json_close(&w, ']');
     json_put_str(&w, "model", em->model);
-    json_open(&w, "usage", '{');
-    json_put_int(&w, "prompt_tokens", n_tokens);
-    json_put_int(&w, "total_tokens", n_tokens);
+    put_usage(&w, n_tokens);
     json_close(&w, '}');
+}
+
+static double nearness(const struct embeddings *em, int document)
+{
+    const float *a = em->vectors, *b = a + (size_t)(document + 1) * (size_t)em->n_dims;
+    double sum = 0;
+    for (int i = 0; i < em->n_dims; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+struct place {
+    int document;
+    double score;
+};
+
+/* The nearest first; of those that are as near, the one that came first. */
+static int by_score(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    return x->score != y->score ? (x->score < y->score ? 1 : -1) : x->document - y->document;
+}
+
+static int put_ranking(const struct embeddings *em, int n_tokens, struct buf *out, struct err *e)
+{
+    const int n = em->n_texts - 1;
+    struct place *places = mem_try((size_t)n, sizeof *places);
+    if (places == NULL)
+        return err_set(e, ERR_NOMEM, "not enough memory for the answer");
+    for (int i = 0; i < n; i++)
+        places[i] = (struct place){i, nearness(em, i)};
+    qsort(places, (size_t)n, sizeof *places, by_score);
+    char id[ANSWER_ID_MAX];
+    struct json_writer w;
+    json_begin(&w, out);
+    json_open(&w, NULL, '{');
+    json_put_str(&w, "id", answer_id(id, "rerank"));
+    json_put_str(&w, "object", "list");
+    json_put_str(&w, "model", em->model);
+    json_open(&w, "results", '[');
+    for (int i = 0; i < em->n_best; i++) {
+        json_open(&w, NULL, '{');
+        json_put_int(&w, "index", places[i].document);
+        json_put_num(&w, "relevance_score", places[i].score);
+        if (em->documents != NULL) {
+            json_open(&w, "document", '{');
+            json_put_str(&w, "text", em->documents[places[i].document]);
+            json_close(&w, '}');
+        }
+        json_close(&w, '}');
+    }
+    json_close(&w, ']');
+    put_usage(&w, n_tokens);
     json_close(&w, '}');
+    free(places);
+    return 0;
 }
 
 int embeddings_event(struct embeddings *em, const struct event *ev, struct buf *out, struct err *e)
 {
+    int rc = 0;
     if (ev->kind == EV_VECTOR)
         keep_vector(em, ev);
+    else if (ev->kind == EV_DONE && em->rerank)
+        rc = put_ranking(em, ev->usage.prompt_tokens, out, e);
     else if (ev->kind == EV_DONE)
         put_answer(em, ev->usage.prompt_tokens, out);
     if (out->failed)
         return err_set(e, ERR_TOOBIG, "the answer is larger than this server allows");
-    return 0;
+    return rc;
 }

@@ -21,6 +21,16 @@
     "{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}]}}]},"           \
     "\"encoding_format\":{\"enum\":[\"float\",\"base64\",null]},\"dimensions\":{\"type\":["        \
     "\"integer\",\"null\"],\"minimum\":1},\"user\":{\"type\":[\"string\",\"null\"]}}}"
+#define RERANK_SCHEMA                                                                          \
+    "{\"type\":\"object\",\"required\":[\"query\",\"documents\"],\"properties\":{\"model\":{"  \
+    "\"type\":["                                                                               \
+    "\"string\",\"null\"]},\"query\":{\"type\":\"string\",\"minLength\":1},\"documents\":{"    \
+    "\"type\":"                                                                                \
+    "\"array\",\"minItems\":1,\"maxItems\":2047,\"items\":{\"oneOf\":[{\"type\":\"string\"},{" \
+    "\"type\":"                                                                                \
+    "\"object\",\"properties\":{\"text\":{\"type\":\"string\"}}}]}},\"top_n\":{\"type\":["     \
+    "\"integer\","                                                                             \
+    "\"null\"],\"minimum\":1},\"return_documents\":{\"type\":[\"boolean\",\"null\"]}}}"
 #define PNG_INFO_SCHEMA                                                                  \
     "{\"type\":\"object\",\"required\":[\"image\"],\"properties\":{\"image\":{\"type\":" \
     "\"string\"}}}"
@@ -159,6 +169,8 @@ static const char *schema_of(enum api_handler_id id)
         return "CaptionRequest";
     case API_EMBEDDINGS:
         return "EmbeddingRequest";
+    case API_RERANK:
+        return "RerankRequest";
     case API_APPLY_TEMPLATE:
         return "ApplyTemplateRequest";
     case API_TOKENIZE:
@@ -348,6 +360,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     json_put_raw(&w, "WebuiPngInfoRequest", PNG_INFO_SCHEMA, strlen(PNG_INFO_SCHEMA));
     json_put_raw(&w, "WebuiOptions", OPTIONS_SCHEMA, strlen(OPTIONS_SCHEMA));
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
+    json_put_raw(&w, "RerankRequest", RERANK_SCHEMA, strlen(RERANK_SCHEMA));
     json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
     json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));

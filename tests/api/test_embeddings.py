@@ -52,6 +52,31 @@ def test_a_text_has_the_same_bits_alone_among_others_and_under_load(server):
             assert all(v in alone for v in got)
 
 
+def test_documents_are_ordered_by_the_cosine_of_their_vectors(server):
+    query, *rest = TEXTS
+    documents = [rest[0], query, *rest[1:], rest[0]]
+    at, *others = vectors(embed(server, [query, *documents]))
+    cosines = [sum(x * y for x, y in zip(at, v)) for v in others]
+    order = sorted(range(len(documents)), key=lambda i: (-round(cosines[i], 9), i))
+    status, r = server.post("/v1/rerank", {"model": "bert", "query": query, "documents": [{"text": d} if i % 2 else d for i, d in enumerate(documents)]})
+    assert status == 200 and r["model"] == "bert" and r["usage"]["total_tokens"] > 0 and r["id"].startswith("rerank_")
+    assert [x["index"] for x in r["results"]] == order and order[0] == 1
+    assert [x["document"]["text"] for x in r["results"]] == [documents[i] for i in order]
+    assert [x["relevance_score"] for x in r["results"]] == pytest.approx([cosines[i] for i in order], abs=1e-5)
+    _, best = server.post("/v1/rerank", {"query": query, "documents": documents, "top_n": 2, "return_documents": False})
+    assert best["results"] == [{k: x[k] for k in ("index", "relevance_score")} for x in r["results"][:2]]
+
+
+@pytest.mark.parametrize("body, param", [
+    ({}, "query"), ({"query": "", "documents": ["x"]}, "query"), ({"query": {"text": "x"}, "documents": ["x"]}, "query"), ({"query": "x"}, "documents"),
+    ({"query": "x", "documents": []}, "documents"), ({"query": "x", "documents": ["x", ""]}, "documents[1]"), ({"query": "x", "documents": [3]}, "documents[0]"),
+    ({"query": "x", "documents": ["x"], "top_n": 0}, "top_n"), ({"query": "x", "documents": ["word " * 4000]}, "documents"),
+    ({"query": "x", "documents": ["x"] * 2048}, "documents"), ({"query": "x", "documents": ["x"], "model": "tiny"}, "model")])
+def test_a_wrong_ranking_is_named(server, body, param):
+    status, r = server.post("/v1/rerank", body)
+    assert status == 400 and r["error"]["param"] == param
+
+
 def test_dimensions_cut_and_scale_again(server):
     whole = vectors(embed(server, TEXTS[0]))[0][:5]
     length = math.sqrt(sum(x * x for x in whole))
