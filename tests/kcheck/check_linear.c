@@ -186,8 +186,8 @@ static void check_matrix_device(struct kcheck *kc, enum dtype type, int64_t n_ou
 static void check_matrix(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in,
                          bool precise)
 {
-    enum { MAX_ROWS = 40 };
-    static const int rows_of[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 33, 40};
+    enum { MAX_ROWS = 127 }; /* more than LINEAR_TOGETHER twice */
+    static const int rows_of[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 33, 62, 127};
     struct matrix m = matrix_new(kc, type, n_out, n_in);
     float *x = kcheck_in(kc, MAX_ROWS * n_in), *bias = kcheck_in(kc, n_out);
     float *add = kcheck_in(kc, MAX_ROWS * n_out), *want = kcheck_out(kc, MAX_ROWS * n_out);
