@@ -30,8 +30,9 @@
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/weight.h"
 
-#define FEW_ROWS 4 /* rounded by every worker for itself */
-#define ROW_UNIT 4 /* by rows: a worker's are a multiple of it, */
+#define FEW_ROWS 4  /* rounded by every worker for itself */
+#define ROW_UNIT 4  /* by rows: a worker's are a multiple of it */
+#define ROW_MANY 32 /* from so many each on */
 #define BY_ROWS(n_workers) \
     (2 * (int64_t)(n_workers) * (n_workers)) /* and at least so many in all */
 #define L2_BYTES ((size_t)192 << 10)         /* of a worker's L2 for a group of panels */
@@ -180,9 +181,11 @@ static void linear_quant_slice(void *arg, int worker, int n_workers)
     linear_round(j, worker, linear_x_of(j, begin), begin, end);
 }
 
+/* By rows: the first of a worker's.  Few in even shares; many in whole tiles. */
 static int64_t linear_cut(int64_t n_rows, int worker, int n_workers)
 {
-    int64_t units = (n_rows + ROW_UNIT - 1) / ROW_UNIT, row = units * worker / n_workers * ROW_UNIT;
+    const int64_t unit = n_rows < ROW_MANY * n_workers ? 1 : ROW_UNIT;
+    int64_t units = (n_rows + unit - 1) / unit, row = units * worker / n_workers * unit;
     return row < n_rows ? row : n_rows;
 }
 

@@ -1,6 +1,6 @@
 /* The inner loops of linear in the words of quant_*.h; once for each instruction set.
  *
- * A tile is one or several panels times 1 ... 8 rows of x: the codes are unpacked once and multiplied
+ * A tile is one or several panels times 1 to 8 rows of x: the codes are unpacked once and multiplied
  * with every row of x, in vectors of VLEN rows of a panel (half of it on AVX2, all on AVX-512).  All tiles
  * are one text, quant_tile, that is inlined with constant arguments: the format, where its codes
  * come from, and the number of rows.  The arithmetic is the one of linear.h, so every tile gives
@@ -15,8 +15,10 @@
 
 #define TILE_MAX 16 /* largest number of rows of x times columns */
 
+#define DOT_ROWS 4 /* rows of x that share the unpacking of a packed panel, */
 #ifndef DOT_WIDE
-#define DOT_WIDE 1
+#define DOT_WIDE      1 /* of several panels side by side */
+#define DOT_WIDE_ROWS 1
 #endif
 #define DOT_LARGE 8192 /* bytes of a packed panel */
 
@@ -29,7 +31,6 @@ struct tile_kind {
     int max;       /* largest code (after the table) */
     bool lookup;   /* the codes go through f.table */
     bool expanded; /* the panel has one byte a code and f32 scales */
-    int parts;     /* of x */
 };
 
 /* Codes of quad j; q points at the tile's rows in the first plane. */
@@ -355,7 +356,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
     vf acc[2 * TILE_MAX]; /* [n_cols][n] */
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
-        x[i] = t->x + (row0 + i) * n_blocks * k.parts;
+        x[i] = t->x + (row0 + i) * n_blocks * t->parts;
 #pragma GCC unroll 16
     for (int at = 0; at < n_cols * n; at++)
         acc[at] = vf_set1(0.0f);
@@ -373,7 +374,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
             tile_block(k, n, wide, acc, at, t->panel_bytes, xb, true);
         }
     }
-    if (k.parts == 2) {
+    if (t->parts == 2) {
 #pragma GCC unroll 16
         for (int i = 0; i < n; i++)
             tile_seconds(k, n, wide, acc + i, t, panel, x[i]);
@@ -436,13 +437,36 @@ typedef void tile_fn(const struct linear_tile *t, int64_t p, int64_t row0);
         const struct tile_kind k = __VA_ARGS__; \
         quant_tile(k, n, wide, t, p, row0); \
     }
+/* One panel, and several, with so many rows. */
+#define TILE_SHAPES(name, ...) \
+    TILE(name##_1, 1, 1, __VA_ARGS__) \
+    TILE(name##_2, 2, 1, __VA_ARGS__) \
+    TILE(name##_4, 4, 1, __VA_ARGS__)
+#define TILE_ONE(name) name##_1, name##_2, NULL, name##_4
+
+#if DOT_WIDE == 1
+#define DOT_WIDER(name, ...)
+#define DOT_WIDE_SHAPES(name) NULL
+#elif DOT_WIDE_ROWS == 4
+#define DOT_WIDER(name, ...) \
+    TILE(name##_wide_3, 3, DOT_WIDE, __VA_ARGS__) \
+    TILE(name##_wide_4, 4, DOT_WIDE, __VA_ARGS__)
+#define DOT_WIDE_SHAPES(name) NULL, NULL, name##_wide_3, name##_wide_4
+#else
+#define DOT_WIDER(name, ...) \
+    TILE(name##_wide_3, 3, DOT_WIDE, __VA_ARGS__) \
+    TILE(name##_wide_4, 4, DOT_WIDE, __VA_ARGS__) \
+    TILE(name##_wide_5, 5, DOT_WIDE, __VA_ARGS__) \
+    TILE(name##_wide_6, 6, DOT_WIDE, __VA_ARGS__)
+#define DOT_WIDE_SHAPES(name) \
+    NULL, NULL, name##_wide_3, name##_wide_4, name##_wide_5, name##_wide_6
+#endif
+
 #define GEMM(name, group, scale, zero, max) \
-    GEMM_TILE(name##_1, 1, 1, group, scale, zero, max) \
-    GEMM_TILE(name##_2, 1, 2, group, scale, zero, max) \
-    GEMM_TILE(name##_wide_1, GEMM_WIDE, 1, group, scale, zero, max) \
-    GEMM_TILE(name##_wide_2, GEMM_WIDE, 2, group, scale, zero, max)
-#define GEMM_TILE(name, wide, parts, group, scale, zero, max) \
-    TILE(name, GEMM_ROWS, wide, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true, parts})
+    GEMM_OF(name, {{8, group, QUANT_SCALE_##scale, zero, NULL}, max, false, true})
+#define GEMM_OF(name, ...) \
+    TILE(name, GEMM_ROWS, 1, __VA_ARGS__) \
+    TILE(name##_wide, GEMM_ROWS, GEMM_WIDE, __VA_ARGS__)
 GEMM(gemm_4_m, 32, F16_M, 0, 15)
 GEMM(gemm_5_m, 32, F16_M, 0, 31)
 GEMM(gemm_4, 32, F16, 8, 15)
@@ -452,79 +476,67 @@ GEMM(gemm_2_k, 16, U8_M, 0, 3)
 GEMM(gemm_3_k, 16, S8, 4, 7)
 GEMM(gemm_6_k, 16, S8, 32, 63)
 
-#if DOT_ROWS == 8
-#define DOT_TILE8(...) TILE(__VA_ARGS__)
-#define DOT8(name)     name
-#else
-#define DOT_TILE8(...)
-#define DOT8(name) NULL
-#endif
-#if DOT_WIDE > 1
-#define DOT_WIDE_TILE(...)  TILE(__VA_ARGS__)
-#define DOT_WIDE_NAME(name) name
-#else
-#define DOT_WIDE_TILE(...)
-#define DOT_WIDE_NAME(name) NULL
-#endif
-#define DOT_TILES(type, parts, ...) \
-    DOT_WIDE_TILE(dot_wide_##type##_##parts, DOT_ROWS, DOT_WIDE, __VA_ARGS__) \
-    TILE(dot1_##type##_##parts, 1, 1, __VA_ARGS__) \
-    TILE(dot2_##type##_##parts, 2, 1, __VA_ARGS__) \
-    TILE(dot4_##type##_##parts, 4, 1, __VA_ARGS__) \
-    DOT_TILE8(dot8_##type##_##parts, 8, 1, __VA_ARGS__)
-#define DOT_SET(type, parts) \
-    {dot1_##type##_##parts, dot2_##type##_##parts, dot4_##type##_##parts, \
-     DOT8(dot8_##type##_##parts), DOT_WIDE_NAME(dot_wide_##type##_##parts)}
+#define TILE_PACKED(type, bits, group, scale, zero, max, lookup) \
+    {{bits, group, QUANT_SCALE_##scale, zero, \
+      lookup ? quant_format(DTYPE_##type)->table : NULL}, max, lookup, false}
+#define DOT(name, ...) TILE_SHAPES(name, __VA_ARGS__) DOT_WIDER(name, __VA_ARGS__)
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    DOT_TILES(type, 1, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1)) \
-    DOT_TILES(type, 2, TILE_PACKED(type, bits, group, scale, zero, max, lookup, 2)) \
+    DOT(dot_##type, TILE_PACKED(type, bits, group, scale, zero, max, lookup)) \
     static void expand_##type(char *to, const char *panel, int64_t n_in) \
     { \
-        const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup, 1); \
+        const struct tile_kind k = TILE_PACKED(type, bits, group, scale, zero, max, lookup); \
         expand_panel(k, to, panel, n_in); \
     }
-#define TILE_PACKED(type, bits, group, scale, zero, max, lookup, parts) \
-    {{bits, group, QUANT_SCALE_##scale, zero, \
-      lookup ? quant_format(DTYPE_##type)->table : NULL}, max, lookup, false, parts}
 TILE_KINDS(X)
 #undef X
 
-/* [parts of x - 1]; dot for 1, 2, 4 and 8 rows of x, and for DOT_ROWS times DOT_WIDE panels */
+/* Tiles of n rows of x and one panel, or DOT_WIDE, at [n - 1]; NULL: there is none. */
 static const struct tile_set {
-    tile_fn *dot[2][5], *gemm[2], *gemm_wide[2];
+    tile_fn *dot[DOT_ROWS], *dot_wide[DOT_WIDE_ROWS], *gemm, *gemm_wide;
     void (*expand)(char *to, const char *panel, int64_t n_in);
 } tiles[DTYPE_N] = {
 #define X(type, bits, group, scale, zero, max, lookup, gemm) \
-    [DTYPE_##type] = {{DOT_SET(type, 1), DOT_SET(type, 2)}, {gemm##_1, gemm##_2}, \
-                      {gemm##_wide_1, gemm##_wide_2}, expand_##type},
+    [DTYPE_##type] = {{TILE_ONE(dot_##type)}, {DOT_WIDE_SHAPES(dot_##type)}, gemm, gemm##_wide, \
+                      expand_##type},
     TILE_KINDS(X)
 #undef X
 };
 /* clang-format on */
 
-/* Panels side by side share the loads of x, which is worth more streams of weights where several tiles of rows
- * read them, or where a panel and the rows do not stay in L1 together. */
+/* Panels side by side share the loads of x, which is worth more streams of weights where other tiles would be of one
+ * or two rows, where several tiles of rows read them, or where a panel and the rows do not stay in L1 together. */
 static int dot_wide(const struct linear_tile *t)
 {
-    const bool wide =
-        t->n_rows >= 2 * DOT_ROWS || (t->n_rows >= DOT_ROWS && t->panel_bytes > DOT_LARGE);
+    const bool wide = t->n_rows >= 3 && (t->n_rows != DOT_ROWS || t->panel_bytes > DOT_LARGE);
     return wide ? DOT_WIDE : 1;
 }
 
-/* Packed panels, each unpacked once for up to DOT_ROWS rows of x. */
+/* Rows of the next tile of `left`: those of the last two are shared out evenly. */
+static int64_t dot_rows(tile_fn *const *of, int64_t most, int64_t left)
+{
+    int64_t n = left >= 2 * most ? most : left > most ? (left + 1) / 2 : left;
+    while (n > 0 && !of[n - 1])
+        n--;
+    return n;
+}
+
+/* Packed panels, each unpacked once for all rows of a tile. */
 static void linear_dot(const struct linear_tile *t)
 {
-    tile_fn *const *dot = tiles[t->type].dot[t->parts - 1];
+    const struct tile_set *set = &tiles[t->type];
     const int wide = dot_wide(t);
     for (int64_t p = 0, n; p < t->n_panels; p += n) {
-        int64_t r = 0;
         n = p + wide <= t->n_panels ? wide : 1;
-        for (; n > 1 && r + DOT_ROWS <= t->n_rows; r += DOT_ROWS)
-            dot[4](t, p, r);
-        for (int i = DOT_ROWS == 8 ? 3 : 2; i >= 0; i--)
-            for (; r + (1 << i) <= t->n_rows; r += 1 << i)
-                for (int64_t q = p; q < p + n; q++)
-                    dot[i](t, q, r);
+        for (int64_t r = 0, rows; r < t->n_rows; r += rows) {
+            rows = n > 1 ? dot_rows(set->dot_wide, DOT_WIDE_ROWS, t->n_rows - r) : 0;
+            if (rows > 0) {
+                set->dot_wide[rows - 1](t, p, r);
+                continue;
+            }
+            rows = dot_rows(set->dot, DOT_ROWS, t->n_rows - r);
+            for (int64_t q = p; q < p + n; q++)
+                set->dot[rows - 1](t, q, r);
+        }
     }
 }
 
@@ -536,9 +548,9 @@ static int64_t linear_gemm(const struct linear_tile *t)
     for (; r + GEMM_ROWS <= t->n_rows; r += GEMM_ROWS) {
         int64_t p = 0;
         for (; p + GEMM_WIDE <= t->n_panels; p += GEMM_WIDE)
-            set->gemm_wide[t->parts - 1](t, p, r);
+            set->gemm_wide(t, p, r);
         for (; p < t->n_panels; p++)
-            set->gemm[t->parts - 1](t, p, r);
+            set->gemm(t, p, r);
     }
     return r;
 }

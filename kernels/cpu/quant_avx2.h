@@ -11,7 +11,6 @@
 #include "kernels/cpu/vec_avx2.h"
 
 #define QUANT_VNNI  0
-#define DOT_ROWS    4  /* rows of x that share the unpacking of a packed panel: 4 or 8 */
 #define GEMM_ROWS   4  /* rows of x in a tile of expanded panels, */
 #define GEMM_WIDE   1  /* and panels side by side */
 #define EXPAND_ROWS 12 /* from here on expanding pays */

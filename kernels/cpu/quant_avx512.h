@@ -10,13 +10,16 @@
 #define QUANT_VNNI 0
 #endif
 #if QUANT_VNNI
-#define DOT_ROWS    4
-#define DOT_WIDE    2 /* panels, with DOT_ROWS rows of x */
+#define DOT_WIDE 2 /* panels, with 3 to so many rows of x: */
+#ifdef DUETTO_SIMDE
+#define DOT_WIDE_ROWS 4 /* the larger ones take minutes to compile */
+#else
+#define DOT_WIDE_ROWS 6
+#endif
 #define GEMM_ROWS   4 /* 12 sums, 12 accumulators; as 8 x 1 the loads of x would be the limit */
 #define GEMM_WIDE   3
 #define EXPAND_ROWS 32
 #else
-#define DOT_ROWS    4
 #define GEMM_ROWS   8
 #define GEMM_WIDE   1
 #define EXPAND_ROWS 12
