@@ -137,7 +137,6 @@ def by_diffusers(nets, to, same, case, dtype=torch.float32):
                                             "requires_safety_checker": False}
         models = [nets[c["model"]].to(dtype) for c in controls]
         pictures = [control.control_picture(c, c["model"], w, h) for c in controls]
-        pictures = [[p] * n for p in pictures] if n > 1 else pictures
         pipe = PIPES[family, case["kind"]](controlnet=models if len(models) > 1 else models[0], **parts, **more)
         pipe.check_inputs = lambda *_, **__: None
         one = len(controls) == 1
