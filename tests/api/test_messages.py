@@ -10,6 +10,7 @@ import pytest
 
 from harness import BLIP, CHAT, ENDLESS, PATIENCE_S, TINY, Server, png, wide_model
 
+pytestmark = pytest.mark.asan
 MESSAGES = "/v1/messages"
 CITY = {"type": "object", "additionalProperties": False, "required": ["city"], "properties": {"city": {"enum": ["Rome", "Oslo"]}}}
 TOOLS = [{"name": name, "description": "It tells.", "input_schema": CITY} for name in ("get_weather", "get_time")]

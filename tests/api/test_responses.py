@@ -12,6 +12,7 @@ import pytest
 
 from harness import BLIP, CHAT, ENDLESS, TINY, Server, png, wide_model
 
+pytestmark = pytest.mark.asan
 RESPONSES = "/v1/responses"
 CITY = {"type": "object", "additionalProperties": False, "required": ["city"],
         "properties": {"city": {"enum": ["Rome", "Oslo"]}}}
