@@ -17,6 +17,7 @@ int answer_open(struct answer *a, const struct render_options *o, size_t max, st
     *a = (struct answer){.finish = FINISH_NONE};
     buf_init(&a->text, max);
     buf_init(&a->stop, max);
+    think_init(&a->think, o->think);
     if (o->tools != NULL && (a->calls = tool_parse_open(o->tools, o->tool_json, max)) == NULL)
         return err_set(e, ERR_NOMEM, "not enough memory for the answer");
     return 0;
@@ -25,22 +26,40 @@ int answer_open(struct answer *a, const struct render_options *o, size_t max, st
 void answer_close(struct answer *a)
 {
     tool_parse_close(a->calls);
+    think_free(&a->think);
     buf_free(&a->text);
     buf_free(&a->stop);
 }
 
+/* More of the text, or its end. */
+static void take_text(struct answer *a, const char *s, size_t n, bool end)
+{
+    struct buf said, thought;
+    buf_init(&said, a->text.max);
+    buf_init(&thought, a->text.max);
+    think_push(&a->think, s, n, &thought, &said);
+    if (end)
+        think_end(&a->think, &thought, &said);
+    if (a->calls == NULL)
+        buf_add(&a->text, buf_str(&said), said.len);
+    else
+        tool_parse_push(a->calls, buf_str(&said), said.len, &a->text);
+    if (end && a->calls != NULL)
+        tool_parse_end(a->calls, &a->text);
+    a->text.failed = a->text.failed || said.failed;
+    buf_free(&said);
+    buf_free(&thought);
+}
+
 void answer_take(struct answer *a, const struct event *ev)
 {
-    if (ev->kind == EV_TEXT && a->calls != NULL) {
-        tool_parse_push(a->calls, ev->text, ev->len, &a->text);
-    } else if (ev->kind == EV_TEXT) {
-        buf_add(&a->text, ev->text, ev->len);
+    if (ev->kind == EV_TEXT) {
+        take_text(a, ev->text, ev->len, false);
     } else if (ev->kind == EV_FINISH) {
         a->finish = ev->finish;
         if (ev->stop != NULL)
             buf_adds(&a->stop, ev->stop);
-        if (a->calls != NULL)
-            tool_parse_end(a->calls, &a->text);
+        take_text(a, "", 0, true);
     }
 }
 

@@ -12,6 +12,7 @@ const char *answer_id(char out[ANSWER_ID_MAX], const char *prefix);
 
 struct answer {
     struct buf text;
+    struct think think;       /* what is thought is left out */
     struct tool_parse *calls; /* NULL: there can be none */
     enum finish finish;
     struct buf stop; /* the stop text that ended it, if one did */

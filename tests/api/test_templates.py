@@ -79,3 +79,9 @@ def test_a_form_comes_behind_what_a_model_thinks(templates):
     for template in (closed, "{{ messages[0].content }}"):
         says = templates.post("/v1/chat/completions", {**bans, "chat_template": template})[1]["choices"][0]["message"]
         assert says["content"] in ("yes", "no") and "reasoning_content" not in says
+
+
+def test_other_apis_leave_out_what_a_model_thinks(templates):
+    opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    status, r = templates.post("/v1/responses", {"input": "Hello", "chat_template": opens, "max_output_tokens": 12, "seed": 1})
+    assert status == 200 and r["output"][0]["content"][0]["text"] == "", r
