@@ -139,6 +139,15 @@ static int no_file(const struct engine *g, const char *name, struct err *e)
     return err_reason(e, "adapter_not_found");
 }
 
+/* Where the server keeps its files is not for clients. */
+static void hide_dir(const struct engine *g, struct err *e)
+{
+    const size_t n = strlen(g->adapters.dir);
+    char *at = strstr(e->msg, g->adapters.dir);
+    if (at && at[n] == '/')
+        memmove(at, at + n + 1, strlen(at + n + 1) + 1);
+}
+
 static int check_dir(const struct engine *g, struct err *e)
 {
     if (g->adapters.dir)
@@ -429,6 +438,8 @@ static int fetch(struct engine *g, struct adapter *a, struct err *e)
     if (rc != 0)
         return rc;
     rc = image_adapter_open(&opened, d->model, path, e);
+    if (rc != 0)
+        hide_dir(g, e);
     const bool other = rc == 0 && (image_adapter_info(opened)->bytes != a->info.bytes ||
                                    image_adapter_info(opened)->kind != a->info.kind);
     if (rc != 0 || other) {
@@ -530,6 +541,7 @@ static int look(struct engine *g, struct adapter *a, struct image_adapter_info *
     image_adapter_close(dry);
     if (rc == 0 || rc == ERR_NOMEM)
         return rc;
+    hide_dir(g, e);
     const struct err why = *e; /* a file that cannot be used is no fault of the server's */
     return err_set(e, ERR_INVALID, "%.60s: %s", a->name, why.msg);
 }

@@ -160,6 +160,13 @@ def test_eight_mixes_in_one_batch_are_what_they_are_alone(server):
             assert list(pool.map(lambda b: paint(server, **b), bodies)) == alone
 
 
+def test_an_error_of_a_file_does_not_say_where_it_lies(server, folder):
+    for path, body in ((GENERATE, SMALL | {"loras": [lora("cut")]}), ("/v1/adapters", {"name": "cut"})):
+        status, r = call(server, "POST", path, body)
+        assert status == 400 and "cut.safetensors" in r["error"]["message"]
+        assert str(folder) not in r["error"]["message"]
+
+
 def test_unloaded_while_it_is_used(server):
     body = {"loras": [lora("kohya", 0.7)], "steps": 150, "seed": 9}
     want = paint(server, **body)
