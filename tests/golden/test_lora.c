@@ -17,7 +17,6 @@
 #include "base/log.h"
 #include "engine/diffusion.h"
 #include "engine/models/image_adapter.h"
-#include "kernels/team.h"
 #include "tests/engine_ready.h"
 #include "tests/golden/device.h"
 #include "tests/golden/near.h"
@@ -52,7 +51,6 @@ static struct engine *open_engine(void)
                                           {.id = "sdxl", .path = DIR "sd_sdxl"}};
     const struct engine_options o = {.device = golden_device(),
                                      .graphs = true,
-                                     .activations = golden_activations(),
                                      .n_threads = 2,
                                      .n_models = sizeof models / sizeof *models,
                                      .models = models,
@@ -166,9 +164,9 @@ static void pictures_are_those_of_diffusers(void **state)
         assert_true(c->error2 >= 0);
         const double psnr = c->error2 > 0 ? 10 * log10(255.0 * 255.0 / c->error2) : 99;
         print_message("%-45s %.1f dB\n", c->name, psnr);
-        n_bad += psnr < golden_picture_db(golden_activations());
+        n_bad += psnr < golden_picture_db(DTYPE_F32);
     }
-    assert_true(n_bad <= golden_may_be_off(golden_activations(), n_cases));
+    assert_int_equal(n_bad, 0);
     engine_close(g);
     for (int i = 0; i < n_cases; i++)
         job_unref(cases[i].job);
@@ -187,7 +185,7 @@ static void run(struct image_unit *u)
 
 static void near(const char *what, const float *ours, const float *ref, size_t n)
 {
-    golden_near(golden_activations(), what, ours, ref, n, bound);
+    golden_near(DTYPE_F32, what, ours, ref, n, bound);
 }
 
 /* A plain picture and one with adapters in pairs of rows: the bits of rows 0 and 1 of `three`, of n floats each. */
@@ -284,7 +282,6 @@ static void tensors_are_those_of_diffusers(void **state)
     struct err e = {0};
     struct backend *be;
     must(backend_open(&be, golden_device(), 2, &e), &e);
-    team_activations(be, golden_activations());
     must(file_open(&f, DIR "lora/tensors.bin", &e), &e);
     float *ref = malloc(f.size);
     memcpy(ref, f.data, f.size);
