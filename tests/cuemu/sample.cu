@@ -74,7 +74,7 @@ static bool fits(const std::vector<float> &x, const choose_row &r, int got, doub
 
 static void check(int n_vocab)
 {
-    enum { ROWS = 7, IDS = 40 };
+    enum { ROWS = 7, IDS = 200 /* tokens come again in other warps */ };
     unsigned seed = 7;
     std::vector<std::vector<float>> x(ROWS, std::vector<float>(n_vocab));
     std::vector<int32_t> ids(ROWS * IDS), out(ROWS);
@@ -109,9 +109,15 @@ static void check(int n_vocab)
                           device};
     cuda_sample_launch(&c, 0);
     cudaMemcpyAsync(out.data(), to, out.size() * 4, cudaMemcpyDeviceToHost, 0);
+    std::vector<float> edited(floats);
+    cudaMemcpyAsync(edited.data(), logits, floats * 4, cudaMemcpyDeviceToHost, 0);
     told("no error", n_vocab, cudaStreamSynchronize(0) == cudaSuccess);
     for (int r = 0; r < ROWS; r++) {
         edit(x[r], rows[r], &ids[r * IDS]);
+        bool same = true;
+        for (int i = 0; i < n_vocab; i++)
+            same &= fabsf(edited[(size_t)r * n_vocab + i] - x[r][i]) <= 1e-5f;
+        told("penalties", n_vocab, same);
         if (rows[r].temperature > 0)
             told("a token", n_vocab, fits(x[r], rows[r], out[r], 1e-5));
         else
