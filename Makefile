@@ -131,7 +131,7 @@ format-check:
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
 cuda-emu: $(B)/cuda-emu/libnccl.so.2 $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) $(EMU_QUICK) ## the same on an emulated GPU, for tests
-.PHONY: cuda-gate cuda-report cuda-accesses cuda-faults cuda-golden cuda-sanitize
+.PHONY: cuda-gate cuda-report cuda-accesses cuda-faults cuda-golden cuda-sanitize cuda-mutants
 cuda-golden: $(EMU_GOLDEN)             ## every family of models against its references, on the emulated GPU
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda-golden $(if $(T),--match $(T))
 cuda-sanitize: $(foreach s,cuda-tsan cuda-asan,$(B)/$s/kcheck $(B)/$s/sample) ## every kernel under ThreadSanitizer, AddressSanitizer and UBSan
@@ -142,6 +142,8 @@ cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o) build/venv/.sass ## registers, spills, 
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
 cuda-accesses: ptxvm-built            ## sectors and bank conflicts of the kernels, counted; ARGS=--write renews the table
 	$(Q)$(PYTHON) tools/cuda_accesses.py --build $(B) $(ARGS)
+cuda-mutants: ptxvm-built             ## each barrier of the kernels is taken out: is it told? (nvcc; a quarter of an hour)
+	$(Q)tools/cuda_mutants.py --build $(B) $(T)
 cuda-report:                          ## rooflines on paper, into docs/CUDA.md
 	$(Q)$(PYTHON) tools/cuda_report.py
 gpu-check: $(if $(EMULATED),cuda-emu,cuda $(addprefix $(B)/cuda/,$(DEVICE_GOLDEN))) all build/venv/.done ## all that a machine with a GPU should run; EMULATED=1: a dry run without one

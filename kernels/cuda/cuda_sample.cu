@@ -95,7 +95,7 @@ __device__ static inline void sample_best(const float *x, int n, float *top, int
     }
     *top = tops[0];
     *id = ids[0];
-    __syncthreads();
+    __syncthreads(); /* tops and ids may be used again */
 }
 
 __global__ void __launch_bounds__(SAMPLE_THREADS)
