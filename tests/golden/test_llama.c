@@ -478,6 +478,10 @@ static void llama_real_model_is_close(void **state)
         print_message("    skipped: %s is missing (make models)\n", model);
         skip();
     }
+    if (golden_short()) {
+        print_message("    skipped: an emulated device takes long for a real model\n");
+        skip();
+    }
     FILE *f = fopen("tests/fixtures/llama_real.bin", "rb");
     assert_non_null(f);
     struct real g;
