@@ -83,7 +83,7 @@ static void a_guide_is_the_draft_where_the_answer_follows_it(void **state)
     (void)state;
     static const int32_t guide[] = {1, 2, 3, 4, 5, 6, 3, 4, 8, 9};
     struct draft d;
-    struct draft_guide g = followed(guide, COUNT(guide), NULL, 0, &d);
+    struct draft_guide g = followed(guide, COUNT(guide), guide, 0, &d);
     assert_int_equal(d.n, 3); /* from the first token on */
     assert_memory_equal(d.ids, guide, 3 * sizeof *guide);
     static const int32_t same[] = {1, 2, 3, 4, 5, 6, 3, 4};
