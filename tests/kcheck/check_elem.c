@@ -127,11 +127,11 @@ static double act_exact(enum act act, double x)
     }
 }
 
-/* The whole ops against doubles, in place, at several thread counts. */
-static void check_glu(struct kcheck *kc, enum act act)
+/* The whole ops against doubles, in place, at several thread counts.  align: as check_concat has it. */
+static void check_glu(struct kcheck *kc, enum act act, size_t align)
 {
     enum { ROWS = 61, DIM = 700, N = ROWS * DIM };
-    float *gate = kcheck_in(kc, N), *up = kcheck_in(kc, N);
+    float *gate = kcheck_in(kc, N), *up = kcheck_in_bytes(kc, sizeof(float) * N, align);
     float *want = kcheck_out(kc, N), *want_act = kcheck_out(kc, N), *first = kcheck_out(kc, N);
     kcheck_fill(kc, gate, N, 12.0f);
     kcheck_fill(kc, up, N, 3.0f);
@@ -147,7 +147,7 @@ static void check_glu(struct kcheck *kc, enum act act)
     want_act[2] = want[2] = INFINITY;
     for (int threads = 1; threads <= 4; threads++) {
         struct backend *be = kcheck_backend(kc, threads);
-        float *out = kcheck_out(kc, N);
+        float *out = kcheck_out_bytes(kc, sizeof(float) * N, align);
         memcpy(out, gate, sizeof(float) * N);
         struct tensor to = kcheck_tensor(out, ROWS, DIM), tu = kcheck_tensor(up, ROWS, DIM);
         OP(be, glu, .out = &to, .gate = &to, .up = &tu, .act = act);
@@ -251,8 +251,8 @@ void kcheck_elem(struct kcheck *kc)
     if (KCHECK(kc, f16_pack))
         check_f16(kc);
     if (KCHECK_OP(kc, glu_act_add_concat, glu)) {
-        for (int i = 0; i < N_ACTS; i++)
-            check_glu(kc, acts[i]);
+        for (int i = 0; i < 2 * N_ACTS; i++)
+            check_glu(kc, acts[i / 2], i % 2 ? 16 : sizeof(float));
         check_add(kc, sizeof(float));
         check_add(kc, 16);
         check_concat(kc, 321, 640, sizeof(float));
