@@ -50,7 +50,7 @@ def types():
 def shared_few(step_k, head, step, parts):
     w = head + step
     most = w + step_k // 64 * 8 * (32 + 128 * parts)
-    return 8 * min(8, (160 << 10) // (8 * most)) * most
+    return 4 * min(8, (80 << 10) // (4 * most)) * most
 
 
 def tile(group, step_k, head, step, parts, columns):
@@ -85,9 +85,9 @@ def launch(name):
     if base in ("linear_many_kernel", "conv_kernel"):
         return tile(*types()[numbers[0]][1:], *numbers[1:])
     if base == "linear_few_kernel":
-        return 256, shared_few(*types()[numbers[0]][2:], numbers[1])
+        return 128, shared_few(*types()[numbers[0]][2:], numbers[1])
     if base == "linear_x_kernel":
-        return 256, 4 * X_ROW[numbers[-1]]
+        return 1024 if numbers[-1] in (0, 3) else 256, 4 * X_ROW[numbers[-1]]
     if base == "dense_kernel":
         return 128, shared_dense(*numbers[:3])
     if base == "wide_kernel":

@@ -99,7 +99,7 @@ def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024):
     types = {name: v for name, *v in cuda_gate.types().values()}
     _, _, head, step = types[kind]
     few = f"linear_few_kernel<{kind}, {parts}>"
-    flight = in_flight(few, arch, table, 8 * (head + step), 8 if step < 1500 else 4)
+    flight = in_flight(few, arch, table, 4 * (head + step), 8 if step < 1500 else 4)
     prompt = rows > 64
     products = 0.0
     for n_out, n_in in ((m.dim + 2 * m.kv, m.dim), (m.dim, m.dim), (2 * m.hidden, m.dim),

@@ -91,7 +91,6 @@ __device__ static inline void few_sum(float acc[1][1][4], uint8_t *ring, const u
         const uint8_t *stage = ring + at * stage_bytes;
         const struct cuda_columns x = {stage + R::w_bytes, j.rows, j.rows * CUDA_RECORD(parts)};
         cuda_step<type, 1, 1, parts>(acc, stage, 0, x, lane);
-        __syncwarp();
         at = at + 1 < R::stages ? at + 1 : 0;
     }
     cuda_copy_wait<0>();
