@@ -107,8 +107,8 @@ void kcheck_done(struct kcheck *kc)
 
 uint32_t kcheck_random(struct kcheck *kc)
 {
-    kc->seed = kc->seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(kc->seed >> 32);
+    kc->state = kc->state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(kc->state >> 32);
 }
 
 void kcheck_fill(struct kcheck *kc, float *p, int64_t n, float range)
@@ -226,6 +226,7 @@ bool kcheck_begin(struct kcheck *kc, const char *name)
         return false;
     snprintf(kc->name, sizeof(kc->name), "%s", name);
     kc->cases = kc->bad = 0;
+    kc->state = kc->seed;
     return true;
 }
 
@@ -260,7 +261,7 @@ static enum dtype half_type(const char *name)
 
 int main(int argc, char **argv)
 {
-    struct kcheck kc = {.seed = 1};
+    struct kcheck kc = {.seed = 1, .state = 1};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--bench") == 0)
             kc.bench = true;

@@ -30,7 +30,8 @@ struct kcheck {
     enum dtype type;    /* of activations on the device */
     bool bench;
     const char *only; /* the filter, or NULL */
-    uint64_t seed;    /* state of kcheck_random */
+    uint64_t seed;    /* every check begins with it, whatever was checked before */
+    uint64_t state;   /* of kcheck_random */
     /* of the check that runs now */
     char name[64];
     int cases, bad;
