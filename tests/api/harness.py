@@ -227,6 +227,17 @@ def chat(text="Say something", **fields):
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
+def named_events(server, path, body):
+    """The events of a stream whose events have names, each as (name, data)."""
+    status, headers, text = server.request("POST", path, {"stream": True, **body})
+    assert status == 200 and headers["Content-Type"] == "text/event-stream"
+    found = []
+    for block in text.decode().strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
 def read_all(s):
     """What comes until the other side closes."""
     data = b""

@@ -8,7 +8,7 @@ import anthropic
 import jsonschema
 import pytest
 
-from harness import BLIP, CHAT, ENDLESS, PATIENCE_S, TINY, Server, png, wide_model
+from harness import BLIP, CHAT, ENDLESS, PATIENCE_S, TINY, Server, named_events, png, wide_model
 
 pytestmark = pytest.mark.asan
 MESSAGES = "/v1/messages"
@@ -35,14 +35,7 @@ def claude(wide):
 
 
 def events(server, **body):
-    """A stream's events, each as (name, data)."""
-    status, headers, text = server.request("POST", MESSAGES, {"stream": True, **body})
-    assert status == 200 and headers["Content-Type"] == "text/event-stream"
-    found = []
-    for block in text.decode().strip().split("\n\n"):
-        name, data = block.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+    return named_events(server, MESSAGES, body)
 
 
 def refused(server, body, status=400):

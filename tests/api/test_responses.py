@@ -10,7 +10,7 @@ import openai
 import pydantic
 import pytest
 
-from harness import BLIP, CHAT, ENDLESS, TINY, Server, png, wide_model
+from harness import BLIP, CHAT, ENDLESS, TINY, Server, named_events, png, wide_model
 
 pytestmark = pytest.mark.asan
 RESPONSES = "/v1/responses"
@@ -38,14 +38,7 @@ class Weather(pydantic.BaseModel):
 
 
 def events(server, **body):
-    """A stream's events, each as (name, data)."""
-    status, headers, text = server.request("POST", RESPONSES, {"stream": True, **body})
-    assert status == 200 and headers["Content-Type"] == "text/event-stream"
-    found = []
-    for block in text.decode().strip().split("\n\n"):
-        name, data = block.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+    return named_events(server, RESPONSES, body)
 
 
 def texts(items):
