@@ -7,7 +7,7 @@
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 
 #define FEW_SHARED  (80 * 1024) /* of a block: two on any SM */
-#define FEW_EARLY   2 /* steps of weights that are asked for before x is there; less than any ring */
+#define FEW_EARLY   2           /* steps of weights that are asked for before x is there */
 #define FEW_THREADS (CUDA_SLICES * CUDA_WARP)
 #define FEW_SUMS \
     20 /* floats from a row's sums of 16 outputs to the next: lanes write to other banks */
@@ -19,6 +19,7 @@ template <int type, int parts> struct few_ring {
     static constexpr int most_bytes = w_bytes + records * FEW_ROWS * CUDA_RECORD(parts);
     static constexpr int fit = FEW_SHARED / (CUDA_SLICES * most_bytes);
     static constexpr int stages = fit < 8 ? fit : 8;
+    static_assert(FEW_EARLY < stages, "a ring has room for the early steps");
     static __host__ __device__ int stage_bytes(int rows)
     {
         return w_bytes + records * rows * CUDA_RECORD(parts);
