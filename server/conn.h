@@ -33,11 +33,12 @@ struct conn {
     size_t target_len;
     bool responded; /* a response is queued */
     bool client_gone;
-    bool half_closed; /* it sends no more, and was asked whether it still reads */
-    bool may_interim; /* an answer 100 may come before the answer */
-    atomic_bool gone; /* nobody waits for the answer, also for other threads */
-    bool working;     /* api_begin runs on a worker, or on a thread of its own */
-    bool cors;        /* the origin may read the answer */
+    bool half_closed;   /* it sends no more, and was asked whether it still reads */
+    bool answers_first; /* peer_answer_first */
+    bool may_interim;   /* an answer 100 may come before the answer */
+    atomic_bool gone;   /* nobody waits for the answer, also for other threads */
+    bool working;       /* api_begin runs on a worker, or on a thread of its own */
+    bool cors;          /* the origin may read the answer */
     const struct api_route *route;
     const char *path; /* libmicrohttpd's until the request is complete, or path_copy */
     char *path_copy;  /* for a worker: it may end after the connection */
@@ -117,6 +118,7 @@ void peer_close(struct conn *c);
 void peer_watch(struct conn *c);
 void peer_next(struct conn *c);
 void peer_left(struct conn *c);
+void peer_answer_first(struct conn *c, bool on); /* once resumed, before anything is read */
 bool peer_ask(struct conn *c); /* does it still read?  false: nothing may be sent now */
 
 /* deadlines.c: once a second. */

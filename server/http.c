@@ -447,6 +447,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
 {
     struct http *h = c->http;
     c->phase = PHASE_WORK;
+    peer_answer_first(c, false);
     if (!strcmp(method, "OPTIONS") && c->cors)
         return respond_preflight(c);
     if (c->refusal_status)
@@ -475,6 +476,7 @@ static enum MHD_Result request_answer(struct conn *c, const char *method)
     }
     if (c->call && c->call->status)
         return respond_call(c);
+    peer_answer_first(c, true);
     http_suspend(c);
     return MHD_YES;
 }

@@ -74,6 +74,17 @@ static void on_end(uv_poll_t *watch, int status, int events)
     http_drive(c->http);
 }
 
+/* libmicrohttpd 0.9.75 reads from a connection that waited for its first answer before it asks for the answer,
+ * and takes the end of what a client sends for its leaving.  Only connections with a time limit of their own it
+ * asks first; so while one waits its limit is another. */
+void peer_answer_first(struct conn *c, bool on)
+{
+    const unsigned s = (unsigned)c->http->o.config->idle_timeout_s;
+    if (c->answers_first != on)
+        MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, s + on);
+    c->answers_first = on;
+}
+
 /* Of one that has half closed only resets are news.  They come unasked; urgent data, which nobody sends, stands
  * for them since something has to be asked for. */
 void peer_watch(struct conn *c)

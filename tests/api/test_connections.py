@@ -100,14 +100,27 @@ def completion(version="1.1", **fields):
             "Connection: close\r\n\r\n").encode() + body
 
 
-def test_a_half_closed_client_gets_an_answer_that_takes_time(server):
-    for _ in range(10):  # whether it was waiting already when it closed, or just began to
-        answer = server.raw(completion()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
-        head, body = answer.split(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
-        assert json.loads(body)["usage"]["completion_tokens"] == 400
-        assert server.raw(completion(stream=True)).rstrip().endswith(b"data: [DONE]\n\n\r\n0")
-    assert server.raw(completion("1.0", stream=True)).endswith(b"data: [DONE]\n\n")
+@contextlib.contextmanager
+def idle(server, n):
+    """Connections between two requests: libmicrohttpd looks at the oldest first, so at no other by chance."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(n):
+            c = stack.enter_context(server.connect())
+            c.sendall(GET)
+            assert c.recv(12) == b"HTTP/1.1 200"
+        yield
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_half_closed_client_gets_an_answer_that_takes_time(server, others):
+    with idle(server, others):
+        for _ in range(10):  # whether it was waiting already when it closed, or just began to
+            answer = server.raw(completion()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head, body = answer.split(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(body)["usage"]["completion_tokens"] == 400
+            assert server.raw(completion(stream=True)).rstrip().endswith(b"data: [DONE]\n\n\r\n0")
+        assert server.raw(completion("1.0", stream=True)).endswith(b"data: [DONE]\n\n")
 
 
 def test_a_half_closed_client_of_http_1_0_counts_as_gone():
@@ -120,14 +133,15 @@ def test_a_half_closed_client_of_http_1_0_counts_as_gone():
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("leave", [close, reset])
 def test_a_client_that_half_closes_and_leaves_ends_its_work(leave, stream):
-    with endless("--sse_keepalive_s", 1) as s:
-        c = s.send(CHAT, chat(stream=stream, **FOREVER))
-        s.wait_metric(RUNNING, 1)
-        c.shutdown(socket.SHUT_WR)
-        assert c.recv(1000)  # the question, or what it streams
-        assert s.metric(RUNNING) == 1
-        leave(c)
-        s.wait_metric(RUNNING, 0)
+    with endless("--sse_keepalive_s", 1) as s, idle(s, 3):
+        for _ in range(5):
+            c = s.send(CHAT, chat(stream=stream, **FOREVER))
+            s.wait_metric(RUNNING, 1)
+            c.shutdown(socket.SHUT_WR)
+            assert c.recv(1000)  # the question, or what it streams
+            assert s.metric(RUNNING) == 1
+            leave(c)
+            s.wait_metric(RUNNING, 0)
 
 
 @pytest.mark.parametrize("option, sent", [
