@@ -324,7 +324,15 @@ static void put_logprobs(const struct render *r, struct json_writer *w, const st
 
 /* ---- Parts of an answer ---- */
 
-static void put_usage(struct json_writer *w, const struct job_usage *u)
+static int count_thoughts(const struct render *r)
+{
+    int n = 0;
+    for (int i = 0; i < r->o.n_choices; i++)
+        n += r->choices[i].think.n_tokens;
+    return n;
+}
+
+static void put_usage(const struct render *r, struct json_writer *w, const struct job_usage *u)
 {
     json_open(w, "usage", '{');
     json_put_int(w, "prompt_tokens", u->prompt_tokens);
@@ -335,7 +343,7 @@ static void put_usage(struct json_writer *w, const struct job_usage *u)
     json_put_int(w, "audio_tokens", 0);
     json_close(w, '}');
     json_open(w, "completion_tokens_details", '{');
-    json_put_int(w, "reasoning_tokens", 0);
+    json_put_int(w, "reasoning_tokens", count_thoughts(r));
     json_put_int(w, "audio_tokens", 0);
     json_put_int(w, "accepted_prediction_tokens", u->predicted_tokens);
     json_put_int(w, "rejected_prediction_tokens", u->missed_tokens);
@@ -501,7 +509,7 @@ static void put_stream_end(struct render *r, const struct event *ev, struct buf 
         open_answer(r, &w, out);
         open_choices(r, &w);
         json_close(&w, ']');
-        put_usage(&w, &ev->usage);
+        put_usage(r, &w, &ev->usage);
         close_answer(r, &w, out);
     }
     buf_adds(out, "data: [DONE]\n\n");
@@ -522,7 +530,7 @@ static void put_match(struct render *r, const struct event *ev, struct buf *out)
     open_answer(r, &w, out);
     json_put_num(&w, "match", (double)r->match);
     json_put_num(&w, "similarity", (double)r->cosine);
-    put_usage(&w, &ev->usage);
+    put_usage(r, &w, &ev->usage);
     close_answer(r, &w, out);
     if (r->o.stream)
         buf_adds(out, "data: [DONE]\n\n");
@@ -560,7 +568,7 @@ static void put_whole(struct render *r, const struct event *ev, struct buf *out)
         json_close(&w, '}');
     }
     json_close(&w, ']');
-    put_usage(&w, &ev->usage);
+    put_usage(r, &w, &ev->usage);
     if (r->o.timings)
         put_timings(&w, &ev->usage);
     close_answer(r, &w, out);
@@ -608,6 +616,7 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
     const bool plain = c->calls == NULL && r->o.think == THINK_NOT;
     if (ev->kind == EV_TEXT) {
         take_text(r, c, ev->text, ev->len, false);
+        think_count(&c->think, ev->n_made);
         if (r->o.stream && plain)
             put_frame(r, ev->index, FRAME_TEXT, out);
         else if (r->o.stream)
@@ -615,6 +624,7 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
     } else if (ev->kind == EV_FINISH) {
         c->finish = ev->finish;
         c->usage = ev->usage;
+        think_count(&c->think, ev->usage.completion_tokens);
         take_text(r, c, "", 0, true);
         if (r->matched)
             return 0;

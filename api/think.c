@@ -34,7 +34,10 @@ void think_init(struct think *t, enum think_start start)
     t->state = start == THINK_OPEN    ? THINK_WITHIN
                : start == THINK_MAYBE ? THINK_BEFORE
                                       : THINK_OVER;
+    t->opened = start == THINK_OPEN;
     t->begun = false;
+    t->n_tokens = 0;
+    t->counted = false;
     buf_init(&t->held, HELD_MAX);
 }
 
@@ -61,6 +64,7 @@ static void take_before(struct think *t, struct buf *said)
     if (n == sizeof opens - 1 && memcmp(s, opens, n) == 0) {
         buf_clear(&t->held);
         t->state = THINK_WITHIN;
+        t->opened = true;
     } else if ((n > 0 && (n >= sizeof opens || memcmp(s, opens, n) != 0)) ||
                t->held.len == HELD_MAX) {
         give(t, t->held.len, said);
@@ -122,6 +126,13 @@ void think_end(struct think *t, struct buf *thought, struct buf *said)
     give(t, n, t->state == THINK_WITHIN ? thought : said);
     buf_clear(&t->held);
     t->state = THINK_OVER;
+}
+
+void think_count(struct think *t, int n)
+{
+    if (t->opened && !t->counted)
+        t->n_tokens = n;
+    t->counted = t->counted || t->state == THINK_BEHIND || t->state == THINK_OVER;
 }
 
 grammar_sym think_grammar(struct grammar *g, enum think_start start, grammar_sym answer)

@@ -17,7 +17,10 @@ enum think_start think_start(const char *prompt, size_t n);
 
 struct think {
     enum { THINK_BEFORE, THINK_WITHIN, THINK_BEHIND, THINK_OVER } state;
+    bool opened;     /* the first tag is there */
     bool begun;      /* a thought is out */
+    bool counted;    /* n_tokens is final */
+    int n_tokens;    /* of thoughts and their tags, once think_count was told of them */
     struct buf held; /* what may be a tag, and white space in front of one */
 };
 void think_init(struct think *t, enum think_start start);
@@ -25,6 +28,8 @@ void think_free(struct think *t);
 /* More of the text: what is thought, and what is said. */
 void think_push(struct think *t, const char *s, size_t n, struct buf *thought, struct buf *said);
 void think_end(struct think *t, struct buf *thought, struct buf *said); /* no more comes */
+/* After think_push, before think_end: n tokens have made the text so far. */
+void think_count(struct think *t, int n);
 
 /* Thoughts, and then the answer; with THINK_MAYBE the answer alone as well. */
 grammar_sym think_grammar(struct grammar *g, enum think_start start, grammar_sym answer);

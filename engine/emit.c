@@ -81,8 +81,10 @@ static void give_out(struct seq *q, bool all)
         n++;
     if (q->text.len == 0 && n == 0)
         return;
-    job_emit(q->task->job,
-             job_event_new(EV_TEXT, q->choice, buf_str(&q->text), q->text.len, q->pending, n));
+    struct event *ev =
+        job_event_new(EV_TEXT, q->choice, buf_str(&q->text), q->text.len, q->pending, n);
+    ev->n_made = q->n_ids - q->n_prompt;
+    job_emit(q->task->job, ev);
     q->n_pending -= n;
     if (q->n_pending > 0) {
         memmove(q->pending, q->pending + n, (size_t)q->n_pending * sizeof *q->pending);

@@ -260,6 +260,7 @@ struct event {
     int index;        /* which choice */
     const char *text; /* whole UTF-8 characters, len bytes, NUL-terminated */
     size_t len;
+    int n_made; /* EV_TEXT: tokens of the choice so far, whose text may be held back */
     int n_tokens;
     const struct token_info *tokens; /* EV_TEXT with logprobs; EV_PROMPT: one */
     enum finish finish;

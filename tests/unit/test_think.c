@@ -55,6 +55,42 @@ static void thoughts_are_told_apart_however_they_are_cut(void **state)
     }
 }
 
+static void tokens_of_thoughts_are_counted_with_their_tags(void **state)
+{
+    (void)state;
+    static const struct {
+        enum think_start start;
+        const char *pieces[6]; /* a token each */
+        int n;
+    } cases[] = {
+        {THINK_OPEN, {"so", " so", "</think>", "\n\n", "Yes", NULL}, 3},
+        {THINK_OPEN, {"so", " so", "</", "think>Yes", ".", NULL}, 4},
+        {THINK_MAYBE, {"<think>", "so", "</think>", "Yes", ".", NULL}, 3},
+        {THINK_MAYBE, {"<thi", "nk>", "so", "so", NULL}, 4},
+        {THINK_MAYBE, {"Yes", ".", NULL}, 0},
+        {THINK_NOT, {"<think>", "so", "</think>", "Yes", NULL}, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct think t;
+        struct buf thought, said;
+        int n = 0;
+        buf_init(&thought, 1 << 12);
+        buf_init(&said, 1 << 12);
+        think_init(&t, cases[i].start);
+        for (; cases[i].pieces[n] != NULL; n++) {
+            think_push(&t, cases[i].pieces[n], strlen(cases[i].pieces[n]), &thought, &said);
+            think_count(&t, n + 1);
+        }
+        think_count(&t, n + 1); /* the token that ended the answer */
+        const bool open = t.state == THINK_WITHIN;
+        think_end(&t, &thought, &said);
+        assert_int_equal(t.n_tokens, cases[i].n + open);
+        think_free(&t);
+        buf_free(&thought);
+        buf_free(&said);
+    }
+}
+
 static void white_space_without_end_is_not_held_without_end(void **state)
 {
     (void)state;
@@ -125,6 +161,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(thoughts_are_told_apart_however_they_are_cut),
+        cmocka_unit_test(tokens_of_thoughts_are_counted_with_their_tags),
         cmocka_unit_test(white_space_without_end_is_not_held_without_end),
         cmocka_unit_test(the_prompt_says_how_an_answer_begins),
         cmocka_unit_test(an_answer_has_its_form_behind_the_thoughts),
