@@ -335,6 +335,26 @@ static int put_format(struct json_writer *w, const struct cJSON *body, struct er
     return 0;
 }
 
+/* Thoughts are blocks of the answer only where they are asked for, as from Anthropic's servers. */
+static int put_thinking(struct json_writer *w, const struct cJSON *body, struct err *e)
+{
+    const struct cJSON *thinking = json_get(body, "thinking");
+    const bool off = is(thinking, "type", "disabled");
+    const bool on = is(thinking, "type", "enabled") || is(thinking, "type", "adaptive");
+    if (json_type(thinking) != JSON_NULL && !on && !off) {
+        err_set(e, ERR_INVALID,
+                "thinking must be an object of the type enabled, adaptive or disabled");
+        return err_param(e, "thinking");
+    }
+    json_put_bool(w, "include_reasoning", on && !is(thinking, "display", "omitted"));
+    if (off && json_get(body, "chat_template_kwargs") == NULL) {
+        json_open(w, "chat_template_kwargs", '{');
+        json_put_bool(w, "enable_thinking", false);
+        json_close(w, '}');
+    }
+    return 0;
+}
+
 int messages_input_chat(const struct cJSON *body, int *origin, struct buf *out, struct err *e)
 {
     const unsigned both = PARAM_CHAT | PARAM_MESSAGES;
@@ -355,7 +375,8 @@ int messages_input_chat(const struct cJSON *body, int *origin, struct buf *out, 
         json_put_node(&in.w, "stop", stop);
     int err = put_tools(&in.w, json_get(body, "tools"), e);
     if (err != 0 || (err = put_choice(&in.w, json_get(body, "tool_choice"), e)) != 0 ||
-        (err = put_format(&in.w, body, e)) != 0 || (err = put_messages(&in, body, e)) != 0)
+        (err = put_format(&in.w, body, e)) != 0 || (err = put_thinking(&in.w, body, e)) != 0 ||
+        (err = put_messages(&in, body, e)) != 0)
         return err;
     json_close(&in.w, '}');
     return out->failed ? err_set(e, ERR_TOOBIG, "the messages are larger than allowed") : 0;

@@ -65,13 +65,18 @@ static void put_usage(const struct messages_out *m, struct json_writer *w)
     json_close(w, '}');
 }
 
-/* Without what it says (empty), as a stream begins it. */
+static const char *const types[ANSWER_TEXTS] = {"thinking", "text"}; /* also the key of the text */
+
+/* Without what it says (empty), as a stream begins it.  A signature is what Anthropic's own servers check. */
 static void put_text(const struct messages_out *m, struct json_writer *w, const char *key,
-                     bool empty)
+                     enum answer_kind kind, bool empty)
 {
+    const struct buf *text = &m->answer.texts[kind].text;
     json_open(w, key, '{');
-    json_put_str(w, "type", "text");
-    json_put_strn(w, "text", empty ? "" : buf_str(&m->answer.text), empty ? 0 : m->answer.text.len);
+    json_put_str(w, "type", types[kind]);
+    json_put_strn(w, types[kind], empty ? "" : buf_str(text), empty ? 0 : text->len);
+    if (kind == ANSWER_THOUGHT)
+        json_put_str(w, "signature", "");
     json_close(w, '}');
 }
 
@@ -97,8 +102,9 @@ static void put_message(const struct messages_out *m, struct json_writer *w, con
     json_put_str(w, "role", "assistant");
     json_put_str(w, "model", m->o.model);
     json_open(w, "content", '[');
-    if (!empty && answer_speaks(&m->answer))
-        put_text(m, w, NULL, false);
+    for (int i = 0; !empty && i < ANSWER_TEXTS; i++)
+        if (answer_has(&m->answer, (enum answer_kind)i))
+            put_text(m, w, NULL, (enum answer_kind)i, false);
     for (int i = 0; !empty && i < answer_calls(&m->answer); i++) {
         const struct tool_call c = tool_parse_call(m->answer.calls, i);
         put_call(w, NULL, &c, false);
@@ -125,28 +131,15 @@ static void close_event(struct json_writer *w, struct buf *out)
     buf_adds(out, "\n\n");
 }
 
-/* c NULL: the text. */
-static void send_begin(const struct messages_out *m, const struct tool_call *c, int index,
+static void send_delta(int index, const char *type, const char *key, const char *s, size_t n,
                        struct buf *out)
-{
-    struct json_writer w;
-    open_event("content_block_start", &w, out);
-    json_put_int(&w, "index", index);
-    if (c != NULL)
-        put_call(&w, "content_block", c, true);
-    else
-        put_text(m, &w, "content_block", true);
-    close_event(&w, out);
-}
-
-static void send_delta(int index, bool text, const char *s, size_t n, struct buf *out)
 {
     struct json_writer w;
     open_event("content_block_delta", &w, out);
     json_put_int(&w, "index", index);
     json_open(&w, "delta", '{');
-    json_put_str(&w, "type", text ? "text_delta" : "input_json_delta");
-    json_put_strn(&w, text ? "text" : "partial_json", s, n);
+    json_put_str(&w, "type", type);
+    json_put_strn(&w, key, s, n);
     json_close(&w, '}');
     close_event(&w, out);
 }
@@ -159,26 +152,38 @@ static void send_end(int index, struct buf *out)
     close_event(&w, out);
 }
 
-static void text_begins(void *ctx, struct buf *out)
+static void text_begins(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
-    send_begin(ctx, NULL, 0, out);
+    struct json_writer w;
+    open_event("content_block_start", &w, out);
+    json_put_int(&w, "index", index);
+    put_text(ctx, &w, "content_block", kind, true);
+    close_event(&w, out);
 }
 
-static void text_grows(void *ctx, const char *s, size_t n, struct buf *out)
+static void text_grows(void *ctx, enum answer_kind kind, int index, const char *s, size_t n,
+                       struct buf *out)
 {
+    static const char *const deltas[ANSWER_TEXTS] = {"thinking_delta", "text_delta"};
     (void)ctx;
-    send_delta(0, true, s, n, out);
+    send_delta(index, deltas[kind], types[kind], s, n, out);
 }
 
-static void text_ends(void *ctx, struct buf *out)
+static void text_ends(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
     (void)ctx;
-    send_end(0, out);
+    (void)kind;
+    send_end(index, out);
 }
 
 static void call_begins(void *ctx, const struct tool_call *c, int index, struct buf *out)
 {
-    send_begin(ctx, c, index, out);
+    struct json_writer w;
+    (void)ctx;
+    open_event("content_block_start", &w, out);
+    json_put_int(&w, "index", index);
+    put_call(&w, "content_block", c, true);
+    close_event(&w, out);
 }
 
 static void call_grows(void *ctx, const struct tool_call *c, int index, const char *s, size_t n,
@@ -186,7 +191,7 @@ static void call_grows(void *ctx, const struct tool_call *c, int index, const ch
 {
     (void)ctx;
     (void)c;
-    send_delta(index, false, s, n, out);
+    send_delta(index, "input_json_delta", "partial_json", s, n, out);
 }
 
 static void call_ends(void *ctx, const struct tool_call *c, int index, struct buf *out)
@@ -256,14 +261,14 @@ void messages_out_error(struct buf *out, int status, const struct err *e)
     static const struct {
         int status;
         const char *type;
-    } types[] = {{400, "invalid_request_error"}, {401, "authentication_error"},
+    } names[] = {{400, "invalid_request_error"}, {401, "authentication_error"},
                  {403, "permission_error"},      {404, "not_found_error"},
                  {413, "request_too_large"},     {429, "rate_limit_error"},
                  {503, "overloaded_error"}};
     const char *type = status >= 500 ? "api_error" : "invalid_request_error";
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (types[i].status == status)
-            type = types[i].type;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].status == status)
+            type = names[i].type;
     char msg[sizeof e->msg];
     error_scrub(msg, sizeof msg, e->msg);
     struct json_writer w;

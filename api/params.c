@@ -53,6 +53,11 @@ enum { LOGIT_BIAS_MAX = 4096 };
     "\"type\":"                                                                                  \
     "{\"const\":\"content\"},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\"," \
     "\"items\":{\"type\":\"object\"}}]}}}"
+#define THINKING_SCHEMA                                                                \
+    "{\"type\":[\"object\",\"null\"],\"properties\":{"                                 \
+    "\"type\":{\"type\":\"string\",\"enum\":[\"enabled\",\"adaptive\",\"disabled\"]}," \
+    "\"display\":{\"type\":\"string\",\"enum\":[\"summarized\",\"omitted\"]},"         \
+    "\"budget_tokens\":{\"type\":\"integer\"}}}"
 #define STREAM_OPTIONS_SCHEMA \
     "{\"type\":[\"object\",\"null\"],\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}"
 
@@ -244,7 +249,10 @@ const struct param params_table[] = {
     {"output_format", PARAM_OTHER, PARAM_MESSAGES, 0, 0, 0, "{\"type\":[\"object\",\"null\"]}",
      "the same as output_config.format"},
     {"metadata", PARAM_IGNORED, PARAM_MESSAGES, 0, 0, 0, NULL, "has no effect"},
-    {"thinking", PARAM_IGNORED, PARAM_MESSAGES, 0, 0, 0, NULL, "has no effect"},
+    {"thinking", PARAM_OTHER, PARAM_MESSAGES, 0, 0, 0, THINKING_SCHEMA,
+     "enabled or adaptive: what the model thinks is a block of the answer; disabled: "
+     "enable_thinking is "
+     "false for its template"},
     {"cache_control", PARAM_IGNORED, PARAM_MESSAGES, 0, 0, 0, NULL, "has no effect"},
     {"speed", PARAM_IGNORED, PARAM_MESSAGES, 0, 0, 0, NULL, "has no effect"},
     {"diagnostics", PARAM_IGNORED, PARAM_MESSAGES, 0, 0, 0, NULL, "has no effect"},

@@ -1,4 +1,4 @@
-/* An answer has at most one message, in front of the calls, since a chat's answer is one turn.  What was said stays
+/* An answer has at most one item of thoughts, then one message, then the calls, since a chat's answer is one turn.  What was said stays
  * until the end, also in a stream: the last events repeat it. */
 #include "api/responses_out.h"
 
@@ -16,7 +16,8 @@ enum {
 };
 
 struct responses_out {
-    char id[ANSWER_ID_MAX], message_id[ANSWER_ID_MAX];
+    char id[ANSWER_ID_MAX];
+    char item_ids[ANSWER_TEXTS][ANSWER_ID_MAX];
     struct responses_store *store;
     int owner;
     struct buf echo;  /* members of the object that repeat the request */
@@ -90,7 +91,8 @@ struct responses_out *responses_out_open(const struct responses_out_options *o)
     if (r == NULL)
         return NULL;
     answer_id(r->id, "resp");
-    answer_id(r->message_id, "msg");
+    answer_id(r->item_ids[ANSWER_THOUGHT], "rs");
+    answer_id(r->item_ids[ANSWER_TEXT], "msg");
     r->store = o->store;
     r->owner = o->owner;
     r->items = *o->items;
@@ -140,30 +142,40 @@ static void put_tokens(struct json_writer *w, const struct buf *b)
 
 /* empty: as it is when nothing of it was said yet. */
 static void put_part(const struct responses_out *r, struct json_writer *w, const char *key,
-                     bool empty)
+                     enum answer_kind kind, bool empty)
 {
-    const struct buf none = {0};
+    const struct buf none = {0}, *text = &r->answer.texts[kind].text;
     json_open(w, key, '{');
-    json_put_str(w, "type", "output_text");
-    json_open(w, "annotations", '[');
-    json_close(w, ']');
-    put_tokens(w, empty ? &none : &r->tokens);
-    json_put_strn(w, "text", empty ? "" : buf_str(&r->answer.text), empty ? 0 : r->answer.text.len);
+    json_put_str(w, "type", kind == ANSWER_TEXT ? "output_text" : "reasoning_text");
+    if (kind == ANSWER_TEXT) {
+        json_open(w, "annotations", '[');
+        json_close(w, ']');
+        put_tokens(w, empty ? &none : &r->tokens);
+    }
+    json_put_strn(w, "text", empty ? "" : buf_str(text), empty ? 0 : text->len);
     json_close(w, '}');
 }
 
-static void put_message(const struct responses_out *r, struct json_writer *w, const char *key,
-                        bool begun)
+/* The item of what is said, or thought. */
+static void put_text(const struct responses_out *r, struct json_writer *w, const char *key,
+                     enum answer_kind kind, bool begun)
 {
-    const bool cut = r->answer.finish == FINISH_LENGTH && answer_calls(&r->answer) == 0;
+    const bool last = answer_calls(&r->answer) == 0 &&
+                      (kind == ANSWER_TEXT || !answer_has(&r->answer, ANSWER_TEXT));
+    const bool cut = r->answer.finish == FINISH_LENGTH && last;
     json_open(w, key, '{');
-    json_put_str(w, "id", r->message_id);
-    json_put_str(w, "type", "message");
+    json_put_str(w, "id", r->item_ids[kind]);
+    json_put_str(w, "type", kind == ANSWER_TEXT ? "message" : "reasoning");
     json_put_str(w, "status", begun ? "in_progress" : cut ? "incomplete" : "completed");
-    json_put_str(w, "role", "assistant");
+    if (kind == ANSWER_TEXT) {
+        json_put_str(w, "role", "assistant");
+    } else {
+        json_open(w, "summary", '[');
+        json_close(w, ']');
+    }
     json_open(w, "content", '[');
     if (!begun)
-        put_part(r, w, NULL, false);
+        put_part(r, w, NULL, kind, false);
     json_close(w, ']');
     json_close(w, '}');
 }
@@ -190,8 +202,9 @@ static void put_call(struct json_writer *w, const char *key, const struct tool_c
 
 static void put_output(const struct responses_out *r, struct json_writer *w)
 {
-    if (answer_speaks(&r->answer))
-        put_message(r, w, NULL, false);
+    for (int i = 0; i < ANSWER_TEXTS; i++)
+        if (answer_has(&r->answer, (enum answer_kind)i))
+            put_text(r, w, NULL, (enum answer_kind)i, false);
     for (int i = 0; i < answer_calls(&r->answer); i++) {
         const struct tool_call call = tool_parse_call(r->answer.calls, i);
         put_call(w, NULL, &call, false);
@@ -209,7 +222,7 @@ static void put_usage(const struct responses_out *r, struct json_writer *w)
     json_close(w, '}');
     json_put_int(w, "output_tokens", u->completion_tokens);
     json_open(w, "output_tokens_details", '{');
-    json_put_int(w, "reasoning_tokens", 0);
+    json_put_int(w, "reasoning_tokens", r->answer.think.n_tokens);
     json_close(w, '}');
     json_put_int(w, "total_tokens", (int64_t)u->prompt_tokens + u->completion_tokens);
     json_close(w, '}');
@@ -282,27 +295,47 @@ static void send_response(struct responses_out *r, const char *type, const struc
     close_event(&w, out);
 }
 
-/* output_item.added (begun) or output_item.done, of the message or of a call. */
-static void send_item(struct responses_out *r, const struct tool_call *call, int index, bool begun,
-                      struct buf *out)
+/* output_item.added (begun) or output_item.done, up to the item. */
+static void open_item_event(struct responses_out *r, int index, bool begun, struct json_writer *w,
+                            struct buf *out)
+{
+    open_event(r, begun ? "response.output_item.added" : "response.output_item.done", w, out);
+    json_put_int(w, "output_index", index);
+}
+
+static void send_text(struct responses_out *r, enum answer_kind kind, bool begun, struct buf *out)
 {
     struct json_writer w;
-    open_event(r, begun ? "response.output_item.added" : "response.output_item.done", &w, out);
-    json_put_int(&w, "output_index", index);
-    if (call != NULL)
-        put_call(&w, "item", call, begun);
-    else
-        put_message(r, &w, "item", begun);
+    open_item_event(r, answer_index(&r->answer, kind), begun, &w, out);
+    put_text(r, &w, "item", kind, begun);
     close_event(&w, out);
 }
 
-static void open_text_event(struct responses_out *r, const char *type, struct json_writer *w,
-                            struct buf *out)
+static void send_call(struct responses_out *r, const struct tool_call *call, int index, bool begun,
+                      struct buf *out)
+{
+    struct json_writer w;
+    open_item_event(r, index, begun, &w, out);
+    put_call(&w, "item", call, begun);
+    close_event(&w, out);
+}
+
+static void open_text_event(struct responses_out *r, const char *type, enum answer_kind kind,
+                            struct json_writer *w, struct buf *out)
 {
     open_event(r, type, w, out);
-    json_put_str(w, "item_id", r->message_id);
-    json_put_int(w, "output_index", 0);
+    json_put_str(w, "item_id", r->item_ids[kind]);
+    json_put_int(w, "output_index", answer_index(&r->answer, kind));
     json_put_int(w, "content_index", 0);
+}
+
+static void send_part(struct responses_out *r, const char *type, enum answer_kind kind, bool empty,
+                      struct buf *out)
+{
+    struct json_writer w;
+    open_text_event(r, type, kind, &w, out);
+    put_part(r, &w, "part", kind, empty);
+    close_event(&w, out);
 }
 
 /* Logprobs that go out: they are no longer fresh. */
@@ -314,40 +347,47 @@ static void keep_tokens(struct responses_out *r)
     buf_clear(&r->fresh);
 }
 
-static void text_begins(void *ctx, struct buf *out)
+static void text_begins(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
-    struct responses_out *r = ctx;
-    struct json_writer w;
-    send_item(r, NULL, 0, true, out);
-    open_text_event(r, "response.content_part.added", &w, out);
-    put_part(r, &w, "part", true);
-    close_event(&w, out);
+    (void)index;
+    send_text(ctx, kind, true, out);
+    send_part(ctx, "response.content_part.added", kind, true, out);
 }
 
-static void text_grows(void *ctx, const char *s, size_t n, struct buf *out)
+static void text_grows(void *ctx, enum answer_kind kind, int index, const char *s, size_t n,
+                       struct buf *out)
 {
+    static const char *const types[ANSWER_TEXTS] = {"response.reasoning_text.delta",
+                                                    "response.output_text.delta"};
     struct responses_out *r = ctx;
     struct json_writer w;
-    open_text_event(r, "response.output_text.delta", &w, out);
+    (void)index;
+    open_text_event(r, types[kind], kind, &w, out);
     json_put_strn(&w, "delta", s, n);
-    put_tokens(&w, &r->fresh);
+    if (kind == ANSWER_TEXT)
+        put_tokens(&w, &r->fresh);
     close_event(&w, out);
-    keep_tokens(r);
+    if (kind == ANSWER_TEXT)
+        keep_tokens(r);
 }
 
-static void text_ends(void *ctx, struct buf *out)
+static void text_ends(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
+    static const char *const types[ANSWER_TEXTS] = {"response.reasoning_text.done",
+                                                    "response.output_text.done"};
     struct responses_out *r = ctx;
+    const struct buf *text = &r->answer.texts[kind].text;
     struct json_writer w;
-    keep_tokens(r);
-    open_text_event(r, "response.output_text.done", &w, out);
-    json_put_strn(&w, "text", buf_str(&r->answer.text), r->answer.text.len);
-    put_tokens(&w, &r->tokens);
+    (void)index;
+    if (kind == ANSWER_TEXT)
+        keep_tokens(r);
+    open_text_event(r, types[kind], kind, &w, out);
+    json_put_strn(&w, "text", buf_str(text), text->len);
+    if (kind == ANSWER_TEXT)
+        put_tokens(&w, &r->tokens);
     close_event(&w, out);
-    open_text_event(r, "response.content_part.done", &w, out);
-    put_part(r, &w, "part", false);
-    close_event(&w, out);
-    send_item(r, NULL, 0, false, out);
+    send_part(r, "response.content_part.done", kind, false, out);
+    send_text(r, kind, false, out);
 }
 
 static void open_call_event(struct responses_out *r, const char *type, const struct tool_call *c,
@@ -362,7 +402,7 @@ static void open_call_event(struct responses_out *r, const char *type, const str
 
 static void call_begins(void *ctx, const struct tool_call *c, int index, struct buf *out)
 {
-    send_item(ctx, c, index, true, out);
+    send_call(ctx, c, index, true, out);
 }
 
 static void call_grows(void *ctx, const struct tool_call *c, int index, const char *s, size_t n,
@@ -381,7 +421,7 @@ static void call_ends(void *ctx, const struct tool_call *c, int index, struct bu
     json_put_str(&w, "name", c->name);
     json_put_strn(&w, "arguments", c->arguments, c->n_arguments);
     close_event(&w, out);
-    send_item(ctx, c, index, false, out);
+    send_call(ctx, c, index, false, out);
 }
 
 static const struct answer_sink sink = {.text_begins = text_begins,

@@ -9,22 +9,26 @@
 
 #include "api/answer.h"
 
-static void text_begins(void *ctx, struct buf *out)
+static void text_begins(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
     (void)ctx;
-    buf_adds(out, "[");
+    buf_printf(out, kind == ANSWER_THOUGHT ? "{%d " : "[%d ", index);
 }
 
-static void text(void *ctx, const char *s, size_t n, struct buf *out)
+static void text(void *ctx, enum answer_kind kind, int index, const char *s, size_t n,
+                 struct buf *out)
 {
     (void)ctx;
+    (void)kind;
+    (void)index;
     buf_add(out, s, n);
 }
 
-static void text_ends(void *ctx, struct buf *out)
+static void text_ends(void *ctx, enum answer_kind kind, int index, struct buf *out)
 {
     (void)ctx;
-    buf_adds(out, "]");
+    (void)index;
+    buf_adds(out, kind == ANSWER_THOUGHT ? "}" : "]");
 }
 
 static void call_begins(void *ctx, const struct tool_call *c, int index, struct buf *out)
@@ -92,14 +96,49 @@ static void check(const char *said, enum finish finish, const char *expected, co
 static void blocks_come_in_order_however_the_text_is_cut(void **state)
 {
     (void)state;
-    check("Hello there", FINISH_STOP, "[Hello there]", "stop");
-    check("", FINISH_STOP, "[]", "stop");
-    check("Hello", FINISH_LENGTH, "[Hello]", "length");
+    check("Hello there", FINISH_STOP, "[0 Hello there]", "stop");
+    check("", FINISH_STOP, "[0 ]", "stop");
+    check("Hello", FINISH_LENGTH, "[0 Hello]", "length");
     check(CALL, FINISH_STOP, "<0 f {\"a\": 1} 0>", "tool_calls");
-    check("I look." CALL "\n" CALL, FINISH_STOP, "[I look.]<1 f {\"a\": 1} 1><2 f {\"a\": 1} 2>",
+    check("I look." CALL "\n" CALL, FINISH_STOP, "[0 I look.]<1 f {\"a\": 1} 1><2 f {\"a\": 1} 2>",
           "tool_calls");
     check("<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": ", FINISH_LENGTH,
           "<0 f {\"a\":  cut 0>", "length");
+}
+
+static void thoughts_are_a_block_in_front(void **state)
+{
+    (void)state;
+    static const struct {
+        enum think_start start;
+        bool hidden;
+        const char *said, *told;
+        enum finish finish;
+    } cases[] = {
+        {THINK_OPEN, false, "so\n</think>\nYes", "{0 so}[1 Yes]", FINISH_STOP},
+        {THINK_OPEN, true, "so\n</think>\nYes", "[0 Yes]", FINISH_STOP},
+        {THINK_MAYBE, false, "<think>so</think>" CALL, "{0 so}<1 f {\"a\": 1} 1>", FINISH_STOP},
+        {THINK_MAYBE, false, "<think>so</think>I look." CALL, "{0 so}[1 I look.]<2 f {\"a\": 1} 2>",
+         FINISH_STOP},
+        {THINK_MAYBE, false, "<think>so", "{0 so}", FINISH_LENGTH},
+        {THINK_MAYBE, true, "<think>so", "[0 ]", FINISH_LENGTH},
+        {THINK_MAYBE, false, "<think></think>Yes", "[0 Yes]", FINISH_STOP},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t step = 1; step < 8; step++) {
+            const struct render_options o = {.tools = &tool_format_generic,
+                                             .think = cases[i].start,
+                                             .hide_thoughts = cases[i].hidden};
+            struct answer a;
+            struct buf out;
+            buf_init(&out, 4096);
+            assert_int_equal(answer_open(&a, &o, 4096, NULL), 0);
+            tell(&a, cases[i].said, step, cases[i].finish, step % 2, &out);
+            assert_string_equal(buf_str(&out), cases[i].told);
+            answer_close(&a);
+            buf_free(&out);
+        }
+    }
 }
 
 static void an_answer_that_is_forgotten_may_be_longer_than_its_memory(void **state)
@@ -116,7 +155,7 @@ static void an_answer_that_is_forgotten_may_be_longer_than_its_memory(void **sta
         assert_int_equal(answer_check(&a, 0, false, &e), forget ? 0 : ERR_TOOBIG);
         assert_string_equal(e.reason, forget ? "" : "answer_too_large");
         if (forget)
-            assert_string_equal(buf_str(&out), "[0123456789012345678901234567890123456789]");
+            assert_string_equal(buf_str(&out), "[0 0123456789012345678901234567890123456789]");
         answer_close(&a);
         buf_free(&out);
     }
@@ -149,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_come_in_order_however_the_text_is_cut),
+        cmocka_unit_test(thoughts_are_a_block_in_front),
         cmocka_unit_test(an_answer_that_is_forgotten_may_be_longer_than_its_memory),
         cmocka_unit_test(the_stop_text_is_kept),
         cmocka_unit_test(ids_are_fresh),
