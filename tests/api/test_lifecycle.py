@@ -1,5 +1,6 @@
 """Clients that leave, overload, and shutting down: nobody else pays for it."""
 import concurrent.futures
+import contextlib
 import json
 import random
 import signal
@@ -116,19 +117,28 @@ def test_term_refuses_new_requests_while_old_ones_go_on():
         assert server.stop() == 0  # the second signal
 
 
+@contextlib.contextmanager
+def inherited(hangup):
+    """What a server that starts here does at SIGHUP, whatever these tests were started with."""
+    before = signal.signal(signal.SIGHUP, hangup)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_closes_drains():
-    with endless("--drain_settle_s", 600, "--drain_grace_s", 0) as server:
+    with inherited(signal.SIG_DFL):
+        server = endless("--drain_settle_s", 600, "--drain_grace_s", 0)
+    with server:
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: server.request("GET", "/health")[0] == 503)
         assert server.stop() == 0
 
 
 def test_under_nohup_a_terminal_may_close():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the server inherits it
-    try:
+    with inherited(signal.SIG_IGN):
         server = Server()
-    finally:
-        signal.signal(signal.SIGHUP, before)
     with server:
         for _ in range(20):
             server.process.send_signal(signal.SIGHUP)
