@@ -38,6 +38,7 @@ struct cuemu_product {
 struct alignas(64) cuemu_products { /* so neighbours' begin at different lines of the cache */
     cuemu_product of[CUEMU_PRODUCTS];
     bool bf16[CUEMU_PRODUCTS];
+    int line[CUEMU_PRODUCTS]; /* of the source: that of all lanes */
 };
 
 struct cuemu_thread {
@@ -108,6 +109,7 @@ CUEMU_UNSEEN static inline void cuemu_mma(float c[4], const uint32_t a[4], const
     memcpy(mine->of[n].b, b, sizeof mine->of[n].b);
     mine->of[n].c = c;
     mine->bf16[n] = bf16;
+    mine->line[n] = line;
 }
 
 #define __syncthreads()        cuemu_sync_threads(__FILE__, __LINE__)

@@ -79,6 +79,7 @@ struct warp {
     /* Of those that have arrived: the last one's, and whether another one's differ from it. */
     unsigned mask;
     cuemu_op op;
+    int line;
     bool mixed;
     void *mine[LANES];
 };
@@ -88,6 +89,7 @@ warp warps[MAX_THREADS / LANES], *here; /* here: of the fiber that runs */
 unsigned warps_ready;                   /* a bit a warp that has ready lanes */
 uint64_t grid_waits;                    /* threads that waited for the kernel before */
 int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
+const fiber *barrier_first; /* the thread that came to it first */
 char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_begin, kernel_end;
 context scheduler;
 void *scheduler_tsan;
@@ -131,6 +133,12 @@ void tsan_to(void *fiber)
 fiber *self()
 {
     return reinterpret_cast<fiber *>(cuemu_self);
+}
+
+/* Of a thread in its block. */
+unsigned number(const fiber *f)
+{
+    return f->self.warp * LANES + f->self.lane;
 }
 
 void make_ready(warp *w, unsigned lanes)
@@ -301,7 +309,7 @@ inline void no_products(const fiber *f, const char *at)
 {
     if (f->self.n_products)
         cuemu_trap(cudaErrorLaunchFailure, "thread %u: mma without a cuda_mma_wait before %s",
-                   f->self.warp * LANES + f->self.lane, at);
+                   number(f), at);
 }
 
 /* A thread; and when it is done, others that have not begun, on the same stack (but not under
@@ -558,13 +566,16 @@ void cuemu_trap(cudaError_t error, const char *format, ...)
     siglongjmp(trap_jump, 1);
 }
 
-/* All lanes of the mask have arrived: they must mean the same. */
+/* All lanes of the mask have arrived: they must mean the same; and where the device has an instruction of the whole warp
+ * (".aligned"), by the same instruction. */
 static void check_meeting(const fiber *last)
 {
     const fiber *base = here->fibers;
+    const bool aligned = last->op == CUEMU_LDMATRIX || last->op == CUEMU_MMA;
     for (unsigned m = last->mask; m; m &= m - 1) {
         int l = __builtin_ctz(m);
-        if (base[l].mask != last->mask || base[l].op != last->op)
+        if (base[l].mask != last->mask || base[l].op != last->op ||
+            (aligned && base[l].line != last->line))
             cuemu_trap(cudaErrorLaunchFailure,
                        "divergent warp operation: lane %u at %s:%d, lane %d at %s:%d",
                        last->self.lane, last->file, last->line, l, base[l].file, base[l].line);
@@ -598,9 +609,10 @@ void cuemu_warp(cuemu_op op, unsigned mask, cuemu_warp_fn *fn, void *mine, const
         no_products(f, "a shuffle or a vote");
     if (op == CUEMU_SYNCWARP)
         release(&warp_objects[f->self.warp]);
-    w->mixed = w->arrived && (w->mixed || w->mask != mask || w->op != op);
+    w->mixed = w->arrived && (w->mixed || w->mask != mask || w->op != op || w->line != line);
     w->mask = mask;
     w->op = op;
+    w->line = line;
     w->arrived |= bit;
     if (mask & ~w->arrived) {
         f->st = state::warp;
@@ -626,6 +638,12 @@ int cuemu_sync_sum(int value, const char *file, int line)
     f->file = file;
     f->line = line;
     no_products(f, "__syncthreads");
+    if (n_at_barrier == 0)
+        barrier_first = f;
+    else if (barrier_first->line != line || strcmp(barrier_first->file, file) != 0)
+        cuemu_trap(cudaErrorLaunchFailure,
+                   "divergent barrier: thread %u at %s:%d, thread %u at %s:%d", number(f), file,
+                   line, number(barrier_first), barrier_first->file, barrier_first->line);
     barrier_sum += value;
     release(&barrier_object);
     if (++n_at_barrier < n_threads) {

@@ -146,15 +146,21 @@ void compute(const cuemu_products *lanes, int n)
     }
 }
 
-/* What lanes give is a pointer to their cuemu_thread. */
+/* What lanes give is a pointer to their cuemu_thread.  They must have come by the same products. */
 void compute_held(void **lanes, unsigned)
 {
     const cuemu_thread *first = static_cast<const cuemu_thread *>(lanes[0]);
     for (int lane = 1; lane < LANES; lane++) {
-        const int n = static_cast<const cuemu_thread *>(lanes[lane])->n_products;
+        const cuemu_thread *t = static_cast<const cuemu_thread *>(lanes[lane]);
+        const int n = t->n_products;
         if (n != first->n_products)
             cuemu_trap(cudaErrorLaunchFailure, "lane %d has %d products to wait for, lane 0 %d",
                        lane, n, first->n_products);
+        for (int i = 0; i < n; i++)
+            if (t->products->line[i] != first->products->line[i])
+                cuemu_trap(cudaErrorLaunchFailure,
+                           "divergent mma.sync: lane %d at line %d, lane 0 at %d", lane,
+                           t->products->line[i], first->products->line[i]);
     }
     for (int i = 0; i < first->n_products; i++)
         compute(held[first->warp], i);

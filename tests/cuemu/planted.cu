@@ -30,6 +30,16 @@ __global__ void some_wait(float *out, unsigned n)
     out[threadIdx.x] = 1;
 }
 
+/* Threads from n on have a barrier of their own, at another line. */
+__global__ void some_wait_elsewhere(float *out, unsigned n)
+{
+    if (threadIdx.x < n)
+        __syncthreads();
+    else
+        __syncthreads();
+    out[threadIdx.x] = 1;
+}
+
 __global__ void lanes_differ(float *out, unsigned upper)
 {
     const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffffffu : upper;
@@ -126,6 +136,35 @@ __global__ void product(float *c, const float *in, int swapped, bool forgotten)
         cuda_mma_wait();
     for (int i = 0; i < 4; i++)
         c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
+/* out[lane] = half 2 (lane % 4) of row lane / 4 of a matrix whose row r is r, by ldmatrix; lanes from n on do not
+ * come to it, or (elsewhere) to another one. */
+__global__ void load_matrix(float *out, unsigned n, bool elsewhere)
+{
+    SHARED(__half, rows, [32][8]);
+    uint32_t r[4] = {};
+    for (int i = 0; i < 8; i++)
+        rows[threadIdx.x][i] = __float2half_rn((float)threadIdx.x);
+    __syncwarp();
+    if (threadIdx.x < n)
+        cuda_ldmatrix4(r, rows[threadIdx.x]);
+    else if (elsewhere)
+        cuda_ldmatrix4(r, rows[threadIdx.x]);
+    out[threadIdx.x] = __half2float(__ushort_as_half((unsigned short)r[0]));
+}
+
+/* Products of zeros; lanes from n on come to none, or (elsewhere) to another one. */
+__global__ void multiply_zeros(float *out, unsigned n, bool elsewhere)
+{
+    const uint32_t zeros[4] = {};
+    float sum[4] = {};
+    if (threadIdx.x < n)
+        cuda_mma_f16(sum, zeros, zeros);
+    else if (elsewhere)
+        cuda_mma_f16(sum, zeros, zeros);
+    cuda_mma_wait();
+    out[threadIdx.x] = sum[0];
 }
 
 __global__ void copy_early(float *out, const float *in, unsigned waiting)
@@ -227,6 +266,21 @@ static const struct plant plants[] = {
     {"a divergent barrier",
      [](bool bug) { LAUNCH(some_wait, 1, N, 0, 0, device, bug ? 64u : (unsigned)N); }, N,
      [](int) { return 1.0f; }, cudaErrorLaunchFailure, "divergent barrier: 64 threads wait"},
+    {"two barriers at once",
+     [](bool bug) { LAUNCH(some_wait_elsewhere, 1, N, 0, 0, device, bug ? 48u : (unsigned)N); }, N,
+     [](int) { return 1.0f; }, cudaErrorLaunchFailure, "divergent barrier: thread"},
+    {"an ldmatrix without some lanes",
+     [](bool bug) { LAUNCH(load_matrix, 1, 32, 0, 0, device, bug ? 31u : 32u, false); }, 32,
+     [](int i) { return (float)(i / 4); }, cudaErrorLaunchFailure, "at ldmatrix"},
+    {"two ldmatrix at once",
+     [](bool bug) { LAUNCH(load_matrix, 1, 32, 0, 0, device, bug ? 16u : 32u, true); }, 32,
+     [](int i) { return (float)(i / 4); }, cudaErrorLaunchFailure, "divergent warp operation"},
+    {"an mma without some lanes",
+     [](bool bug) { LAUNCH(multiply_zeros, 1, 32, 0, 0, device, bug ? 31u : 32u, false); }, 32,
+     [](int) { return 0.0f; }, cudaErrorLaunchFailure, "lane 31 has 0 products to wait for"},
+    {"two mma at once",
+     [](bool bug) { LAUNCH(multiply_zeros, 1, 32, 0, 0, device, bug ? 16u : 32u, true); }, 32,
+     [](int) { return 0.0f; }, cudaErrorLaunchFailure, "divergent mma.sync"},
     {"a wrong mma fragment",
      [](bool bug) { LAUNCH(product, 1, 32, 0, 0, device, device + 4 * N, bug, false); }, N,
      product_of, cudaSuccess, "others"},
