@@ -25,7 +25,8 @@ PUBLIC = {
     "kernels": {"kernels/backend.h", "kernels/ops.h", "kernels/tensor.h", "kernels/quant.h",
                 "kernels/program.h", "kernels/team.h"},
     "engine": {"engine/engine.h", "engine/replicas.h", "engine/job.h", "engine/model.h", "engine/bench.h",
-               "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h", "engine/text/grammar.h"},
+               "engine/noise.h", "engine/adapters.h", "engine/text/tokenizer.h", "engine/text/grammar.h",
+               "engine/text/filter.h"},
     "api": {"api/api.h"},
 }
 # Third-party header (or how its name begins): the only files that may see it.
