@@ -110,6 +110,7 @@ const char *answer_finish(const struct answer *a)
 {
     return a->finish == FINISH_NONE     ? NULL
            : a->finish == FINISH_LENGTH ? "length"
+           : a->finish == FINISH_FILTER ? "content_filter"
            : answer_calls(a) > 0        ? "tool_calls"
                                         : "stop";
 }

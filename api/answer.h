@@ -64,7 +64,8 @@ int answer_calls(const struct answer *a);
 size_t answer_bytes(const struct answer *a);
 /* ERR_TOOBIG when it and `more` are more than max allows. */
 int answer_check(const struct answer *a, size_t more, bool failed, struct err *e);
-const char *answer_finish(const struct answer *a); /* "stop", "length", "tool_calls" or NULL */
+/* "stop", "length", "content_filter", "tool_calls" or NULL */
+const char *answer_finish(const struct answer *a);
 
 /* How another API than chat and completions writes the answer of a chat; `answer` is its own. */
 struct api_dialect {

@@ -11,6 +11,7 @@
 #include "api/responses_store.h"
 #include "api/sdapi.h"
 #include "api/template.h"
+#include "api/text_filter.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -283,6 +284,8 @@ int api_start(struct api_call *c, const struct api_model *m, const struct params
     if (err != 0)
         return err;
     t->model = m->card->id;
+    if ((err = text_filter_job(c, m->card, ro, e)) != 0)
+        return err;
     ro->stream = p->stream;
     ro->include_usage = p->include_usage;
     ro->timings = p->timings;
@@ -410,6 +413,9 @@ static int begin_post(struct api_call *c, const struct api_request *rq, struct e
     case API_RERANK:
         err = embeddings_rerank_begin(c, body, e);
         break;
+    case API_MODERATIONS:
+        err = text_filter_moderate(c, body, e);
+        break;
     case API_ADAPTER_LOAD:
         err = adapters_load_begin(c, body, e);
         break;
@@ -501,6 +507,7 @@ struct api_call *api_begin(struct api *a, const struct api_request *rq)
     struct err e = {0};
     c->priv->owner = rq->owner;
     c->priv->safety = rq->safety;
+    c->priv->filter_flags = rq->filter_flags;
     c->priv->may_wait = rq->may_wait;
     c->priv->gone = rq->gone;
     c->priv->sdapi = strncmp(rq->route->path, "/sdapi/", 7) == 0;
@@ -608,6 +615,8 @@ static bool take_event(struct api_call *c, struct event *ev)
         c->completion_tokens += ev->n_tokens > 0 ? ev->n_tokens : 1;
     if (ev->kind == EV_IMAGE && ev->safety != NULL)
         images_audit(c, ev);
+    if (ev->kind == EV_FINISH)
+        text_filter_audit(c, ev);
     size_t before = c->out.len;
     int err = 0;
     bool kept = render(c, ev, &err, &e);

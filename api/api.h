@@ -52,8 +52,9 @@ struct api_options {
     int max_responses;        /* that are kept; 0: none */
     size_t max_responses_bytes;
     int64_t response_ttl_s;
-    const struct fetch *fetch; /* gets pictures by URL; NULL: they are refused */
-    int64_t fetch_timeout_us;  /* for all pictures of a request */
+    const struct fetch *fetch;   /* gets pictures by URL; NULL: they are refused */
+    int64_t fetch_timeout_us;    /* for all pictures of a request */
+    const struct filter *filter; /* of texts; NULL: none.  It outlives the engine */
     const char *version;
     struct replicas *engine;
 };
@@ -84,6 +85,7 @@ enum api_handler_id {
     API_CAPTIONS,
     API_EMBEDDINGS,
     API_RERANK,
+    API_MODERATIONS,
     API_IMAGES_GENERATE,
     API_IMAGES_EDIT,
     API_IMAGES_VARY,
@@ -157,6 +159,7 @@ struct api_request {
     const atomic_bool *gone;   /* true: the client has left; may be NULL */
     int owner;                 /* which API key; jobs belong to it */
     enum safety_action safety; /* that key's */
+    bool filter_flags;         /* also: what the text filter finds is only told */
 };
 
 enum api_state {
@@ -182,6 +185,7 @@ struct api_call {
     /* for the log line and metrics; complete when state is API_DONE */
     const char *model, *finish, *error_reason;
     int prompt_tokens, cached_tokens, completion_tokens, n_choices;
+    int n_flagged; /* prompts and answers in which the text filter found something */
     int64_t queue_us, prefill_us, decode_us, ttft_us;
     struct api_call_private *priv;
 };

@@ -53,6 +53,7 @@ struct api_call_private {
     struct sdapi_call *sd; /* calls of /sdapi/v1, else NULL */
     bool sdapi, anthropic; /* errors are told as there too */
     enum safety_action safety;
+    bool filter_flags; /* what the text filter finds is only told */
     bool
         may_wait; /* for pictures that have to be fetched; until when, and whether they are still wanted */
     int64_t fetch_until_us;

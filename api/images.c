@@ -13,6 +13,7 @@
 #include "api/loras.h"
 #include "api/outpaint.h"
 #include "api/sdapi.h"
+#include "api/text_filter.h"
 #include "base/clock.h"
 #include "base/image.h"
 #include "base/log.h"
@@ -338,6 +339,9 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
                      unsigned where, struct err *e)
 {
     struct image_spec *s = &c->job->image;
+    int err = text_filter_picture(c, p->prompt, "prompt", e);
+    if (err != 0)
+        return err;
     s->model = m->card->id;
     s->prompt = arena_strdup(&c->job->arena, p->prompt != NULL ? p->prompt : "");
     if (p->negative_prompt != NULL) /* "" and none are not the same for SDXL */

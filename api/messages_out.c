@@ -43,6 +43,7 @@ static const char *stop_reason(const struct messages_out *m)
 {
     return m->answer.finish == FINISH_NONE     ? NULL
            : m->answer.finish == FINISH_LENGTH ? "max_tokens"
+           : m->answer.finish == FINISH_FILTER ? "refusal"
            : answer_calls(&m->answer) > 0      ? "tool_use"
            : m->answer.stop.len > 0            ? "stop_sequence"
                                                : "end_turn";

@@ -21,6 +21,12 @@
     "{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\"}}]}}]},"           \
     "\"encoding_format\":{\"enum\":[\"float\",\"base64\",null]},\"dimensions\":{\"type\":["        \
     "\"integer\",\"null\"],\"minimum\":1},\"user\":{\"type\":[\"string\",\"null\"]}}}"
+#define MODERATION_SCHEMA                                                                          \
+    "{\"type\":\"object\",\"required\":[\"input\"],\"properties\":{\"model\":{\"type\":"           \
+    "\"string\"},"                                                                                 \
+    "\"input\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":{\"oneOf\":["       \
+    "{\"type\":\"string\"},{\"type\":\"object\",\"required\":[\"type\",\"text\"],\"properties\":{" \
+    "\"type\":{\"const\":\"text\"},\"text\":{\"type\":\"string\"}}}]}}]}}}"
 #define RERANK_SCHEMA                                                                          \
     "{\"type\":\"object\",\"required\":[\"query\",\"documents\"],\"properties\":{\"model\":{"  \
     "\"type\":["                                                                               \
@@ -171,6 +177,8 @@ static const char *schema_of(enum api_handler_id id)
         return "EmbeddingRequest";
     case API_RERANK:
         return "RerankRequest";
+    case API_MODERATIONS:
+        return "ModerationRequest";
     case API_APPLY_TEMPLATE:
         return "ApplyTemplateRequest";
     case API_TOKENIZE:
@@ -361,6 +369,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     json_put_raw(&w, "WebuiOptions", OPTIONS_SCHEMA, strlen(OPTIONS_SCHEMA));
     json_put_raw(&w, "TokenizeRequest", TOKENIZE_SCHEMA, strlen(TOKENIZE_SCHEMA));
     json_put_raw(&w, "RerankRequest", RERANK_SCHEMA, strlen(RERANK_SCHEMA));
+    json_put_raw(&w, "ModerationRequest", MODERATION_SCHEMA, strlen(MODERATION_SCHEMA));
     json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
     json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));

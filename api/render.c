@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "api/text_filter.h"
 #include "api/tool_parse.h"
 #include "base/json.h"
 #include "base/rng.h"
@@ -31,6 +32,7 @@ struct choice {
     struct buf offsets;       /* completion: text_offset */
     int64_t n_chars;          /* given out so far, for text_offset */
     enum finish finish;
+    uint64_t found; /* by the text filter */
     struct job_usage usage;
 };
 
@@ -157,7 +159,10 @@ void render_close(struct render *r)
 static const char *finish_word(const struct choice *c)
 {
     const char *stop = tool_parse_calls(c->calls) > 0 ? "tool_calls" : "stop";
-    return c->finish == FINISH_STOP ? stop : c->finish == FINISH_LENGTH ? "length" : NULL;
+    return c->finish == FINISH_STOP     ? stop
+           : c->finish == FINISH_LENGTH ? "length"
+           : c->finish == FINISH_FILTER ? "content_filter"
+                                        : NULL;
 }
 
 const char *render_finish(const struct render *r)
@@ -441,6 +446,8 @@ static void put_frame(struct render *r, int i, enum frame kind, struct buf *out)
     else
         put_logprobs(r, &w, c);
     json_put_str(&w, "finish_reason", kind == FRAME_FINISH ? finish_word(c) : NULL);
+    if (kind == FRAME_FINISH && c->found != 0)
+        text_filter_put(r->o.filter, c->found, c->finish == FINISH_FILTER, &w);
     json_close(&w, '}');
     json_close(&w, ']');
     if (r->o.include_usage)
@@ -565,6 +572,8 @@ static void put_whole(struct render *r, const struct event *ev, struct buf *out)
         }
         put_logprobs(r, &w, c);
         json_put_str(&w, "finish_reason", finish_word(c));
+        if (c->found != 0)
+            text_filter_put(r->o.filter, c->found, c->finish == FINISH_FILTER, &w);
         json_close(&w, '}');
     }
     json_close(&w, ']');
@@ -623,6 +632,7 @@ int render_event(struct render *r, const struct event *ev, struct buf *out, stru
             put_news(r, ev->index, out);
     } else if (ev->kind == EV_FINISH) {
         c->finish = ev->finish;
+        c->found = r->o.filter != NULL ? ev->found : 0;
         c->usage = ev->usage;
         think_count(&c->think, ev->usage.completion_tokens);
         take_text(r, c, "", 0, true);

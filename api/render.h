@@ -30,6 +30,7 @@ struct render_options {
     const struct tool_format *tools; /* how functions are called; NULL: none are */
     enum think_start think;          /* whether thoughts are told apart */
     bool hide_thoughts;              /* and left out */
+    const struct filter *filter;     /* whose finds are told; NULL: none */
     const char *tool_json;           /* tool_grammar_json; as long as the job */
     render_piece_fn *piece;
     const void *piece_ctx;

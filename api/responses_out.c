@@ -125,11 +125,16 @@ static int start(void *answer, const struct render_options *o, struct err *e)
 
 /* ---- parts of the object ---- */
 
+static bool cut_off(const struct responses_out *r)
+{
+    return r->answer.finish == FINISH_LENGTH || r->answer.finish == FINISH_FILTER;
+}
+
 static const char *status_of(const struct responses_out *r)
 {
-    return r->answer.finish == FINISH_NONE     ? "in_progress"
-           : r->answer.finish == FINISH_LENGTH ? "incomplete"
-                                               : "completed";
+    return r->answer.finish == FINISH_NONE ? "in_progress"
+           : cut_off(r)                    ? "incomplete"
+                                           : "completed";
 }
 
 static void put_tokens(struct json_writer *w, const struct buf *b)
@@ -162,7 +167,7 @@ static void put_text(const struct responses_out *r, struct json_writer *w, const
 {
     const bool last = answer_calls(&r->answer) == 0 &&
                       (kind == ANSWER_TEXT || !answer_has(&r->answer, ANSWER_TEXT));
-    const bool cut = r->answer.finish == FINISH_LENGTH && last;
+    const bool cut = cut_off(r) && last;
     json_open(w, key, '{');
     json_put_str(w, "id", r->item_ids[kind]);
     json_put_str(w, "type", kind == ANSWER_TEXT ? "message" : "reasoning");
@@ -250,11 +255,14 @@ static void put_response(const struct responses_out *r, struct json_writer *w, c
     } else {
         json_put_null(w, "error");
     }
-    if (ended && r->answer.finish == FINISH_LENGTH)
-        json_put_raw(w, "incomplete_details", "{\"reason\":\"max_output_tokens\"}",
-                     strlen("{\"reason\":\"max_output_tokens\"}"));
-    else
+    if (ended && cut_off(r)) {
+        json_open(w, "incomplete_details", '{');
+        json_put_str(w, "reason",
+                     r->answer.finish == FINISH_FILTER ? "content_filter" : "max_output_tokens");
+        json_close(w, '}');
+    } else {
         json_put_null(w, "incomplete_details");
+    }
     json_put_str(w, "model", r->o.model);
     json_open(w, "output", '[');
     if (ended)
@@ -506,7 +514,7 @@ static int take_event(void *answer, const struct event *ev, struct buf *out, str
         else if (ev->kind == EV_FINISH)
             keep_tokens(r);
     } else if (ev->kind == EV_DONE) {
-        const bool cut = r->answer.finish == FINISH_LENGTH;
+        const bool cut = cut_off(r);
         r->usage = ev->usage;
         json_begin(&w, out);
         if (r->o.stream)

@@ -79,6 +79,8 @@ const struct api_route api_routes[] = {
      "Lists ways to enlarge latents"},
     {"GET", "/sdapi/v1/prompt-styles", API_SD_NONE, 0, "Lists the styles: none"},
     {"POST", "/v1/rerank", API_RERANK, 0, "Orders documents by how near they are to a query"},
+    {"POST", "/v1/moderations", API_MODERATIONS, 0,
+     "Looks in texts for what the text filter lists"},
     {"GET", "/openapi.json", API_OPENAPI, ROUTE_PUBLIC | ROUTE_LOADING_OK, "This description"},
     {"GET", "/health", API_SERVER, ROUTE_PUBLIC | ROUTE_LOADING_OK,
      "200 when ready, 503 while loading, draining or broken"},

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "engine/text/filter.h"
 #include "engine/text/grammar.h"
 #include "engine/text/tokenizer.h"
 
@@ -72,6 +73,16 @@ static int pending_add(struct seq *q, const struct token_info *info, struct err 
     return 0;
 }
 
+/* What the text filter lets out of q->text stays there.  false: the text ends with it. */
+static bool pass_filter(struct seq *q, bool end)
+{
+    const struct buf text = q->text;
+    q->text = q->raw;
+    q->raw = text;
+    buf_clear(&q->text);
+    return filter_run_push(q->filter, buf_str(&q->raw), q->raw.len, end, &q->text);
+}
+
 /* EV_TEXT with what is in q->text and the tokens that are out with it. */
 static void give_out(struct seq *q, bool all)
 {
@@ -120,9 +131,13 @@ int emit_token(struct seq *q, const struct tokenizer *t, const struct token_info
     } else if (*finish != FINISH_NONE) {
         stop_flush(&q->stop, &q->text);
     }
-    if (q->text.failed || q->stop.held.failed)
+    if (q->filter && !pass_filter(q, *finish != FINISH_NONE)) {
+        *finish = FINISH_FILTER;
+        *stop = NULL;
+    }
+    if (q->text.failed || q->raw.failed || q->stop.held.failed)
         return err_set(e, ERR_NOMEM, "no memory for the text");
-    give_out(q, *finish != FINISH_NONE);
+    give_out(q, *finish == FINISH_STOP || *finish == FINISH_LENGTH);
     return 0;
 }
 
@@ -134,6 +149,7 @@ bool emit_finish(struct seq *q, enum finish finish, const char *stop)
     struct event *ev = job_event_new(EV_FINISH, q->choice, "", 0, NULL, 0);
     ev->finish = finish;
     ev->stop = stop;
+    ev->found = q->filter ? filter_run_found(q->filter) : 0;
     ev->usage = (struct job_usage){
         .prompt_tokens = q->n_prompt + j->text.n_question,
         .cached_tokens = q->n_cached,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "engine/emit.h"
 #include "engine/engine_int.h"
+#include "engine/text/filter.h"
 #include "engine/text/grammar.h"
 
 enum { CHOICES_MAX = 65536 };
@@ -125,6 +126,8 @@ static void leave(struct engine *g, struct seq *q)
     emit_end(q);
     grammar_run_close(q->grammar);
     q->grammar = NULL;
+    filter_run_close(q->filter);
+    q->filter = NULL;
     sched_leave(&g->sched, q);
     if (t->look && t->n_running == 0)
         engine_caption_drop(g, t);
@@ -166,6 +169,12 @@ static int begin_grammar(const struct engine *g, struct seq *q, struct err *e)
     return grammar_vocab_run(g->models[q->task->model].vocab, &q->grammar, grammar, e);
 }
 
+static int begin_filter(struct seq *q, struct err *e)
+{
+    const struct text_spec *s = &q->task->job->text;
+    return s->filter ? filter_run_open(&q->filter, s->filter, s->filter_blocks, e) : 0;
+}
+
 void engine_text_begin(struct engine *g, struct seq *q)
 {
     struct task *t = q->task;
@@ -176,7 +185,7 @@ void engine_text_begin(struct engine *g, struct seq *q)
     STAT_SET(g, sequences_running, g->sched.n_running);
     emit_begin(q, engine_facts(g, t->model)->tokenizer);
     struct err e = {0};
-    if (begin_grammar(g, q, &e) != 0) {
+    if (begin_grammar(g, q, &e) != 0 || begin_filter(q, &e) != 0) {
         engine_text_fail(g, t, &e);
         return;
     }

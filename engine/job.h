@@ -48,6 +48,7 @@ extern const struct sample_params sample_params_default; /* temperature 1, all e
 enum job_kind { JOB_TEXT, JOB_IMAGE, JOB_EMBED, JOB_UPSCALE, JOB_ADAPTER };
 
 struct grammar; /* engine/text/grammar.h */
+struct filter;  /* engine/text/filter.h */
 
 struct text_spec {
     const char *model; /* card id */
@@ -70,6 +71,8 @@ struct text_spec {
     bool no_cache;                 /* neither use nor leave shared prefix pages */
     bool special;                  /* give control tokens out as text */
     const struct grammar *grammar; /* of the arena: what the answers may be; NULL: anything */
+    const struct filter *filter;   /* what the answers should not say; NULL: nothing */
+    bool filter_blocks;            /* which ends them; else it is only told */
     int n_prediction;
     const int32_t *prediction; /* [n_prediction] what the answers will be like: drafts (draft.h) */
     /* A caption model's: what the text is about, of the size and the kind that its card says. */
@@ -234,7 +237,7 @@ struct token_info {
     } top[JOB_TOP_LOGPROBS]; /* best first */
 };
 
-enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH };
+enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_FILTER };
 enum event_kind {
     EV_PROMPT, /* token: the next prompt token with its logprob (echo_logprobs), NaN for the first */
     EV_TEXT,   /* text and, with logprobs, the tokens it is made of */
@@ -265,6 +268,7 @@ struct event {
     const struct token_info *tokens; /* EV_TEXT with logprobs; EV_PROMPT: one */
     enum finish finish;
     const char *stop; /* the stop string that ended it, or NULL */
+    uint64_t found;   /* EV_FINISH: categories of the text filter, a bit each */
     struct job_usage usage;
     struct err err;
     float match, cosine; /* EV_MATCH: probability that they belong together; of the two alone */

@@ -79,6 +79,7 @@ struct seq {
     struct detok detok;
     struct stop stop;
     struct grammar_run *grammar; /* what its text may go on with, or NULL */
+    struct filter_run *filter;   /* what its text should not say, or NULL */
     struct buf text;             /* of this step */
     struct buf raw;              /* what the detokeniser just gave */
     int64_t n_made, n_out;       /* bytes of text made so far, of those given out */

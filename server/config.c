@@ -482,24 +482,39 @@ void config_markdown(struct buf *out)
 
 enum { MAX_KEYS = 1024 };
 
-/* "safety=flag ...", what stands behind a key. */
+/* "NAME=VALUE": which of these values, a NULL behind the last; NULL: none of them. */
+static const char *key_setting(const char *word, const char *name, const char *const *values)
+{
+    const size_t n = strlen(name);
+    if (strncmp(word, name, n) != 0 || word[n] != '=')
+        return NULL;
+    while (*values && strcmp(word + n + 1, *values) != 0)
+        values++;
+    return *values;
+}
+
+/* "safety=flag text_filter=flag", what stands behind a key. */
 static int read_key_settings(const struct config *c, struct config_keys *k, char *words,
                              struct err *e)
 {
     char *rest = NULL;
     for (char *w = strtok_r(words, " \t", &rest); w; w = strtok_r(NULL, " \t", &rest)) {
-        static const char *const actions[] = {"block", "blur", "flag"};
-        const char *found = NULL;
-        for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
-            if (!strncmp(w, "safety=", 7) && !strcmp(w + 7, actions[i]))
-                found = actions[i];
-        if (!found)
+        static const char *const pictures[] = {"block", "blur", "flag", NULL};
+        static const char *const texts[] = {"block", "flag", NULL};
+        const char *safety = key_setting(w, "safety", pictures);
+        const char *filter = key_setting(w, "text_filter", texts);
+        if (!safety && !filter)
             return err_set(e, ERR_INVALID,
-                           "API key %d: \"%.40s\" behind it is not safety=block, blur or flag",
+                           "API key %d: \"%.40s\" behind it is not safety=block, blur or flag, nor "
+                           "text_filter=block or flag",
                            k->n + 1, w);
-        if (!strcmp(c->safety, "off"))
+        if (safety && !strcmp(c->safety, "off"))
             return err_set(e, ERR_INVALID, "API key %d has %s, but safety is off", k->n + 1, w);
-        k->safety[k->n] = found;
+        if (filter && !*c->text_filter)
+            return err_set(e, ERR_INVALID, "API key %d has %s, but there is no text_filter",
+                           k->n + 1, w);
+        k->safety[k->n] = safety ? safety : k->safety[k->n];
+        k->text_filter[k->n] = filter ? filter : k->text_filter[k->n];
     }
     return 0;
 }
@@ -522,6 +537,7 @@ static int split_keys(struct config *c, const char *s, const char *seps, struct 
             key[n] = '\0';
             k->keys[k->n] = key;
             k->safety[k->n] = c->safety;
+            k->text_filter[k->n] = c->text_filter_action;
             int rc = more ? read_key_settings(c, k, key + n + 1, e) : 0;
             if (rc)
                 return rc;
@@ -559,6 +575,7 @@ int config_api_keys(struct config *c, struct config_keys *k, struct err *e)
     k->n = 0;
     k->keys = arena_array(&c->arena, MAX_KEYS, sizeof(*k->keys));
     k->safety = arena_array(&c->arena, MAX_KEYS, sizeof(*k->safety));
+    k->text_filter = arena_array(&c->arena, MAX_KEYS, sizeof(*k->text_filter));
     int rc = read_keys(c, "DUETTO_API_KEYS", c->api_keys_file, k, e);
     k->n_api = k->n;
     if (!rc)

@@ -41,6 +41,8 @@
     I(vae_mib, 1024, 64, 1 << 20, "memory of one pass of the image decoder in MiB; larger pictures go through in tiles") \
     S(safety, "block", "block blur flag off", "what becomes of pictures that a model's safety checker flags; off: no checker is loaded") \
     B(safety_required, false, "refuse image models that have no safety checker") \
+    S(text_filter, "", NULL, "a list of words and regular expressions that prompts and answers of text models, and prompts for pictures, should not have; empty: none") \
+    S(text_filter_action, "block", "block flag", "what becomes of a text in which the list's categories are found; flag: it is told, in the answer and the log") \
     S(preview_model, "", NULL, "a TAESD checkpoint, for partial images; empty: rough ones without it") \
     S(lora_dir, "", NULL, "a directory with adapters of image models (LoRA, textual inversion); empty: none") \
     I(max_loras, 64, 1, 4096, "adapters that are loaded at once") \
@@ -127,12 +129,12 @@ void config_json(const struct config *c, struct buf *out);
 void config_markdown(struct buf *out);
 
 /* DUETTO_API_KEYS and api_keys_file, DUETTO_ADMIN_KEYS and admin_keys_file, in c's arena: "KEY", or "KEY
- * safety=flag".  Without API keys everybody may call; without admin keys whoever may call is one. */
+ * safety=flag text_filter=flag".  Without API keys everybody may call; without admin keys whoever may call is one. */
 struct config_keys {
     int n, n_api;      /* API keys, then admin keys */
     const char **keys; /* [n] */
-    const char *
-        *safety; /* [n] a choice of the option safety; that option's where the key says nothing */
+    /* [n] choices of the options safety and text_filter_action; those of the options where the key says nothing */
+    const char **safety, **text_filter;
 };
 int config_api_keys(struct config *c, struct config_keys *keys, struct err *e);
 #endif

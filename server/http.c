@@ -394,6 +394,15 @@ static enum safety_action safety_of(const struct conn *c)
     return !strcmp(name, "flag") ? SAFETY_FLAG : !strcmp(name, "blur") ? SAFETY_BLUR : SAFETY_BLOCK;
 }
 
+/* Whether what the text filter finds is only told, for that key. */
+static bool filter_flags(const struct conn *c)
+{
+    const struct http_options *o = &c->http->o;
+    const char *name =
+        c->owner >= 0 ? o->keys.text_filter[c->owner] : o->config->text_filter_action;
+    return !strcmp(name, "flag");
+}
+
 struct api_call *http_begin(struct conn *c, bool may_wait)
 {
     struct api_request rq = {
@@ -404,6 +413,7 @@ struct api_call *http_begin(struct conn *c, bool may_wait)
         .content_type = c->route->flags & ROUTE_UPLOAD ? c->content_type : NULL,
         .owner = c->owner,
         .safety = safety_of(c),
+        .filter_flags = filter_flags(c),
         .request_id = c->request_id,
         .may_wait = may_wait,
         .gone = &c->gone,

@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "engine/bench.h"
+#include "engine/text/filter.h"
 #include "server/config.h"
 #include "server/healthcheck.h"
 #include "server/http.h"
@@ -36,6 +37,7 @@ struct server {
     uv_timer_t timer; /* progress while loading, then the drain's clock */
     struct replicas *engine;
     struct fetch *fetch;
+    struct filter *filter;
     struct api *api;
     struct metrics metrics;
     struct http *http;
@@ -395,6 +397,19 @@ static int open_fetch(struct server *s, struct err *e)
     return strcmp(c->image_urls, "off") ? fetch_open(&s->fetch, &o, e) : 0;
 }
 
+static int open_filter(struct server *s, struct err *e)
+{
+    struct buf text;
+    if (!*s->config.text_filter)
+        return 0;
+    buf_init(&text, FILTER_FILE_MAX);
+    int rc = file_read(&text, s->config.text_filter, e);
+    if (!rc)
+        rc = filter_open(&s->filter, buf_str(&text), text.len, s->config.text_filter, e);
+    buf_free(&text);
+    return rc;
+}
+
 static int open_api(struct server *s, struct err *e)
 {
     const struct config *c = &s->config;
@@ -424,6 +439,7 @@ static int open_api(struct server *s, struct err *e)
         .reasoning = c->reasoning,
         .client_templates = c->client_templates,
         .fetch = s->fetch,
+        .filter = s->filter,
         .fetch_timeout_us = c->image_url_timeout_ms * 1000,
         .version = DUETTO_VERSION,
         .engine = s->engine,
@@ -502,6 +518,7 @@ static void close_all(struct server *s)
     if (s->api)
         api_close(s->api);
     fetch_close(s->fetch);
+    filter_close(s->filter);
     metrics_close(&s->metrics);
     buf_free(&s->tls_cert);
     buf_free(&s->tls_key);
@@ -524,6 +541,8 @@ static int serve(struct config *config)
     int rc = s.config.n_models ? 0 : default_models(&s.config, &e);
     if (!rc)
         rc = open_fetch(&s, &e);
+    if (!rc)
+        rc = open_filter(&s, &e);
     if (!rc)
         rc = check_lora_dir(&s.config, &e);
     if (!rc)

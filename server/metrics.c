@@ -80,6 +80,7 @@ void metrics_request(struct metrics *m, const struct api_call *c, int status, in
                      bool client_gone)
 {
     m->http_responses[client_gone || status < 100 || status > 599 ? 0 : status / 100]++;
+    m->texts_flagged += c ? (uint64_t)c->n_flagged : 0;
     struct model_metrics *x = c ? find(m, c->model) : NULL;
     if (!x || !c->job)
         return;
@@ -368,6 +369,9 @@ static void render_process(const struct metrics *m, struct buf *out)
     single(out, "process_open_fds", "gauge", "Open file descriptors.", open_fds());
     single(out, "process_start_time_seconds", "gauge", "Start, seconds since 1970.",
            (double)m->start_unix_s);
+    single(out, "duetto:texts_flagged_total", "counter",
+           "Prompts and answers in which the text filter found something.",
+           (double)m->texts_flagged);
     single(out, "duetto:connections", "gauge", "Open client connections.", m->connections);
     head(out, "duetto:http_responses_total", "counter",
          "Responses by class of status; 0xx: the "

@@ -30,6 +30,7 @@ struct metrics {
     int n_models;
     struct model_metrics *models;
     uint64_t http_responses[6]; /* by first digit of the status; [0]: the client left */
+    uint64_t texts_flagged;     /* by the text filter */
     int connections;
 };
 

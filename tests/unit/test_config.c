@@ -382,14 +382,15 @@ static void config_keys_come_from_environment_and_file(void **state)
     assert_int_equal(k.n, 0);
 
     setenv("DUETTO_API_KEYS", "one,,two ,", 1);
-    write_file("# who may call\nthree\r\n\n  \nfour \t safety=flag\n");
-    assert_int_equal(LOAD("--api_keys_file", path), 0);
+    write_file("# who may call\nthree\r\n\n  \nfour \t safety=flag text_filter=flag\n");
+    assert_int_equal(LOAD("--api_keys_file", path, "--text_filter", "words"), 0);
     assert_int_equal(config_api_keys(&config, &k, &err), 0);
     static const char *const want[] = {"one", "two", "three", "four"};
     assert_int_equal(k.n, 4);
     for (int i = 0; i < k.n; i++) {
         assert_string_equal(k.keys[i], want[i]);
         assert_string_equal(k.safety[i], i == 3 ? "flag" : "block");
+        assert_string_equal(k.text_filter[i], i == 3 ? "flag" : "block");
     }
 }
 
@@ -417,8 +418,10 @@ static void config_refuses_what_a_key_cannot_have(void **state)
 {
     (void)state;
     struct config_keys k;
-    static const char *const bad[] = {"key safety=off", "key safety=", "key safety", "key other",
-                                      "key safety=flag admin"};
+    static const char *const bad[] = {
+        "key safety=off",      "key safety=",           "key safety",
+        "key other",           "key safety=flag admin", "key text_filter=flag", /* there is none */
+        "key text_filter=blur"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         write_file(bad[i]);
         assert_int_equal(LOAD("--api_keys_file", path), 0);
