@@ -9,4 +9,9 @@ static inline void pause_ms(int ms)
     const struct timespec t = {.tv_nsec = ms * 1000000L};
     nanosleep(&t, NULL);
 }
+
+/* Until it is true, at least two minutes: who waits says afterwards what should be. */
+#define PAUSE_UNTIL(what)                                      \
+    for (int pauses = 0; pauses < 120000 && !(what); pauses++) \
+    pause_ms(1)
 #endif

