@@ -32,7 +32,10 @@ MINILM = ROOT / "models/cache/all-MiniLM-L6-v2"
 PAINTER = ROOT / "tests/fixtures/sd_sd15"
 SMOLLM = ROOT / "models/cache/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT = bool(os.environ.get("DUETTO_TEST_SHORT"))  # fewer rounds, for the slow sanitised server
-PATIENCE_S = 120
+PATIENCE_S = 300
+# No limit of the server ends what a busy machine only makes slow; a test of a limit sets that one.
+PATIENT = ("--header_timeout_s", 3600, "--body_timeout_s", 3600, "--idle_timeout_s", 86400,
+           "--write_timeout_s", 3600, "--heartbeat_timeout_s", 3600)
 
 CHAT = "/v1/chat/completions"
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
@@ -61,7 +64,7 @@ class Server:
     """A running `duetto serve`; the system chooses the port, the server's log tells it."""
 
     def __init__(self, *flags, models=None, env=None, keys=()):
-        command = [DUETTO, "serve", "--port", 0, "--drain_settle_s", 0, "--drain_grace_s", 0]
+        command = [DUETTO, "serve", "--port", 0, "--drain_settle_s", 0, "--drain_grace_s", 0, *PATIENT]
         for name, path in (models or {"tiny": TINY}).items():
             command += ["-m", f"{name}={path}"]
         if "TEST_DEVICE" in os.environ and "--device" not in flags:

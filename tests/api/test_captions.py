@@ -124,7 +124,7 @@ def test_many_pictures_at_once_give_the_same_texts(server):
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         assert all(pool.map(one, range(36)))
     server.wait_idle()
-    assert server.metric("duetto:images_held_bytes") == 0
+    server.wait_metric("duetto:images_held_bytes", 0)
 
 
 def test_captions_route(server):

@@ -5,13 +5,10 @@ import socket
 
 import pytest
 
-from harness import (CANCELLED, CHAT, CONNECTIONS, FOREVER, RUNNING, Server, chat, close, endless, eventually,
-                     read_all, reset)
+from harness import (CANCELLED, CHAT, CONNECTIONS, FOREVER, PATIENCE_S, RUNNING, Server, chat, close, endless,
+                     eventually, read_all, reset)
 
 pytestmark = pytest.mark.asan
-# So long that no test ends because a time is over.
-PATIENT = ("--header_timeout_s", 3600, "--body_timeout_s", 3600, "--idle_timeout_s", 86400,
-           "--write_timeout_s", 3600)
 GET = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = json.dumps(chat("x" * 500_000)).encode()
 POST = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -29,7 +26,7 @@ CUTS = {
 
 @pytest.fixture(scope="module")
 def patient(start):
-    return start(*PATIENT, "--max_connections", 64)
+    return start("--max_connections", 64)
 
 
 @pytest.mark.parametrize("leave", [close, reset])
@@ -55,7 +52,7 @@ def test_a_client_may_leave_while_a_worker_reads_its_body(patient, leave):
 
 
 def test_who_waits_for_room_gets_in_when_there_is_some(start):
-    s = start(*PATIENT, "--max_connections", 4)
+    s = start("--max_connections", 4)
     with contextlib.ExitStack() as stack:
         inside = [stack.enter_context(s.connect()) for _ in range(4)]
         for c in inside:
@@ -67,12 +64,12 @@ def test_who_waits_for_room_gets_in_when_there_is_some(start):
         with pytest.raises(TimeoutError):
             waiting.recv(12)
         inside[0].close()
-        waiting.settimeout(60)
+        waiting.settimeout(PATIENCE_S)
         assert waiting.recv(12) == b"HTTP/1.1 200"
 
 
 def test_one_address_may_have_only_so_many(start):
-    s = start(*PATIENT, "--max_connections_per_ip", 2)
+    s = start("--max_connections_per_ip", 2)
 
     def get_in():
         c = s.connect()
@@ -148,7 +145,7 @@ def test_a_client_that_half_closes_and_leaves_ends_its_work(leave, stream):
     ("header", b""), ("header", b"GET / HT"), ("idle", GET), ("body", POST[:400])])
 def test_a_silent_client_is_closed_in_time(option, sent):
     """Only the one limit that is for it is short."""
-    with Server(*PATIENT, f"--{option}_timeout_s", 1) as s, s.connect() as c:
+    with Server(f"--{option}_timeout_s", 1) as s, s.connect() as c:
         c.sendall(sent)
         answer = read_all(c)  # until the server closes
     if option == "idle":

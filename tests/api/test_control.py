@@ -8,7 +8,7 @@ import json
 import PIL.Image
 import pytest
 
-from harness import PAINTER, ROOT, TINY, form, png
+from harness import PAINTER, ROOT, TINY, eventually, form, png
 
 GENERATE, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 FIXTURES = ROOT / "tests/fixtures"
@@ -215,7 +215,7 @@ def test_a_cancelled_picture_gives_its_memory_back(steered):
     job = steered.post(GENERATE, {**SMALL, "steps": 900, "n": 4, "background": True, "control": [
         {"model": "a", "image": IMAGE}, {"model": "full", "image": IMAGE}]})[1]["id"]
     steered.wait_metric("duetto:images_running", 4)
-    assert steered.metric("duetto:images_held_bytes") > 0
+    eventually(lambda: steered.metric("duetto:images_held_bytes") > 0)
     assert steered.request("DELETE", f"/v1/jobs/{job}")[0] == 200
     steered.wait_metric("duetto:images_running", 0)
     steered.wait_metric("duetto:images_held_bytes", 0)

@@ -58,7 +58,7 @@ def test_a_hundred_clients_that_leave_disturb_nobody(server):
 
 
 def test_a_client_that_does_not_read_gets_an_error_not_memory(start):
-    s = start("--max_answer_kib", 64, "--write_timeout_s", 3600)
+    s = start("--max_answer_kib", 64)
     with s.send(CHAT, chat(stream=True, **LOUD), "Connection: close", receive_buffer=4096) as c:
         assert c.recv(12) == b"HTTP/1.1 200"
         s.wait_metric(CANCELLED, 1)

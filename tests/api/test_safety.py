@@ -194,7 +194,8 @@ def test_models_say_whether_they_have_a_checker(server):
     models = {m["id"]: m["meta"] for m in call(server, "/v1/models", method="GET")[1]["data"]}
     assert models["always"]["safety_checker"] is True
     assert models["plain"]["safety_checker"] is False
-    assert server.metric("duetto:images_flagged_total") > 0
+    generate(server, "always", key="bob")
+    eventually(lambda: server.metric("duetto:images_flagged_total") > 0)
 
 
 def test_moderation_cannot_switch_the_checker_off(server):

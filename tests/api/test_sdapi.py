@@ -299,7 +299,7 @@ def test_units_that_cannot_be(painter, unit):
 def test_progress_and_interrupt(painter):
     api, got = client(painter), []
     t = threading.Thread(target=lambda: got.append(api.txt2img(
-        prompt="a fox", width=32, height=32, steps=900, n_iter=4, seed=1)))
+        prompt="a fox", width=96, height=96, steps=900, n_iter=4, seed=1)))
     t.start()
     seen = eventually(lambda: (p := call(painter, "/sdapi/v1/progress")[1])["state"]["sampling_step"] and p)
     assert 0 < seen["progress"] < 1 and seen["state"]["sampling_steps"] == 900
@@ -316,7 +316,7 @@ def test_skip_ends_the_oldest(painter):
     api, got = client(painter), {}
 
     def make(seed):
-        got[seed] = api.txt2img(prompt="a fox", width=32, height=32, steps=900, seed=seed)
+        got[seed] = api.txt2img(prompt="a fox", width=96, height=96, steps=900, seed=seed)
 
     threads = []
     for seed in (1, 2):

@@ -2,6 +2,8 @@
 import anthropic
 import pytest
 
+from harness import PATIENCE_S
+
 pytestmark = pytest.mark.asan
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -135,7 +137,7 @@ def test_a_response_of_thoughts_alone_is_incomplete(templates):
 
 
 def test_messages_tell_thoughts_as_a_block_to_those_who_ask(templates, thinker):
-    claude = anthropic.Anthropic(base_url=templates.url.removesuffix("/v1"), api_key="-", max_retries=0, timeout=60)
+    claude = anthropic.Anthropic(base_url=templates.url.removesuffix("/v1"), api_key="-", max_retries=0, timeout=PATIENCE_S)
     body = {"model": "tiny", "max_tokens": 9, "messages": HELLO}
     fields = {k: v for k, v in thinker.items() if k != "max_tokens"}
     def ask(**more):
