@@ -91,13 +91,9 @@ template <int n> __device__ static inline void cuda_copy_wait()
 #define cuda_mma_f16(c, a, b)        cuemu_mma(c, a, b, false, __FILE__, __LINE__)
 #define cuda_mma_bf16(c, a, b)       cuemu_mma(c, a, b, true, __FILE__, __LINE__)
 #define cuda_mma_wait()              cuemu_mma_wait(__FILE__, __LINE__)
+#define cuda_grid_wait()             cuemu_grid_wait(__FILE__, __LINE__)
 #define cuda_ldmatrix4(r, row)       cuemu_ldmatrix(r, row, false, __FILE__, __LINE__)
 #define cuda_ldmatrix4_trans(r, row) cuemu_ldmatrix(r, row, true, __FILE__, __LINE__)
-
-static inline void cuda_grid_wait()
-{
-    cuemu_grid_wait();
-}
 
 static inline void cuda_copy16(void *shared, const void *global, int bytes)
 {

@@ -90,7 +90,7 @@ int cuemu_sync_sum(int value, const char *file, int line);
 /* Computes the products that all lanes have noted. */
 void cuemu_mma_wait(const char *file, int line);
 /* Every thread of an early kernel, once. */
-void cuemu_grid_wait();
+void cuemu_grid_wait(const char *file, int line);
 /* ldmatrix.x4 as in cuda_ptx.cuh: row is where the lane's row of a matrix begins. */
 void cuemu_ldmatrix(uint32_t r[4], const void *row, bool transposed, const char *file, int line);
 /* Stops the kernel; the device is dead with the error. */

@@ -1,4 +1,4 @@
-/* Between the parts of the emulation: runtime.cpp (API, streams, memory), graph.cpp (streams that are captured),
+/* Between the parts of the emulation: runtime.cpp (API, streams, memory), launch.cpp, graph.cpp (streams that are captured),
  * devices.cpp and fiber.cpp (a kernel's blocks and threads). */
 #ifndef TESTS_CUEMU_CUEMU_INT_H
 #define TESTS_CUEMU_CUEMU_INT_H
@@ -77,6 +77,14 @@ void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes)
 char *cuemu_addresses(size_t bytes);
 bool cuemu_map(char *at, size_t bytes, int device);
 bool cuemu_unmap(char *at);
+/* early.cpp: the kernel before an early one runs next; the early one does; all threads of a block wait, or the kernel is
+ * done; a fault within it. */
+void cuemu_early_watch(const cuemu_grid *next);
+void cuemu_early_guard(const cuemu_grid *g);
+void cuemu_early_open();
+enum cuemu_early_verdict { CUEMU_NOT_EARLY, CUEMU_GO_ON, CUEMU_TOO_EARLY };
+cuemu_early_verdict cuemu_early_fault(const void *at, bool write);
+extern bool cuemu_early_guarded; /* a block has not come to its wait */
 uint64_t cuemu_random(void);
 /* Where a lane of a block notes its products. */
 cuemu_products *cuemu_products_of(int warp, int lane);
@@ -85,8 +93,11 @@ void cuemu_set_report(const char *text);
 struct cuemu_counts *cuemu_counter(const char *kernel); /* of this kernel; never moves */
 /* True for an address in the range of the devices. */
 bool cuemu_is_device(const void *p);
+/* True within memory that was allocated. */
+bool cuemu_is_allocated(const void *p);
 /* Whose memory such an address is, or -1. */
 int cuemu_owner(const void *p);
+int cuemu_stream_device(cudaStream_t s); /* NULL: of this thread */
 /* Counts a call of the kind; true if it is to fail. */
 bool cuemu_injected(enum cuemu_call call);
 #endif

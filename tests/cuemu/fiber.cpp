@@ -42,7 +42,7 @@ enum {
     GAP = 64,
     CANARY = 0x5a
 };
-enum class state { running, warp, barrier, done };
+enum class state { running, warp, barrier, grid, done };
 
 struct async_copy {
     char *dst;
@@ -88,7 +88,7 @@ fiber fibers[MAX_THREADS];
 warp warps[MAX_THREADS / LANES], *here; /* here: of the fiber that runs */
 unsigned warps_ready;                   /* a bit a warp that has ready lanes */
 uint64_t grid_waits;                    /* threads that waited for the kernel before */
-int n_threads, n_warps, n_done, n_at_barrier, barrier_sum, barrier_result;
+int n_threads, n_warps, n_done, n_at_grid_wait, n_at_barrier, barrier_sum, barrier_result;
 const fiber *barrier_first; /* the thread that came to it first */
 char barrier_object, warp_objects[MAX_THREADS / LANES], kernel_begin, kernel_end;
 context scheduler;
@@ -179,7 +179,9 @@ const char *state_name(const fiber *f)
 {
     static const char *const ops[] = {"__syncwarp",  "a shuffle", "a vote",   "a match",
                                       "a reduction", "ldmatrix",  "mma.sync", "a warp operation"};
-    return f->st == state::barrier ? "__syncthreads" : ops[f->op];
+    return f->st == state::barrier ? "__syncthreads"
+           : f->st == state::grid  ? "cuda_grid_wait"
+                                   : ops[f->op];
 }
 
 /* Nobody can go on: who waits where. */
@@ -188,14 +190,14 @@ void report_deadlock()
     char text[600];
     int waiting = 0, at = 0;
     for (int t = 0; t < n_threads; t++)
-        waiting += fibers[t].st == state::barrier || fibers[t].st == state::warp;
+        waiting += fibers[t].st != state::done;
     at += snprintf(text, sizeof text,
                    "%s: block (%u, %u, %u): divergent barrier: %d threads wait, %d have ended",
                    grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
                    waiting, n_done);
     for (int t = 0, shown = 0; t < n_threads && shown < 4; t++) {
         const fiber *f = &fibers[t];
-        if (f->st != state::barrier && f->st != state::warp)
+        if (f->st == state::done)
             continue;
         bool seen = false;
         for (int k = 0; k < t; k++)
@@ -393,7 +395,7 @@ void run_block(unsigned index)
     }
     release(&kernel_begin);
     warps_ready = 0;
-    n_done = n_at_barrier = barrier_sum = 0;
+    n_done = n_at_grid_wait = n_at_barrier = barrier_sum = 0;
     make_all_ready(true);
     here = &warps[pick(warps_ready)];
     bool fresh;
@@ -420,6 +422,16 @@ long instruction(void *context)
 #endif
 }
 
+/* Was the fault a write?  Where nobody can tell, it was. */
+bool is_write(void *context)
+{
+#ifdef __x86_64__
+    return static_cast<const ucontext_t *>(context)->uc_mcontext.gregs[REG_ERR] & 2;
+#else
+    return static_cast<void>(context), true;
+#endif
+}
+
 void on_fault(int sig, siginfo_t *info, void *context)
 {
     if (!in_kernel) {
@@ -432,6 +444,10 @@ void on_fault(int sig, siginfo_t *info, void *context)
         return; /* again, and fatal */
     }
     const cuemu_thread *t = cuemu_self;
+    const cuemu_early_verdict early =
+        sig == SIGSEGV ? cuemu_early_fault(info->si_addr, is_write(context)) : CUEMU_NOT_EARLY;
+    if (early == CUEMU_GO_ON)
+        return;
     const bool foreign = cuemu_is_device(info->si_addr) && cuemu_owner(info->si_addr) >= 0 &&
                          cuemu_owner(info->si_addr) != grid_now->device;
     char text[300];
@@ -439,16 +455,38 @@ void on_fault(int sig, siginfo_t *info, void *context)
              "%s: block (%u, %u, %u) thread (%u, %u, %u): %s at %p, instruction 0x%lx",
              grid_now->name, cuemu_here.block.x, cuemu_here.block.y, cuemu_here.block.z,
              t->thread.x, t->thread.y, t->thread.z,
-             sig == SIGILL ? "a misaligned access"
-             : foreign     ? "an access to memory of another device"
-                           : "an access outside of any allocation",
+             sig == SIGILL              ? "a misaligned access"
+             : early == CUEMU_TOO_EARLY ? "an access before its cuda_grid_wait"
+             : foreign                  ? "an access to memory of another device"
+                                        : "an access outside of any allocation",
              info->si_addr, instruction(context));
     cuemu_set_report(text);
-    failure = sig == SIGILL ? cudaErrorMisalignedAddress : cudaErrorIllegalAddress;
+    failure = sig == SIGILL              ? cudaErrorMisalignedAddress
+              : early == CUEMU_TOO_EARLY ? cudaErrorLaunchFailure
+                                         : cudaErrorIllegalAddress;
     siglongjmp(trap_jump, 1);
 }
 
-/* Taken once; sanitizers have handlers of their own for what is not ours. */
+const int faults[] = {SIGSEGV, SIGBUS, SIGILL};
+
+/* From now on; theirs (NULL: not wanted): who had them. */
+void take_faults(struct sigaction *theirs)
+{
+    struct sigaction act = {};
+    act.sa_sigaction = on_fault;
+    act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    for (int i = 0; i < 3; i++)
+        sigaction(faults[i], &act, theirs ? &theirs[i] : nullptr);
+}
+
+void give_faults_back(const struct sigaction *theirs)
+{
+    for (int i = 0; i < 3; i++)
+        sigaction(faults[i], &theirs[i], nullptr);
+}
+
+/* Once, also for what touches device memory outside of kernels; sanitizers have handlers of their own for what is not
+ * ours. */
 void watch_faults()
 {
     static bool done;
@@ -461,12 +499,7 @@ void watch_faults()
     alt.ss_sp = stack;
     alt.ss_size = sizeof stack;
     sigaltstack(&alt, nullptr);
-    struct sigaction act = {};
-    act.sa_sigaction = on_fault;
-    act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(SIGSEGV, &act, nullptr);
-    sigaction(SIGBUS, &act, nullptr);
-    sigaction(SIGILL, &act, nullptr);
+    take_faults(nullptr);
     size_t bytes = SHARED_MAX / (size_t)page * (size_t)page + (size_t)page;
     dynamic_map = static_cast<char *>(mmap(nullptr, bytes + (size_t)page, PROT_READ | PROT_WRITE,
                                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -525,16 +558,21 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
     }
     for (int t = 0; t < n_threads; t++)
         prepare(&fibers[t], t, g->block);
+    struct sigaction theirs[3]; /* a test's frame may have taken them since */
+    take_faults(theirs);
     in_kernel = true;
+    cuemu_early_guard(g);
     if (sigsetjmp(trap_jump, 0) == 0) {
         for (unsigned i = 0; i < n_blocks && failure == cudaSuccess; i++) {
             run_block(at);
+            cuemu_early_open();
             at = (unsigned)(((uint64_t)at + step) % n_blocks);
         }
     } else {
         tsan_to(scheduler_tsan);
     }
     in_kernel = false;
+    give_faults_back(theirs);
     if (failure == cudaSuccess && !stacks_whole()) {
         cuemu_set_report("the stack of a thread overflowed");
         failure = cudaErrorLaunchFailure;
@@ -548,9 +586,20 @@ cudaError_t cuemu_fiber_run(const cuemu_grid *g)
     return failure;
 }
 
-void cuemu_grid_wait()
+void cuemu_grid_wait(const char *file, int line)
 {
     grid_waits++;
+    if (!cuemu_early_guarded)
+        return;
+    fiber *f = self();
+    f->file = file;
+    f->line = line;
+    f->st = state::grid;
+    if (++n_at_grid_wait == n_threads) {
+        cuemu_early_open();
+        make_all_ready(false);
+    }
+    leave(f);
 }
 
 void cuemu_trap(cudaError_t error, const char *format, ...)
@@ -699,6 +748,8 @@ void cuemu_cp_async(void *dst, const void *src, int bytes, int src_bytes)
         (src_bytes && (uintptr_t)src % (uintptr_t)bytes))
         cuemu_trap(cudaErrorMisalignedAddress, "cp.async of %d bytes from %p to %p", bytes, src,
                    dst);
+    if (cuemu_early_guarded && src_bytes) /* it may read at once */
+        (void)*static_cast<const volatile char *>(src);
     if (bytes == 16)
         memset(dst, 0xff, 16); /* of a size that the compiler sees */
     else

@@ -174,6 +174,27 @@ __global__ void copy_early(float *out, const float *in, unsigned waiting)
     out[threadIdx.x] = in[threadIdx.x];
 }
 
+/* What it reads before it waits is added behind: from a register, or by cp.async. */
+__global__ void read_early(float *out, const float *in, bool by_copy)
+{
+    SHARED(float, tile, [4 * N]);
+    const float first = by_copy ? 0.0f : in[threadIdx.x];
+    if (by_copy)
+        cuda_copy16(&tile[4 * threadIdx.x], in + 4 * (threadIdx.x / 4), 16);
+    cuda_copy_commit();
+    cuda_grid_wait();
+    cuda_copy_wait<0>();
+    out[threadIdx.x] = by_copy ? tile[4 * threadIdx.x + threadIdx.x % 4] : first;
+}
+
+__global__ void write_early(float *out, unsigned early)
+{
+    if (threadIdx.x < early)
+        out[threadIdx.x] = 1;
+    cuda_grid_wait();
+    out[threadIdx.x] = 1;
+}
+
 static float *device;
 static float host[4 * N];
 static int passed, failed;
@@ -302,6 +323,24 @@ static const struct plant plants[] = {
          LAUNCH_EARLY(1, copy_early, 1, N, 0, 0, device, device + 4 * N, bug ? 32u : (unsigned)N);
      },
      N, [](int i) { return (float)i; }, cudaErrorLaunchFailure, "without a cuda_grid_wait"},
+    {"an early read of what the kernel before wrote",
+     [](bool bug) {
+         LAUNCH(neighbours, 1, N, 0, 0, device + 2 * N, SYNCWARP);
+         LAUNCH_EARLY(1, read_early, 1, N, 0, 0, device, device + (bug ? 2 : 4) * N, false);
+     },
+     N, [](int i) { return (float)i; }, cudaErrorLaunchFailure, "before its cuda_grid_wait"},
+    {"an early copy of what the kernel before wrote",
+     [](bool bug) {
+         LAUNCH(neighbours, 1, N, 0, 0, device + 2 * N, SYNCWARP);
+         LAUNCH_EARLY(1, read_early, 1, N, 0, 0, device, device + (bug ? 2 : 4) * N, true);
+     },
+     N, [](int i) { return (float)i; }, cudaErrorLaunchFailure, "before its cuda_grid_wait"},
+    {"an early write",
+     [](bool bug) {
+         LAUNCH(neighbours, 1, N, 0, 0, device + 2 * N, SYNCWARP);
+         LAUNCH_EARLY(1, write_early, 1, N, 0, 0, device, bug ? 1u : 0u);
+     },
+     N, [](int) { return 1.0f; }, cudaErrorLaunchFailure, "before its cuda_grid_wait"},
     {"dynamic shared memory out of bounds",
      [](bool bug) { LAUNCH(write_shared, 1, N, 4 * 2 * N, 0, device, 2 * N + (bug ? 8 : 0)); }, 0,
      nullptr, cudaErrorIllegalAddress, "outside of any allocation"},

@@ -197,6 +197,7 @@ cudaError_t timed_run(const cuemu_grid *g)
     struct timespec a, b;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
     cudaError_t rc = cuemu_ptx_run ? cuemu_ptx_run(g) : cuemu_fiber_run(g);
+    cuemu_early_open();
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
     cuemu_counter(g->name)->host_us +=
         (uint64_t)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
@@ -218,6 +219,9 @@ void run_head(CUstream_st *s)
         open_memory(w.kind == work::KERNEL ? 1u << s->device | cuemu_devices.peers[s->device]
                                            : w.devices);
         w.grid.device = s->device;
+        if (w.kind == work::KERNEL && !s->queue.empty() && s->queue.front().kind == work::KERNEL &&
+            s->queue.front().grid.early)
+            cuemu_early_watch(&s->queue.front().grid);
         rc = w.kind == work::KERNEL ? timed_run(&w.grid) : w.call();
     }
     if (rc != cudaSuccess)
@@ -331,6 +335,18 @@ bool cuemu_is_device(const void *p)
     return range && (const char *)p >= range && (const char *)p < range + range_bytes;
 }
 
+int cuemu_stream_device(cudaStream_t s)
+{
+    return stream_of(s)->device;
+}
+
+bool cuemu_is_allocated(const void *p)
+{
+    auto it = allocations.upper_bound((char *)p);
+    return it != allocations.begin() &&
+           (const char *)p < std::prev(it)->first + std::prev(it)->second.bytes;
+}
+
 int cuemu_owner(const void *p)
 {
     auto it = allocations.upper_bound((char *)p);
@@ -374,25 +390,6 @@ uint64_t cuemu_random(void)
 void cuemu_set_report(const char *text)
 {
     snprintf(report, sizeof report, "%s", text);
-}
-
-namespace
-{
-struct known_kernel {
-    const char *name;
-    cuemu_make_fn *make;
-    /* Dynamic bytes that a launch may have, until told otherwise: 48 KiB less the static ones, which are not known
-     * here. */
-    int shared_max = 47 * 1024;
-};
-std::map<const void *, known_kernel> kernels;
-} // namespace
-
-void cuemu_known(const char *name, const void *function, cuemu_make_fn *make)
-{
-    guard g(cuemu_lock);
-    kernels[function].name = name;
-    kernels[function].make = make;
 }
 
 char *cuemu_addresses(size_t bytes)
@@ -623,66 +620,6 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t str
     w.kind = work::CALL;
     w.devices = owner_bit(dst);
     w.call = [=] { return memset(dst, value, bytes), cudaSuccess; };
-    return enqueue(stream, std::move(w));
-}
-
-cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function)
-{
-    guard g(cuemu_lock);
-    auto known = kernels.find(function);
-    if (known == kernels.end())
-        return cuemu_failed(cudaErrorInvalidValue);
-    a->maxDynamicSharedSizeBytes = known->second.shared_max;
-    a->ptxVersion = 90;
-    return cudaSuccess;
-}
-
-cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute, int value)
-{
-    guard g(cuemu_lock);
-    auto known = kernels.find(function);
-    if (known == kernels.end() || value < 0 || value > 227 * 1024)
-        return cuemu_failed(cudaErrorInvalidValue);
-    known->second.shared_max = value;
-    return cudaSuccess;
-}
-
-#undef gridDim /* kernels' words, here members' */
-#undef blockDim
-/* A kernel that may begin early begins as late as any other; but fiber.cpp sees whether it waits. */
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *function, void **args)
-{
-    guard g(cuemu_lock);
-    const dim3 grid = config->gridDim, block = config->blockDim;
-    const size_t shared_bytes = config->dynamicSmemBytes;
-    const cudaStream_t stream = config->stream;
-    const bool early =
-        config->numAttrs > 0 && config->attrs->val.programmaticStreamSerializationAllowed;
-    auto known = kernels.find(function);
-    if (known == kernels.end())
-        return cuemu_failed(cudaErrorInvalidValue);
-    if (injected(CUEMU_LAUNCH))
-        return cuemu_failed(cudaErrorLaunchFailure);
-    const char *name = known->second.name;
-    if (stream_of(stream)->device != cuemu_device) {
-        cuemu_set_report("a launch in a stream of another device");
-        return cuemu_failed(cudaErrorInvalidResourceHandle);
-    }
-    const uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 ||
-        grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 ||
-        shared_bytes > (size_t)known->second.shared_max) {
-        char text[200];
-        snprintf(text, sizeof text,
-                 "%s: a launch of (%u, %u, %u) blocks of %llu threads, %zu bytes", name, grid.x,
-                 grid.y, grid.z, (unsigned long long)threads, shared_bytes);
-        cuemu_set_report(text);
-        return cuemu_failed(cudaErrorInvalidConfiguration);
-    }
-    work w = {};
-    w.kind = work::KERNEL;
-    w.grid = {name,         grid, block, shared_bytes, known->second.make(function, args),
-              cuemu_device, early};
     return enqueue(stream, std::move(w));
 }
 
