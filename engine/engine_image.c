@@ -111,9 +111,11 @@ static void free_task(struct engine *g, struct task *t)
     free(t);
 }
 
+/* Before its last event: who has that may ask for the place that it had. */
 static void leave(struct engine *g, struct task *t)
 {
     stage_leave(t);
+    engine_adapter_leave(g, t);
     unsent_add(&g->unsent, g->cache, t->job);
 }
 

@@ -153,6 +153,7 @@ void engine_text_fail(struct engine *g, struct task *t, const struct err *e)
 void engine_text_finish(struct engine *g, struct seq *q, enum finish how, const char *stop)
 {
     struct task *t = q->task;
+    STAT_SET(g, sequences_running, g->sched.n_running - 1); /* who has the event may count on it */
     bool done = emit_finish(q, how, stop);
     g->dirty = true;
     leave(g, q);

@@ -337,6 +337,37 @@ static void engine_counts_pictures_until_they_are_fetched(void **state)
     engine_close(g);
 }
 
+/* Who has a job's last event may ask for the next thing at once: its places are free then. */
+static void engine_has_left_what_a_job_used_when_it_says_that_it_is_done(void **state)
+{
+    (void)state;
+    const struct engine_options o = {.device = "cpu",
+                                     .n_threads = 1,
+                                     .n_models = 2,
+                                     .models = both,
+                                     .kv_type = DTYPE_F16,
+                                     .cache_bytes = (size_t)1 << 26,
+                                     .lora_dir = "tests/fixtures/lora",
+                                     .max_loras = 1};
+    struct engine *g = engine_ready(&o);
+    static const struct lora_ref loras[] = {{.name = "kohya", .scale = 1, .text_scale = 1},
+                                            {.name = "peft", .scale = 1, .text_scale = 1}};
+    for (int k = 0; k < 100; k++) {
+        struct job *j = image_job("sd15", 1);
+        j->image.width = j->image.height = 16;
+        j->image.loras = &loras[k % 2];
+        j->image.n_loras = 1;
+        struct result *r = result_new();
+        submit(g, j);
+        while (!r->ended)
+            poll(j, r);
+        assert_int_equal(r->error, 0);
+        result_free(r);
+        job_unref(j);
+    }
+    engine_close(g);
+}
+
 int main(void)
 {
     log_init(LOG_ERROR, false);
@@ -347,6 +378,7 @@ int main(void)
         cmocka_unit_test(engine_cancelled_pictures_leave_nothing),
         cmocka_unit_test(engine_close_ends_pictures_too),
         cmocka_unit_test(engine_refuses_pictures_beyond_its_memory),
+        cmocka_unit_test(engine_has_left_what_a_job_used_when_it_says_that_it_is_done),
         cmocka_unit_test(engine_counts_pictures_until_they_are_fetched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
