@@ -9,16 +9,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/emit.h"
+#include "engine/engine_adapter_file.h"
 #include "engine/engine_int.h"
 #include "engine/models/image_adapter.h"
 #include "engine/text/prompt.h"
 
-enum { PATH_MAX_BYTES = 4096 };
+enum { FOUND_MAX = 1024 };
 
 enum adapter_state { ADAPTER_NEW, ADAPTER_KNOWN, ADAPTER_FAILED };
 
@@ -29,6 +29,8 @@ struct adapter {
     uint64_t id;
     enum adapter_state state; /* the engine thread's to change */
     bool leaving, pinned;
+    bool
+        found; /* an embedding that lay there at the start: its weights may go, but it is known on */
     int n_users;
     int64_t last_use_us;
     struct image_adapter_info info;   /* KNOWN */
@@ -83,8 +85,6 @@ void engine_adapter_fini(struct engine *g)
     pthread_mutex_destroy(&g->adapters.mutex);
 }
 
-/* ---- names and files ---- */
-
 bool engine_adapter_name_ok(const char *name)
 {
     size_t n = strlen(name);
@@ -95,57 +95,6 @@ bool engine_adapter_name_ok(const char *name)
             return false;
     }
     return true;
-}
-
-static const char *const inner_files[] = {"pytorch_lora_weights.safetensors",
-                                          "learned_embeds.safetensors"};
-#define SUFFIX ".safetensors"
-
-static bool is_file(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-/* The name's file; false: there is none. */
-static bool find_file(const struct engine *g, const char *name, char path[PATH_MAX_BYTES])
-{
-    snprintf(path, PATH_MAX_BYTES, "%s/%s" SUFFIX, g->adapters.dir, name);
-    if (is_file(path))
-        return true;
-    for (size_t i = 0; i < sizeof inner_files / sizeof *inner_files; i++) {
-        snprintf(path, PATH_MAX_BYTES, "%s/%s/%s", g->adapters.dir, name, inner_files[i]);
-        if (is_file(path))
-            return true;
-    }
-    return false;
-}
-
-/* There is no file that is read; perhaps one that is not. */
-static int no_file(const struct engine *g, const char *name, struct err *e)
-{
-    static const char *const pickles[] = {"pt", "bin", "ckpt", "pth"};
-    char path[PATH_MAX_BYTES];
-    for (size_t i = 0; i < sizeof pickles / sizeof *pickles; i++) {
-        snprintf(path, sizeof path, "%s/%s.%s", g->adapters.dir, name, pickles[i]);
-        if (is_file(path))
-            return err_set(
-                e, ERR_INVALID,
-                "the adapter \"%.80s\" is a PyTorch pickle, which can run code when it is "
-                "read and is refused: convert it to safetensors",
-                name);
-    }
-    err_set(e, ERR_NOTFOUND, "there is no adapter \"%.80s\" here", name);
-    return err_reason(e, "adapter_not_found");
-}
-
-/* Where the server keeps its files is not for clients. */
-static void hide_dir(const struct engine *g, struct err *e)
-{
-    const size_t n = strlen(g->adapters.dir);
-    char *at = strstr(e->msg, g->adapters.dir);
-    if (at && at[n] == '/')
-        memmove(at, at + n + 1, strlen(at + n + 1) + 1);
 }
 
 static int check_dir(const struct engine *g, struct err *e)
@@ -171,14 +120,22 @@ static bool is_idle(const struct adapter *a)
     return a->state == ADAPTER_KNOWN && !a->leaving && !a->pinned && a->n_users == 0;
 }
 
-/* The idle one that was not used for the longest time leaves.  false: there is none. */
-static bool let_one_go(struct engine *g)
+/* The idle one that was not used for the longest time. */
+static struct adapter *oldest_idle(struct engine *g, bool found)
 {
     struct adapter *oldest = NULL;
     for (struct adapter *a = g->adapters.first; a; a = a->next) {
-        if (is_idle(a) && (!oldest || a->last_use_us < oldest->last_use_us))
+        if (is_idle(a) && (found ? a->a != NULL : !a->found) &&
+            (!oldest || a->last_use_us < oldest->last_use_us))
             oldest = a;
     }
+    return oldest;
+}
+
+/* It leaves.  false: there is none. */
+static bool let_one_go(struct engine *g)
+{
+    struct adapter *oldest = oldest_idle(g, false);
     if (oldest)
         oldest->leaving = true;
     return oldest != NULL;
@@ -188,30 +145,35 @@ static int make_room(struct engine *g, struct err *e)
 {
     int n = 0;
     for (const struct adapter *a = g->adapters.first; a; a = a->next)
-        n += !a->leaving;
+        n += !a->leaving && !a->found;
     if (n < g->o.max_loras || let_one_go(g))
         return 0;
     return err_set(e, ERR_BUSY, "%d adapters are loaded, more are not allowed", n);
 }
 
+static struct adapter *add(struct engine *g, int model, const char *name)
+{
+    struct adapter *a = xcalloc(1, sizeof *a);
+    snprintf(a->name, sizeof a->name, "%s", name);
+    a->model = model;
+    a->id = ++g->adapters.next_id;
+    a->next = g->adapters.first;
+    g->adapters.first = a;
+    return a;
+}
+
 /* One more user of the entry of that name, which is made when there is none. */
 static int use(struct engine *g, int model, const char *name, struct adapter **out, struct err *e)
 {
-    char path[PATH_MAX_BYTES];
+    char path[ENGINE_ADAPTER_PATH_MAX];
     if (!engine_adapter_name_ok(name))
         return err_set(e, ERR_INVALID, "\"%.80s\" is no name of an adapter", name);
-    const bool there = find_file(g, name, path);
+    const bool there = engine_adapter_file_path(g, name, path);
     lock(g);
     struct adapter *a = find(g, model, name);
-    int rc = a ? 0 : there ? make_room(g, e) : no_file(g, name, e);
-    if (!a && rc == 0) {
-        a = xcalloc(1, sizeof *a);
-        snprintf(a->name, sizeof a->name, "%s", name);
-        a->model = model;
-        a->id = ++g->adapters.next_id;
-        a->next = g->adapters.first;
-        g->adapters.first = a;
-    }
+    int rc = a ? 0 : there ? make_room(g, e) : engine_adapter_file_missing(g, name, e);
+    if (!a && rc == 0)
+        a = add(g, model, name);
     if (rc == 0) {
         a->n_users++;
         a->last_use_us = clock_us();
@@ -411,7 +373,10 @@ static int hold(struct engine *g, size_t bytes, struct err *e)
             return 0;
         }
         lock(g);
-        const bool more = let_one_go(g);
+        struct adapter *known = oldest_idle(g, true);
+        if (known && known->found)
+            put_away(g, known);
+        const bool more = known && (known->found || let_one_go(g));
         unlock(g);
         if (!more)
             break;
@@ -429,17 +394,17 @@ static int hold(struct engine *g, size_t bytes, struct err *e)
 static int fetch(struct engine *g, struct adapter *a, struct err *e)
 {
     const int64_t start = clock_us();
-    char path[PATH_MAX_BYTES];
+    char path[ENGINE_ADAPTER_PATH_MAX];
     struct diffusion *d = model_diffusion(g->models[a->model].model);
     struct image_adapter *opened = NULL;
-    if (!find_file(g, a->name, path))
-        return no_file(g, a->name, e);
+    if (!engine_adapter_file_path(g, a->name, path))
+        return engine_adapter_file_missing(g, a->name, e);
     int rc = hold(g, a->info.bytes, e);
     if (rc != 0)
         return rc;
     rc = image_adapter_open(&opened, d->model, path, e);
     if (rc != 0)
-        hide_dir(g, e);
+        engine_adapter_file_hide(g, e);
     const bool other = rc == 0 && (image_adapter_info(opened)->bytes != a->info.bytes ||
                                    image_adapter_info(opened)->kind != a->info.kind);
     if (rc != 0 || other) {
@@ -530,18 +495,18 @@ static struct adapter *first_new(struct engine *g)
 /* Holds the file against the model. */
 static int look(struct engine *g, struct adapter *a, struct image_adapter_info *info, struct err *e)
 {
-    char path[PATH_MAX_BYTES];
+    char path[ENGINE_ADAPTER_PATH_MAX];
     const struct diffusion *d = model_diffusion(g->models[a->model].facts);
     struct image_adapter *dry = NULL;
-    if (!find_file(g, a->name, path))
-        return no_file(g, a->name, e);
+    if (!engine_adapter_file_path(g, a->name, path))
+        return engine_adapter_file_missing(g, a->name, e);
     int rc = image_adapter_open(&dry, d->model, path, e);
     if (rc == 0)
         *info = *image_adapter_info(dry);
     image_adapter_close(dry);
     if (rc == 0 || rc == ERR_NOMEM)
         return rc;
-    hide_dir(g, e);
+    engine_adapter_file_hide(g, e);
     const struct err why = *e; /* a file that cannot be used is no fault of the server's */
     return err_set(e, ERR_INVALID, "%.60s: %s", a->name, why.msg);
 }
@@ -568,7 +533,38 @@ static void check(struct engine *g, struct adapter *a)
     a->err = e;
     a->leaving = true;
     unlock(g);
-    log_msg(LOG_WARN, "adapter.refused", "%s", e.msg);
+    log_msg(a->found ? LOG_DEBUG : LOG_WARN, "adapter.refused", "%s", e.msg);
+}
+
+/* An embedding is tried with every model: what it does not fit forgets it. */
+static void find_for_all(struct engine *g, const char *name)
+{
+    for (int i = 0; i < g->o.n_models; i++) {
+        if (!engine_facts(g, i)->image)
+            continue;
+        lock(g);
+        struct adapter *a = add(g, i, name);
+        a->found = true;
+        unlock(g);
+        check(g, a);
+    }
+}
+
+void engine_adapter_look_round(struct engine *g)
+{
+    char name[ENGINE_ADAPTER_NAME_MAX], path[ENGINE_ADAPTER_PATH_MAX];
+    DIR *dir = g->adapters.dir ? opendir(g->adapters.dir) : NULL;
+    int n = 0;
+    for (const struct dirent *d; dir && n < FOUND_MAX && (d = readdir(dir)) != NULL;) {
+        if (!engine_adapter_file_name(g, d->d_name, name) ||
+            !engine_adapter_file_path(g, name, path) || !image_adapter_is_embedding(path))
+            continue;
+        find_for_all(g, name);
+        n++;
+    }
+    if (dir)
+        closedir(dir);
+    sweep(g);
 }
 
 static struct adapter_wait *take_waits(struct engine *g)
@@ -709,18 +705,6 @@ static void put_entry(const struct engine *g, struct engine_adapter *to, const s
     to->bytes = info->bytes;
 }
 
-/* The adapter's name of a directory entry; false: it is none. */
-static bool name_of(const struct engine *g, const char *file, char name[ENGINE_ADAPTER_NAME_MAX])
-{
-    char path[PATH_MAX_BYTES];
-    const size_t n = strlen(file), end = strlen(SUFFIX);
-    const bool whole = n > end && strcmp(file + n - end, SUFFIX) == 0;
-    if (file[0] == '.' || n - (whole ? end : 0) >= ENGINE_ADAPTER_NAME_MAX)
-        return false;
-    snprintf(name, ENGINE_ADAPTER_NAME_MAX, "%.*s", (int)(n - (whole ? end : 0)), file);
-    return engine_adapter_name_ok(name) && find_file(g, name, path);
-}
-
 static int by_name(const void *a, const void *b)
 {
     return strcmp(((const struct engine_adapter *)a)->name,
@@ -748,7 +732,7 @@ int engine_adapter_list(struct engine *g, struct engine_adapter **list, int *n, 
     DIR *dir = opendir(g->adapters.dir);
     for (const struct dirent *d;
          dir && n_all < ENGINE_ADAPTER_FILES_MAX && (d = readdir(dir)) != NULL;) {
-        bool known = !name_of(g, d->d_name, out[n_all].name);
+        bool known = !engine_adapter_file_name(g, d->d_name, out[n_all].name);
         for (int i = 0; i < n_all && !known; i++)
             known = strcmp(out[i].name, out[n_all].name) == 0;
         n_all += !known;

@@ -244,6 +244,8 @@ int engine_adapter_submit(struct engine *g, struct job *j, struct err *e); /* an
  * job->image.words.  engine_adapter_leave gives them back. */
 int engine_adapter_use(struct engine *g, struct task *t, struct err *e);
 void engine_adapter_leave(struct engine *g, struct task *t);
+/* At the start: embeddings that lie in the directory become known to the models that they fit. */
+void engine_adapter_look_round(struct engine *g);
 /* Any thread, once its prompts are known: learned tokens that they do not have are given back. */
 void engine_adapter_trim(struct engine *g, struct task *t);
 /* Before the task is placed, its model is loaded: so are its adapters now, or t->refused says why not. */

@@ -135,6 +135,8 @@ int engine_load(struct engine *g, struct err *e)
     rc = sched_init(&g->sched, g->cache, &o, g->sched_models, g->o.n_models, e);
     if (rc == 0)
         rc = engine_choose_open(g, &o, e);
+    if (rc == 0)
+        engine_adapter_look_round(g);
     return rc ? rc : engine_models_preload(g, e);
 }
 

@@ -463,6 +463,17 @@ static bool is_lora(struct safetensors *s)
     return false;
 }
 
+bool image_adapter_is_embedding(const char *path)
+{
+    struct safetensors *s = NULL;
+    if (safetensors_open(&s, path, NULL) != 0)
+        return false;
+    const int n = safetensors_n_tensors(s);
+    const bool is = n > 0 && n <= IMAGE_MAX_ENCODERS && !is_lora(s);
+    safetensors_close(s);
+    return is;
+}
+
 int image_adapter_open(struct image_adapter **out, struct image_model *m, const char *path,
                        struct err *e)
 {

@@ -27,6 +27,8 @@ struct image_adapter;
  * for another model, ERR_CORRUPT, ERR_IO, ERR_NOTFOUND, ERR_NOMEM. */
 int image_adapter_open(struct image_adapter **out, struct image_model *m, const char *path,
                        struct err *e);
+/* Whether the file is one, going by the names of its tensors alone; no model is asked. */
+bool image_adapter_is_embedding(const char *path);
 void image_adapter_close(struct image_adapter *a); /* NULL is nothing; before the model */
 const struct image_adapter_info *image_adapter_info(const struct image_adapter *a);
 /* An embedding's i-th vector for that text encoder. */

@@ -133,18 +133,30 @@ def test_bad_lists(server, value):
     assert status == 400 and r["error"]["param"].startswith("loras"), r
 
 
-def test_embeddings_are_words_of_prompts_once_loaded(server):
+def test_embeddings_are_words_of_prompts(server):
     text = "a photo of redglow fox"
+    after = pixels(server, prompt=text)  # it lay there at the start
+    assert call(server, "DELETE", "/v1/adapters/redglow")[0] == 200
     before = pixels(server, prompt=text)
-    assert call(server, "POST", "/v1/adapters", {"name": "redglow"})[1]["kind"] == "embedding"
-    after = pixels(server, prompt=text)
     assert after != before
+    assert call(server, "POST", "/v1/adapters", {"name": "redglow"})[1]["kind"] == "embedding"
+    assert pixels(server, prompt=text) == after
     assert pixels(server, prompt="a photo of REDGLOW fox") == after
     assert pixels(server, prompt="a photo of redglows fox") != after
     status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("redglow")]})
     assert status == 400 and "embedding" in r["error"]["message"]
     assert call(server, "DELETE", "/v1/adapters/redglow")[0] == 200
     assert pixels(server, prompt=text) == before
+
+
+def test_embeddings_that_lie_there_are_beside_max_loras(start, folder):
+    one = start("--threads", 1, "--lora_dir", folder, "--max_loras", 1, models={"painter": PAINTER})
+    text = "a photo of redglow fox"
+    first = {name: pixels(one, prompt=text, loras=[lora(name)]) for name in ("kohya", "peft")}
+    assert first == {name: pixels(one, prompt=text, loras=[lora(name)]) for name in ("kohya", "peft")}
+    assert pixels(one, prompt="a photo of redglows fox", loras=[lora("peft")]) != first["peft"]
+    known = {a["id"]: a for a in call(one, "GET", "/v1/adapters")[1]["data"] if a["loaded"]}
+    assert known["redglow"]["kind"] == "embedding" and known["redglow"]["pinned"] is False and "kohya_xl" not in known
 
 
 def test_eight_mixes_in_one_batch_are_what_they_are_alone(server):
