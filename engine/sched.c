@@ -420,35 +420,51 @@ static void adopt(struct seq *q)
     }
 }
 
-/* Prompt rows that q could use now. */
-static int wanted(const struct seq *q, int echo_left)
+/* More prompt rows that a part could use now; echo_left: logit rows that are left for echoes. */
+static int wanted(const struct sched_part *part, int echo_left)
 {
-    int n = q->n_prompt - q->n_done;
-    if (q->task->job->text.echo_logprobs)
-        n = min_int(n, 1 + echo_left);
+    const struct seq *q = part->seq;
+    int n = q->n_prompt - q->n_done - part->n_rows;
+    if (q->task->job->text.echo_logprobs) /* its first row's logits are its own */
+        n = min_int(n, echo_left + (part->n_rows == 0));
     return n;
 }
 
-/* Gives out `room` prompt rows among parts [from, n_parts). */
+/* Up to n rows more for a part; returns how many. */
+static int give_rows(struct sched_part *part, int n, int *echo_left)
+{
+    n = min_int(n, wanted(part, *echo_left));
+    if (n > 0 && part->seq->task->job->text.echo_logprobs)
+        *echo_left -= n - (part->n_rows == 0);
+    part->n_rows += n;
+    return n;
+}
+
+/* The part that needs the fewest rows to be done with its prompt, the oldest of equals; NULL: nobody wants more. */
+static struct sched_part *nearest_end(struct sched_plan *p, int from, int echo_left)
+{
+    struct sched_part *best = NULL;
+    int least = 0;
+    for (int i = from; i < p->n_parts; i++) {
+        struct sched_part *part = &p->parts[i];
+        const int rest = part->seq->n_prompt - part->seq->n_done - part->n_rows;
+        if (wanted(part, echo_left) > 0 && (!best || rest < least)) {
+            best = part;
+            least = rest;
+        }
+    }
+    return best;
+}
+
+/* Gives out `room` prompt rows among parts [from, n_parts).  A prompt in few pieces costs less than one in many,
+ * and those that end soonest need the fewest steps until they answer. */
 static void share_rows(struct sched_plan *p, int from, int room)
 {
     int echo_left = SCHED_MORE_LOGITS;
-    for (int i = from; i < p->n_parts && room > 0; i++) {
-        int most = i + 1 < p->n_parts ? (room + 1) / 2 : room;
-        int n = min_int(wanted(p->parts[i].seq, echo_left), most);
-        if (p->parts[i].seq->task->job->text.echo_logprobs)
-            echo_left -= n - 1;
-        p->parts[i].n_rows = n;
-        room -= n;
-    }
-    for (int i = from; i < p->n_parts && room > 0; i++) {
-        struct sched_part *part = &p->parts[i];
-        if (part->seq->task->job->text.echo_logprobs)
-            continue;
-        int more = min_int(part->seq->n_prompt - part->seq->n_done - part->n_rows, room);
-        part->n_rows += more;
-        room -= more;
-    }
+    if (from < p->n_parts)
+        room -= give_rows(&p->parts[from], (room + 1) / 2, &echo_left);
+    for (struct sched_part *part; room > 0 && (part = nearest_end(p, from, echo_left)) != NULL;)
+        room -= give_rows(part, room, &echo_left);
 }
 
 void sched_draft(const struct sched *s, struct seq *q)

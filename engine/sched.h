@@ -17,9 +17,9 @@
  *
  * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
  * max_rows when nobody decodes, else prefill_chunk rows, which bounds the time between two
- * tokens of those who do.  The oldest prompt goes first, but while others wait it gets half of the
- * rows, the next one half of the rest, and so on; what nobody needed goes to the oldest.  So a long
- * prompt neither holds up short ones nor is held up by them.
+ * tokens of those who do.  Half of them go to the oldest prompt, the others to the prompts that need the fewest to be
+ * done, one after the other.  So a long prompt neither holds up short ones nor is held up by them, and of many that
+ * came together some begin to answer while the others are computed.
  *
  * Drafts (draft.h).  In a step without prompt rows a decoding sequence may have rows for tokens that are
  * only guessed; they count as computed when sched_accept says so.

@@ -224,6 +224,41 @@ static void sched_fills_the_batch_when_nobody_decodes(void **state)
     close_bench(&b);
 }
 
+static void sched_ends_prompts_that_came_together_one_after_the_other(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b, 1000, 8, 1);
+    for (int i = 0; i < 4; i++)
+        add(&b, 40, 0, 100, 1);
+    admit_all(&b);
+    assert_int_equal(step(&b), 64);
+    assert_int_equal(b.s.order[0]->n_done, 40); /* not 32, 16, 8 and 8 */
+    assert_int_equal(b.s.order[1]->n_done, 24);
+    assert_int_equal(b.s.order[2]->n_done, 0);
+    assert_int_equal(step(&b), 1 + 32);
+    assert_int_equal(b.s.order[1]->n_done, 40);
+    assert_int_equal(b.s.order[2]->n_done, 16);
+    close_bench(&b);
+}
+
+static void sched_short_prompts_pass_several_long_ones(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b, 1000, 8, 1);
+    for (int i = 0; i < 4; i++)
+        add(&b, 400, 0, 100, 1);
+    for (int i = 0; i < 2; i++)
+        add(&b, 12, 0, 100, 1);
+    admit_all(&b);
+    assert_int_equal(step(&b), 64);
+    assert_int_equal(b.s.order[0]->n_done, 32 + 8); /* half is the oldest's, whatever comes */
+    assert_int_equal(b.s.order[4]->n_done, 12);
+    assert_int_equal(b.s.order[5]->n_done, 12);
+    close_bench(&b);
+}
+
 static void sched_computes_a_common_prompt_once(void **state)
 {
     (void)state;
@@ -493,6 +528,8 @@ int main(void)
         cmocka_unit_test(sched_lets_small_jobs_pass_one_that_does_not_fit_but_not_for_ever),
         cmocka_unit_test(sched_decodes_at_every_step_beside_a_long_prompt),
         cmocka_unit_test(sched_fills_the_batch_when_nobody_decodes),
+        cmocka_unit_test(sched_ends_prompts_that_came_together_one_after_the_other),
+        cmocka_unit_test(sched_short_prompts_pass_several_long_ones),
         cmocka_unit_test(sched_computes_a_common_prompt_once),
         cmocka_unit_test(sched_shares_nothing_when_asked_not_to),
         cmocka_unit_test(sched_bounds_logit_rows_of_echoes),
