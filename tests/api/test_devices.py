@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import harness
-from harness import CHAT, ENDLESS, FOREVER, PAINTER, PATIENCE_S, ROOT, TINY, Server, chat, eventually
+from harness import CHAT, ENDLESS, FOREVER, PAINTER, PATIENCE_S, ROOT, TINY, WAITING, Server, chat, eventually
 from test_cuda import ASK, EMULATED, FAILED, LLAMAS
 
 # where the emulation's NCCL is
@@ -104,11 +104,13 @@ def test_a_dead_device_takes_only_its_own_requests_with_it(emulated):
     assert server.process.poll() is None
 
 
-def crowd(server, n):
-    """n requests at once: (status, headers, body) of each."""
-    body = {**ASK, "prompt": "the quick brown", "max_tokens": 40, "ignore_eos": True}
+def crowd(server, n, then=lambda: None, **fields):
+    """n requests at once: (status, headers, body) of each; `then` is called while they run."""
+    body = {**ASK, "prompt": "the quick brown", "max_tokens": 40, "ignore_eos": True, **fields}
     with concurrent.futures.ThreadPoolExecutor(n) as pool:
-        return list(pool.map(lambda _: server.request("POST", "/v1/completions", body), range(n)))
+        asked = pool.map(lambda _: server.request("POST", "/v1/completions", body), range(n))
+        then()
+        return list(asked)
 
 
 def test_what_waits_for_a_device_that_dies_goes_to_another_one(emulated):
@@ -121,9 +123,15 @@ def test_what_waits_for_a_device_that_dies_goes_to_another_one(emulated):
     assert server.get("/health")[1]["status"] == "degraded"
 
 
-def test_what_waits_for_the_last_device_may_be_asked_again(emulated):
-    server = emulated("--device", "cuda:0", "--max_sequences", 1, env={"CUEMU_FAIL": "sync:40"})
-    answers = crowd(server, 6)
+def test_what_waits_for_the_last_device_may_be_asked_again(emulated, tmp_path):
+    dies = tmp_path / "dies"
+    server = emulated("--device", "cuda:0", "--max_sequences", 1, "--n_ctx", 100000, models={"endless": ENDLESS},
+                      env={"CUEMU_FAIL": "sync:40", "CUEMU_FAIL_AFTER": str(dies)})
+
+    def all_are_there():
+        server.wait_metric(WAITING, 5)
+        dies.touch()
+    answers = crowd(server, 6, all_are_there, max_tokens=90000)
     assert sorted(status for status, _, _ in answers) == [500] + [503] * 5
     for status, headers, body in answers:
         assert (headers["Retry-After"] is not None) == (status == 503)

@@ -132,10 +132,12 @@ def test_rubbish_for_moderations_is_told(filtered, value, param):
 
 
 def test_all_that_is_found_is_in_the_log_and_counted(filtered):
-    before = filtered.metric("duetto:texts_flagged_total")
+    def found():
+        return [line for line in list(filtered.lines) if "text_filter" in line and "request=" in line]
+    before, n = filtered.metric("duetto:texts_flagged_total"), len(found())
     ask(filtered, CHAT, {"messages": [{"role": "user", "content": "darn"}], **SAYS})
     eventually(lambda: filtered.metric("duetto:texts_flagged_total") == before + 2)
-    lines = [line for line in filtered.lines if "text_filter" in line and "request=" in line][-2:]
+    lines = eventually(lambda: len(found()) >= n + 2 and found()[-2:])
     assert "text=prompt" in lines[0] and "action=flag" in lines[0] and "categories=manners" in lines[0]
     assert "text=answer" in lines[1] and "action=block" in lines[1] and "categories=weapons" in lines[1] and "key=0" in lines[1]
     assert not any("blow" in line for line in filtered.lines)

@@ -42,6 +42,7 @@ char *range;
 size_t range_bytes, range_used;
 int n_calls[CUEMU_CALLS], fail_at[CUEMU_CALLS];
 int fail_device[CUEMU_CALLS]; /* -1: any */
+const char *fail_after;       /* calls count when this file is there; NULL: at once */
 thread_local cudaError_t last_error;
 cudaError_t sticky[MAX_DEVICES]; /* what each died of */
 unsigned memory_open;            /* bits: the devices whose memory can be touched now */
@@ -79,6 +80,7 @@ void cuemu_set_up()
     for (int i = 0; i < MAX_DEVICES; i++)
         null_streams[i].device = i,
         cuemu_devices.memory_total[i] = (size_t)(mb ? strtoul(mb, nullptr, 10) : 8192) << 20;
+    fail_after = getenv("CUEMU_FAIL_AFTER");
     if (s)
         seed = strtoull(s, nullptr, 10) * 2 + 1;
     for (int i = 0; i < CUEMU_CALLS; i++) {
@@ -122,6 +124,8 @@ namespace
 bool injected(cuemu_call call)
 {
     cuemu_set_up();
+    if (fail_at[call] && fail_after && access(fail_after, F_OK) != 0)
+        return false;
     if (fail_at[call] && fail_device[call] >= 0 && fail_device[call] != cuemu_device)
         return false;
     return ++n_calls[call] == fail_at[call];
