@@ -109,6 +109,7 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
     for (int64_t first = begin, n; first < end; first += n) {
         n = end - first < group ? end - first : group;
         int64_t o = first * PANEL_ROWS, at = share->row0 * w->w.n_out + o;
+        int64_t n_next = end - first - n < group ? end - first - n : group;
         const char *panels = w->data + (size_t)first * w->panel_bytes;
         struct linear_tile t = {
             .type = w->w.type,
@@ -116,6 +117,8 @@ static void linear_panels(const struct linear_job *j, int i, int64_t begin, int6
             .panels = panels,
             .panel_bytes = panel_bytes,
             .n_panels = n,
+            .next = panels + (size_t)n * w->panel_bytes,
+            .next_bytes = (size_t)n_next * w->panel_bytes,
             .n_rows = share->n_rows,
             .x = share->x,
             .parts = j->parts,

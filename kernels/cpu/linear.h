@@ -50,6 +50,8 @@ struct linear_tile {
     const char *panels; /* [n_panels] in the layout of panel.h, packed or expanded */
     size_t panel_bytes;
     int64_t n_panels;
+    const char *next; /* packed panels that are expanded after these: fetched meanwhile */
+    size_t next_bytes;
     int64_t n_rows;
     const struct linear_x *x; /* block weights: [n_rows, parts, n_in / 32] */
     int parts;                /* of x: 1 or 2 */

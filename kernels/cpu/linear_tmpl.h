@@ -315,20 +315,29 @@ VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wi
 
 /* Packed panels come from memory.  The first rows fetch them into L1 a little ahead; where others follow,
  * or several panels go together, each tile of rows besides fetches its share of the next panels into L2, so
- * that memory is read all the time.  Those shares are so many bytes a block, from there on behind the panel. */
+ * that memory is read all the time; so do tiles of expanded panels, of the packed ones that are expanded next.
+ * Those shares are so many bytes a block. */
 struct tile_ahead {
-    size_t from;
+    const char *at;
     int bytes;
 };
 
 VEC_INLINE struct tile_ahead tile_ahead(const struct tile_kind k, const struct linear_tile *t,
-                                        const int n, const int wide, const int64_t row0)
+                                        const int n, const int wide, const int64_t p,
+                                        const int64_t row0)
 {
     const struct panel_geometry geo = panel_geometry(k.f);
-    if (k.expanded || (wide == 1 && t->n_rows <= n))
-        return (struct tile_ahead){0};
+    const char *panel = t->panels + (size_t)p * t->panel_bytes;
+    if (k.expanded) {
+        const size_t all = (size_t)(t->n_rows * t->n_panels);
+        const size_t before = (size_t)(row0 * t->n_panels + p * n), blocks = (size_t)t->n_in / 32;
+        return (struct tile_ahead){t->next + t->next_bytes * before / all,
+                                   (int)(t->next_bytes * (size_t)(n * wide) / (all * blocks))};
+    }
+    if (wide == 1 && t->n_rows <= n)
+        return (struct tile_ahead){panel, 0};
     const size_t bytes = (size_t)wide * t->panel_bytes;
-    return (struct tile_ahead){bytes + bytes * (size_t)row0 / (size_t)t->n_rows,
+    return (struct tile_ahead){panel + bytes + bytes * (size_t)row0 / (size_t)t->n_rows,
                                (int)(wide * (geo.sub_bytes + 4) * n / t->n_rows)};
 }
 
@@ -350,8 +359,7 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
     const int subs = k.expanded ? 1 : geo.subs;
     const int64_t n_blocks = t->n_in / 32;
     const uint8_t *panel = (const uint8_t *)t->panels + (size_t)p * t->panel_bytes;
-    const struct tile_ahead ahead = tile_ahead(k, t, n, wide, row0);
-    const uint8_t *at_ahead = panel + ahead.from;
+    struct tile_ahead ahead = tile_ahead(k, t, n, wide, p, row0);
     const struct linear_x *x[TILE_MAX], *xb[TILE_MAX];
     vf acc[2 * TILE_MAX]; /* [n_cols][n] */
 #pragma GCC unroll 16
@@ -364,8 +372,8 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
         for (int sub = 0; sub < subs; sub++) {
             const struct tile_block at = tile_block_at(k, panel, b0 + sub);
             for (int line = 0; line < ahead.bytes; line += 64)
-                __builtin_prefetch(at_ahead + line, 0, 2);
-            at_ahead += ahead.bytes;
+                __builtin_prefetch(ahead.at + line, 0, 2);
+            ahead.at += ahead.bytes;
             if (!k.expanded && row0 == 0)
                 tile_fetch(k, t, wide, at.q);
 #pragma GCC unroll 16
