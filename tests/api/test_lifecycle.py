@@ -63,6 +63,7 @@ def test_aborts_do_not_disturb_the_neighbours():
         def abort(seed):
             rng = random.Random(seed)
             while not stop.is_set():
+                eventually(lambda: server.metric(CONNECTIONS) < 16)  # it has seen most of those before leave
                 s = server.send(CHAT, chat("word " * rng.randint(1, 30), stream=True, **LONG))
                 time.sleep(rng.random() * 0.02)
                 (reset if rng.random() < 0.5 else close)(s)
