@@ -130,7 +130,7 @@ format-check:
 	$(Q)clang-format --dry-run -Werror $$(git ls-files $(FORMATTED))
 .PHONY: cuda cuda-emu gpu-check
 cuda: $(B)/cuda/duetto $(B)/cuda/kcheck  ## the server for NVIDIA GPUs (needs nvcc): build/cuda/duetto
-cuda-emu: $(B)/cuda-emu/libnccl.so.2 $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) $(EMU_QUICK) ## the same on an emulated GPU, for tests
+cuda-emu: $(B)/cuda-emu/libnccl.so.2 $(B)/cuda-emu/libcublasLt.so.13 $(B)/cuda-emu/duetto $(B)/cuda-emu/kcheck $(B)/cuda-emu/planted $(B)/cuda-emu/sample $(B)/cuda-emu/several $(EMU_TEST) $(EMU_QUICK) ## the same on an emulated GPU, for tests
 .PHONY: cuda-gate cuda-report cuda-accesses cuda-faults cuda-golden cuda-sanitize cuda-mutants
 cuda-golden: $(EMU_GOLDEN)             ## every family of models against its references, on the emulated GPU
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite cuda-golden $(if $(T),--match $(T))
@@ -227,6 +227,10 @@ EMU_FEW := $(B)/cuda-emu/kernels/cuda/cuda_queue.o $(EMU_RT) $(B)/libduetto.a
 $(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_FEW)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ -lpthread
+$(B)/cuda-emu/libcublasLt.so.13: tests/cuemu/blas/cublasLt.cpp
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(EMU_CXX) -O3 -fPIC -shared -MF $@.d -MT $@ -o $@ $<
 $(B)/cuda-emu/libnccl.so.2: tests/cuemu/nccl/nccl.cpp
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)

@@ -1,7 +1,7 @@
 /* What tests ask of the emulated device besides CUDA's own API: faults to inject, what went wrong, and
  * what was counted.  Environment, read once: CUEMU_SEED (order of blocks and threads), CUEMU_FAIL
  * ("launch:3": the third launch fails, "launch:3@1": the third one of device 1; several with commas; malloc, host, copy, launch,
- * sync, graph, nccl), CUEMU_FAIL_AFTER (a file: calls count when it is there), CUEMU_DEVICES (how many there are, 1 to 8), CUEMU_MEMORY_MB (of each), CUEMU_COUNTS
+ * sync, graph, nccl, blas), CUEMU_FAIL_AFTER (a file: calls count when it is there), CUEMU_DEVICES (how many there are, 1 to 8), CUEMU_MEMORY_MB (of each), CUEMU_COUNTS
  * (prints them at the end). */
 #ifndef TESTS_CUEMU_CUEMU_H
 #define TESTS_CUEMU_CUEMU_H
@@ -20,6 +20,7 @@ enum cuemu_call {
     CUEMU_SYNC,
     CUEMU_GRAPH,
     CUEMU_NCCL,
+    CUEMU_BLAS, /* any call of cuBLASLt */
     CUEMU_CALLS
 };
 

@@ -98,6 +98,8 @@ bool cuemu_is_allocated(const void *p);
 /* Whose memory such an address is, or -1. */
 int cuemu_owner(const void *p);
 int cuemu_stream_device(cudaStream_t s); /* NULL: of this thread */
+/* Are these bytes within one allocation of the device? */
+bool cuemu_within(const void *p, size_t bytes, int device);
 /* Counts a call of the kind; true if it is to fail. */
 bool cuemu_injected(enum cuemu_call call);
 #endif

@@ -72,7 +72,7 @@ void cuemu_set_up()
         atexit(cuemu_counts_print);
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");
     static const char *const names[] = {"malloc", "host",  "copy", "launch",
-                                        "sync",   "graph", "nccl"};
+                                        "sync",   "graph", "nccl", "blas"};
     cuemu_devices.n = devices ? (int)strtol(devices, nullptr, 10) : 1;
     cuemu_devices.n = cuemu_devices.n < 0             ? 0
                       : cuemu_devices.n > MAX_DEVICES ? MAX_DEVICES
@@ -355,6 +355,11 @@ int cuemu_owner(const void *p)
 {
     auto it = allocations.upper_bound((char *)p);
     return it == allocations.begin() ? -1 : std::prev(it)->second.device;
+}
+
+bool cuemu_within(const void *p, size_t bytes, int device)
+{
+    return cuemu_is_device(p) && check_device(p, bytes) == cudaSuccess && cuemu_owner(p) == device;
 }
 
 void cuemu_each_allocation(void (*f)(void *context, const void *p, size_t bytes), void *context)
