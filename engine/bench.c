@@ -271,6 +271,8 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     if (!rc) {
         team_graphs(b.be, true);
         team_activations(b.be, o->activations);
+        if (o->blas_rows > 0)
+            rc = team_blas(b.be, o->blas_rows, e);
     }
     if (!rc && checkpoint_is_image(o->path)) {
         rc = bench_image(o, b.be, out, e);

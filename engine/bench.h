@@ -19,6 +19,7 @@ struct bench_options {
     int n_threads, repeats;
     int size;                        /* of pictures, in pixels a side */
     enum dtype kv_type, activations; /* the latter on devices that can */
+    int blas_rows;                   /* struct engine_options */
     int max_batch_rows;
     bool json, ops; /* ops: also where the time goes */
 };

@@ -26,9 +26,10 @@ struct engine_options {
     enum dtype kv_type;
     bool graphs;            /* struct backend */
     enum dtype activations; /* the same, where the device can; the CPU has f32 */
-    int max_sequences;      /* running at once ("slots") */
-    int max_queued_jobs;    /* waiting; more are refused with ERR_BUSY */
-    int max_queued_tokens;  /* prompt tokens waiting; more are refused with ERR_BUSY */
+    int blas_rows;       /* of products for the vendor's library (struct backend's blas); 0: none */
+    int max_sequences;   /* running at once ("slots") */
+    int max_queued_jobs; /* waiting; more are refused with ERR_BUSY */
+    int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
     int prefill_chunk; /* prompt rows a step takes at most when others decode; 0: 128, or all on a GPU */
     int max_batch_rows;
     int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */

@@ -110,6 +110,9 @@ int engine_load(struct engine *g, struct err *e)
     team_graphs(g->backend, g->o.graphs);
     if (!team_activations(g->backend, g->o.activations))
         log_msg(LOG_WARN, "activations.f32", "%s has activations of f32 only", g->device);
+    struct err why = {0};
+    if (g->o.blas_rows > 0 && team_blas(g->backend, g->o.blas_rows, &why) != 0)
+        log_msg(LOG_WARN, "cuda.blas", "%s: our own kernels compute all products", why.msg);
     loader_init(&g->loader, g->backend, &g->submit_mutex, &g->submit_cond);
     rc = engine_models_describe(g, e);
     if (rc == 0)

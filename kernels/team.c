@@ -33,6 +33,16 @@ bool team_activations(struct backend *be, enum dtype type)
     return true;
 }
 
+int team_blas(struct backend *be, int rows, struct err *e)
+{
+    if (!be->blas)
+        return err_set(e, ERR_UNSUPPORTED, "%s has no library for products", be->name);
+    int rc = be->blas(be, rows, e);
+    for (int m = 1; be->team && m < be->team->n && rc == 0; m++)
+        rc = be->team->members[m]->blas(be->team->members[m], rows, e);
+    return rc;
+}
+
 static void free_memory(struct backend_team *t, struct team_memory *m)
 {
     for (int i = 0; i < t->n; i++)

@@ -20,6 +20,7 @@
     S(device, "cpu", NULL, "cpu, a level of it (cpu/scalar, cpu/avx2, cpu/avx512, cpu/avx512vnni), cuda:0, or several GPUs, each with all models: cuda:0,cuda:1") \
     B(cuda_graphs, true, "launch what a GPU computes again and again as CUDA graphs") \
     S(cuda_activations, "f32", "f32 f16 bf16", "f16 or bf16: image models have such halves in a GPU's memory between kernels, and weights of that type are multiplied once; the CPU has f32 always") \
+    I(cuda_blas_rows, 0, 0, 1 << 20, "with cuda_activations f16 or bf16: products of so many rows and more go to cuBLASLt, where a token's last bits may differ from those of our own kernels; 0: none do; 128 is a good start") \
     I(tensor_parallel, 1, 1, 8, "GPUs of the list that compute a model together, each a part of it, with NCCL; 1: each all of it") \
     I(threads, 0, 0, 1024, "worker threads of the CPU; 0: one for each core") \
     I(n_ctx, 0, 0, 1 << 20, "positions one sequence may have; 0: what the model was trained for") \

@@ -53,7 +53,8 @@ static const char usage[] =
     "usage: duetto serve [-c FILE] [-m [NAME=]PATH]... [options]   serve models over HTTP\n"
     "       duetto healthcheck [options]                           0 if the server is healthy\n"
     "       duetto bench -m FILE [-p 512] [-n 128] [-d 0] [-b 1,16] [-t N] [-r 5] [--device D]\n"
-    "                    [--kv_type T] [--cuda_activations T] [--size 256] [--json | --ops]\n"
+    "                    [--kv_type T] [--cuda_activations T] [--cuda_blas_rows N]\n"
+    "                    [--size 256] [--json | --ops]\n"
     "                                                              tokens per second of a model, "
     "or\n"
     "                                                              seconds of pictures; --ops: "
@@ -348,6 +349,7 @@ static int open_engine(struct server *s, struct err *e)
         .device = c->device,
         .tensor_parallel = (int)c->tensor_parallel,
         .graphs = c->cuda_graphs,
+        .blas_rows = (int)c->cuda_blas_rows,
         .n_threads = (int)c->threads,
         .n_models = c->n_models,
         .models = models,
@@ -615,6 +617,8 @@ static bool bench_flags(int argc, char **argv, struct bench_options *o)
             ok = kv_type_of(v, &o->kv_type);
         else if (!strcmp(flag, "--cuda_activations"))
             ok = activations_of(v, &o->activations);
+        else if (!strcmp(flag, "--cuda_blas_rows"))
+            ok = whole_number(v, 0, 1 << 20, &o->blas_rows);
         else if (!strcmp(flag, "-p"))
             ok = whole_number(v, 0, 1 << 20, &o->n_prompt);
         else if (!strcmp(flag, "-n"))

@@ -46,7 +46,8 @@ ONLY_IN = {
     "simde/": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "cpuid.h": ("kernels/cpu/cpu_ops.c",),
     "cuda": ("kernels/cuda/", "tests/cuemu/"),
-    "dlfcn.h": ("kernels/cuda/cuda_nccl.c",),
+    "dlfcn.h": ("kernels/cuda/cuda_blas.c", "kernels/cuda/cuda_nccl.c"),
+    "cublas": ("tests/cuemu/",),
     "nccl": ("tests/cuemu/",),
 }
 # Call: why not, and where it is right.

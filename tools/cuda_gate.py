@@ -33,6 +33,7 @@ PROMISED = {
     "conv_kernel": ("HMMA", r"LDGSTS\S*\.128", r"LDS\.128"),
     "dense_kernel": ("HMMA", "LDSM"),
     "wide_kernel": ("HMMA", r"LDGSTS\S*\.128", "LDSM"),
+    "panel_unpack_kernel": (r"LDG\.E\.128", r"STG\.E\.128"),
     "elem_kernel<0, true>": (r"LDG\.E\.128", r"STG\.E\.128"),
 }
 
@@ -101,7 +102,8 @@ def launch(name):
              "paged_join_kernel": 128, "embed_kernel": 128, "linear_join_kernel": 128,
              "conv_join_kernel": 64, "embed_f32_kernel": 128,
              "low_down_kernel": 128, "low_up_kernel": 128, "group_sums_kernel": 128,
-             "group_join_kernel": 32}
+             "group_join_kernel": 32, "panel_unpack_kernel": 128, "panel_store_kernel": 128,
+             "panel_test_kernel": 128}
     return small.get(base, 256), 0
 
 
@@ -153,7 +155,7 @@ def read_logs(build):
 
 def shown(name):
     """The kernel's name with its type's, as the tables have it."""
-    if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel")):
+    if name.startswith(("linear_few", "linear_many", "conv_kernel", "embed_kernel", "panel_unpack")):
         known = types()
         return re.sub(r"<(\d+)", lambda m: f"<{known[int(m[1])][0]}", name)
     if name.startswith(("dense_kernel", "wide_kernel")):

@@ -29,6 +29,8 @@ GPUS = {
     "H200": (4.8e12, 989e12, 0.62, 132, "90"),
     "B200": (8.0e12, 2250e12, 0.45, 148, "100"),
 }
+# What part of the peak cuBLASLt is assumed to reach in wide matrices: no GPU has been asked.
+BLAS = {"A100": 0.85, "H100": 0.70, "H200": 0.70, "B200": 0.70}
 # The goals for H100 (fractions of the roofline).
 GOALS = {"batch-1 decode, f16": (0.80, 0.88), "batch-1 decode, q8_0": (0.72, 0.80),
          "batch-1 decode, q4_k": (0.60, 0.70), "decode of 32 rows, q4_k": (0.75, 0.85),
@@ -92,7 +94,15 @@ def matrix_s(gpu, kind, rows, n_out, n_in, parts, few_flight):
     return max((bytes_ + extra) / (speed * reach), compute)
 
 
-def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024):
+def blas_s(gpu, kind, rows, n_out, n_in):
+    """The same by cuBLASLt: blocks become rows of halves, which are written and read, and sums become results."""
+    speed, flops, *_ = GPUS[gpu]
+    unpacked = n_out * n_in * (BITS[kind] / 8 + 2)
+    around = rows * (n_in * 4 + n_out * 12)
+    return 2 * rows * n_out * n_in / (flops * BLAS[gpu]) + (unpacked + around) / (speed * STREAM)
+
+
+def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024, blas=False):
     """(times by part, roofline) of a step of rows sequences with `context` tokens, or of a prompt of `rows`."""
     speed, flops, mma, _, arch = GPUS[gpu]
     bits, parts = BITS[kind], 2 if kind == "f16" else 1
@@ -104,14 +114,15 @@ def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024):
     products = 0.0
     for n_out, n_in in ((m.dim + 2 * m.kv, m.dim), (m.dim, m.dim), (2 * m.hidden, m.dim),
                         (m.dim, m.hidden)):
-        products += m.layers * matrix_s(gpu, kind, rows, n_out, n_in, parts, flight)
+        products += m.layers * (blas_s(gpu, kind, rows, n_out, n_in) if blas else
+                                matrix_s(gpu, kind, rows, n_out, n_in, parts, flight))
     products += matrix_s(gpu, kind, 1 if prompt else rows, m.vocabulary, m.dim, parts, flight)
     context = rows / 2 if prompt else context
     kv_bytes = m.layers * 2 * m.kv * 2 * context * (rows / 16 if prompt else rows)
     attention_flops = m.layers * 4 * rows * context * m.dim
     attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = m.layers * rows * 4 * (12 * m.dim + 4 * m.hidden)
-    launches = m.layers * (10 if rows <= 8 else 14) + 4
+    launches = m.layers * (10 if rows <= 8 else 26 if blas else 14) + 4
     ideal_bytes = m.parameters() * bits / 8 + (0 if prompt else kv_bytes)
     ideal = max(ideal_bytes / speed, (2 * m.parameters() * rows + attention_flops) / flops)
     return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
@@ -136,6 +147,9 @@ for kind_ in ("f16", "q8_0", "q4_k"):
 for kind_ in ("f16", "q4_k"):
     PHASES[f"decode of 32 rows, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 32, t)
     PHASES[f"prefill of 2048, {kind_}"] = lambda g, t, k=kind_: llama(g, k, 2048, t)
+for kind_ in ("f16", "q4_k"):
+    PHASES[f"prefill of 2048, {kind_}, --cuda_blas_rows 128"] = (
+        lambda g, t, k=kind_: llama(g, k, 2048, t, blas=True))
 PHASES["SD 1.5 step, 512 x 512"] = lambda g, t: image(g, 418, 257, 128, 1.72e9, 1600, 2)
 PHASES["SDXL step, 1024 x 1024"] = lambda g, t: image(g, 1623, 4327, 811, 5.12e9, 4500, 2)
 # without the launches that make halves of a convolution's x, three each

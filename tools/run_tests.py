@@ -121,12 +121,27 @@ class Run:
             self.program(f"cuda/kcheck of {halves}",
                          [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", halves] +
                          ([self.args.match] if self.args.match else []))
+        self.blas(emulated)
         self.emulated_golden("cuda/golden", quick=True)
         if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():
             self.program("cuda/gate", ["make", "--no-print-directory", "-s", "-j2", "cuda-gate"])
         self.make("SANITIZE=thread", thread)
         for missing, code in (("none", 0), ("barrier", 66), ("syncwarp", 66)):
             self.ends(f"cuda/race of a missing {missing}", [thread, "race", missing], code)
+
+    def blas(self, emulated):
+        """Products by the emulated cuBLASLt, of one row and more."""
+        env = {"LD_LIBRARY_PATH": emulated}
+        if self.args.match in "linear":
+            for halves in ("f16", "bf16"):
+                self.program(f"cuda/kcheck of {halves} by cuBLASLt",
+                             [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", halves,
+                              "--blas_rows", "1", "linear"], env)
+        env.update(BACKEND="cuda:0", DUETTO_TEST_SHORT="1", ACTIVATIONS="f16", BLAS_ROWS="1")
+        for name in ("llama", "diffusion"):
+            if self.args.match in name:
+                self.program(f"cuda/golden {name} by cuBLASLt",
+                             [f"{emulated}/tests/golden/test_{name}"], env)
 
     def cuda_golden(self):
         self.emulated_golden("cuda-golden", quick=False)

@@ -212,6 +212,7 @@ static void close_device(struct backend *be)
 {
     struct cuda_backend *cb = cuda_of(be);
     cuda_enter(cb);
+    cuda_op_blas_close(cb);
     cuda_mem_free(be, cb->scratch);
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
@@ -312,6 +313,7 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .weight_bytes = cuda_op_weight_bytes,
         .weight_row = cuda_op_weight_row,
         .limits = cuda_op_limits,
+        .blas = cuda_op_blas_open,
     };
     int rc = open_streams(cb, e);
     if (rc == 0)

@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_queue.h"
 
+struct cuda_op_blas;
 struct cuda_pool;
 struct cuda_range;
 struct cuda_team;
@@ -61,7 +62,9 @@ struct cuda_backend {
     size_t staging_used;
     struct cuda_landing landings[64];
     int n_landings;
-    void *scratch; /* of the op that runs now */
+    struct cuda_op_blas *blas; /* NULL: products are our own kernels' */
+    int blas_rows;             /* from so many rows on they are not */
+    void *scratch;             /* of the op that runs now */
     size_t scratch_bytes;
 };
 

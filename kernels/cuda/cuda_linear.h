@@ -17,7 +17,8 @@
 
 #include "kernels/cuda/cuda_kernels.h"
 
-#define CUDA_SLICES 4
+#define CUDA_SLICES   4
+#define LINEAR_X_KEPT (40 * 1024) /* floats of a row that linear_x keeps in shared memory at most */
 
 struct cuda_linear_matrix {
     const void *w;         /* in the layout of cuda_layout.h */
@@ -43,6 +44,10 @@ extern "C" {
 #endif
 size_t cuda_linear_work_bytes(const struct cuda_linear_call *l);
 void cuda_linear_launch(const struct cuda_linear_call *l, cudaStream_t stream);
+/* pre(x) as halves: to [rows, CUDA_RECORDS * 64], zeros behind n_in; of bf16 as they stand, of f16 scaled so that
+ * up[row] times a product is its value.  n_in is LINEAR_X_KEPT at most. */
+void cuda_linear_rows_launch(void *to, float *up, const struct cuda_linear_call *l, bool bf16,
+                             cudaStream_t stream);
 /* out[r, :] = w[ids[r], :], exactly quant_unpack's values. */
 void cuda_embed_launch(float *out, const void *w, enum dtype type, int n_in, const int32_t *ids,
                        int rows, cudaStream_t stream);

@@ -12,8 +12,7 @@
 #define CUDA_RECORDS(n_in) (((n_in) + 255) / 256 * 4)
 /* Parts of x that weights of a type are multiplied with at most. */
 #define LINEAR_PARTS(type) (cuda_format<type>::group ? 1 : 2)
-#define FEW_ROWS           8           /* computed without sharing x among panels */
-#define LINEAR_X_KEPT      (40 * 1024) /* floats of a row that linear_x keeps in shared memory at most */
+#define FEW_ROWS           8 /* computed without sharing x among panels */
 
 /* Matrices of one type over the same records. */
 struct linear_job {

@@ -1,11 +1,12 @@
-/* Rows of pre(x) to records of halves (cuda_fragment.cuh): a block a row.  What pre makes, rounded to x's type,
- * stays in shared memory until the row's scale is known: a thread's own elements, so without a barrier.  Rows
+/* Rows of pre(x) to records of halves (cuda_fragment.cuh), or (parts = 0) to rows of nothing but halves: a block a row.
+ * What pre makes, rounded to x's type, stays in shared memory until the row's scale is known: a thread's own elements, so without a barrier.  Rows
  * of f16 are their halves: they have no scale. */
 #include "kernels/cuda/cuda_fragment.cuh"
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_row.cuh"
 
-#define X_THREADS 1024 /* at most, of few rows without sums over them */
+#define X_RECORD(parts) ((parts) ? CUDA_RECORD(parts) : 128)
+#define X_THREADS       1024 /* at most, of few rows without sums over them */
 
 /* Four elements, scaled, to their place in a record. */
 template <int parts, bool bf16>
@@ -21,11 +22,11 @@ __device__ static inline void x_store(uint8_t *record, int at, float v[4], float
         half.y = cuda_half_pair(v[2], v[3], bf16, &lost, &lost);
         reinterpret_cast<uint2 *>(record + 128)[at] = half;
     }
-    if (at % 4 == 0)
+    if (parts > 0 && at % 4 == 0)
         reinterpret_cast<float *>(record + 128 * parts)[at / 4] = sum;
 }
 
-/* x [rows, n_in]   records [rows, n_records, CUDA_RECORD(parts)]   up [rows] */
+/* x [rows, n_in]   records [rows, n_records, X_RECORD(parts)]   up [rows] */
 template <int parts, bool bf16, int pre>
 __global__ void __launch_bounds__(X_THREADS)
     linear_x_kernel(uint8_t *records, float *up, const struct cuda_array x, const struct cuda_pre p,
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(X_THREADS)
     SHARED(float, partial, [CUDA_WARP]);
     SHARED_DYN(float4, kept); /* [n_in / 4], not with LINEAR_AS_IS */
     cuda_grid_wait();
-    uint8_t *to = records + (size_t)blockIdx.x * n_records * CUDA_RECORD(parts);
+    uint8_t *to = records + (size_t)blockIdx.x * n_records * X_RECORD(parts);
     const bool wide = row_wide(x, n_in), scaled = !bf16 && x.type != DTYPE_F16;
     float down = 1.0f, scale = 1.0f, top = 0.0f;
     const auto largest = [&](float4 v) {
@@ -72,9 +73,10 @@ __global__ void __launch_bounds__(X_THREADS)
             four = kept[i];
         float v[4] = {four.x * down, four.y * down, four.z * down, four.w * down};
         float sum = (v[0] + v[1]) + (v[2] + v[3]);
-        sum = cuda_exchange<cuda_add, 1, 2>(sum);
+        if (parts > 0)
+            sum = cuda_exchange<cuda_add, 1, 2>(sum);
         if (i < quads)
-            x_store<parts, bf16>(to + (size_t)(i / 16) * CUDA_RECORD(parts), i % 16, v, sum);
+            x_store<parts, bf16>(to + (size_t)(i / 16) * X_RECORD(parts), i % 16, v, sum);
     }
 }
 
@@ -119,4 +121,13 @@ void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_
         x_launch_of<2, false>(records, up, l, stream);
     else
         x_launch_of<1, false>(records, up, l, stream);
+}
+
+void cuda_linear_rows_launch(void *rows, float *up, const struct cuda_linear_call *l, bool bf16,
+                             cudaStream_t stream)
+{
+    if (bf16)
+        x_launch_of<0, true>(static_cast<uint8_t *>(rows), up, l, stream);
+    else
+        x_launch_of<0, false>(static_cast<uint8_t *>(rows), up, l, stream);
 }

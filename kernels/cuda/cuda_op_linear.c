@@ -188,6 +188,8 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
                                                                 .type = w->type,
                                                                 .n_out = (int)w->n_out};
     }
+    if (cuda_op_blas(cb, &call))
+        return;
     call.work = cuda_scratch(cb, cuda_linear_work_bytes(&call));
     if (!cb->dead)
         cuda_linear_launch(&call, cuda_stream(cb));

@@ -21,13 +21,14 @@ enum {
 #define SHARED_UNASKED \
     ((size_t)32 << 10) /* dynamic; static arrays take less than the other 16 KiB */
 
-enum kind { KERNEL, COPY, CLEAR };
+enum kind { KERNEL, COPY, CLEAR, CALL };
 
 /* A record of a list; its arguments follow, each at a multiple of ARG_ALIGN. */
 struct command {
     uint32_t bytes; /* to the next one */
     uint32_t kind;
     const void *function; /* KERNEL */
+    cuda_queue_function *call;
     uint32_t grid[3], block[3];
     uint32_t shared_bytes, n_args;
     void *to; /* COPY, CLEAR */
@@ -195,6 +196,13 @@ void cuda_queue_copy(struct cuda_queue *q, void *to, const void *from, size_t by
     c->copy_kind = (uint32_t)kind;
 }
 
+void cuda_queue_call(struct cuda_queue *q, cuda_queue_function *f, const void *args, size_t bytes)
+{
+    struct command *c = add(q, CALL, aligned(bytes));
+    c->call = f;
+    memcpy((char *)c + aligned(sizeof *c), args, bytes);
+}
+
 static bool holds_back(cudaStream_t stream)
 {
     return current && current->stream == stream;
@@ -286,6 +294,8 @@ static cudaError_t issue_one(struct command *c, cudaStream_t stream)
         return cudaMemcpyAsync(c->to, c->from, c->n, (enum cudaMemcpyKind)c->copy_kind, stream);
     case CLEAR:
         return cudaMemsetAsync(c->to, 0, c->n, stream);
+    case CALL:
+        return c->call((const char *)c + aligned(sizeof *c), stream);
     default:
         for (uint32_t i = 0; i < c->n_args; i++)
             args[i] = (char *)c + c->arg_at[i];
@@ -301,8 +311,10 @@ static cudaError_t issue_one(struct command *c, cudaStream_t stream)
 
 static cudaError_t issue(struct cuda_queue *q, const struct list *l)
 {
-    static const char *const whats[] = {
-        [KERNEL] = "a kernel was not launched", [COPY] = "a copy", [CLEAR] = "clearing memory"};
+    static const char *const whats[] = {[KERNEL] = "a kernel was not launched",
+                                        [COPY] = "a copy",
+                                        [CLEAR] = "clearing memory",
+                                        [CALL] = "a library's call"};
     cudaError_t rc = cudaSuccess;
     for (size_t at = 0; at < l->bytes && rc == cudaSuccess;) {
         struct command *c = (struct command *)(void *)(l->data + at);

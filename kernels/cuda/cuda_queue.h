@@ -40,6 +40,9 @@ void cuda_queue_use(struct cuda_queue *q);
 void cuda_queue_send(struct cuda_queue *q, void *to, const void *pinned, size_t bytes);
 void cuda_queue_copy(struct cuda_queue *q, void *to, const void *from, size_t bytes,
                      enum cudaMemcpyKind kind);
+/* f(args, stream) among the launches, where it may be captured; `args` are copied, and compared like a kernel's. */
+typedef cudaError_t cuda_queue_function(const void *args, cudaStream_t stream);
+void cuda_queue_call(struct cuda_queue *q, cuda_queue_function *f, const void *args, size_t bytes);
 /* Into the stream with all; the first error, and what it was that failed. */
 cudaError_t cuda_queue_flush(struct cuda_queue *q, const char **what);
 /* No device to launch on any more. */

@@ -1,5 +1,5 @@
 /* The device that the golden tests run on: BACKEND in the environment, else the CPU; and what it has for
- * activations: ACTIVATIONS f16 or bf16, else f32.  And whether fewer cases will do (DUETTO_TEST_SHORT), as
+ * activations: ACTIVATIONS f16 or bf16, else f32; and for products: BLAS_ROWS (struct backend's blas), else nothing.  And whether fewer cases will do (DUETTO_TEST_SHORT), as
  * on an emulated device, where a picture takes a minute. */
 #ifndef TESTS_GOLDEN_DEVICE_H
 #define TESTS_GOLDEN_DEVICE_H
@@ -21,6 +21,12 @@ static inline enum dtype golden_activations(void)
     if (name && strcmp(name, "f16") == 0)
         return DTYPE_F16;
     return name && strcmp(name, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+static inline int golden_blas_rows(void)
+{
+    const char *rows = getenv("BLAS_ROWS");
+    return rows ? (int)strtol(rows, NULL, 10) : 0;
 }
 
 static inline bool golden_short(void)

@@ -31,9 +31,11 @@ static struct backend *be;
 static int open_backend(void **state)
 {
     (void)state;
-    const int rc = backend_open(&be, golden_device(), 0, NULL);
+    int rc = backend_open(&be, golden_device(), 0, NULL);
     if (rc == 0)
         team_activations(be, golden_activations());
+    if (rc == 0 && golden_blas_rows() > 0)
+        rc = team_blas(be, golden_blas_rows(), NULL);
     return rc;
 }
 

@@ -76,6 +76,7 @@ static struct engine *open_engine(const struct engine_model *models, int n_model
     const struct engine_options o = {.device = golden_device(),
                                      .graphs = true,
                                      .activations = golden_activations(),
+                                     .blas_rows = golden_blas_rows(),
                                      .n_threads = 2,
                                      .n_models = n_models,
                                      .models = models,

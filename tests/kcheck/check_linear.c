@@ -17,7 +17,7 @@ static const enum dtype types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q4_
 #define N_TYPES ((int)(sizeof(types) / sizeof(types[0])))
 
 /* A device's error, of the sum of magnitudes. */
-#define DEVICE_BLOCKS 4e-4 /* x has 11 bits */
+#define DEVICE_BLOCKS 4e-4 /* x has 11 bits; or the weights of a library's product */
 #define DEVICE_PLAIN  2e-5
 
 struct matrix {
@@ -140,7 +140,8 @@ static void check_device(struct kcheck *kc, const struct matrix *m, const float 
                 sum += one;
                 size += fabs(one);
             }
-            const bool rounded = dtype_block(m->type) > 1 && kc->type == DTYPE_F32;
+            const bool rounded =
+                dtype_block(m->type) > 1 && (kc->type == DTYPE_F32 || kc->blas_rows > 0);
             double bound = (rounded ? DEVICE_BLOCKS : DEVICE_PLAIN) * size + kcheck_slack(kc, sum);
             worst = fmax(worst, fabs(sum - (double)got[r * m->n_out + o]) / bound);
         }
@@ -392,6 +393,35 @@ static void check_x_type(struct kcheck *kc, enum dtype type)
     kcheck_done(kc);
 }
 
+/* A library's product has blocks as their values in f16: which rows of an identity give back, rounded once more. */
+static void check_library(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in)
+{
+    struct matrix m = matrix_new(kc, type, n_out, n_in);
+    float *x = kcheck_in(kc, n_in * n_in), *want = kcheck_out(kc, n_in * n_out);
+    float *out = kcheck_out(kc, n_in * n_out);
+    struct tensor tx = kcheck_tensor(x, n_in, n_in), to = kcheck_tensor(out, n_in, n_out);
+    struct backend *be = kcheck_backend(kc, 1);
+    struct weight *w = NULL;
+    memset(x, 0, (size_t)(n_in * n_in) * sizeof *x);
+    for (int64_t k = 0; k < n_in; k++) {
+        x[k * n_in + k] = 1.0f;
+        for (int64_t o = 0; o < n_out; o++) {
+            const float v = m.plain[o * n_in + k];
+            want[k * n_out + o] = 0.0f + (dtype_block(type) > 1 ? f16_to_f32(f32_to_f16(v)) : v);
+        }
+    }
+    kcheck_round(kc, want, n_in * n_out);
+    kcheck_that(kc, be->weight_open(be, &w, type, n_out, n_in, m.raw, NULL) == 0, "weight_open");
+    OP(be, linear, .out = {&to}, .w = {w}, .x = &tx);
+    for (int64_t i = 0; i < n_in * n_out; i++)
+        out[i] += 0.0f; /* zeros have no sign */
+    kcheck_same(kc, want, out, (size_t)(n_in * n_out) * sizeof *out, "a library's weights");
+    be->weight_close(be, w);
+    be->close(be);
+    free(m.plain);
+    kcheck_done(kc);
+}
+
 static void check_quant(struct kcheck *kc)
 {
     enum { N = 32 * 64, IN = 512 };
@@ -522,6 +552,11 @@ void kcheck_linear(struct kcheck *kc)
         check_matrix(kc, types[t], 33, block == 256 ? 1536 : 576, true);
         if (kc->isa != CPU_SCALAR)
             check_matrix(kc, types[t], 16, 4096, false);
+    }
+    for (int t = 1; t < N_TYPES && kc->blas_rows > 0 && kc->type != DTYPE_F32; t++) {
+        const int64_t block = dtype_block(types[t]);
+        check_library(kc, types[t], 33, block == 1 ? 43 : block);
+        check_library(kc, types[t], 48, block == 256 ? 512 : 96);
     }
     check_x_type(kc, DTYPE_F16);
     check_x_type(kc, DTYPE_BF16);

@@ -271,6 +271,8 @@ int main(int argc, char **argv)
             kc.device = argv[++i];
         else if (strcmp(argv[i], "--activations") == 0 && i + 1 < argc)
             kc.type = half_type(argv[++i]);
+        else if (strcmp(argv[i], "--blas_rows") == 0 && i + 1 < argc)
+            kc.blas_rows = (int)strtol(argv[++i], NULL, 10);
         else
             kc.only = argv[i];
     }

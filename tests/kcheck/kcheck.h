@@ -1,13 +1,13 @@
 /* kcheck: every CPU kernel against the scalar one (and the scalar one against plain formulas).
  * Thread: one.
  *
- *     kcheck [--bench] [--seed N] [--device cuda:0 [--activations f16]] [NAME]
+ *     kcheck [--bench] [--seed N] [--device cuda:0 [--activations f16] [--blas_rows N]] [NAME]
  *
  * runs the checks whose name contains NAME at every level that this machine has.  An inner loop
  * (a slot of struct cpu_ops) is compared where its level has a version of its own; a whole op goes
  * through a backend of that level.  With --device only whole ops are checked, on that device
  * (kcheck_device.c); with --activations they have f16 or bf16 tensors there: inputs are such numbers,
- * and results may be off by half of their last place.
+ * and results may be off by half of their last place.  --blas_rows: struct backend's blas, where its library is found.
  *
  * All memory that a kernel sees comes from kcheck_in and kcheck_out: it starts at odd addresses and
  * stands between guards.  Inputs end in NaN, so reading past the end poisons the result; outputs end
@@ -28,6 +28,7 @@ struct kcheck {
     const char *level;  /* isa's name, or the device's */
     const char *device; /* NULL: the CPU */
     enum dtype type;    /* of activations on the device */
+    int blas_rows;      /* of its library for products; 0: none */
     bool bench;
     const char *only; /* the filter, or NULL */
     uint64_t seed;    /* every check begins with it, whatever was checked before */

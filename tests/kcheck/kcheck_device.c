@@ -11,6 +11,7 @@
 
 #include "base/arena.h"
 #include "kernels/quant.h"
+#include "kernels/team.h"
 #include "tests/kcheck/kcheck.h"
 
 #define GUARD       256
@@ -498,7 +499,8 @@ struct backend *kcheck_device(struct kcheck *kc, const char *name)
 {
     static struct backend *real;
     struct err e = {0};
-    if (!real && backend_open(&real, name, 0, &e))
+    if (!real && (backend_open(&real, name, 0, &e) ||
+                  (kc->blas_rows > 0 && team_blas(real, kc->blas_rows, &e))))
         die(name, &e);
     struct proxy *x = xcalloc(1, sizeof *x);
     x->kc = kc;
