@@ -273,16 +273,11 @@ static int check_scheduler(const struct image_params *p, struct err *e)
     return err_param(e, "scheduler");
 }
 
-static int check_together(const struct image_params *p, unsigned where,
-                          const struct image_limits *lim, struct err *e)
+static int check_together(const struct image_params *p, unsigned where, struct err *e)
 {
     if (where & (PARAM_GENERATE | PARAM_EDIT) && p->prompt == NULL) {
         err_set(e, ERR_INVALID, "prompt is missing: it says what the picture shows");
         return err_param(e, "prompt");
-    }
-    if (p->n > lim->max_images) {
-        err_set(e, ERR_INVALID, "n must be 1 to %d, got %lld", lim->max_images, (long long)p->n);
-        return err_param(e, "n");
     }
     if (p->format + 1 == CODEC_PNG && p->compression >= 0 && p->compression < 100) {
         err_set(e, ERR_INVALID, "output_compression below 100 needs output_format jpeg or webp");
@@ -312,14 +307,15 @@ int image_params_parse(const struct cJSON *body, unsigned where, const struct im
     if (lim->strict &&
         (err = params_check_unknown(body, where, image_params_table, image_params_n, e)) != 0)
         return err;
-    for (int i = 0; i < image_params_n; i++)
-        if ((image_params_table[i].where & where) &&
-            (err = params_row(body, &image_params_table[i], p, e)) != 0)
+    for (int i = 0; i < image_params_n; i++) {
+        const struct param r = params_limited(&image_params_table[i], lim->max_images);
+        if ((r.where & where) && (err = params_row(body, &r, p, e)) != 0)
             return err;
+    }
     if ((err = parse_size(body, p, e)) != 0 || (err = parse_background(body, p, e)) != 0 ||
         (err = image_lists_parse(body, p, e)) != 0 || (err = check_route(body, where, e)) != 0)
         return err;
-    return check_together(p, where, lim, e);
+    return check_together(p, where, e);
 }
 
 /* ---- Forms ---- */

@@ -70,10 +70,7 @@ static void put_bound(struct json_writer *w, const char *key, const struct param
 /* The configuration may allow fewer choices than the table. */
 static double param_max(const struct param *p, const struct api *a)
 {
-    if ((p->where & PARAM_IMAGES) && strcmp(p->name, "n") == 0)
-        return a->o.max_images;
-    bool choices = strcmp(p->name, "n") == 0 || strcmp(p->name, "best_of") == 0;
-    return choices && a->o.max_choices < p->max ? a->o.max_choices : p->max;
+    return params_limited(p, p->where & PARAM_IMAGES ? a->o.max_images : a->o.max_choices).max;
 }
 
 static void put_words(struct json_writer *w, const char *words)

@@ -332,6 +332,14 @@ static int read_choice(const struct cJSON *body, const struct param *r, int *at,
     return 0;
 }
 
+struct param params_limited(const struct param *row, int most)
+{
+    struct param r = *row;
+    if ((strcmp(r.name, "n") == 0 || strcmp(r.name, "best_of") == 0) && most < r.max)
+        r.max = most;
+    return r;
+}
+
 int params_row(const struct cJSON *body, const struct param *r, void *p, struct err *e)
 {
     void *at = (char *)p + r->offset;
@@ -517,13 +525,8 @@ static int parse_bias(const struct cJSON *body, const struct params_limits *lim,
     return 0;
 }
 
-static int check_together(const struct params *p, unsigned where, const struct params_limits *lim,
-                          struct err *e)
+static int check_together(const struct params *p, unsigned where, struct err *e)
 {
-    if (p->n > lim->max_choices) {
-        err_set(e, ERR_INVALID, "n must be 1 to %d, got %lld", lim->max_choices, (long long)p->n);
-        return err_param(e, "n");
-    }
     if (p->best_of >= 0 && p->best_of != p->n) {
         err_set(e, ERR_INVALID, "best_of must be equal to n (%lld), got %lld", (long long)p->n,
                 (long long)p->best_of);
@@ -572,14 +575,14 @@ int params_parse(const struct cJSON *body, unsigned where, const struct params_l
     *p = defaults;
     if (lim->strict && (err = params_check_unknown(body, where, params_table, params_n, e)) != 0)
         return err;
-    for (int i = 0; i < params_n; i++)
-        if ((params_table[i].where & where) &&
-            (err = params_row(body, &params_table[i], p, e)) != 0)
+    for (int i = 0; i < params_n; i++) {
+        const struct param r = params_limited(&params_table[i], lim->max_choices);
+        if ((r.where & where) && (err = params_row(body, &r, p, e)) != 0)
             return err;
+    }
     p->timings = p->timings || p->timings_alias;
     p->has_seed = json_type(json_get(body, "seed")) != JSON_NULL && p->seed != -1;
-    if ((err = check_together(p, where, lim, e)) != 0 ||
-        (err = parse_stream_options(body, p, e)) != 0 ||
+    if ((err = check_together(p, where, e)) != 0 || (err = parse_stream_options(body, p, e)) != 0 ||
         ((where & PARAM_BOTH) &&
          (err = format_parse(body, lim->max_grammar_bytes, arena, &spec->grammar, e)) != 0) ||
         (err = parse_stop(body, lim, arena, spec, e)) != 0 ||

@@ -85,6 +85,9 @@ struct params_limits {
     bool strict;
 };
 
+/* The row with this server's limit for counts of choices or pictures, where that is less than the table's. */
+struct param params_limited(const struct param *row, int most);
+
 /* One field of body into the struct at p that the row's offset belongs to. */
 int params_row(const struct cJSON *body, const struct param *row, void *p, struct err *e);
 /* ERR_INVALID (unknown_parameter) for a field that no row of the table allows in `where`. */

@@ -290,6 +290,11 @@ static int put_request(struct api_call *c, struct json_writer *w, struct err *e)
     char scheduler[NOISE_NAME_MAX];
     if (sdapi_names_scheduler(p->sampler, p->scheduler, scheduler, e) != 0)
         return e->code;
+    if (p->batch_size * p->n_iter > a->o.max_images) {
+        err_set(e, ERR_INVALID, "batch_size times n_iter must be at most %d, not %lld",
+                a->o.max_images, (long long)(p->batch_size * p->n_iter));
+        return err_param(e, "batch_size");
+    }
     const int64_t clip = p->clip_skip > 0 ? p->clip_skip : sdapi_state_clip(a, c->priv->owner);
     if (m != NULL)
         json_put_str(w, "model", m->id);

@@ -2,7 +2,7 @@
 import openai
 import pytest
 
-from harness import CHAT, FOREVER, RUNNING, WAITING, chat, endless
+from harness import CHAT, FOREVER, PAINTER, RUNNING, TINY, WAITING, chat, endless
 
 pytestmark = pytest.mark.asan
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -93,6 +93,16 @@ def test_images_are_refused_in_words(server):
 ])
 def test_a_bad_completion_field_is_named(server, fields, param):
     assert bad(server, "/v1/completions", fields)["param"] == param
+
+
+def test_too_many_choices_or_pictures_say_this_servers_limit(start):
+    s = start("--threads", 1, "--max_choices", 3, "--max_images", 2, models={"tiny": TINY, "painter": PAINTER})
+    for path, most in (("/v1/chat/completions", 3), ("/v1/completions", 3), ("/v1/images/generations", 2)):
+        for n in (0, most + 1, 17, 10**6):
+            e = bad(s, path, {"messages": HELLO, "prompt": "x", "n": n})
+            assert (e["param"], e["message"]) == ("n", f"'n' must be an integer from 1 to {most}, not {n}")
+    status, r = s.post("/sdapi/v1/txt2img", {"prompt": "x", "batch_size": 2, "n_iter": 2})
+    assert status == 400 and r["detail"] == "batch_size times n_iter must be at most 2, not 4"
 
 
 def test_a_bad_request_raises_bad_request_error(client):
