@@ -14,10 +14,10 @@ def prompt(seed, n_words=50):
     return "Continue this list of words for as long as you can: " + words
 
 
-async def one_chat(port, seed, max_tokens):
+async def one_chat(port, seed, max_tokens, n_words=50):
     """(seconds to the first token, gaps between tokens, number of tokens)."""
     body = json.dumps({
-        "messages": [{"role": "user", "content": prompt(seed)}], "max_tokens": max_tokens,
+        "messages": [{"role": "user", "content": prompt(seed, n_words)}], "max_tokens": max_tokens,
         "stream": True, "temperature": 0, "ignore_eos": True, "cache_prompt": False,
         "stream_options": {"include_usage": True}}).encode()
     start = time.perf_counter()
