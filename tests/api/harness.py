@@ -250,6 +250,17 @@ def read_all(s):
     return data
 
 
+def unchunked(answer):
+    """The body of a raw answer in chunks, which end anywhere; it must be whole."""
+    text = io.BytesIO(answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")[2])
+    body = []
+    while n := int(text.readline(), 16):
+        body.append(text.read(n))
+        assert len(body[-1]) == n and text.read(2) == b"\r\n"
+    assert text.read() == b"\r\n"
+    return b"".join(body)
+
+
 def close(s):
     s.close()
 
