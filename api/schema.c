@@ -167,8 +167,7 @@ int schema_check_text(const struct schema *s, const char *what, const char *text
     return err_param(e, "%s", s->param);
 }
 
-/* JSON that was written into a buf of its own, now in the arena. */
-static int take_text(struct schema *s, const char *what, struct buf *text, struct grammar_word *out,
+int schema_take_text(struct schema *s, const char *what, struct buf *text, struct grammar_word *out,
                      struct err *e)
 {
     const size_t n = text->failed ? GRAMMAR_TEXT_MAX + 1 : text->len;
@@ -181,26 +180,6 @@ static int take_text(struct schema *s, const char *what, struct buf *text, struc
     return rc;
 }
 
-static int constant(struct schema *s, const struct cJSON *v, struct grammar_word *out,
-                    struct err *e)
-{
-    struct buf text;
-    struct json_writer w;
-    buf_init(&text, MAX_TEXT);
-    json_begin(&w, &text);
-    json_put_node(&w, NULL, v);
-    return take_text(s, "a constant", &text, out, e);
-}
-
-static int compile_const(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e)
-{
-    struct grammar_word text;
-    int rc = constant(s, v, &text, e);
-    if (rc == 0)
-        *out = grammar_text(s->g, text.s, text.len);
-    return rc;
-}
-
 int schema_name(struct schema *s, const char *name, grammar_sym *out, struct err *e)
 {
     struct buf text;
@@ -209,30 +188,10 @@ int schema_name(struct schema *s, const char *name, grammar_sym *out, struct err
     buf_init(&text, MAX_TEXT);
     json_begin(&w, &text);
     json_put_str(&w, NULL, name);
-    int rc = take_text(s, "a name", &text, &word, e);
+    int rc = schema_take_text(s, "a name", &text, &word, e);
     if (rc == 0)
         *out = grammar_text(s->g, word.s, word.len);
     return rc;
-}
-
-/* ---- enum ---- */
-
-static int compile_enum(struct schema *s, const struct cJSON *values, grammar_sym *out,
-                        struct err *e)
-{
-    int n = json_size(values), i = 0;
-    if (json_type(values) != JSON_ARRAY || n == 0)
-        return bad(s, e, "a list with at least one value is needed for", "enum");
-    struct grammar_word *words = arena_array(s->arena, (size_t)n, sizeof *words);
-    if (words == NULL)
-        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
-    for (const struct cJSON *v = json_first(values); v != NULL; v = json_next(v), i++) {
-        int rc = constant(s, v, &words[i], e);
-        if (rc != 0)
-            return rc;
-    }
-    *out = grammar_words(s->g, words, n);
-    return 0;
 }
 
 /* ---- references ---- */
@@ -316,7 +275,7 @@ static int compile_any(struct schema *s, const struct cJSON *v, const char *key,
 
 /* ---- kinds of values ---- */
 
-static int read_bound(const struct schema *s, const struct cJSON *v, const char *key,
+int schema_read_bound(const struct schema *s, const struct cJSON *v, const char *key,
                       const char *strict, struct schema_bound *b, struct err *e)
 {
     const struct cJSON *at = json_get(v, key), *beyond = json_get(v, strict);
@@ -346,9 +305,9 @@ static int compile_number(struct schema *s, const struct cJSON *v, bool integer,
                           struct err *e)
 {
     struct schema_bound low, high;
-    int rc = read_bound(s, v, "minimum", "exclusiveMinimum", &low, e);
+    int rc = schema_read_bound(s, v, "minimum", "exclusiveMinimum", &low, e);
     if (rc == 0)
-        rc = read_bound(s, v, "maximum", "exclusiveMaximum", &high, e);
+        rc = schema_read_bound(s, v, "maximum", "exclusiveMaximum", &high, e);
     if (rc != 0)
         return rc;
     *out = low.set || high.set ? schema_numbers(s, &low, &high, integer)
@@ -468,12 +427,8 @@ static int compile_node(struct schema *s, const struct cJSON *v, grammar_sym *ou
     int rc = check_keywords(s, v, e);
     if (rc != 0)
         return rc;
-    if (json_get(v, "const") != NULL || json_get(v, "enum") != NULL) {
-        const struct cJSON *one = json_get(v, "const");
-        if (one == NULL)
-            return compile_enum(s, json_get(v, "enum"), out, e);
-        return compile_const(s, one, out, e);
-    }
+    if (json_get(v, "const") != NULL || json_get(v, "enum") != NULL)
+        return schema_const(s, v, out, e);
     static const char *const whole[] = {"$ref", "anyOf", "oneOf"};
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
         if (json_get(v, whole[i]) == NULL)

@@ -29,6 +29,9 @@ int schema_name(struct schema *s, const char *name, grammar_sym *out, struct err
 /* ERR_TOOBIG that names a text of n bytes which is too long for a grammar. */
 int schema_check_text(const struct schema *s, const char *what, const char *text, size_t n,
                       struct err *e);
+/* JSON that was written into a buf of its own (which is freed), now in the arena. */
+int schema_take_text(struct schema *s, const char *what, struct buf *text, struct grammar_word *out,
+                     struct err *e);
 /* The grammar whose texts are top; ERR_TOOBIG when it is too large. */
 int schema_close(struct schema *s, grammar_sym top, const struct grammar **out, struct err *e);
 
@@ -39,6 +42,11 @@ struct schema_bound {
 };
 grammar_sym schema_numbers(struct schema *s, const struct schema_bound *low,
                            const struct schema_bound *high, bool integer);
+/* "minimum" and "exclusiveMinimum", or both of the maximum, into *b. */
+int schema_read_bound(const struct schema *s, const struct cJSON *v, const char *key,
+                      const char *strict, struct schema_bound *b, struct err *e);
+/* schema_const.c: const and enum, of which the keywords beside them take some out. */
+int schema_const(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
 /* schema_string.c: minLength, maxLength, pattern and format. */
 int schema_string(struct schema *s, const struct cJSON *v, grammar_sym *out, struct err *e);
 /* schema_object.c, schema.c: parts of one recursion. */
