@@ -5,11 +5,12 @@
  * grows with the number of members and not with that of their subsets.  An object has only the
  * members that it names, unless additionalProperties says more; an array of prefixItems only these,
  * unless items says more. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/schema.h"
 
-enum { MAX_MEMBERS = 1024, MAX_SOURCES = 64 };
+enum { MAX_MEMBERS = 1024, MAX_SOURCES = 64, MAX_COMMON = 256 };
 
 struct members {
     struct {
@@ -128,6 +129,70 @@ static grammar_sym pair(struct schema *s, grammar_sym name, grammar_sym value)
                        (grammar_sym[]){name, s->space, grammar_str(s->g, ":"), s->space, value});
 }
 
+/* Names that are none of the members'.  They differ from all of these by a character that stands there as it is, at
+ * most MAX_COMMON bytes behind the quote; where a member's name has a character beyond ASCII, by one of ASCII. */
+struct others {
+    struct schema *s;
+    grammar_sym beyond, tail; /* a character beyond ASCII; any characters and the last quote */
+};
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* What may follow `at` bytes that all of these n sorted names begin with. */
+static grammar_sym differ(const struct others *o, const char **names, int n, size_t at)
+{
+    struct grammar *g = o->s->g;
+    struct grammar_set plain = {{0, 0xffffffff, 0xffffffff, 0xffffffff}};
+    const grammar_sym rule = grammar_rule(g);
+    bool ends = true, beyond = true;
+    plain.bits['"' / 32] &= ~(1U << '"' % 32);
+    plain.bits['\\' / 32] &= ~(1U << '\\' % 32);
+    if (at == MAX_COMMON)
+        return rule;
+    for (int i = 0, next; i < n; i = next) {
+        const unsigned char c = (unsigned char)names[i][at];
+        for (next = i + 1; next < n && (unsigned char)names[next][at] == c;)
+            next++;
+        ends = ends && c != '\0';
+        beyond = beyond && c < 0x80;
+        if (c == '\0' || c >= 0x80 || (plain.bits[c / 32] >> c % 32 & 1) == 0)
+            continue;
+        plain.bits[c / 32] &= ~(1U << c % 32);
+        grammar_add(
+            g, rule, 2,
+            (grammar_sym[]){grammar_range(g, c, c), differ(o, names + i, next - i, at + 1)});
+    }
+    grammar_add(g, rule, 2, (grammar_sym[]){grammar_one_of(g, &plain), o->tail});
+    if (beyond)
+        grammar_add(g, rule, 2, (grammar_sym[]){o->beyond, o->tail});
+    if (ends)
+        grammar_add(g, rule, 1, (grammar_sym[]){grammar_str(g, "\"")});
+    return rule;
+}
+
+static int other_name(struct schema *s, const struct members *m, grammar_sym *out, struct err *e)
+{
+    struct grammar *g = s->g;
+    const char **names = arena_array(s->arena, (size_t)m->n + 1, sizeof *names);
+    *out = s->string;
+    if (names == NULL)
+        return err_set(e, ERR_TOOBIG, "the request needs more memory than allowed");
+    for (int i = 0; i < m->n; i++)
+        names[i] = m->of[i].name;
+    if (m->n == 0)
+        return 0;
+    qsort(names, (size_t)m->n, sizeof *names, by_text);
+    const grammar_sym quote = grammar_str(g, "\"");
+    const struct others o = {
+        s, grammar_chars(g, 0x80, 0x10ffff),
+        grammar_seq(g, 2, (grammar_sym[]){grammar_repeat(g, s->character, 0, -1), quote})};
+    *out = grammar_seq(g, 2, (grammar_sym[]){quote, differ(&o, names, m->n, 0)});
+    return 0;
+}
+
 /* rest, perhaps; with a comma in front when something stands there already. */
 static grammar_sym link_pair(struct schema *s, grammar_sym pair, grammar_sym after,
                              grammar_sym skipped, bool comma)
@@ -148,10 +213,13 @@ static int compile_members(struct schema *s, const struct members *m, grammar_sy
 {
     grammar_sym none = grammar_seq(s->g, 0, NULL), first = none, later = none, value;
     if (m->extra != NULL) {
+        grammar_sym name;
         int rc = schema_node(s, m->extra, &value, e);
+        if (rc == 0)
+            rc = other_name(s, m, &name, e);
         if (rc != 0)
             return rc;
-        grammar_sym any = pair(s, s->string, value);
+        grammar_sym any = pair(s, name, value);
         later = grammar_rule(s->g);
         grammar_add(s->g, later, 0, NULL);
         grammar_add(s->g, later, 5,
