@@ -68,6 +68,21 @@ static void check_all(const struct pair *pairs, size_t n)
     }
 }
 
+/* A schema that allows nothing is refused. */
+static void check_texts(const char *schema, const struct cJSON *texts, bool want)
+{
+    struct err e;
+    const struct grammar *g = NULL;
+    if (compile(schema, &g, &e) != 0 && (want || strstr(e.msg, "no answer can have") == NULL) &&
+        json_size(texts) > 0)
+        fail_msg("%s: %s", schema, e.msg);
+    if (e.code != 0)
+        return;
+    for (const struct cJSON *t = json_first(texts); t != NULL; t = json_next(t))
+        if (fits(schema, json_str(t)) != want)
+            fail_msg("%s: %s should %sfit", schema, json_str(t), want ? "" : "not ");
+}
+
 #define CHECK(pairs) check_all(pairs, sizeof(pairs) / sizeof *(pairs))
 
 static void schema_any_value_is_json(void **state)
@@ -291,6 +306,33 @@ static void schema_follows_long_and_deep_texts(void **state)
     grammar_run_close(r);
 }
 
+/* tools/make_schema_golden.py: what jsonschema says of random schemas and texts. */
+static void schema_allows_what_a_validator_does(void **state)
+{
+    (void)state;
+    FILE *f = fopen("tests/fixtures/schemas.jsonl", "r");
+    static char line[1 << 16];
+    int n = 0;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f) != NULL) {
+        struct cJSON *doc = NULL;
+        struct buf schema;
+        struct json_writer w;
+        struct err e = {0};
+        assert_int_equal(json_parse(&doc, line, strlen(line), NULL, &e), 0);
+        buf_init(&schema, sizeof line);
+        json_begin(&w, &schema);
+        json_put_node(&w, NULL, json_get(doc, "schema"));
+        check_texts(buf_str(&schema), json_get(doc, "yes"), true);
+        check_texts(buf_str(&schema), json_get(doc, "no"), false);
+        buf_free(&schema);
+        json_free(doc);
+        n++;
+    }
+    fclose(f);
+    assert_true(n >= 300);
+}
+
 int main(void)
 {
     arena_init(&arena, 1 << 20);
@@ -305,6 +347,7 @@ int main(void)
         cmocka_unit_test(schema_references_may_go_round),
         cmocka_unit_test(schema_refuses_what_it_cannot_hold_to),
         cmocka_unit_test(schema_never_leads_to_a_dead_end),
+        cmocka_unit_test(schema_allows_what_a_validator_does),
         cmocka_unit_test(schema_follows_long_and_deep_texts),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
