@@ -178,6 +178,8 @@ static int check_unsupported(const struct cJSON *body, const struct sdapi_params
     if (p->mask_blur_x != p->mask_blur_y)
         return refuse("mask_blur_x", "must be as mask_blur_y", e);
     const struct cJSON *scripts = json_get(body, "alwayson_scripts");
+    if (json_type(scripts) != JSON_NULL && json_type(scripts) != JSON_OBJECT)
+        return refuse("alwayson_scripts", "must be an object", e);
     for (const struct cJSON *s = json_first(scripts); s != NULL; s = json_next(s)) {
         const struct cJSON *args = json_get(s, "args");
         const struct cJSON *first = json_first(args); /* [false]: switched off */

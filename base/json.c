@@ -432,7 +432,7 @@ const struct cJSON *json_next(const struct cJSON *v)
 
 const char *json_key(const struct cJSON *v)
 {
-    return v != NULL ? v->string : NULL;
+    return v != NULL && v->string != NULL ? v->string : "";
 }
 
 int json_size(const struct cJSON *v)

@@ -39,7 +39,7 @@ const char *json_type_name(enum json_type t);    /* "a number", "an object" ... 
 const struct cJSON *json_get(const struct cJSON *obj, const char *key);
 const struct cJSON *json_first(const struct cJSON *v); /* of an array or object; NULL when empty */
 const struct cJSON *json_next(const struct cJSON *v);
-const char *json_key(const struct cJSON *v); /* the member's name, NULL outside objects */
+const char *json_key(const struct cJSON *v); /* the member's name, "" outside objects */
 int json_size(const struct cJSON *v);        /* members or elements */
 const char *json_str(const struct cJSON *v); /* NULL unless a string */
 double json_num(const struct cJSON *v);      /* 0 unless a number */

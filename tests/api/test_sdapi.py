@@ -412,6 +412,12 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("scripts", [[{"args": [1]}], [[1]], [1], "x", 3, True])
+def test_scripts_are_an_object(painter, scripts):
+    status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, "alwayson_scripts": scripts})
+    assert status == 400 and r["error"]["param"] == "alwayson_scripts", r
+
+
 @pytest.mark.parametrize("field", BAD)
 def test_what_is_not_supported_is_refused_by_name(painter, field):
     status, r = call(painter, "/sdapi/v1/txt2img", {**SMALL, field: BAD[field]})
