@@ -36,8 +36,10 @@ static void dense_exact(const struct dense_case *c, double *out, const float *q,
 static void check_exact(struct kcheck *kc, const struct dense_case *c, const struct attn_item *t,
                         float scale, const float *out)
 {
-    /* a device multiplies halves as they stand, and weights as one half */
-    double worst = 0, bound = kc->type == DTYPE_F32 ? 5e-6 : 5e-4, want[ATTN_MAX_HEAD_DIM];
+    /* A score's rounding grows with the root of the head's dims, and goes into the result as it is: 5.2e-6 at most over 22
+     * seeds with 512 dims, 2.3e-6 below 256.  A device multiplies halves as they stand, and weights as one half. */
+    const double f32_bound = 5e-6 * fmax(1, sqrt(c->dim / 256.0));
+    double worst = 0, bound = kc->type == DTYPE_F32 ? f32_bound : 5e-4, want[ATTN_MAX_HEAD_DIM];
     const float *q = t->q, *k = t->k, *v = t->v;
     for (int i = 0; i < c->n_q; i += 1 + i / 7) {
         for (int h = 0; h < c->heads; h++) {

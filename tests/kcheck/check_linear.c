@@ -25,21 +25,55 @@ struct matrix {
     int64_t n_out, n_in;
     void *raw;    /* packed rows */
     float *plain; /* [n_out, n_in] what they mean */
+    float *parts; /* [n_out, n_in] |D q| + |M| where that is D q + M, else |plain| */
 };
+
+/* Of what a sum over parts that cancel is off, D and M being applied apart: a few roundings of f32. */
+#define PARTS_BOUND 5e-7
+
+static const struct {
+    enum dtype type;
+    int at[2]; /* of the f16 scales D and M in a block; -1 for none */
+} scales_of[] = {{DTYPE_Q4_0, {0, -1}},   {DTYPE_Q4_1, {0, 2}},   {DTYPE_Q5_0, {0, -1}},
+                 {DTYPE_Q5_1, {0, 2}},    {DTYPE_Q8_0, {0, -1}},  {DTYPE_Q2_K, {80, 82}},
+                 {DTYPE_Q3_K, {108, -1}}, {DTYPE_Q4_K, {0, 2}},   {DTYPE_Q5_K, {0, 2}},
+                 {DTYPE_Q6_K, {208, -1}}, {DTYPE_IQ4_NL, {0, -1}}};
+#define N_SCALES (sizeof(scales_of) / sizeof(scales_of[0]))
+
+static int min_at(enum dtype type)
+{
+    for (size_t h = 0; h < N_SCALES; h++)
+        if (scales_of[h].type == type)
+            return scales_of[h].at[1];
+    return -1;
+}
+
+/* D q is what the weights would mean if M were 0. */
+static void fill_parts(const struct matrix *m)
+{
+    const int at = min_at(m->type);
+    const int64_t n = m->n_out * m->n_in;
+    memcpy(m->parts, m->plain, (size_t)n * sizeof(float));
+    if (at >= 0) {
+        const size_t bytes = dtype_bytes(m->type, n), size = (size_t)dtype_block_bytes(m->type);
+        uint8_t *without = xmalloc(bytes);
+        memcpy(without, m->raw, bytes);
+        for (size_t b = 0; b < bytes; b += size)
+            memset(without + b + at, 0, 2);
+        quant_unpack(m->type, m->parts, without, n);
+        free(without);
+    }
+    for (int64_t i = 0; i < n; i++)
+        m->parts[i] = fabsf(m->parts[i]) + fabsf(m->plain[i] - m->parts[i]);
+}
 
 /* Random bits as codes, so that extremes occur; scales of about 1/16, also negative. */
 static struct matrix matrix_new(struct kcheck *kc, enum dtype type, int64_t n_out, int64_t n_in)
 {
-    static const struct {
-        enum dtype type;
-        int at[2]; /* of the f16 scales in a block; -1 for none */
-    } halves[] = {{DTYPE_Q4_0, {0, -1}},   {DTYPE_Q4_1, {0, 2}},   {DTYPE_Q5_0, {0, -1}},
-                  {DTYPE_Q5_1, {0, 2}},    {DTYPE_Q8_0, {0, -1}},  {DTYPE_Q2_K, {80, 82}},
-                  {DTYPE_Q3_K, {108, -1}}, {DTYPE_Q4_K, {0, 2}},   {DTYPE_Q5_K, {0, 2}},
-                  {DTYPE_Q6_K, {208, -1}}, {DTYPE_IQ4_NL, {0, -1}}};
     size_t bytes = dtype_bytes(type, n_out * n_in), size = (size_t)dtype_block_bytes(type);
-    struct matrix m = {type, n_out, n_in, kcheck_in_bytes(kc, bytes, 1), NULL};
-    m.plain = xmalloc((size_t)(n_out * n_in) * sizeof(float));
+    struct matrix m = {type, n_out, n_in, kcheck_in_bytes(kc, bytes, 1), NULL, NULL};
+    m.plain = xmalloc(2 * (size_t)(n_out * n_in) * sizeof(float));
+    m.parts = m.plain + n_out * n_in; /* freed with it */
     uint8_t *p = m.raw;
     if (dtype_block(type) == 1) {
         kcheck_fill(kc, m.plain, n_out * n_in, 1.0f);
@@ -52,17 +86,19 @@ static struct matrix matrix_new(struct kcheck *kc, enum dtype type, int64_t n_ou
         for (size_t b = 0; b < bytes; b += size) {
             if (type == DTYPE_MXFP4)
                 p[b] = (uint8_t)(120 + p[b] % 6);
-            for (size_t h = 0; h < sizeof(halves) / sizeof(halves[0]); h++) {
-                for (int i = 0; i < 2 && halves[h].type == type && halves[h].at[i] >= 0; i++) {
+            for (size_t h = 0; h < N_SCALES; h++) {
+                for (int i = 0; i < 2 && scales_of[h].type == type && scales_of[h].at[i] >= 0;
+                     i++) {
                     float scale;
                     kcheck_fill(kc, &scale, 1, 0.125f);
                     uint16_t half = f32_to_f16(scale);
-                    memcpy(p + b + halves[h].at[i], &half, 2);
+                    memcpy(p + b + scales_of[h].at[i], &half, 2);
                 }
             }
         }
     }
     quant_unpack(type, m.plain, p, n_out * n_in);
+    fill_parts(&m);
     return m;
 }
 
@@ -102,13 +138,14 @@ static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise,
         double limit = 1.001 * (double)LINEAR_PRECISE * mean_top(x + r * m->n_in, m->n_in);
         for (int64_t o = 0; o < m->n_out; o++) {
             double sum = (double)bias[o] + (double)add[r * m->n_out + o];
-            double rounding = 0, size = fabs(sum);
+            double rounding = 0, size = fabs(sum), parts = 0;
             for (int64_t b = 0; b < m->n_in; b += 32) {
                 double top = 0, squares = 0;
                 for (int64_t k = b; k < b + 32 && k < m->n_in; k++) {
                     double w = (double)m->plain[o * m->n_in + k], v = (double)x[r * m->n_in + k];
                     sum += w * v;
                     size += fabs(w * v);
+                    parts += (double)m->parts[o * m->n_in + k] * fabs(v);
                     squares += w * w;
                     top = fmax(top, fabs(v));
                 }
@@ -118,7 +155,7 @@ static void check_exact(struct kcheck *kc, const struct matrix *m, bool precise,
             }
             /* a device may take x as two bf16 */
             double plain = kc->device && m->type == DTYPE_BF16 ? 6e-6 : 3e-6;
-            double bound = (quant ? 7 * sqrt(rounding) : 0) + plain * size;
+            double bound = (quant ? 7 * sqrt(rounding) + PARTS_BOUND * parts : 0) + plain * size;
             worst = fmax(worst, fabs(sum - (double)got[r * m->n_out + o]) / bound);
         }
     }
@@ -135,14 +172,17 @@ static void check_device(struct kcheck *kc, const struct matrix *m, const float 
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t o = 0; o < m->n_out; o++) {
             double sum = (double)bias[o] + (double)add[r * m->n_out + o], size = fabs(sum);
+            double parts = 0;
             for (int64_t k = 0; k < m->n_in; k++) {
                 double one = (double)m->plain[o * m->n_in + k] * (double)x[r * m->n_in + k];
                 sum += one;
                 size += fabs(one);
+                parts += (double)m->parts[o * m->n_in + k] * fabs((double)x[r * m->n_in + k]);
             }
             const bool rounded =
                 dtype_block(m->type) > 1 && (kc->type == DTYPE_F32 || kc->blas_rows > 0);
-            double bound = (rounded ? DEVICE_BLOCKS : DEVICE_PLAIN) * size + kcheck_slack(kc, sum);
+            double bound = (rounded ? DEVICE_BLOCKS : DEVICE_PLAIN) * size + PARTS_BOUND * parts +
+                           kcheck_slack(kc, sum);
             worst = fmax(worst, fabs(sum - (double)got[r * m->n_out + o]) / bound);
         }
     }
