@@ -27,7 +27,7 @@ DEFAULT = ["lint", "unit", "kcheck", "cuda", "ptxvm", "golden", "api", "asan", "
 # The golden tests on the emulated device, the longest first: their activations, and which of them suite cuda
 # has time for.
 TYPES = ("f32", "f16", "bf16")
-EMULATED_GOLDEN = {"pipeline": (TYPES, ()), "lora": (("f32",), ()), "diffusion": (TYPES, ("f32",)),
+EMULATED_GOLDEN = {"pipeline": (TYPES, ()), "lora": (("f32", "f16"), ()), "diffusion": (TYPES, ("f32",)),
                    "upscaler": (("f32",), ("f32",)), "llama": (TYPES, ("f32",)),
                    "control": (TYPES, TYPES), "blip": (("f32",), ("f32",)),
                    "bert": (("f32",), ("f32",)), "safety": (("f32",), ("f32",))}
