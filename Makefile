@@ -142,7 +142,7 @@ cuda-gate: $(CUDA_CU:%.cu=$(B)/cuda/%.o) build/venv/.sass ## registers, spills, 
 	$(Q)NVCC=$(NVCC) $(PYTHON) tools/cuda_gate.py --build $(B)
 cuda-accesses: ptxvm-built            ## sectors and bank conflicts of the kernels, counted; ARGS=--write renews the table
 	$(Q)$(PYTHON) tools/cuda_accesses.py --build $(B) $(ARGS)
-cuda-mutants: ptxvm-built             ## each barrier of the kernels is taken out: is it told? (nvcc; a quarter of an hour)
+cuda-mutants: ptxvm-built             ## each barrier of the kernels is taken out: is it told? (nvcc; 5 minutes of a core)
 	$(Q)tools/cuda_mutants.py --build $(B) $(T)
 cuda-report:                          ## rooflines on paper, into docs/CUDA.md
 	$(Q)$(PYTHON) tools/cuda_report.py

@@ -3,7 +3,7 @@
 
 Each mutant of a file is compiled to PTX and run by kcheck on the virtual machine (tests/ptxvm), which must stop or find
 other numbers.  What survives is needed by nobody, or by something that no kcheck does; those of SPARED have a reason.
-usage: cuda_mutants.py [--build build] [TEXT]      TEXT: part of FILE:LINE; none: all, about a quarter of an hour
+usage: cuda_mutants.py [--build build] [TEXT]      TEXT: part of FILE:LINE; none: all, 5 minutes of a core
 """
 import argparse
 import os
