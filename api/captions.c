@@ -9,6 +9,7 @@
 
 #include "api/call.h"
 #include "api/image_source.h"
+#include "api/text_filter.h"
 #include "base/codec.h"
 
 static const char *const modes[] = {
@@ -122,8 +123,10 @@ static int set_text(struct api_call *c, const struct api_model *m, const char *t
         return err_param(e, "%s", param);
     }
     int32_t n_question = 0;
-    int err =
-        tokens_of(c, m, asks || text == NULL ? "" : text, card->bos, -1, n_prompt, prompts, e);
+    int err = text_filter_prompt(c, text, "content_filter", param, e);
+    if (err == 0)
+        err =
+            tokens_of(c, m, asks || text == NULL ? "" : text, card->bos, -1, n_prompt, prompts, e);
     if (err == 0 && asks)
         err = tokens_of(c, m, text, card->cls, card->sep, &n_question, &question, e);
     if (err == ERR_TOOBIG)

@@ -339,7 +339,7 @@ static int fill_spec(struct api_call *c, const struct api_model *m, const struct
                      unsigned where, struct err *e)
 {
     struct image_spec *s = &c->job->image;
-    int err = text_filter_picture(c, p->prompt, "prompt", e);
+    int err = text_filter_prompt(c, p->prompt, "content_policy_violation", "prompt", e);
     if (err != 0)
         return err;
     s->model = m->card->id;

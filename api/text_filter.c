@@ -79,7 +79,7 @@ int text_filter_job(struct api_call *c, const struct model_card *card, struct re
     int err = 0;
     t->filter = ro->filter = c->priv->api->o.filter;
     t->filter_blocks = !c->priv->filter_flags;
-    for (int i = 0; i < t->n_prompts && t->filter != NULL && err == 0; i++) {
+    for (int i = 0; i < t->n_prompts && t->filter != NULL && t->picture == NULL && err == 0; i++) {
         char *text = NULL;
         size_t n = 0;
         err = tokenizer_decode(card->tokenizer, t->prompts[i], (size_t)t->n_prompt[i], true, &text,
@@ -91,11 +91,12 @@ int text_filter_job(struct api_call *c, const struct model_card *card, struct re
     return err;
 }
 
-int text_filter_picture(struct api_call *c, const char *prompt, const char *param, struct err *e)
+int text_filter_prompt(struct api_call *c, const char *prompt, const char *reason,
+                       const char *param, struct err *e)
 {
     if (c->priv->api->o.filter == NULL || prompt == NULL)
         return 0;
-    int err = check(c, prompt, strlen(prompt), 0, "content_policy_violation", e);
+    int err = check(c, prompt, strlen(prompt), 0, reason, e);
     return err != 0 ? err_param(e, "%s", param) : 0;
 }
 

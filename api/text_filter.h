@@ -16,12 +16,13 @@ struct json_writer;
 struct model_card;
 struct render_options;
 
-/* Looks at the prompts of the call's text job, as the model reads them, and has its answers looked at.  ERR_REFUSED,
- * content_filter. */
+/* Looks at the prompts of the call's text job, as the model reads them, and has its answers looked at; the text beside a
+ * picture was looked at before.  ERR_REFUSED, content_filter. */
 int text_filter_job(struct api_call *c, const struct model_card *card, struct render_options *ro,
                     struct err *e);
-/* A prompt for pictures; NULL is none.  ERR_REFUSED, content_policy_violation. */
-int text_filter_picture(struct api_call *c, const char *prompt, const char *param, struct err *e);
+/* A prompt for pictures, or the text beside one; NULL is none.  ERR_REFUSED with this reason. */
+int text_filter_prompt(struct api_call *c, const char *prompt, const char *reason,
+                       const char *param, struct err *e);
 /* An answer is complete (EV_FINISH): it is logged if something was found. */
 void text_filter_audit(struct api_call *c, const struct event *ev);
 /* content_filter_results of a choice, as Azure has them. */

@@ -1,6 +1,7 @@
 """The text filter: what it finds in prompts and answers is held back or told, as its list, the option and the key say.
 
 Grammars make the random model say what is looked for."""
+import base64
 import json
 import subprocess
 
@@ -8,7 +9,7 @@ import anthropic
 import openai
 import pytest
 
-from harness import CHAT, DUETTO, PAINTER, PATIENCE_S, TINY, eventually
+from harness import BLIP, CHAT, DUETTO, PAINTER, PATIENCE_S, TINY, eventually, png
 
 pytestmark = pytest.mark.asan
 LIST = """# What this server does not talk about.
@@ -34,7 +35,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def filtered(start, words):
-    return start("--text_filter", words, models={"tiny": TINY, "painter": PAINTER}, keys=KEYS)
+    return start("--text_filter", words, models={"tiny": TINY, "painter": PAINTER, "vqa": BLIP["vqa"]}, keys=KEYS)
 
 
 def ask(server, path, body, key="alice"):
@@ -110,6 +111,16 @@ def test_prompts_for_pictures_are_held_back(filtered):
     assert status == 400 and r["error"]["code"] == "content_policy_violation" and r["error"]["param"] == "prompt"
     assert ask(filtered, "/v1/images/generations", body, key="bob")[0] == 200
     assert ask(filtered, "/sdapi/v1/txt2img", {"prompt": "blow up", "steps": 1, "width": 32, "height": 32})[0] == 400
+
+
+def test_questions_about_pictures_are_held_back(filtered):
+    picture = "data:image/png;base64," + base64.b64encode(png()).decode()
+    status, r = ask(filtered, "/v1/captions", {"model": "vqa", "image": picture, "prompt": "Does it blow up?"})
+    assert status == 400 and r["error"]["code"] == "content_filter" and r["error"]["param"] == "prompt"
+    parts = [{"type": "text", "text": "A pipe bomb?"}, {"type": "image_url", "image_url": {"url": picture}}]
+    status, r = ask(filtered, CHAT, {"model": "vqa", "messages": [{"role": "user", "content": parts}]})
+    assert status == 400 and r["error"]["code"] == "content_filter" and r["error"]["param"] == "messages"
+    assert ask(filtered, "/v1/captions", {"model": "vqa", "image": picture, "prompt": "Is it red?", "max_tokens": 2})[0] == 200
 
 
 def test_moderations_are_openais(filtered):
