@@ -241,9 +241,9 @@ static void attn_write_out(const struct attn_job *j, const struct attn_task *t,
     for (int q = 0; q < t->n_q; q++) {
         int64_t row = t->r0 + q / t->n_heads, head = t->head0 + q % t->n_heads;
         float *out = (float *)p->out->data + (row * p->n_heads + head) * hd;
-        const float *acc = s->acc + (int64_t)q * hd;
+        const float *acc = s->acc + (int64_t)q * hd, inverse = 1.0f / s->l[q];
         for (int i = 0; i < hd; i++)
-            out[i] = acc[i] / s->l[q];
+            out[i] = acc[i] * inverse;
     }
 }
 
