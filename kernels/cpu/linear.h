@@ -6,8 +6,8 @@
  *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
  *     acc = fma(M(g), x.m, acc)                                           (affine formats)
  *
- * with the integer sum exact; then, over the blocks with a second part of x in ascending order, the first
- * of these lines with that; and acc + bias + add at the end.  With plain weights it is
+ * with the integer sum exact; after each LINEAR_RUN blocks of 32 (and the last ones), over those of them that have a
+ * second part of x, in ascending order, the first of these lines with that; and acc + bias + add at the end.  With plain weights it is
  * acc = fma(w[k], x[k], acc), k ascending.  One accumulator an output, always in this order: so the
  * bits of a row do not depend on how many rows, panels or threads there are, nor on the
  * instruction set (lanes are outputs, never parts of one sum). */
@@ -42,6 +42,10 @@ struct linear_x {
 /* Rows of at most so many have them in all blocks, asked or not: their sums are over too few numbers for errors to cancel,
  * and they cost little. */
 #define LINEAR_SHORT 512
+
+/* Blocks whose second parts follow their first ones: of three expanded panels they are still in the L1 cache
+ * then.  A divisor of 32, so that their bits are in one word, and a multiple of a unit's 8. */
+#define LINEAR_RUN 16
 
 /* Panels of one matrix times rows. */
 struct linear_tile {

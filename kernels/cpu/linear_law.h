@@ -151,7 +151,10 @@ static void law_panels(const struct linear_tile *t, bool expanded)
             float acc[LAW_ROWS][PANEL_ROWS] = {{0}};
             for (int64_t i = 0; i < t->parts * n_blocks; i++) {
                 struct law_block block;
-                int64_t b = i % n_blocks;
+                int64_t run = i / (t->parts * LINEAR_RUN) * LINEAR_RUN;
+                int64_t n_run = n_blocks - run < LINEAR_RUN ? n_blocks - run : LINEAR_RUN;
+                int64_t at = i - t->parts * run, b = run + at % n_run;
+                bool second = at >= n_run;
                 if (expanded)
                     law_block_expanded(&block, f, panel + b * geo.expanded_bytes);
                 else
@@ -159,8 +162,9 @@ static void law_panels(const struct linear_tile *t, bool expanded)
                               (int)(b % geo.subs));
                 for (int64_t r = 0; r < n; r++) {
                     const struct linear_x *x = t->x + (r0 + r) * t->parts * n_blocks;
-                    if (i < n_blocks || x[b / 32].second >> b % 32 & 1)
-                        law_dot(acc[r], f, &block, x + i, geo.affine && i < n_blocks);
+                    if (!second || x[b / 32].second >> b % 32 & 1)
+                        law_dot(acc[r], f, &block, x + (second ? n_blocks : 0) + b,
+                                geo.affine && !second);
                 }
             }
             for (int64_t r = 0; r < n; r++)

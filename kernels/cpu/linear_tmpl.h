@@ -290,23 +290,22 @@ VEC_INLINE void tile_block(const struct tile_kind k, const int n, const int wide
     }
 }
 
-/* The second parts of row i of a tile, in the blocks that have one; acc[h * n] is column h's. */
+/* The second parts of row i of a tile, in those of LINEAR_RUN blocks from b0 on that have one; acc[h * n] is
+ * column h's. */
 VEC_INLINE void tile_seconds(const struct tile_kind k, const int n, const int wide, vf *acc,
                              const struct linear_tile *t, const uint8_t *panel,
-                             const struct linear_x *x)
+                             const struct linear_x *x, const int64_t b0)
 {
     const int n_cols = wide * (PANEL_ROWS / VLEN);
-    const int64_t n_blocks = t->n_in / 32;
+    uint32_t bits = x[b0 / 32].second >> b0 % 32 & ((1u << LINEAR_RUN) - 1);
     vf a[TILE_MAX];
 #pragma GCC unroll 16
     for (int h = 0; h < n_cols; h++)
         a[h] = acc[h * n];
-    for (int64_t w = 0; 32 * w < n_blocks; w++) {
-        for (uint32_t bits = x[w].second; bits; bits &= bits - 1) {
-            const int64_t b = 32 * w + __builtin_ctz(bits);
-            const struct linear_x *second = x + n_blocks + b;
-            tile_block(k, 1, wide, a, tile_block_at(k, panel, b), t->panel_bytes, &second, false);
-        }
+    for (; bits; bits &= bits - 1) {
+        const int64_t b = b0 + __builtin_ctz(bits);
+        const struct linear_x *second = x + t->n_in / 32 + b;
+        tile_block(k, 1, wide, a, tile_block_at(k, panel, b), t->panel_bytes, &second, false);
     }
 #pragma GCC unroll 16
     for (int h = 0; h < n_cols; h++)
@@ -368,24 +367,27 @@ VEC_INLINE void quant_tile(const struct tile_kind k, const int n, const int wide
 #pragma GCC unroll 16
     for (int at = 0; at < n_cols * n; at++)
         acc[at] = vf_set1(0.0f);
-    for (int64_t b0 = 0; b0 < n_blocks; b0 += subs) {
-        for (int sub = 0; sub < subs; sub++) {
-            const struct tile_block at = tile_block_at(k, panel, b0 + sub);
-            for (int line = 0; line < ahead.bytes; line += 64)
-                __builtin_prefetch(ahead.at + line, 0, 2);
-            ahead.at += ahead.bytes;
-            if (!k.expanded && row0 == 0)
-                tile_fetch(k, t, wide, at.q);
+    for (int64_t run = 0, end; run < n_blocks; run = end) {
+        end = t->parts == 2 && n_blocks - run > LINEAR_RUN ? run + LINEAR_RUN : n_blocks;
+        for (int64_t b0 = run; b0 < end; b0 += subs) {
+            for (int sub = 0; sub < subs; sub++) {
+                const struct tile_block at = tile_block_at(k, panel, b0 + sub);
+                for (int line = 0; line < ahead.bytes; line += 64)
+                    __builtin_prefetch(ahead.at + line, 0, 2);
+                ahead.at += ahead.bytes;
+                if (!k.expanded && row0 == 0)
+                    tile_fetch(k, t, wide, at.q);
+#pragma GCC unroll 16
+                for (int i = 0; i < n; i++)
+                    xb[i] = x[i] + b0 + sub;
+                tile_block(k, n, wide, acc, at, t->panel_bytes, xb, true);
+            }
+        }
+        if (t->parts == 2) {
 #pragma GCC unroll 16
             for (int i = 0; i < n; i++)
-                xb[i] = x[i] + b0 + sub;
-            tile_block(k, n, wide, acc, at, t->panel_bytes, xb, true);
+                tile_seconds(k, n, wide, acc + i, t, panel, x[i], run);
         }
-    }
-    if (t->parts == 2) {
-#pragma GCC unroll 16
-        for (int i = 0; i < n; i++)
-            tile_seconds(k, n, wide, acc + i, t, panel, x[i]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < n; i++)
