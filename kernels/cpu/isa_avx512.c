@@ -7,6 +7,9 @@
 #include "kernels/cpu/vec_avx512.h"
 
 #include "kernels/cpu/quant_avx512.h"
+#ifndef DUETTO_SIMDE /* else inherited */
+#include "kernels/cpu/round_avx512.h"
+#endif
 
 /* The templates, written in the words of the header above. */
 #include "kernels/cpu/math_tmpl.h"
@@ -41,6 +44,9 @@ const struct cpu_ops cpu_ops_avx512 = {
     .attn_tile = attn_tile,
     .attn_tile_q8 = attn_tile_q8,
     .attn_merge = attn_merge,
+#ifndef DUETTO_SIMDE
+    .linear_quant = linear_quant,
+#endif
     .linear_dot = linear_dot,
     .linear_expand = linear_expand,
     .linear_expand_rows = linear_expand_rows,

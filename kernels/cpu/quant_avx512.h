@@ -1,7 +1,7 @@
 /* The words of linear_tmpl.h for the 16 rows of a panel at once: AVX-512, with the u8 x s8 -> i32
  * dot product where there is VNNI.  (What they mean: quant_avx2.h.)
  * Included only by isa_avx512.c and isa_avx512vnni.c, after vec_avx512.h.  The activations are
- * rounded by the avx2 level's linear_quant. */
+ * rounded in round_avx512.h. */
 #ifndef KERNELS_CPU_QUANT_AVX512_H
 #define KERNELS_CPU_QUANT_AVX512_H
 #include "kernels/cpu/vec_avx512.h"
