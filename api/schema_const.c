@@ -1,5 +1,5 @@
 /* Values that a JSON Schema names: const and enum.  Keywords beside them take out those that they do not allow; where
- * this is not simply seen the schema is refused. */
+ * this is not simply seen the schema is refused.  A lenient schema (of a tool) is taken by the values alone. */
 #include <string.h>
 
 #include "api/schema.h"
@@ -88,8 +88,11 @@ static int fits_beside(const struct schema *s, const struct cJSON *v, const stru
 {
     static const char *const lengths[] = {"minLength", "maxLength"};
     static const char *const sizes[] = {"minItems", "maxItems"};
+    *fits = true;
+    if (s->lenient)
+        return 0;
     *fits = has_type(json_get(v, "type"), x);
-    const char *hard = *fits && !s->lenient ? hard_keyword(v, x) : NULL;
+    const char *hard = *fits ? hard_keyword(v, x) : NULL;
     if (hard != NULL)
         return schema_refuse(s, e, "const and enum cannot stand beside the keyword", hard);
     if (!*fits)

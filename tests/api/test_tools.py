@@ -157,6 +157,16 @@ def test_only_allowed_tools_are_called(talk):
 ODD = {"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 3}}, "required": ["n"]}
 
 
+def test_values_of_another_type_than_their_enum_says_are_kept_unless_strict(talk):
+    odd = {"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "required": ["n"], "properties": {"n": {"type": "string", "enum": [1, 2]}}}}}
+    said = talk(tools=[odd], tool_choice="required").choices[0].message.tool_calls[0]
+    assert json.loads(said.function.arguments)["n"] in (1, 2)
+    odd["function"]["strict"] = True
+    with pytest.raises(openai.BadRequestError):
+        talk(tools=[odd], tool_choice="required")
+
+
 def test_a_schema_with_unknown_words_is_held_to_without_them_unless_strict(talk):
     odd = {"type": "function", "function": {"name": "odd", "parameters": ODD}}
     [call] = talk(tools=[odd], tool_choice="required", parallel_tool_calls=False).choices[0].message.tool_calls
