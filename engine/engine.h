@@ -30,7 +30,7 @@ struct engine_options {
     int max_sequences;   /* running at once ("slots") */
     int max_queued_jobs; /* waiting; more are refused with ERR_BUSY */
     int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
-    int prefill_chunk; /* prompt rows a step takes at most when others decode; 0: 128, or all on a GPU */
+    int prefill_chunk; /* prompt rows a step takes at most when others decode; 0: 128 or what takes 150 ms, or all on a GPU */
     int max_batch_rows;
     int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */
     bool prefix_sharing;

@@ -7,6 +7,9 @@
 #include "engine/engine_int.h"
 #include "engine/unsent.h"
 
+/* What a prompt may add to the time between two tokens of those who decode. */
+enum { CHUNK_US = 150000 };
+
 enum { ENOUGH_BYTES = 256 << 20 }; /* the cache may have this, however small the models are */
 
 static int pages_of(int n_ctx)
@@ -124,10 +127,12 @@ int engine_load(struct engine *g, struct err *e)
         size_t n = (size_t)engine_facts(g, i)->n_vocab;
         n_vocab = n > n_vocab ? n : n_vocab;
     }
-    const int chunk = g->backend->host_memory ? 128 : g->o.max_batch_rows;
+    const bool host = g->backend->host_memory;
+    const int chunk = host ? 128 : g->o.max_batch_rows;
     const struct sched_options o = {
         .max_sequences = g->o.max_sequences,
         .prefill_chunk = g->o.prefill_chunk > 0 ? g->o.prefill_chunk : chunk,
+        .chunk_us = host && g->o.prefill_chunk <= 0 ? CHUNK_US : 0,
         .max_rows = g->o.max_batch_rows,
         .draft_tokens = g->o.draft_tokens,
         .share = g->o.prefix_sharing,

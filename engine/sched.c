@@ -7,6 +7,9 @@
 #include "base/clock.h"
 
 enum { DEBT_MAX_US = 100000 };
+enum {
+    CHUNK_MIN_ROWS = 32
+}; /* fewer are computed for more each, and say little about what a row costs */
 
 static int pages_for(int n_positions)
 {
@@ -456,6 +459,19 @@ static struct sched_part *nearest_end(struct sched_plan *p, int from, int echo_l
     return best;
 }
 
+/* Prompt rows of a step in which n_decode sequences decode. */
+static int prompt_room(const struct sched *s, int model, int n_decode)
+{
+    const int room = s->o.max_rows - n_decode;
+    const double row_us = s->models[model].row_us, rows = s->o.chunk_us / (row_us > 0 ? row_us : 1);
+    int chunk = s->o.prefill_chunk;
+    if (n_decode == 0)
+        return room;
+    if (s->o.chunk_us > 0 && row_us > 0 && rows < chunk)
+        chunk = rows < CHUNK_MIN_ROWS ? min_int(CHUNK_MIN_ROWS, chunk) : (int)rows;
+    return min_int(room, chunk);
+}
+
 /* Gives out `room` prompt rows among parts [from, n_parts).  A prompt in few pieces costs less than one in many,
  * and those that end soonest need the fewest steps until they answer. */
 static void share_rows(struct sched_plan *p, int from, int room)
@@ -564,10 +580,7 @@ const struct sched_plan *sched_next(struct sched *s)
     p->decodes = p->n_parts == n_decode;
     if (p->decodes && s->o.draft_tokens > 0)
         add_drafts(s, p);
-    int room = s->o.max_rows - n_decode;
-    if (n_decode > 0)
-        room = min_int(room, s->o.prefill_chunk);
-    share_rows(p, n_decode, room);
+    share_rows(p, n_decode, prompt_room(s, p->model, n_decode));
     p->batch = (struct text_batch){.ids = s->ids,
                                    .pos = s->pos,
                                    .rows = s->rows,
@@ -592,11 +605,22 @@ static void advance(struct seq *q, int n)
         cache_commit(&q->kv, q->ids + (size_t)q->kv.n_shared * KV_PAGE_TOKENS);
 }
 
+/* Something else may have taken the machine: no step says more than that rows cost twice as much. */
+static void measure_rows(struct sched_model *m, int n_rows, double cost_us)
+{
+    if (n_rows < CHUNK_MIN_ROWS || !(cost_us > 0))
+        return;
+    const double was = m->row_us, is = cost_us / n_rows;
+    m->row_us = was > 0 ? was + 0.25 * ((is < 2 * was ? is : 2 * was) - was) : is;
+}
+
 void sched_done(struct sched *s, const struct sched_plan *plan, double cost_us)
 {
     struct sched_model *m = &s->models[plan->model];
     if (plan->decodes)
         draft_measured(&m->costs, plan->batch.n_rows, cost_us);
+    else
+        measure_rows(m, plan->batch.n_rows, cost_us);
     cost_us *= plan->n_alike;
     m->spent_us += m->weight > 0 ? cost_us / m->weight : cost_us;
     s->last_model = plan->model;

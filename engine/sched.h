@@ -16,8 +16,8 @@
  * of them would get, and between the units of two of them a text model that has work gets a step.
  *
  * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
- * max_rows when nobody decodes, else prefill_chunk rows, which bounds the time between two
- * tokens of those who do.  Half of them go to the oldest prompt, the others to the prompts that need the fewest to be
+ * max_rows when nobody decodes, else prefill_chunk rows, or as many as take chunk_us, which bounds the
+ * time between two tokens of those who do.  Half of them go to the oldest prompt, the others to the prompts that need the fewest to be
  * done, one after the other.  So a long prompt neither holds up short ones nor is held up by them, and of many that
  * came together some begin to answer while the others are computed.
  *
@@ -61,10 +61,12 @@ struct sched_model {
     bool busy;                /* had work when a unit was last chosen */
     bool looked;              /* its last unit was a look at a picture */
     struct draft_costs costs; /* of its steps that only decode */
+    double row_us;            /* what a row costs in steps with prompts; 0: not known yet */
 };
 
 struct sched_options {
     int max_sequences, prefill_chunk, max_rows;
+    int chunk_us; /* that prompt rows take at most beside others that decode, by the steps before; 0: any time */
     int draft_tokens; /* of a sequence in a step at most; 0: no drafts */
     bool share;
 };

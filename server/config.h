@@ -32,7 +32,7 @@
     I(max_queued_jobs, 256, 1, 100000, "requests that may wait; more get 429") \
     I(max_queued_tokens, 1 << 20, 1, 1 << 30, "prompt tokens that may wait; more get 429") \
     I(max_batch_rows, 512, 16, 8192, "token rows of one engine step at most") \
-    I(prefill_chunk, 0, 0, 8192, "prompt rows of a step while other sequences decode; 0: 128 on a CPU, on a GPU what max_batch_rows leaves") \
+    I(prefill_chunk, 0, 0, 8192, "prompt rows of a step while other sequences decode; 0: on a CPU 128, or what takes 150 ms if that is less, on a GPU what max_batch_rows leaves") \
     I(draft_tokens, 8, 0, 16, "tokens of a sequence that are guessed from its text and checked in one step; the answers are the same; 0: none") \
     B(prefix_sharing, true, "share the cache pages of equal prompt beginnings between requests") \
     I(images_at_once, 4, 1, 64, "pictures of several requests that are made at the same time") \

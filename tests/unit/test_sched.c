@@ -208,6 +208,33 @@ static void sched_decodes_at_every_step_beside_a_long_prompt(void **state)
     close_bench(&b);
 }
 
+static void sched_takes_fewer_prompt_rows_where_a_row_takes_long(void **state)
+{
+    (void)state;
+    struct bench b;
+    open_bench(&b, 1000, 8, 1);
+    b.s.o.prefill_chunk = 60;
+    b.s.o.chunk_us = 40 * 1000;
+    add(&b, 40, 0, 100, 1);
+    admit_all(&b);
+    const struct sched_plan *p = sched_next(&b.s);
+    sched_done(&b.s, p, 40 * 1000.0); /* 1 ms a row */
+    b.s.order[0]->ids[b.s.order[0]->n_ids++] = 7;
+    add(&b, 400, 0, 10, 1);
+    admit_all(&b);
+    assert_int_equal(step(&b), 1 + 40);
+    for (int i = 0; i < 50; i++) { /* what took the machine once does not last */
+        p = sched_next(&b.s);
+        assert_in_range(p->batch.n_rows, 1 + 32, 1 + 60);
+        struct sched_plan only = *p;
+        only.n_parts = 0;
+        sched_done(&b.s, &only, i == 0 ? 1e9 : 500.0 * p->batch.n_rows);
+    }
+    p = sched_next(&b.s);
+    assert_int_equal(p->batch.n_rows, 1 + 60);
+    close_bench(&b);
+}
+
 static void sched_fills_the_batch_when_nobody_decodes(void **state)
 {
     (void)state;
@@ -527,6 +554,7 @@ int main(void)
         cmocka_unit_test(sched_admits_jobs_in_turns),
         cmocka_unit_test(sched_lets_small_jobs_pass_one_that_does_not_fit_but_not_for_ever),
         cmocka_unit_test(sched_decodes_at_every_step_beside_a_long_prompt),
+        cmocka_unit_test(sched_takes_fewer_prompt_rows_where_a_row_takes_long),
         cmocka_unit_test(sched_fills_the_batch_when_nobody_decodes),
         cmocka_unit_test(sched_ends_prompts_that_came_together_one_after_the_other),
         cmocka_unit_test(sched_short_prompts_pass_several_long_ones),
