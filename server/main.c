@@ -4,6 +4,7 @@
  * 70 the engine failed while serving. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -675,8 +676,20 @@ static int print_config(const struct config *c, bool markdown)
     return 0;
 }
 
+/* Started with a standard descriptor closed, the next thing opened would have its number, and the log be written to
+ * a socket or to libuv's pipe for signals. */
+static void open_standard(void)
+{
+    int fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO)
+        fd = dup(fd);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    open_standard();
     const char *command = argc > 1 ? argv[1] : "";
     if (!strcmp(command, "--help") || !strcmp(command, "-h") || !strcmp(command, "help")) {
         help();

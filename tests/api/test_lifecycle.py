@@ -2,7 +2,9 @@
 import concurrent.futures
 import contextlib
 import json
+import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -152,6 +154,18 @@ def test_too_few_descriptors_are_an_error_at_start(files):
     run = subprocess.run(["sh", "-c", f'ulimit -n {files}; exec "$0" serve -m "$1" --port 0', DUETTO, TINY],
                          capture_output=True, text=True, timeout=PATIENCE_S)
     assert run.returncode == 1 and "duetto: " in run.stderr, run.stderr
+
+
+def test_closed_standard_descriptors_are_nobodys():
+    """Else the log goes to whatever has the number 2: libuv's pipe for signals, which ends the process."""
+    with subprocess.Popen(["sh", "-c", 'exec "$0" serve -m "$1" --port 0 --drain_settle_s 0 <&- >&- 2>&-', DUETTO, TINY]) as run:
+        try:
+            status = pathlib.Path(f"/proc/{run.pid}/status")
+            eventually(lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) >> signal.SIGTERM - 1 & 1)
+            run.terminate()
+            assert run.wait(PATIENCE_S) == 0
+        finally:
+            run.kill()
 
 
 def test_a_missing_lora_dir_is_said_at_start():
