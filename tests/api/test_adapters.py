@@ -56,6 +56,13 @@ def server(start, folder):
                  "--images_at_once", 16, models={"painter": PAINTER, "tiny": TINY})
 
 
+@pytest.fixture
+def fresh(folder):
+    """One in which no other test has loaded anything, or let it go."""
+    with Server("--threads", 1, "--lora_dir", folder, models={"painter": PAINTER, "tiny": TINY}) as s:
+        yield s
+
+
 def call(server, method, path, body=None):
     status, _, text = server.request(method, path, body)
     return status, json.loads(text)
@@ -80,20 +87,20 @@ def lora(name, scale=1.0):
     return {"name": name, "scale": scale}
 
 
-def test_list_load_describe_unload(server):
-    listed = {a["id"]: a for a in call(server, "GET", "/v1/adapters")[1]["data"]}
+def test_list_load_describe_unload(fresh):
+    listed = {a["id"]: a for a in call(fresh, "GET", "/v1/adapters")[1]["data"]}
     assert {"kohya", "peft", "inner", "redglow"} <= set(listed) and "evil" not in listed
     assert listed["kohya"]["loaded"] is False
-    status, r = call(server, "POST", "/v1/adapters", {"name": "kohya"})
+    status, r = call(fresh, "POST", "/v1/adapters", {"name": "kohya"})
     assert status == 200 and r["loaded"] and r["pinned"] and r["kind"] == "lora"
     assert r["model"] == "painter" and r["rank"] == 3 and r["bytes"] > 0 and r["in_use"] == 0
-    assert call(server, "GET", "/v1/adapters/kohya")[1] == r
-    status, r = call(server, "DELETE", "/v1/adapters/kohya")
+    assert call(fresh, "GET", "/v1/adapters/kohya")[1] == r
+    status, r = call(fresh, "DELETE", "/v1/adapters/kohya")
     assert status == 200 and r == {"id": "kohya", "object": "adapter.deleted", "deleted": True,
                                    "in_use": 0}
-    assert call(server, "GET", "/v1/adapters/kohya")[1]["loaded"] is False
-    assert call(server, "DELETE", "/v1/adapters/kohya")[0] == 404
-    assert call(server, "GET", "/v1/adapters/none")[0] == 404
+    assert call(fresh, "GET", "/v1/adapters/kohya")[1]["loaded"] is False
+    assert call(fresh, "DELETE", "/v1/adapters/kohya")[0] == 404
+    assert call(fresh, "GET", "/v1/adapters/none")[0] == 404
 
 
 def test_routes_of_vllm(server):
@@ -133,20 +140,20 @@ def test_bad_lists(server, value):
     assert status == 400 and r["error"]["param"].startswith("loras"), r
 
 
-def test_embeddings_are_words_of_prompts(server):
+def test_embeddings_are_words_of_prompts(fresh):
     text = "a photo of redglow fox"
-    after = pixels(server, prompt=text)  # it lay there at the start
-    assert call(server, "DELETE", "/v1/adapters/redglow")[0] == 200
-    before = pixels(server, prompt=text)
+    after = pixels(fresh, prompt=text)  # it lay there at the start
+    assert call(fresh, "DELETE", "/v1/adapters/redglow")[0] == 200
+    before = pixels(fresh, prompt=text)
     assert after != before
-    assert call(server, "POST", "/v1/adapters", {"name": "redglow"})[1]["kind"] == "embedding"
-    assert pixels(server, prompt=text) == after
-    assert pixels(server, prompt="a photo of REDGLOW fox") == after
-    assert pixels(server, prompt="a photo of redglows fox") != after
-    status, r = call(server, "POST", GENERATE, SMALL | {"loras": [lora("redglow")]})
+    assert call(fresh, "POST", "/v1/adapters", {"name": "redglow"})[1]["kind"] == "embedding"
+    assert pixels(fresh, prompt=text) == after
+    assert pixels(fresh, prompt="a photo of REDGLOW fox") == after
+    assert pixels(fresh, prompt="a photo of redglows fox") != after
+    status, r = call(fresh, "POST", GENERATE, SMALL | {"loras": [lora("redglow")]})
     assert status == 400 and "embedding" in r["error"]["message"]
-    assert call(server, "DELETE", "/v1/adapters/redglow")[0] == 200
-    assert pixels(server, prompt=text) == before
+    assert call(fresh, "DELETE", "/v1/adapters/redglow")[0] == 200
+    assert pixels(fresh, prompt=text) == before
 
 
 def test_embeddings_that_lie_there_are_beside_max_loras(start, folder):
