@@ -8,22 +8,13 @@
 #define X_RECORD(parts) ((parts) ? CUDA_RECORD(parts) : 128)
 #define X_THREADS       1024 /* at most, of few rows without sums over them */
 
-/* Four elements, scaled, to their place in a record. */
-template <int parts, bool bf16>
-__device__ static inline void x_store(uint8_t *record, int at, float v[4], float sum)
+/* Four elements, scaled, as halves; v is then what those lost. */
+template <bool bf16> __device__ static inline uint2 x_halves(float v[4])
 {
     uint2 half;
     half.x = cuda_half_pair(v[0], v[1], bf16, &v[0], &v[1]);
     half.y = cuda_half_pair(v[2], v[3], bf16, &v[2], &v[3]);
-    reinterpret_cast<uint2 *>(record)[at] = half;
-    if (parts == 2) {
-        float lost;
-        half.x = cuda_half_pair(v[0], v[1], bf16, &lost, &lost);
-        half.y = cuda_half_pair(v[2], v[3], bf16, &lost, &lost);
-        reinterpret_cast<uint2 *>(record + 128)[at] = half;
-    }
-    if (parts > 0 && at % 4 == 0)
-        reinterpret_cast<float *>(record + 128 * parts)[at / 4] = sum;
+    return half;
 }
 
 /* x [rows, n_in]   records [rows, n_records, X_RECORD(parts)]   up [rows] */
@@ -71,12 +62,23 @@ __global__ void __launch_bounds__(X_THREADS)
             four = row_quad(x, blockIdx.x, i, n_in, wide, 0.0f);
         else if (4 * i < n_in)
             four = kept[i];
-        float v[4] = {four.x * down, four.y * down, four.z * down, four.w * down};
-        float sum = (v[0] + v[1]) + (v[2] + v[3]);
+        four = make_float4(four.x * down, four.y * down, four.z * down, four.w * down);
+        float lost[4] = {four.x, four.y, four.z, four.w};
+        const uint2 half = x_halves<bf16>(lost);
+        /* of what the halves hold: where D q + M is small, rounding x then counts as little */
+        float sum =
+            ((four.x - lost[0]) + (four.y - lost[1])) + ((four.z - lost[2]) + (four.w - lost[3]));
         if (parts > 0)
             sum = cuda_exchange<cuda_add, 1, 2>(sum);
-        if (i < quads)
-            x_store<parts, bf16>(to + (size_t)(i / 16) * X_RECORD(parts), i % 16, v, sum);
+        if (i >= quads)
+            continue;
+        uint8_t *record = to + (size_t)(i / 16) * X_RECORD(parts);
+        const int at = i % 16;
+        reinterpret_cast<uint2 *>(record)[at] = half;
+        if (parts == 2)
+            reinterpret_cast<uint2 *>(record + 128)[at] = x_halves<bf16>(lost);
+        if (parts > 0 && at % 4 == 0)
+            reinterpret_cast<float *>(record + 128 * parts)[at / 4] = sum;
     }
 }
 
