@@ -222,7 +222,7 @@ $(B)/cuda-emu/tests/golden/%: tests/golden/%.c $(EMU_OBJ) $(B)/libduetto.a
 $(B)/cuda-emu/tests/cuda/%: tests/cuda/%.c $(EMU_OBJ) $(B)/libduetto.a
 	@mkdir -p $(@D)
 	$(call say,TEST,$@)
-	$(Q)$(CC) $(CFLAGS) -DDUETTO_CUDA -Itests/cuemu $(LDFLAGS) -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
+	$(Q)$(CC) $(CFLAGS) -DDUETTO_CUDA -Itests/cuemu $(LDFLAGS) -rdynamic -Wl,-rpath,'$$ORIGIN/../..' -o $@ $< $(EMU_OBJ) $(B)/libduetto.a -lcmocka $(LDLIBS) -lstdc++
 EMU_FEW := $(B)/cuda-emu/kernels/cuda/cuda_queue.o $(EMU_RT) $(B)/libduetto.a
 $(B)/cuda-emu/planted: $(B)/cuda-emu/tests/cuemu/planted.o $(EMU_FEW)
 	$(call say,LINK,$@)
@@ -284,7 +284,7 @@ ptxvm: ptxvm-built                    ## the kernels' PTX against the scalar law
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm
 ptxvm-newer: ptxvm-built $(PTX_NEWER)  ## the same with the PTX of sm_90
 	$(Q)$(PYTHON) tools/run_tests.py --build $(B) --suite ptxvm-newer
-ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/ptxvm/kcheck $(B)/ptxvm/sample)
+ptxvm-built: $(PTXVMT) $(if $(HAVE_NVCC),$(PTX) $(B)/cuda-emu/libcublasLt.so.13 $(B)/ptxvm/kcheck $(B)/ptxvm/sample)
 $(PTXVMT): $(B)/tests/ptxvm/%: tests/ptxvm/%.c $(PTXVM) $(B)/libduetto.a
 	$(call say,TEST,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(PTXVM) $(B)/libduetto.a -lcmocka $(LDLIBS)
@@ -306,7 +306,7 @@ $(B)/ptxvm/%.o: %.cpp
 PTXRUN  := $(B)/ptxvm/tests/ptxvm/grid.o $(PTXVM) $(B)/libduetto.a
 $(B)/ptxvm/kcheck: $(KCHECK) $(EMU_OBJ) $(PTXRUN)
 	$(call say,LINK,$@)
-	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 $(B)/ptxvm/sample: $(B)/cuda-emu/tests/cuemu/sample.o $(B)/cuda-emu/kernels/cuda/cuda_sample.o \
                    $(filter-out %.a,$(EMU_FEW)) $(PTXRUN)
 	$(call say,LINK,$@)

@@ -20,12 +20,13 @@ TABLE = cuda_gate.ROOT / "kernels/cuda/accesses.txt"
 MORE = 1.1  # a kernel may become worse by so much before it is told
 
 
-def count(build, check, kind):
+def count(build, check, kind, blas_rows=0):
     """{kernel: [launches, accesses, sectors, least sectors, turns, least turns]} of one check, "" for all."""
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as f:
-        env = {**os.environ, "PTXVM_ACCESSES": f.name, "PTXVM_PTX": f"{build}/ptxvm/kernels/cuda"}
+        env = {**os.environ, "PTXVM_ACCESSES": f.name, "PTXVM_PTX": f"{build}/ptxvm/kernels/cuda",
+               "LD_LIBRARY_PATH": f"{build}/cuda-emu"}
         subprocess.run([f"{build}/ptxvm/kcheck", "--device", "cuda:0", "--activations", kind,
-                        *([check] if check else [])],
+                        "--blas_rows", str(blas_rows), *([check] if check else [])],
                        env=env, check=True, stdout=subprocess.DEVNULL)
         rows = [line.rstrip("\n").split("\t") for line in f]
     names = cuda_gate.demangle([r[0] for r in rows])
@@ -33,12 +34,15 @@ def count(build, check, kind):
 
 
 def count_all(build, checks):
-    """The same of several, added."""
+    """The same of several, added; and of those that only products by cuBLASLt have."""
     total = {}
     for check in checks or [""]:
         for kind in cuda_gate.ACTIVATIONS.values():
             for name, values in count(build, check, kind).items():
                 total[name] = [a + b for a, b in zip(total.get(name, [0] * len(values)), values)]
+    if not checks or "linear" in checks:
+        total.update((name, values) for name, values in count(build, "linear", "f16", 1).items()
+                     if name not in total)
     return total
 
 

@@ -110,6 +110,22 @@ class Check:
                                              "--activations", kind] + (["norm"] if self.emulated else []),
                       wanted=r"[1-9]\d* passed")
 
+    def blas(self):
+        """Products by cuBLASLt: kcheck, and prompts and pictures beside those of our own kernels."""
+        env = {"LD_LIBRARY_PATH": self.folder} if self.emulated else {}
+        halves = ["--cuda_activations", "f16"]
+        for kind in ("f16",) if self.emulated else ("f16", "bf16"):
+            self.step(f"products of {kind} by cuBLASLt",
+                      [self.folder / "kcheck", "--device", self.device, "--activations", kind,
+                       "--blas_rows", "1", "linear"], env, wanted=r"[1-9]\d* passed")
+        for model in MODELS_EMULATED if self.emulated else MODELS:
+            for rows in ("0", "16" if self.emulated else "128"):
+                if (ROOT / model).exists():
+                    self.step(f"prompts of {model}, --cuda_blas_rows {rows}",
+                              [self.folder / "duetto", "bench", "-m", model, "--device", self.device,
+                               *halves, "--cuda_blas_rows", rows, "-n", "0"] +
+                              (["-p", "16", "-r", "1"] if self.emulated else ["-p", "2048"]), env)
+
     def golden(self):
         for name in GOLDEN_EMULATED if self.emulated else GOLDEN:
             self.step(f"golden {name}", [self.folder / f"tests/golden/test_{name}"],
@@ -181,7 +197,7 @@ def main():
     check = Check(parser.parse_args())
     if not check.emulated:
         print("\n".join(gpus()) or "nvidia-smi lists no device", flush=True)
-    for part in (check.kernels, check.golden, check.server, check.several, check.timings,
+    for part in (check.kernels, check.blas, check.golden, check.server, check.several, check.timings,
                  check.sanitizers):  # the slowest comes last
         part()
     return check.summary()

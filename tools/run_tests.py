@@ -182,6 +182,10 @@ class Run:
         command = [compiled / "kcheck", "--device", "cuda:0"]
         self.program(f"ptxvm/kcheck of {name}",
                      command + ([self.args.match] if self.args.match else []), env)
+        if self.args.match in "linear":
+            self.program(f"ptxvm/kcheck of {name} around cuBLASLt",
+                         command + ["--activations", "f16", "--blas_rows", "1", "linear"],
+                         {**env, "LD_LIBRARY_PATH": f"{self.args.build}/cuda-emu"})
         # activations of halves: all but linear's many cases, or all when asked for
         ops = [self.args.match] if self.args.suite else [
             op for op in ("norm", "glu", "conv2d", "lowrank", "attn") if self.args.match in op]

@@ -212,7 +212,6 @@ static void close_device(struct backend *be)
 {
     struct cuda_backend *cb = cuda_of(be);
     cuda_enter(cb);
-    cuda_op_blas_close(cb);
     cuda_mem_free(be, cb->scratch);
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
@@ -220,6 +219,7 @@ static void close_device(struct backend *be)
     cuda_upload_close(cb->upload);
     cuda_pack_close(cb->pack);
     cuda_queue_close(cb->queue);
+    cuda_op_blas_close(cb); /* whose code graphs may have */
     if (cb->queued)
         cudaEventDestroy(cb->queued);
     if (cb->landed)

@@ -80,8 +80,10 @@ int cuda_op_blas_open(struct backend *be, int rows, struct err *e)
         err_wrap(e, "%s", cb->name);
     cb->blas = b;
     cb->blas_rows = rows;
-    if (rc)
+    if (rc) {
+        cuda_mem_free(be, b->memory);
         cuda_op_blas_close(cb);
+    }
     return rc;
 }
 
@@ -90,7 +92,6 @@ void cuda_op_blas_close(struct cuda_backend *cb)
     if (!cb->blas)
         return;
     cuda_blas_close(cb->blas->lib);
-    cuda_mem_free(&cb->be, cb->blas->memory);
     free(cb->blas);
     cb->blas = NULL;
 }
@@ -152,8 +153,9 @@ static void test_plan(struct cuda_backend *cb, struct known *k)
         return;
     cudaStream_t stream = cuda_stream(cb);
     cuda_queue_use(NULL);
-    cuda_panel_noise_launch((struct cuda_array){panel_of(b), s->type}, s->n, s->k, s->n, 1, stream);
-    cuda_panel_noise_launch((struct cuda_array){x, s->type}, TEST_ROWS, s->k, TEST_PERIOD, 2,
+    cuda_panel_noise_launch((struct cuda_array){panel_of(b), s->type}, s->n, s->k, s->n, false,
+                            stream);
+    cuda_panel_noise_launch((struct cuda_array){x, s->type}, TEST_ROWS, s->k, TEST_PERIOD, true,
                             stream);
     bool right = count_wrong(cb, k, x) == 0;
     while (!right && !cb->dead && cuda_blas_next(k->plan))

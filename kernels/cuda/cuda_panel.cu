@@ -123,27 +123,32 @@ void cuda_panel_store_launch(const struct cuda_panel_store *s, cudaStream_t stre
 
 /* ---- the test ---- */
 
-/* Numbers of 7 bits, which every type has exactly, and 13 magnitudes, so that sums are rounded in any order. */
+/* Numbers of 7 bits, which every type has exactly, and 13 magnitudes, so that sums are rounded in any order.  The second
+ * half of a row is its first one again; with other signs in every second row of x, whose results are thus rounding alone,
+ * which no narrow type of theirs can hide. */
 __global__ void __launch_bounds__(NOISE_THREADS)
-    panel_noise_kernel(const struct cuda_array to, int n_in, int ld, int period, int seed)
+    panel_noise_kernel(const struct cuda_array to, int n_in, int ld, int period, int x)
 {
+    const uint32_t row = (uint32_t)blockIdx.x % (uint32_t)period;
+    const int half = n_in / 2;
     for (int k = threadIdx.x; k < ld; k += NOISE_THREADS) {
-        uint32_t h =
-            ((uint32_t)blockIdx.x % (uint32_t)period * (uint32_t)ld + (uint32_t)k) * 0x9e3779b9u +
-            (uint32_t)seed;
+        const bool again = k >= half;
+        uint32_t h = (row * (uint32_t)ld + (uint32_t)(again ? k - half : k)) * 0x9e3779b9u +
+                     (uint32_t)(1 + x);
         h = (h ^ h >> 16) * 0x85ebca6bu;
         h = (h ^ h >> 13) * 0xc2b2ae35u;
         const int code = (int)(h >> 24) - 128;
-        const float v = (float)code * __uint_as_float((120 - h % 13) << 23); /* 2^-7 and less */
-        cuda_set(to, (int64_t)blockIdx.x * ld + k, k < n_in ? v : 0.0f);
+        const float v = (float)code * __uint_as_float((124 - h % 13) << 23); /* 2^-3 and less */
+        const float sign = x && again && row % 2 ? -1.0f : 1.0f;
+        cuda_set(to, (int64_t)blockIdx.x * ld + k, k < n_in ? sign * v : 0.0f);
     }
 }
 
-void cuda_panel_noise_launch(struct cuda_array to, int rows, int n_in, int period, int seed,
+void cuda_panel_noise_launch(struct cuda_array to, int rows, int n_in, int period, bool x,
                              cudaStream_t stream)
 {
     LAUNCH(panel_noise_kernel, rows, NOISE_THREADS, 0, stream, to, n_in, CUDA_ROW_ELEMENTS(n_in),
-           period, seed);
+           period, x);
 }
 
 /* Whether `got` is w[o] x[row] within what sums in another order, and rounding the result, allow. */

@@ -36,8 +36,8 @@ extern "C" {
 void cuda_panel_unpack_launch(void *to, const struct cuda_linear_matrix *m, int n_in, int first,
                               int n, cudaStream_t stream);
 void cuda_panel_store_launch(const struct cuda_panel_store *s, cudaStream_t stream);
-/* Rows of n_in numbers in +-1, of which row r is row r % period. */
-void cuda_panel_noise_launch(struct cuda_array to, int rows, int n_in, int period, int seed,
+/* What is multiplied in a test: rows of n_in numbers, of which row r is row r % period; x: not weights. */
+void cuda_panel_noise_launch(struct cuda_array to, int rows, int n_in, int period, bool x,
                              cudaStream_t stream);
 int cuda_panel_test_blocks(int n);
 void cuda_panel_test_launch(const struct cuda_panel_test *t, cudaStream_t stream);

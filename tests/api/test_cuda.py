@@ -172,3 +172,32 @@ def test_the_cpu_says_that_it_has_no_halves(emulated):
     server = emulated("--cuda_activations", "f16", device="cpu")
     assert server.post("/v1/completions", {**ASK, "model": "tiny"})[0] == 200
     eventually(lambda: "activations.f32" in server.log)
+
+
+BLAS = {"CUEMU_QUIET": "1", "LD_LIBRARY_PATH": str(EMULATED.parent)}
+
+
+@pytest.mark.skipif(not (EMULATED.parent / "libcublasLt.so.13").exists(), reason="it is of the emulated device")
+@pytest.mark.parametrize("behaviour", ["", "varies"])
+def test_products_by_the_library(emulated, behaviour):
+    """Texts and a picture are as good by cuBLASLt; where its sums depend on the rows, the log says who computes."""
+    models = {"f16": LLAMAS["f16"], "k_a": LLAMAS["k_a"], "painter": ROOT / "tests/fixtures/sd_sd15"}
+    said = []
+    for rows in (0, 2):
+        server = emulated("--cuda_activations", "f16", "--cuda_blas_rows", rows, models=models,
+                          env={**BLAS, "CUEMU_BLAS": behaviour, "CUEMU_COUNTS": "1"})
+        said.append([server.post("/v1/completions", {**ASK, "model": m})[1]["choices"][0]["text"]
+                     for m in ("f16", "k_a")])
+        status, _ = server.post("/v1/images/generations",
+                                {"model": "painter", "prompt": "a fox", "size": "32x32", "seed": 7, "steps": 1})
+        assert status == 200
+        server.stop()
+        assert ("panel_unpack" in server.log) == (rows > 0 and not behaviour)
+        assert ("are not the same for every number of rows" in server.log) == (rows > 0 and behaviour != "")
+    assert said[0] == said[1]
+
+
+def test_without_the_library_the_log_says_so(emulated, tmp_path):
+    server = emulated("--cuda_activations", "f16", "--cuda_blas_rows", 1, env={"LD_LIBRARY_PATH": str(tmp_path)})
+    assert server.post("/v1/completions", {**ASK, "model": "tiny"})[0] == 200
+    eventually(lambda: "our own kernels compute all products" in server.log)
