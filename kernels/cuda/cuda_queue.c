@@ -311,7 +311,7 @@ static cudaError_t issue_one(struct command *c, cudaStream_t stream)
 
 static cudaError_t issue(struct cuda_queue *q, const struct list *l)
 {
-    static const char *const whats[] = {[KERNEL] = "a kernel was not launched",
+    static const char *const kinds[] = {[KERNEL] = "a kernel was not launched",
                                         [COPY] = "a copy",
                                         [CLEAR] = "clearing memory",
                                         [CALL] = "a library's call"};
@@ -319,7 +319,7 @@ static cudaError_t issue(struct cuda_queue *q, const struct list *l)
     for (size_t at = 0; at < l->bytes && rc == cudaSuccess;) {
         struct command *c = (struct command *)(void *)(l->data + at);
         rc = issue_one(c, q->stream);
-        q->what = whats[c->kind];
+        q->what = kinds[c->kind];
         at += c->bytes;
     }
     return rc;
