@@ -41,8 +41,8 @@ def count_all(build, checks):
             for name, values in count(build, check, kind).items():
                 total[name] = [a + b for a, b in zip(total.get(name, [0] * len(values)), values)]
     if not checks or "linear" in checks:
-        total.update((name, values) for name, values in count(build, "linear", "f16", 1).items()
-                     if name not in total)
+        by_library = {**count(build, "linear", "f16", 1), **count(build, "linear", "bf16", 1)}
+        total = {**by_library, **total}
     return total
 
 
