@@ -17,10 +17,10 @@ namespace
 
 enum { PAGE = 4096, PAGES = 1024, LOOKED_AT = 16, THEN_ONE_OF = 32, NEAR = 16 };
 
-char *written[PAGES];                       /* by the kernel before; */
-alignas(uint64_t) char before[PAGES][PAGE]; /* what they were */
-int n_written;                              /* -1: more than there is room for; nothing is known */
-const cuemu_kernel *early;                  /* whom that is kept for */
+char *written[PAGES];      /* by the kernel before; */
+char before[PAGES][PAGE];  /* what they were */
+int n_written;             /* -1: more than there is room for; nothing is known */
+const cuemu_kernel *early; /* whom that is kept for */
 bool watching;
 std::map<const void *, int> looked_at; /* launches of each early kernel */
 
@@ -48,6 +48,21 @@ int find(const char *page)
         if (written[i] == page)
             return i;
     return -1;
+}
+
+/* These two are no memcpy and memcmp, which sanitizers see in any file: kernels' memory is looked at while they run. */
+void copy_page(char *to, const volatile char *page)
+{
+    for (int i = 0; i < PAGE; i++)
+        to[i] = page[i];
+}
+
+bool same_bytes(const volatile char *a, const volatile char *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
 }
 
 } // namespace
@@ -83,24 +98,6 @@ void cuemu_early_open()
     if (watching || cuemu_early_guarded)
         protect_all(PROT_READ | PROT_WRITE);
     watching = cuemu_early_guarded = false;
-}
-
-/* Pages are looked at while kernels write them; a thread sanitizer is not to take that for a race of theirs. */
-#define UNSEEN __attribute__((no_sanitize("thread"), noinline))
-
-UNSEEN static void copy_page(char *to, const char *page)
-{
-    const volatile uint64_t *from = reinterpret_cast<const uint64_t *>(page);
-    for (size_t i = 0; i < PAGE / sizeof *from; i++)
-        reinterpret_cast<volatile uint64_t *>(to)[i] = from[i];
-}
-
-UNSEEN static bool same_bytes(const volatile char *a, const volatile char *b, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (a[i] != b[i])
-            return false;
-    return true;
 }
 
 cuemu_early_verdict cuemu_early_fault(const void *at, bool write)
