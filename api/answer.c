@@ -108,11 +108,7 @@ int answer_check(const struct answer *a, size_t more, bool failed, struct err *e
 
 const char *answer_finish(const struct answer *a)
 {
-    return a->finish == FINISH_NONE     ? NULL
-           : a->finish == FINISH_LENGTH ? "length"
-           : a->finish == FINISH_FILTER ? "content_filter"
-           : answer_calls(a) > 0        ? "tool_calls"
-                                        : "stop";
+    return render_finish_word(a->finish, answer_calls(a));
 }
 
 /* ---- news ---- */

@@ -57,15 +57,13 @@ void answer_tell(struct answer *a, const struct answer_sink *sink, void *ctx, st
 void answer_forget(struct answer *a);
 /* It has such a block: there is some text, or for ANSWER_TEXT there is nothing else. */
 bool answer_has(const struct answer *a, enum answer_kind kind);
-int answer_index(const struct answer *a,
-                 enum answer_kind kind); /* of that block, and of the first call for
-                                                                  * ANSWER_TEXTS */
+/* Of that block; of the first call for ANSWER_TEXTS. */
+int answer_index(const struct answer *a, enum answer_kind kind);
 int answer_calls(const struct answer *a);
 size_t answer_bytes(const struct answer *a);
 /* ERR_TOOBIG when it and `more` are more than max allows. */
 int answer_check(const struct answer *a, size_t more, bool failed, struct err *e);
-/* "stop", "length", "content_filter", "tool_calls" or NULL */
-const char *answer_finish(const struct answer *a);
+const char *answer_finish(const struct answer *a); /* as render_finish_word */
 
 /* How another API than chat and completions writes the answer of a chat; `answer` is its own. */
 struct api_dialect {

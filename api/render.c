@@ -156,13 +156,18 @@ void render_close(struct render *r)
     free(r);
 }
 
+const char *render_finish_word(enum finish finish, int n_calls)
+{
+    return finish == FINISH_NONE     ? NULL
+           : finish == FINISH_LENGTH ? "length"
+           : finish == FINISH_FILTER ? "content_filter"
+           : n_calls > 0             ? "tool_calls"
+                                     : "stop";
+}
+
 static const char *finish_word(const struct choice *c)
 {
-    const char *stop = tool_parse_calls(c->calls) > 0 ? "tool_calls" : "stop";
-    return c->finish == FINISH_STOP     ? stop
-           : c->finish == FINISH_LENGTH ? "length"
-           : c->finish == FINISH_FILTER ? "content_filter"
-                                        : NULL;
+    return render_finish_word(c->finish, tool_parse_calls(c->calls));
 }
 
 const char *render_finish(const struct render *r)

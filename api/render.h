@@ -48,7 +48,9 @@ void render_close(struct render *r);
 /* Takes in one event (not EV_ERROR).  A stream's frames go to out at once; a whole answer is
  * written at EV_DONE.  ERR_TOOBIG when the answer is over its limit. */
 int render_event(struct render *r, const struct event *ev, struct buf *out, struct err *e);
-/* How the first choice ended: "stop", "length", or NULL. */
+/* How an answer with so many calls of functions ended: "stop", "length", "content_filter", "tool_calls", or NULL. */
+const char *render_finish_word(enum finish finish, int n_calls);
+/* How the first choice did. */
 const char *render_finish(const struct render *r);
 
 /* A token with its logprob, bytes and alternatives, as chats have it. */
