@@ -29,8 +29,7 @@ struct adapter {
     uint64_t id;
     enum adapter_state state; /* the engine thread's to change */
     bool leaving, pinned;
-    bool
-        found; /* an embedding that lay there at the start: its weights may go, but it is known on */
+    bool found; /* an embedding that lay there at the start: it stays known when its weights go */
     int n_users;
     int64_t last_use_us;
     struct image_adapter_info info;   /* KNOWN */

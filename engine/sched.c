@@ -7,9 +7,8 @@
 #include "base/clock.h"
 
 enum { DEBT_MAX_US = 100000 };
-enum {
-    CHUNK_MIN_ROWS = 32
-}; /* fewer are computed for more each, and say little about what a row costs */
+/* Fewer prompt rows are computed for more each, and say little about what a row costs. */
+enum { CHUNK_MIN_ROWS = 32 };
 
 static int pages_for(int n_positions)
 {
