@@ -46,7 +46,7 @@ ONLY_IN = {
     "simde/": ("kernels/cpu/vec_", "kernels/cpu/quant_"),
     "cpuid.h": ("kernels/cpu/cpu_ops.c",),
     "cuda": ("kernels/cuda/", "tests/cuemu/"),
-    "dlfcn.h": ("kernels/cuda/cuda_blas.c", "kernels/cuda/cuda_nccl.c"),
+    "dlfcn.h": ("kernels/cuda/cuda_blas.c", "kernels/cuda/cuda_library.c", "kernels/cuda/cuda_nccl.c"),
     "cublas": ("tests/cuemu/",),
     "nccl": ("tests/cuemu/",),
 }

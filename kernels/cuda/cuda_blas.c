@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/arena.h"
+#include "kernels/cuda/cuda_library.h"
 #include "kernels/quant.h"
 
 /* cublasLt.h's, which need not be there to build. */
@@ -85,16 +86,6 @@ struct cuda_blas {
 #undef X
 };
 
-/* dlsym gives a data pointer where POSIX means a function. */
-static int find(void *library, const char *name, void *function, struct err *e)
-{
-    void *found = dlsym(library, name);
-    if (!found)
-        return err_set(e, ERR_UNSUPPORTED, "cuBLASLt has no %s", name);
-    *(void **)function = found;
-    return 0;
-}
-
 static int load(struct cuda_blas *b, struct err *e)
 {
     static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
@@ -104,7 +95,8 @@ static int load(struct cuda_blas *b, struct err *e)
         return err_set(e, ERR_UNSUPPORTED, "cuBLASLt cannot be loaded: %s",
                        dlerror()); /* NOLINT(concurrency-mt-unsafe): glibc's is a thread's own */
     int rc = 0;
-#define X(name, arguments) rc = rc ? rc : find(b->library, "cublasLt" #name, &b->name, e);
+#define X(name, arguments) \
+    rc = rc ? rc : cuda_library_find(b->library, "cuBLASLt", "cublasLt" #name, &b->name, e);
     CALLS(X)
 #undef X
     return rc;

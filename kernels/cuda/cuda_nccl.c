@@ -3,17 +3,9 @@
 
 #include <dlfcn.h>
 
-#define LIBRARY "libnccl.so.2"
+#include "kernels/cuda/cuda_library.h"
 
-/* dlsym gives a data pointer where POSIX means a function. */
-static int find(void *library, const char *name, void *function, struct err *e)
-{
-    void *found = dlsym(library, name);
-    if (!found)
-        return err_set(e, ERR_UNSUPPORTED, LIBRARY " has no %s", name);
-    *(void **)function = found;
-    return 0;
-}
+#define LIBRARY "libnccl.so.2"
 
 int cuda_nccl_load(struct cuda_nccl *n, struct err *e)
 {
@@ -22,8 +14,9 @@ int cuda_nccl_load(struct cuda_nccl *n, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "one model on several devices needs NCCL, which cannot be loaded: %s",
                        dlerror()); /* NOLINT(concurrency-mt-unsafe): glibc's is a thread's own */
-    int rc = find(n->library, "ncclGetErrorString", &n->GetErrorString, e);
-#define X(name, arguments) rc = rc ? rc : find(n->library, "nccl" #name, &n->name, e);
+    int rc = cuda_library_find(n->library, LIBRARY, "ncclGetErrorString", &n->GetErrorString, e);
+#define X(name, arguments) \
+    rc = rc ? rc : cuda_library_find(n->library, LIBRARY, "nccl" #name, &n->name, e);
     CUDA_NCCL_CALLS(X)
 #undef X
     if (rc)
