@@ -65,7 +65,6 @@ typedef void *handle; /* so are descriptors, layouts, preferences */
 enum {
     MAX_ALGOS = 8,    /* that a plan may try */
     PLAN_ROWS = 1024, /* the number of rows that algorithms are chosen for */
-    MAX_PLANS = 1024,
 };
 
 struct cuda_blas_plan {
@@ -79,8 +78,6 @@ struct cuda_blas {
     void *library;
     handle lib;
     void *workspace;
-    struct cuda_blas_plan *plans[MAX_PLANS];
-    int n_plans;
 #define X(name, arguments) int(*name) arguments;
     CALLS(X)
 #undef X
@@ -118,9 +115,11 @@ int cuda_blas_open(struct cuda_blas **out, void *workspace, struct err *e)
     return 0;
 }
 
-static void forget(struct cuda_blas_plan *p)
+void cuda_blas_plan_close(struct cuda_blas_plan *p)
 {
-    struct cuda_blas *b = p->blas;
+    if (!p)
+        return;
+    const struct cuda_blas *b = p->blas;
     if (p->desc)
         b->MatmulDescDestroy(p->desc);
     if (p->w)
@@ -136,8 +135,6 @@ void cuda_blas_close(struct cuda_blas *b)
 {
     if (!b)
         return;
-    for (int i = 0; i < b->n_plans; i++)
-        forget(b->plans[i]);
     if (b->lib)
         b->Destroy(b->lib);
     if (b->library)
@@ -190,10 +187,6 @@ static int choose(struct cuda_blas_plan *p, handle preference)
 struct cuda_blas_plan *cuda_blas_plan(struct cuda_blas *b, const struct cuda_blas_shape *s,
                                       struct err *e)
 {
-    if (b->n_plans == MAX_PLANS) {
-        err_set(e, ERR_UNSUPPORTED, "cuBLASLt: too many shapes");
-        return NULL;
-    }
     struct cuda_blas_plan *p = xcalloc(1, sizeof *p);
     const int type = type_of(s->type);
     const int32_t transposed = OP_T;
@@ -218,10 +211,9 @@ struct cuda_blas_plan *cuda_blas_plan(struct cuda_blas *b, const struct cuda_bla
     if (rc != STATUS_SUCCESS || p->n_algos == 0) {
         err_set(e, ERR_UNSUPPORTED, "cuBLASLt has no product of %s, %d > %d: its status %d",
                 dtype_name(s->type), s->k, s->n, rc);
-        forget(p);
+        cuda_blas_plan_close(p);
         return NULL;
     }
-    b->plans[b->n_plans++] = p;
     return p;
 }
 

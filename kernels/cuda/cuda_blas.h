@@ -16,8 +16,8 @@
 #define CUDA_BLAS_ALIGN     16 /* bytes: of all matrices and of each of their rows */
 #define CUDA_BLAS_WORKSPACE ((size_t)8 << 20)
 
-struct cuda_blas;      /* of the device that is the thread's when it is opened */
-struct cuda_blas_plan; /* lives as long */
+struct cuda_blas; /* of the device that is the thread's when it is opened */
+struct cuda_blas_plan;
 
 struct cuda_blas_shape {
     enum dtype type, out; /* F16 or BF16; F32 or type */
@@ -38,6 +38,7 @@ void cuda_blas_close(struct cuda_blas *b); /* NULL is nothing */
 /* With the first of the library's algorithms that does not cut k; NULL with the reason if there is none. */
 struct cuda_blas_plan *cuda_blas_plan(struct cuda_blas *b, const struct cuda_blas_shape *s,
                                       struct err *e);
+void cuda_blas_plan_close(struct cuda_blas_plan *p); /* NULL is nothing; before the library */
 /* From now on by the next algorithm; false when that was the last one. */
 bool cuda_blas_next(struct cuda_blas_plan *p);
 /* args: a struct cuda_blas_call.  May be captured. */

@@ -91,6 +91,8 @@ void cuda_op_blas_close(struct cuda_backend *cb)
 {
     if (!cb->blas)
         return;
+    for (int i = 0; i < cb->blas->n_known; i++)
+        cuda_blas_plan_close(cb->blas->known[i].plan);
     cuda_blas_close(cb->blas->lib);
     free(cb->blas);
     cb->blas = NULL;
@@ -166,8 +168,10 @@ static void test_plan(struct cuda_backend *cb, struct known *k)
             "%s: cuBLASLt's products of %s, %d > %d, are not the same for every number of rows: "
             "our own kernels compute them",
             cb->name, dtype_name(s->type), s->k, s->n);
-    if (!right)
-        k->plan = NULL;
+    if (right)
+        return;
+    cuda_blas_plan_close(k->plan);
+    k->plan = NULL;
 }
 
 static struct cuda_blas_plan *plan_of(struct cuda_backend *cb, const struct cuda_blas_shape *s)
