@@ -34,7 +34,7 @@ class Check:
         self.start, self.results = time.monotonic(), []  # (name, "PASS", "FAIL" or "SKIP", why, seconds)
         self.folder = ROOT / args.build / ("cuda-emu" if args.emulated else "cuda")
         self.python = ROOT / args.build / "venv/bin/python"
-        if not self.python.exists():
+        if not os.access(self.python, os.X_OK):
             self.python = ROOT / "build/venv/bin/python"
 
     def left_s(self):
@@ -86,12 +86,12 @@ class Check:
         self.told(name, "SKIP", why)
 
     def pytest(self, name, file, only):
-        if self.python.exists():
+        if os.access(self.python, os.X_OK):
             self.step(name, [self.python, "-m", "pytest", "-q", f"tests/api/{file}", "-k", only],
                       {"DUETTO": str(self.folder / "duetto"), "TEST_DEVICE": self.device,
                        "CUDA_DUETTO": str(self.folder / "duetto")}, wanted=r"[1-9]\d* passed")
         else:
-            self.skip(name, "there is no build/venv")
+            self.skip(name, "there is no build/venv that may be read")
 
     def summary(self):
         """The last lines: what did not pass, and how long it took; the exit status."""
@@ -120,7 +120,7 @@ class Check:
                        "--blas_rows", "1", "linear"], env, wanted=r"[1-9]\d* passed")
         for model in MODELS_EMULATED if self.emulated else MODELS:
             for rows in ("0", "16" if self.emulated else "128"):
-                if (ROOT / model).exists():
+                if os.path.exists(ROOT / model):
                     self.step(f"prompts of {model}, --cuda_blas_rows {rows}",
                               [self.folder / "duetto", "bench", "-m", model, "--device", self.device,
                                *halves, "--cuda_blas_rows", rows, "-n", "0"] +
@@ -153,7 +153,7 @@ class Check:
             self.step("golden llama on two devices", [self.folder / "tests/golden/test_llama"],
                       {"BACKEND": pair}, wanted=GOLDEN_RAN)
         model = (MODELS_EMULATED if self.emulated else MODELS)[0]
-        if (ROOT / model).exists():
+        if os.path.exists(ROOT / model):
             self.step(f"timing of {model} on two devices",
                       [self.folder / "duetto", "bench", "-m", model, "--device", pair] +
                       (["-p", "40", "-n", "4", "-r", "1"] if self.emulated else []), env)
@@ -169,7 +169,7 @@ class Check:
 
     def timings(self):
         for model in MODELS_EMULATED if self.emulated else MODELS:
-            if (ROOT / model).exists():
+            if os.path.exists(ROOT / model):
                 self.step(f"timing of {model}",
                           [self.folder / "duetto", "bench", "-m", model, "--device", self.device] +
                           (["-p", "16", "-n", "8", "-r", "1"] if self.emulated else []))

@@ -78,3 +78,12 @@ def test_what_comes_after_the_time_is_not_begun(gpu_check, check):
     gpu_check.ALL_S = 0
     check.step("late", ["true"])
     assert words(check) == ["FAIL"] and check.summary() == 1
+
+
+def test_a_venv_that_may_not_be_read_is_skipped(gpu_check, monkeypatch):
+    """Path.exists() raises there; a name that is too long is an error for root as well."""
+    monkeypatch.setattr(gpu_check, "ROOT", pathlib.Path("/" + "x" * 300))
+    check = gpu_check.Check(types.SimpleNamespace(device="cuda:0", emulated=False, build="build"))
+    check.server()
+    check.timings()
+    assert set(words(check)) == {"SKIP"}
