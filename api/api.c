@@ -123,14 +123,13 @@ size_t api_max_ids(const struct model_card *card)
 int api_context_error(const struct model_card *card, size_t n_prompt, const char *param,
                       struct err *e)
 {
-    if (n_prompt > 0)
-        err_set(e, ERR_TOOBIG,
-                "this model's context is %d tokens, but the prompt has %zu; shorten it",
-                card->n_ctx, n_prompt);
-    else
-        err_set(e, ERR_TOOBIG,
-                "this model's context is %d tokens, but the prompt has more than %zu; shorten it",
-                card->n_ctx, api_max_ids(card));
+    char why[64] = "";
+    if (card->n_ctx_wanted > card->n_ctx)
+        snprintf(why, sizeof why, " (of %d, as many as cache_mib holds)", card->n_ctx_wanted);
+    err_set(e, ERR_TOOBIG,
+            "this model's context is %d tokens%s, but the prompt has %s%zu; shorten it",
+            card->n_ctx, why, n_prompt > 0 ? "" : "more than ",
+            n_prompt > 0 ? n_prompt : api_max_ids(card));
     err_reason(e, "context_length_exceeded");
     return err_param(e, "%s", param);
 }

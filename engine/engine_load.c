@@ -68,10 +68,12 @@ static int fit_context(struct engine *g, int model, size_t budget, struct err *e
     int64_t fits = (pages < most ? pages : most) * KV_PAGE_TOKENS;
     g->sched_models[model].pool = m->pool;
     g->sched_models[model].n_beams = card->kind == MODEL_CAPTION ? BEAM_MAX : 1;
-    g->sched_models[model].n_ctx = fits < card->n_ctx ? (int)fits : card->n_ctx;
-    if (fits < card->n_ctx)
+    if (fits < card->n_ctx) {
         log_msg(LOG_WARN, "cache.small", "%s: the cache holds %lld of %d tokens of a context",
                 m->id, (long long)fits, card->n_ctx);
+        model_limit_context(m->facts, (int)fits);
+    }
+    g->sched_models[model].n_ctx = card->n_ctx;
     return 0;
 }
 

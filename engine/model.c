@@ -573,6 +573,12 @@ const struct model_card *model_card(const struct model *m)
     return &m->card;
 }
 
+void model_limit_context(struct model *m, int n_ctx)
+{
+    m->card.n_ctx_wanted = m->card.n_ctx;
+    m->card.n_ctx = n_ctx;
+}
+
 struct diffusion *model_diffusion(const struct model *m)
 {
     return m->diffusion;

@@ -69,6 +69,7 @@ struct model_card {
     int n_vocab;         /* this and what follows: 0 or NULL where it has no meaning */
     int n_ctx_train;     /* positions the model was trained for (after rope scaling) */
     int n_ctx;           /* positions one sequence may have here */
+    int n_ctx_wanted;    /* and would have if the cache held so many; 0: the same */
     int n_embd;          /* numbers of a vector: MODEL_EMBEDDING */
     int64_t created;     /* unix seconds of the file */
     struct tokenizer *tokenizer;
@@ -130,6 +131,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
                const struct model_options *o, struct err *e);
 void model_close(struct model *m);
 const struct model_card *model_card(const struct model *m);
+/* The cache holds no more positions of a sequence than these; before anybody else sees the card. */
+void model_limit_context(struct model *m, int n_ctx);
 
 /* Of an image model, else NULL: engine/diffusion.h. */
 struct diffusion;
