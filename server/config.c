@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/utf8.h"
 
 #define FILE_BYTES_MAX (1 << 20)
 
@@ -151,13 +152,26 @@ static char *last_option(char *path, size_t *name_len)
     return NULL;
 }
 
-static int add_model(struct config *c, const char *id, size_t id_len, const char *path,
+/* Names stand in JSON, in metrics and on terminals. */
+static bool is_name(const char *id, size_t len)
+{
+    bool ok = utf8_valid(id, len);
+    for (size_t i = 0; i < len; i++)
+        ok = ok && (unsigned char)id[i] >= 0x20 && id[i] != 0x7f;
+    return ok;
+}
+
+int config_add_model(struct config *c, const char *id, size_t id_len, const char *path,
                      const char *from, struct err *e)
 {
     if (c->n_models == CONFIG_MODELS_MAX)
         return err_set(e, ERR_INVALID, "%s: at most %d models", from, CONFIG_MODELS_MAX);
     if (!*path || !id_len)
         return err_set(e, ERR_INVALID, "%s: a model needs a name and a path", from);
+    if (!is_name(id, id_len))
+        return err_set(e, ERR_INVALID,
+                       "%s: the name of a model must be UTF-8 without control characters (%s)",
+                       from, path);
     struct config_model *m = &c->models[c->n_models];
     *m = (struct config_model){.id = arena_strndup(&c->arena, id, id_len)};
     m->path = arena_strdup(&c->arena, path);
@@ -175,7 +189,7 @@ static int add_named_model(struct config *c, const char *arg, struct err *e)
 {
     const char *eq = strchr(arg, '=');
     if (eq)
-        return add_model(c, arg, (size_t)(eq - arg), eq + 1, "-m", e);
+        return config_add_model(c, arg, (size_t)(eq - arg), eq + 1, "-m", e);
     size_t len = strlen(arg);
     while (len > 1 && arg[len - 1] == '/')
         len--;
@@ -189,7 +203,7 @@ static int add_named_model(struct config *c, const char *arg, struct err *e)
         if (id_len > n && !memcmp(arg + len - n, endings[i], n))
             id_len -= n;
     }
-    return add_model(c, arg + start, id_len, arg, "-m", e);
+    return config_add_model(c, arg + start, id_len, arg, "-m", e);
 }
 
 /* "[NAME=]PATH[,option=value]..." */
@@ -221,7 +235,7 @@ static int add_model_flag(struct config *c, const char *arg, struct err *e)
 static int file_model(struct config *c, const struct cJSON *obj, const char *from, struct err *e)
 {
     const char *id = json_key(obj), *path = json_str(json_get(obj, "path"));
-    int rc = add_model(c, id, strlen(id), path ? path : "", from, e);
+    int rc = config_add_model(c, id, strlen(id), path ? path : "", from, e);
     for (const struct cJSON *v = json_first(obj); v && rc == 0; v = json_next(v)) {
         const char *key = json_key(v);
         if (strcmp(key, "path") == 0)
@@ -244,8 +258,9 @@ static int file_models(struct config *c, const struct cJSON *v, const char *from
             return err_set(e, ERR_INVALID,
                            "%s: the path of model %s must be a string, or an object with a path",
                            from, json_key(m));
-        int rc = object ? file_model(c, m, from, e)
-                        : add_model(c, json_key(m), strlen(json_key(m)), json_str(m), from, e);
+        int rc = object
+                     ? file_model(c, m, from, e)
+                     : config_add_model(c, json_key(m), strlen(json_key(m)), json_str(m), from, e);
         if (rc)
             return rc;
     }
@@ -287,10 +302,11 @@ static int load_file(struct config *c, const char *path, struct err *e)
     struct cJSON *doc = NULL;
     buf_init(&text, FILE_BYTES_MAX);
     int rc = file_read(&text, path, e);
-    if (!rc)
+    if (!rc) {
         rc = json_parse(&doc, buf_str(&text), text.len, &json_limits_default, e);
-    if (rc)
-        err_wrap(e, "%s", path);
+        if (rc)
+            err_wrap(e, "%s", path);
+    }
     if (!rc && json_type(doc) != JSON_OBJECT)
         rc = err_set(e, ERR_INVALID, "%s: the configuration must be a JSON object", path);
     for (const struct cJSON *v = rc ? NULL : json_first(doc); v && !rc; v = json_next(v)) {

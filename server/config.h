@@ -123,6 +123,9 @@ struct config {
  * option and where it came from. */
 int config_load(struct config *c, int argc, char **argv, int first, struct err *e);
 void config_free(struct config *c);
+/* One more model, as -m adds it; `from` begins the sentence of an error. */
+int config_add_model(struct config *c, const char *id, size_t id_len, const char *path,
+                     const char *from, struct err *e);
 
 /* The option list of --help, and configs/default.json / docs/CONFIG.md's tables: one text. */
 void config_help(struct buf *out);

@@ -1,7 +1,6 @@
 /* The process: commands, start order, signals, drain, exit code.
  *
- * Exit codes: 0 done, 1 a configuration, file or address that does not work, 2 wrong usage,
- * 70 the engine failed while serving. */
+ * Exit codes: docs/OPERATIONS.md has them. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +41,7 @@ struct server {
     struct api *api;
     struct metrics metrics;
     struct http *http;
+    struct config_keys keys;
     struct buf tls_cert, tls_key;
     bool ready;
     enum drain drain;
@@ -94,15 +94,18 @@ static int compare_paths(const void *a, const void *b)
     return strcmp(x->path, y->path);
 }
 
-/* A file NAME.gguf, or a directory of diffusers or transformers: the length of its name without the ending, else 0. */
+/* A file NAME.gguf, or a directory of diffusers or transformers: the length of its name without the ending, else 0.
+ * What is hidden is no model, but what other systems and downloads leave there. */
 static size_t model_name(const struct config *c, const char *entry)
 {
     size_t n = strlen(entry);
+    if (entry[0] == '.')
+        return 0;
     if (n > 5 && strcmp(entry + n - 5, ".gguf") == 0)
         return n - 5;
     char path[4096];
     int len = snprintf(path, sizeof path, "%s/%s", c->models_dir, entry);
-    bool fits = entry[0] != '.' && len > 0 && (size_t)len < sizeof path;
+    bool fits = len > 0 && (size_t)len < sizeof path;
     return fits && model_is_directory(path) ? n : 0;
 }
 
@@ -111,21 +114,26 @@ static int default_models(struct config *c, struct err *e)
 {
     DIR *d = opendir(c->models_dir);
     struct dirent *entry;
-    while (d && (entry = readdir(d))) { /* NOLINT(concurrency-mt-unsafe): before any thread */
+    char text[128];
+    const char *why =
+        d ? "it has no *.gguf and no directory of a model" : strerror_r(errno, text, sizeof text);
+    int rc = 0;
+    while (d && !rc &&
+           (entry = readdir(d))) { /* NOLINT(concurrency-mt-unsafe): before any thread */
         size_t n = model_name(c, entry->d_name);
-        if (n == 0 || c->n_models == CONFIG_MODELS_MAX)
-            continue;
-        struct config_model *m = &c->models[c->n_models++];
-        m->id = arena_strndup(&c->arena, entry->d_name, n);
-        m->path = arena_printf(&c->arena, "%s/%s", c->models_dir, entry->d_name);
+        const char *path = n ? arena_printf(&c->arena, "%s/%s", c->models_dir, entry->d_name) : "";
+        if (n)
+            rc = config_add_model(c, entry->d_name, n, path ? path : "", c->models_dir, e);
     }
     if (d)
         closedir(d);
+    if (rc)
+        return rc;
     if (!c->n_models)
         return err_set(e, ERR_NOTFOUND,
                        "no model: give one with -m FILE.gguf, or run `make models` first "
-                       "(looked for *.gguf and model directories in %s)",
-                       c->models_dir);
+                       "(models_dir %s: %s)",
+                       c->models_dir, why);
     qsort(c->models, (size_t)c->n_models, sizeof(c->models[0]), compare_paths);
     return 0;
 }
@@ -450,28 +458,35 @@ static int open_api(struct server *s, struct err *e)
     return api_open(&s->api, &o, e);
 }
 
-static int open_http(struct server *s, struct err *e)
+/* Before any model is loaded, so that what is wrong with them is said at once. */
+static int read_secrets(struct server *s, struct err *e)
 {
     struct config *c = &s->config;
-    struct http_options o = {
+    int rc = config_api_keys(c, &s->keys, e);
+    buf_init(&s->tls_cert, PEM_BYTES_MAX);
+    buf_init(&s->tls_key, PEM_BYTES_MAX);
+    if (!rc && *c->tls_cert_file)
+        rc = file_read(&s->tls_cert, c->tls_cert_file, e);
+    if (!rc && *c->tls_cert_file)
+        rc = file_read(&s->tls_key, c->tls_key_file, e);
+    return rc;
+}
+
+static int open_http(struct server *s, struct err *e)
+{
+    const bool tls = *s->config.tls_cert_file;
+    const struct http_options o = {
         .loop = &s->loop,
-        .config = c,
+        .config = &s->config,
         .engine = s->engine,
         .api = s->api,
         .metrics = &s->metrics,
         .version = DUETTO_VERSION,
+        .keys = s->keys,
+        .tls_cert = tls ? buf_str(&s->tls_cert) : NULL,
+        .tls_key = tls ? buf_str(&s->tls_key) : NULL,
     };
-    int rc = config_api_keys(c, &o.keys, e);
-    buf_init(&s->tls_cert, PEM_BYTES_MAX);
-    buf_init(&s->tls_key, PEM_BYTES_MAX);
-    if (!rc && *c->tls_cert_file) {
-        rc = file_read(&s->tls_cert, c->tls_cert_file, e);
-        if (!rc)
-            rc = file_read(&s->tls_key, c->tls_key_file, e);
-        o.tls_cert = buf_str(&s->tls_cert);
-        o.tls_key = buf_str(&s->tls_key);
-    }
-    return rc ? rc : http_open(&s->http, &o, e);
+    return http_open(&s->http, &o, e);
 }
 
 /* SIGHUP, of a terminal that closes, drains too; under nohup it stays ignored. */
@@ -542,6 +557,8 @@ static int serve(struct config *config)
         return 1;
     }
     int rc = s.config.n_models ? 0 : default_models(&s.config, &e);
+    if (!rc)
+        rc = read_secrets(&s, &e);
     if (!rc)
         rc = open_fetch(&s, &e);
     if (!rc)

@@ -65,7 +65,7 @@ class Server:
 
     def __init__(self, *flags, models=None, env=None, keys=()):
         command = [DUETTO, "serve", "--port", 0, "--drain_settle_s", 0, "--drain_grace_s", 0, *PATIENT]
-        for name, path in (models or {"tiny": TINY}).items():
+        for name, path in ({"tiny": TINY} if models is None else models).items():
             command += ["-m", f"{name}={path}"]
         if "TEST_DEVICE" in os.environ and "--device" not in flags:
             command += ["--device", os.environ["TEST_DEVICE"]]

@@ -175,6 +175,13 @@ def test_a_missing_lora_dir_is_said_at_start():
     assert run.stderr == "duetto: lora_dir /nonexistent: No such file or directory\n"
 
 
+def test_a_file_without_keys_is_said_before_models_are_loaded():
+    run = subprocess.run([DUETTO, "serve", "-m", TINY, "--api_keys_file", "/dev/null", "--port", "0"],
+                         capture_output=True, text=True, timeout=PATIENCE_S)
+    assert run.returncode == 1
+    assert run.stderr == "duetto: /dev/null: no key in it\n"
+
+
 def test_interrupt_does_not_wait_to_settle():
     with endless("--drain_settle_s", 600, "--drain_grace_s", 0) as server:
         assert server.stop(signal.SIGINT) == 0

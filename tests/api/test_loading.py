@@ -7,7 +7,7 @@ import time
 import pytest
 
 from harness import (BERT, BLIP, CHAT, DUETTO, ENDLESS, FOREVER, PAINTER, PATIENCE_S, ROOT, RUNNING,
-                     TINY, WAITING, Server, chat, close, eventually, png)
+                     TINY, WAITING, Server, chat, close, eventually, png, wide_model)
 
 pytestmark = pytest.mark.asan
 IMAGES, EMBED = "/v1/images/generations", "/v1/embeddings"
@@ -154,3 +154,51 @@ def test_chat_goes_on_while_a_model_is_loaded():
         assert server.metric(RUNNING) == 1 and stream.recv(1000)
         close(stream)
         server.wait_metric(RUNNING, 0)
+
+
+def test_a_small_cache_makes_the_context_smaller_and_says_so(tmp_path):
+    with Server("--cache_mib", 1, "--kv_type", "f32", models={"wide": wide_model(tmp_path)}) as server:
+        n_ctx = server.get("/v1/models/wide")[1]["max_model_len"]
+        assert 16 <= n_ctx < 8192
+        for body in (chat("a b " * 2 * n_ctx), chat("a b " * 8 * n_ctx)):
+            status, answer = server.post(CHAT, body)
+            assert status == 400 and answer["error"]["code"] == "context_length_exceeded"
+            assert f"context is {n_ctx} tokens (of 8192, as many as cache_mib holds)" in answer["error"]["message"]
+        status, answer = server.post(CHAT, chat(ignore_eos=True))
+        assert status == 200 and answer["usage"]["total_tokens"] == n_ctx
+        long = [{"role": "user", "content": "a b " * 100}] * 30
+        assert server.post("/v1/responses", {"input": long, "truncation": "auto", "max_output_tokens": 4})[0] == 200
+    with Server(models={"wide": wide_model(tmp_path)}) as server:
+        assert "is 8192 tokens, but" in server.post(CHAT, chat("a b " * 8192))[1]["error"]["message"]
+
+
+# ---- models_dir ----
+
+
+def test_models_dir_serves_what_is_not_hidden(tmp_path):
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).symlink_to(TINY)
+    (tmp_path / "sd").symlink_to(SD)
+    (tmp_path / "._a.gguf").write_text("what another system leaves behind")
+    (tmp_path / "self").symlink_to(tmp_path)
+    with Server("--models_dir", tmp_path, models={}) as server:
+        assert list(states(server)) == ["a", "b", "sd"]
+
+
+@pytest.mark.parametrize("names, why", [
+    ([], "it has no *.gguf and no directory of a model"),
+    (["a.gguf", "a"], "two models are called a"),
+    (["a\nb.gguf"], "UTF-8 without control characters"),
+    ([f"{i}.gguf" for i in range(65)], "at most 64 models"),
+    (None, "No such file or directory"),
+])
+def test_a_models_dir_that_cannot_be_served_is_told(tmp_path, names, why):
+    folder = tmp_path / "models"
+    if names is not None:
+        folder.mkdir()
+    for name in names or []:
+        (folder / name).symlink_to(TINY if name.endswith(".gguf") else SD)
+    done = subprocess.run([DUETTO, "serve", "--port", "0", "--models_dir", folder],
+                          capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 1
+    assert why in done.stderr and str(folder) in done.stderr

@@ -257,6 +257,12 @@ static void config_model_names_are_checked(void **state)
     REFUSED("a model needs a name and a path", "-m", "x=");
     REFUSED("a model needs a name and a path", "-m", "");
     REFUSED("a model needs a name and a path", "-m", "/");
+    REFUSED("UTF-8 without control characters", "-m", "x/a\nb.gguf");
+    REFUSED("UTF-8 without control characters", "-m", "a\xff=x.gguf");
+    REFUSED("UTF-8 without control characters", "-m", "a\x7f=x.gguf");
+    write_file("{\"models\": {\"a\\tb\": \"x.gguf\"}}");
+    REFUSED("UTF-8 without control characters", "-c", path);
+    assert_int_equal(LOAD("-m", "möwe=x/a\nb.gguf"), 0); /* of the path nothing is asked */
 }
 
 /* What an image model's file does not say; a path may have commas. */
