@@ -15,7 +15,11 @@
     grammar_seq(g, (int)(sizeof(grammar_sym[]){__VA_ARGS__} / sizeof(grammar_sym)), \
                 (grammar_sym[]){__VA_ARGS__})
 
-enum { MARKER_MAX = 40, MAX_REFS = 16, JSON_NAMES_MAX = 1 << 20 };
+enum {
+    MARKER_MAX = 40,
+    LOOKS_MAX = 256,         /* schemas that are looked at for one parameter */
+    JSON_NAMES_MAX = 1 << 20 /* bytes */
+};
 
 /* What calls are made of. */
 struct calls {
@@ -143,12 +147,15 @@ static bool is_string(const struct cJSON *v)
     return json_str(v) != NULL && strcmp(json_str(v), "string") == 0;
 }
 
-/* A value that may be a text, or of which nothing is said, is written as it is; all others are JSON. */
-static bool is_text(const struct schema *s, const struct cJSON *v, int depth)
+/* May the value be a text?  Where nothing is said, or more than *left schemas would have to be looked at (they may
+ * refer to each other in circles), it may. */
+static bool may_be_text(const struct schema *s, const struct cJSON *v, int *left)
 {
     const char *ref = json_str(json_get(v, "$ref"));
-    if (ref != NULL && depth < MAX_REFS)
-        return is_text(s, schema_follow(s, ref), depth + 1);
+    if ((*left)-- <= 0)
+        return true;
+    if (ref != NULL)
+        return may_be_text(s, schema_follow(s, ref), left);
     const struct cJSON *type = json_get(v, "type"), *list = json_get(v, "enum"), *x;
     if (json_type(type) == JSON_STRING)
         return is_string(type);
@@ -161,12 +168,19 @@ static bool is_text(const struct schema *s, const struct cJSON *v, int depth)
         any = any || json_str(x) != NULL;
     static const char *const words[] = {"anyOf", "oneOf"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (json_size(json_get(v, words[i])) > 0 && depth < MAX_REFS) {
+        if (json_size(json_get(v, words[i])) > 0) {
             any = false;
             for (x = json_first(json_get(v, words[i])); x != NULL; x = json_next(x))
-                any = any || is_text(s, x, depth + 1);
+                any = any || may_be_text(s, x, left);
         }
     return any;
+}
+
+/* A parameter whose value may be a text is written as it is; all others are JSON. */
+static bool is_text(const struct schema *s, const struct cJSON *v)
+{
+    int left = LOOKS_MAX;
+    return may_be_text(s, v, &left);
 }
 
 /* The texts of an enum or const, where all are texts that could not be taken for the end; 0: there are none. */
@@ -192,9 +206,10 @@ static int one_param(const struct calls *c, const struct cJSON *v, grammar_sym *
     struct schema *s = c->s;
     struct grammar *g = s->g;
     const grammar_sym end = grammar_str(g, f->param_end);
-    grammar_sym value = is_text(s, v, 0) ? choices(s, v) : 0;
+    const bool text = is_text(s, v);
+    grammar_sym value = text ? choices(s, v) : 0;
     int rc = 0;
-    if (value == 0 && is_text(s, v, 0)) {
+    if (value == 0 && text) {
         value = c->text;
     } else {
         if (value == 0)
@@ -263,7 +278,7 @@ int tool_grammar_json(const struct tools *t, struct arena *arena, const char **o
     for (const struct cJSON *tool = json_first(t->list); tool != NULL; tool = json_next(tool)) {
         s.root = json_get(json_get(tool, "function"), "parameters");
         for (const struct cJSON *v = json_first(properties(s.root)); v != NULL; v = json_next(v))
-            if (!is_text(&s, v, 0)) {
+            if (!is_text(&s, v)) {
                 buf_add(&b, tools_name(tool), strlen(tools_name(tool)) + 1);
                 buf_add(&b, json_key(v), strlen(json_key(v)) + 1);
             }

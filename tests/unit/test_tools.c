@@ -148,14 +148,19 @@ struct setting {
     const char *json;
 };
 
-static void set_up(struct setting *s, const char *hint)
+static void set_up_with(struct setting *s, const char *hint, const char *text)
 {
     struct err e = {0};
     arena_init(&s->arena, 8 << 20);
-    assert_int_equal(json_parse(&s->body, request, sizeof request - 1, NULL, &e), 0);
+    assert_int_equal(json_parse(&s->body, text, strlen(text), NULL, &e), 0);
     assert_int_equal(tools_read(s->body, &s->tools, &e), 0);
     assert_non_null(s->tools.format = tool_format_find(hint));
     assert_int_equal(tool_grammar_json(&s->tools, &s->arena, &s->json, &e), 0);
+}
+
+static void set_up(struct setting *s, const char *hint)
+{
+    set_up_with(s, hint, request);
 }
 
 static void tear_down(struct setting *s)
@@ -305,9 +310,34 @@ static void the_grammar_holds_back_what_is_no_call(void **state)
             fail_msg("%s should not fit", wrong[i].text);
 }
 
+/* Each way through these has eight rounds of twenty alternatives: nobody has the time to go all of them. */
+static void schemas_in_circles_take_no_time(void **state)
+{
+    struct buf text;
+    struct setting s;
+    struct schema schema = {0};
+    grammar_sym out;
+    struct err e = {0};
+    (void)state;
+    buf_init(&text, 1 << 16);
+    buf_adds(&text,
+             "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"look\",\"parameters\":{"
+             "\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/a\"}},"
+             "\"$defs\":{\"a\":{\"anyOf\":[");
+    for (int i = 0; i < 20; i++)
+        buf_printf(&text, "%s{\"$ref\":\"#/$defs/a\",\"type\":\"integer\"}", i > 0 ? "," : "");
+    buf_adds(&text, "]}}}}}]}");
+    set_up_with(&s, CODER, buf_str(&text));
+    schema.arena = &s.arena;
+    assert_int_equal(tool_grammar_symbol(&s.tools, 0, &schema, &out, &e), 0);
+    tear_down(&s);
+    buf_free(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(schemas_in_circles_take_no_time),
         cmocka_unit_test(every_format_is_read_however_it_is_cut),
         cmocka_unit_test(an_answer_that_is_cut_off_keeps_what_came),
         cmocka_unit_test(the_grammar_lets_whole_calls_through),
