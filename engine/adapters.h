@@ -21,7 +21,7 @@ struct engine_adapter {
     size_t bytes;
     int n_users; /* requests */
 };
-/* Those that are loaded, then files that are not; *list is from malloc.  ERR_UNSUPPORTED without a directory. */
+/* Those that are loaded, then files that are not; *list is from malloc.  ERR_INVALID without a directory. */
 int engine_adapter_list(struct engine *g, struct engine_adapter **list, int *n, struct err *e);
 /* A name that may be in the directory: no path, nothing hidden. */
 bool engine_adapter_name_ok(const char *name);

@@ -314,7 +314,8 @@ void engine_adapter_trim(struct engine *g, struct task *t)
 
 /* ---- weights, on the engine thread ---- */
 
-/* Its weights go; it is known still. */
+/* Its weights go; it is known still.  Not under the mutex, for it may wait for the device: only this thread takes
+ * entries out of the list. */
 static void put_away(struct engine *g, struct adapter *a)
 {
     if (!a->a)
@@ -373,19 +374,17 @@ static int hold(struct engine *g, size_t bytes, struct err *e)
         }
         lock(g);
         struct adapter *known = oldest_idle(g, true);
-        if (known && known->found)
-            put_away(g, known);
-        const bool more = known && (known->found || let_one_go(g));
+        const bool found = known && known->found, more = found || (known && let_one_go(g));
         unlock(g);
+        if (found)
+            put_away(g, known);
         if (!more)
             break;
         sweep(g);
     }
-    const char unit[] = "MiB";
     err_set(e, bytes > most ? ERR_TOOBIG : ERR_BUSY,
-            "the adapter needs %.1f %s, %.1f of %.1f %s for adapters are in use",
-            (double)bytes / 1048576, unit, (double)g->adapters.bytes / 1048576,
-            (double)most / 1048576, unit);
+            "the adapter needs %.1f MiB, %.1f of %.1f MiB for adapters are in use",
+            (double)bytes / 1048576, (double)g->adapters.bytes / 1048576, (double)most / 1048576);
     return err_reason(e, "memory_exceeded");
 }
 
@@ -620,11 +619,12 @@ void engine_adapter_fail(struct engine *g, const struct err *e)
 void engine_adapter_away(struct engine *g, int model)
 {
     lock(g);
-    for (struct adapter *a = g->adapters.first; a; a = a->next) {
+    struct adapter *a = g->adapters.first;
+    unlock(g);
+    for (; a; a = a->next) {
         if (a->model == model)
             put_away(g, a);
     }
-    unlock(g);
 }
 
 void engine_adapter_close(struct engine *g)
