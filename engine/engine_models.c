@@ -4,9 +4,8 @@
  *
  * The first job in the queue whose model is missing decides what is loaded next.  To make room the models
  * that run nothing go, the longest unused first of those that are large enough; one that has jobs further up in
- * the queue stays.  When
- * those that run do not end by themselves, one of them is closed to new jobs after a while, so that
- * two busy models that do not fit together take turns.
+ * the queue stays.  When those that run do not end by themselves, one of them is closed to new jobs after a
+ * while, so that two busy models that do not fit together take turns.
  *
  * Keys and values of a text model's prompts stay in the cache while it is away: its file is the same when it comes
  * back. */
@@ -17,7 +16,7 @@
 #include "engine/engine_int.h"
 #include "engine/text/grammar.h"
 
-enum { CLOSE_AFTER_US = 2000000 };
+enum { CLOSE_AFTER_US = 2000000 }; /* that a job has waited for a model in use */
 
 static struct model_options options_of(struct engine *g, int model)
 {
@@ -345,7 +344,7 @@ static void look_at_queue(struct engine *g)
     if (!t || !make_room(g, t, wanted))
         return;
     struct loaded *m = &g->models[wanted];
-    struct model_options o = options_of(g, t->model);
+    struct model_options o = options_of(g, wanted);
     o.bare = o.no_warmup = true;
     o.progress = &m->progress;
     struct err e = {0};
