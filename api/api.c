@@ -234,7 +234,7 @@ void api_fail(struct api_call *c, const struct err *err)
         messages_out_error(&c->out, status, &p->err);
     else
         api_error_body(&c->out, status, &p->err);
-    if (p->sdapi) { /* where clients of FastAPI look */
+    if (p->sdapi && !c->out.failed) { /* where clients of FastAPI look */
         struct json_writer w = {.out = &c->out, .comma = true};
         c->out.len--;
         json_put_str(&w, "detail", p->err.msg);
