@@ -128,7 +128,11 @@ static int set_model_option(struct config *c, struct config_model *m, const char
         if (choices && !is_choice(choices, value))
             return err_set(e, ERR_INVALID, "%s: %s of model %s must be one of %s", from,
                            model_options[i].name, m->id, choices);
-        *(const char **)((char *)m + model_options[i].offset) = arena_strdup(&c->arena, value);
+        char *copy = arena_strdup(&c->arena, value);
+        if (!copy)
+            return err_set(e, ERR_TOOBIG, "%s: %s of model %s is too long", from,
+                           model_options[i].name, m->id);
+        *(const char **)((char *)m + model_options[i].offset) = copy;
         return 0;
     }
     return err_set(e, ERR_INVALID, "%s: model %s: there is no option \"%.*s\"", from, m->id,
@@ -548,6 +552,8 @@ static int split_keys(struct config *c, const char *s, const char *seps, struct 
             if (k->n == MAX_KEYS)
                 return err_set(e, ERR_TOOBIG, "at most %d API keys", MAX_KEYS);
             char *key = arena_strndup(&c->arena, s, end);
+            if (!key)
+                return err_set(e, ERR_TOOBIG, "an API key is too long");
             size_t n = strcspn(key, " \t");
             bool more = key[n] != '\0';
             key[n] = '\0';
