@@ -31,6 +31,12 @@
 struct cache;
 struct cache_pool;
 
+/* Pages that n_positions of a sequence take. */
+static inline int cache_pages_for(int n_positions)
+{
+    return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+}
+
 /* One sequence's pages.  The first n_shared stand in the prefix tree, the others are its own. */
 struct cache_seq {
     struct cache_pool *pool; /* NULL while it has no reservation */

@@ -17,14 +17,9 @@ struct search {
     bool broken; /* logits were no finite numbers */
 };
 
-static int pages_for(int n_positions)
-{
-    return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-}
-
 static int pages_of_beam(const struct seq *q)
 {
-    return pages_for(q->n_end - 1);
+    return cache_pages_for(q->n_end - 1);
 }
 
 static const int32_t *pages(const struct search *x, int set)
@@ -63,7 +58,7 @@ static void copy_pages(const struct search *x, int from, int to, int n_positions
     struct backend *be = x->g->backend;
     char *base = cache_pool_base(x->m->pool);
     const size_t bytes = model_page_bytes(x->m->model);
-    for (int i = 0, n = pages_for(n_positions); i < n; i++)
+    for (int i = 0, n = cache_pages_for(n_positions); i < n; i++)
         be->copy(be, base + (size_t)pages(x, to)[i] * bytes,
                  base + (size_t)pages(x, from)[i] * bytes, bytes);
 }
@@ -127,12 +122,11 @@ static int advance(struct search *x, struct err *e)
 {
     struct beam *b = &x->s->beam;
     int parents[BEAM_MAX];
-    int rc = x->q->n_done < x->q->n_prompt ? read_prompt(x, e) : 0;
+    const bool in_prompt = x->q->n_done < x->q->n_prompt;
+    int rc = in_prompt ? read_prompt(x, e) : step_beams(x, e);
     if (rc < 0 || x->q->n_done < x->q->n_prompt)
         return rc < 0 ? rc : 1;
-    const int n_positions = x->q->n_prompt + b->n_new, n_rows = b->n_new == 0 ? 1 : b->n;
-    if (rc == 0 && (rc = step_beams(x, e)) != 0)
-        return rc;
+    const int n_positions = x->q->n_prompt + b->n_new, n_rows = in_prompt ? 1 : b->n;
     x->broken = !finite_all(x->g->logits, (size_t)n_rows * (size_t)b->n_vocab);
     if (x->broken || !beam_step(b, x->g->logits, parents))
         return 0;

@@ -51,7 +51,7 @@ static int check_beams(struct engine *g, const struct task *t, size_t seen, stru
                        "or biases",
                        BEAM_MAX);
     int n = sched_length(m->n_ctx, s->n_prompt[0], s->max_tokens) - 1;
-    size_t pages = (size_t)(n + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * (size_t)s->n_beams;
+    size_t pages = (size_t)cache_pages_for(n) * (size_t)s->n_beams;
     if (pages * model_page_bytes(g->models[t->model].facts) + seen >
         (size_t)STAT_GET(g, cache_bytes))
         return err_set(e, ERR_TOOBIG, "%d beams of %d tokens do not fit into the cache", s->n_beams,

@@ -1,8 +1,8 @@
 /* Tokens that the device chooses: which rows it may, what it is told, and the step after, which is launched
  * before the host has seen them.
  *
- * A row is the device's if nobody wants its logits: no logprobs, no grammar, no bias, no min_p, no typical_p.  That depends
- * on its request alone, so a token does not depend on the batch.
+ * A row is the device's if nobody wants its logits: no logprobs, no grammar, no bias, no min_p, no typical_p.  That
+ * depends on its request alone, so a token does not depend on the batch.
  *
  * Ahead.  When all that is to be done is decoding, and every row is the device's and goes on for more than the
  * token that is under way, then the next step is queued at once: its ids are the tokens on the device.  The
@@ -18,11 +18,11 @@
 #include "base/rng.h"
 #include "engine/engine_int.h"
 
-enum {
-    HISTORY_MAX = 1 << 18, /* tokens that penalties of a step look at, all rows together */
-    HISTORY_ROUND =
-        64 /* a row's take their place in whole ones: the same for some steps, for graphs */
-};
+/* Tokens that the penalties of a step look at, all rows together. */
+enum { HISTORY_MAX = 1 << 18 };
+/* Each row has places for a multiple of so many, so that some steps in a row have the same layout and a device can
+ * launch them as one graph. */
+enum { HISTORY_ROUND = 64 };
 
 int engine_choose_open(struct engine *g, const struct sched_options *o, struct err *e)
 {
@@ -194,7 +194,7 @@ static int launch(struct engine *g, int model, int n, int from, struct err *e)
     int n_ids = 0;
     for (int i = 0; i < n; i++) {
         struct seq *q = c->parts[i].seq;
-        cache_take(&q->kv, (q->n_ids + KV_PAGE_TOKENS) / KV_PAGE_TOKENS);
+        cache_take(&q->kv, cache_pages_for(q->n_ids + 1));
         c->pos[i] = q->n_ids;
         c->kv[i] = (struct kv_row){.pages = q->kv.pages, .pos = q->n_ids};
         tell(&c->rows[i], q, q->n_ids + 1, q->n_ids, c->ids, &n_ids);

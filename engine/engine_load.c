@@ -12,11 +12,6 @@ enum { CHUNK_US = 150000 };
 
 enum { ENOUGH_BYTES = 256 << 20 }; /* the cache may have this, however small the models are */
 
-static int pages_of(int n_ctx)
-{
-    return (n_ctx + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-}
-
 static size_t default_cache_bytes(struct engine *g)
 {
     size_t one = 0, all = 0, weights = 0;
@@ -26,7 +21,7 @@ static size_t default_cache_bytes(struct engine *g)
         bool text = engine_has_pages(model_card(m));
         if (model_card(m)->kind == MODEL_EMBEDDING || model_card(m)->kind == MODEL_CONTROL)
             continue; /* nothing beyond its scratch, or what image jobs have */
-        size_t bytes = text ? (size_t)pages_of(model_card(m)->n_ctx) * model_page_bytes(m) +
+        size_t bytes = text ? (size_t)cache_pages_for(model_card(m)->n_ctx) * model_page_bytes(m) +
                                   engine_caption_bytes(g, i)
                        : model_card(m)->kind == MODEL_UPSCALER ? engine_upscale_need(g, i)
                                                                : engine_image_need(g, i) / 4 * 5;

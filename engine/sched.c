@@ -10,11 +10,6 @@ enum { DEBT_MAX_US = 100000 };
 /* Fewer prompt rows are computed for more each, and say little about what a row costs. */
 enum { CHUNK_MIN_ROWS = 32 };
 
-static int pages_for(int n_positions)
-{
-    return (n_positions + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-}
-
 static int min_int(int a, int b)
 {
     return a < b ? a : b;
@@ -45,7 +40,7 @@ int sched_init(struct sched *s, struct cache *cache, const struct sched_options 
     int n_pages = 1;
     for (int i = 0; i < n_models; i++) {
         const int n_beams = models[i].n_beams > 1 ? models[i].n_beams : 1;
-        const int n = pages_for(models[i].n_ctx) * n_beams;
+        const int n = cache_pages_for(models[i].n_ctx) * n_beams;
         n_ctx = models[i].n_ctx > n_ctx ? models[i].n_ctx : n_ctx;
         n_pages = n > n_pages ? n : n_pages;
     }
@@ -169,7 +164,7 @@ static bool place(struct sched *s, struct seq *q, struct task *t)
     /* The prompt's last token is always computed: its logits choose the first new one. */
     int n_match = spec->echo_logprobs || n_positions == 0 ? 0 : n_prompt - 1;
     const int n_beams = spec->n_beams > 1 ? spec->n_beams : 1;
-    if (!reserve(s, q, t, n_match, pages_for(n_positions) * n_beams)) {
+    if (!reserve(s, q, t, n_match, cache_pages_for(n_positions) * n_beams)) {
         t->blocked_version = cache_version(s->cache) + 1;
         return false;
     }
@@ -533,7 +528,7 @@ static void add_rows(struct sched *s, struct sched_part *part)
 {
     struct text_batch *b = &s->plan.batch;
     struct seq *q = part->seq;
-    cache_take(&q->kv, pages_for(q->n_done + part->n_rows));
+    cache_take(&q->kv, cache_pages_for(q->n_done + part->n_rows));
     bool echo = q->task->job->text.echo_logprobs;
     part->first_logit = b->n_logits;
     part->n_logits = 0;
