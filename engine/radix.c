@@ -70,12 +70,9 @@ void radix_insert(struct radix *r, int32_t parent, const int32_t *ids, int32_t p
     memcpy(n->ids, ids, sizeof n->ids);
     n->parent = parent;
     n->refs = 1;
-    n->present = true;
     int32_t *bucket = &r->buckets[bucket_of(r, parent, ids)];
     n->bucket_next = *bucket;
     *bucket = page + 1;
-    if (parent != RADIX_ROOT)
-        r->nodes[parent].n_children++;
     r->n_hot++;
 }
 
@@ -139,8 +136,5 @@ int32_t radix_evict(struct radix *r)
     while (*at != page + 1)
         at = &r->nodes[*at - 1].bucket_next;
     *at = n->bucket_next;
-    if (n->parent != RADIX_ROOT)
-        r->nodes[n->parent].n_children--;
-    n->present = false;
     return page;
 }

@@ -12,7 +12,6 @@
  * and always the least recently used one.  Eviction is one pop. */
 #ifndef ENGINE_RADIX_H
 #define ENGINE_RADIX_H
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,8 +25,6 @@ struct radix_node {
     int32_t bucket_next;          /* page id + 1, 0 ends the chain */
     int32_t cold_prev, cold_next; /* page id + 1, 0 at the ends */
     int32_t refs;                 /* sequences whose path goes through here */
-    int32_t n_children;
-    bool present;
 };
 
 struct radix {
