@@ -28,7 +28,7 @@ struct beam {
 
 /* 2 <= n <= BEAM_MAX, max_new >= 1.  ERR_NOMEM. */
 int beam_open(struct beam *b, const struct beam *o, struct err *e);
-void beam_close(struct beam *b); /* zeros are nothing */
+void beam_close(struct beam *b); /* one of zeros has nothing to free */
 /* Takes the logits of every running beam [n, n_vocab]; of the first step all are the same, and one row is
  * enough.  parents: which beam each beam of the next step goes on from.  false: the search is over. */
 bool beam_step(struct beam *b, const float *logits, int parents[BEAM_MAX]);

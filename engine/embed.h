@@ -1,6 +1,6 @@
 /* Embedding jobs of one model: texts of many requests go through the network together, some of each
  * request at a time, so that a list of thousands does not keep a single text waiting.
- * Thread: engine, except embed_task_new. */
+ * Thread: engine. */
 #ifndef ENGINE_EMBED_H
 #define ENGINE_EMBED_H
 #include <stdbool.h>

@@ -165,6 +165,7 @@ void engine_fail_task(struct engine *g, struct task *t, const struct err *e)
         engine_text_fail(g, t, e);
 }
 
+/* Each task that fails leaves the list that it is the first of; the analyzer does not see that. */
 static void fail_all(struct engine *g, const struct err *e)
 {
     while (g->sched.n_running > 0)
@@ -174,8 +175,7 @@ static void fail_all(struct engine *g, const struct err *e)
     while ((t = engine_image_first(g, false)) != NULL || (t = engine_embed_first(g, false)) != NULL)
         engine_fail_task(g, t, e); /* NOLINT(clang-analyzer-unix.Malloc) */
     while (g->sched.head)
-        engine_fail_task(g, g->sched.head,
-                         e); /* NOLINT(clang-analyzer-unix.Malloc): it left the list */
+        engine_fail_task(g, g->sched.head, e); /* NOLINT(clang-analyzer-unix.Malloc) */
 }
 
 /* The device failed before it began t's job: another engine may have it. */
@@ -298,7 +298,8 @@ static int run_unit(struct engine *g, struct err *e)
     return rc < 0 ? rc : 1;
 }
 
-/* Sleeps until something is submitted, at most a second, or as long as one may wait for memory that is unsent.  false when it is time to stop. */
+/* Where there is nothing to do, sleeps until something is submitted: for a second at most, or UNSENT_MS while pixels
+ * of ended jobs hold memory.  false when it is time to stop. */
 static bool rest(struct engine *g, bool idle)
 {
     pthread_mutex_lock(&g->submit_mutex);

@@ -30,7 +30,9 @@ struct engine_options {
     int max_sequences;   /* running at once ("slots") */
     int max_queued_jobs; /* waiting; more are refused with ERR_BUSY */
     int max_queued_tokens; /* prompt tokens waiting; more are refused with ERR_BUSY */
-    int prefill_chunk; /* prompt rows a step takes at most when others decode; 0: 128 or what takes 150 ms, or all on a GPU */
+    /* Prompt rows that a step takes at most when others decode.  0: on a CPU 128, or fewer where those took more
+     * than 150 ms; on a GPU as many as fit. */
+    int prefill_chunk;
     int max_batch_rows;
     int draft_tokens; /* guessed tokens of a sequence in a step at most (draft.h); 0: none */
     bool prefix_sharing;

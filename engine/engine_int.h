@@ -1,6 +1,13 @@
-/* The engine's own state, for the files that make it up: engine.c (thread, queue, open and close),
- * engine_load.c (cache and schedule), engine_models.c (models come and go), engine_adapter.c, engine_text.c, engine_caption.c, engine_beam.c engine_image.c
- * (jobs of that kind), engine_stages.c, engine_control.c and engine_upscale.c (what image jobs do besides).
+/* The engine's own state, for the files that make it up:
+ *
+ *   engine.c            thread, queue, open and close
+ *   engine_load.c       cache and schedule; engine_models.c: models come and go
+ *   engine_text.c       text jobs; engine_choose.c: tokens that the device chooses
+ *   engine_caption.c    what text jobs about a picture do besides; engine_beam.c: their beam searches
+ *   engine_embed.c      embedding jobs
+ *   engine_image.c      image jobs; engine_stages.c, engine_control.c, engine_upscale.c: what they do besides
+ *   engine_adapter.c    LoRAs and embeddings by name
+ *
  * Thread: engine, except where a field says otherwise. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
@@ -16,7 +23,7 @@
 
 enum {
     MODELS_MAX = 64,
-    TRIM_AFTER_S = 30,
+    TRIM_AFTER_S = 30,     /* without work: free pages go back to the system */
     ENGINE_BEAM_ROWS = 16, /* rows of a step of a beam search */
     UNSENT_MS = 10,        /* between two looks at pictures that are not sent yet */
     UNIT_ALONE_MS = 80,    /* of image work: until somebody who comes is seen */
@@ -26,8 +33,8 @@ enum {
 /* clang-format off */
 #define STATS(X) \
     X(heartbeat_us) X(jobs_waiting) X(sequences_running) X(sequences_max) X(prompt_tokens) \
-    X(cached_tokens) X(generated_tokens) X(steps) X(steps_ahead) X(step_rows) X(draft_tokens) X(draft_accepted) X(pages_total) X(pages_used) \
-    X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
+    X(cached_tokens) X(generated_tokens) X(steps) X(steps_ahead) X(step_rows) X(draft_tokens) \
+    X(draft_accepted) X(pages_total) X(pages_used) X(pages_cached) X(cache_bytes) X(prefix_queries) X(prefix_hits) X(preemptions) X(cancelled) \
     X(images_running) X(held_bytes) X(kept_bytes) X(image_steps) X(images) \
     X(images_flagged) X(models_loaded) X(weight_bytes) X(weight_budget_bytes)
 /* clang-format on */
@@ -195,10 +202,11 @@ int engine_caption_check(struct engine *g, struct task *t, struct err *e); /* an
 void engine_caption_drop(struct engine *g, struct task *t);
 /* A piece of the plan's look.  An error is the device's. */
 int engine_caption_run(struct engine *g, const struct sched_plan *p, struct err *e);
+/* Bytes that what is seen of a picture takes at most, besides pages. */
+size_t engine_caption_bytes(const struct engine *g, int model);
+
 /* engine_beam.c: a beam search goes on until then.  An error is the device's. */
 int engine_beam_run(struct engine *g, struct task *t, int64_t until_us, struct err *e);
-/* Bytes that the longest question or a picture takes, besides pages. */
-size_t engine_caption_bytes(const struct engine *g, int model);
 
 /* engine_image.c */
 int engine_image_submit(struct engine *g, struct job *j, struct err *e); /* any thread */
@@ -228,6 +236,7 @@ void engine_upscale_open(struct engine *g, int model);
 /* Bytes that a picture of medium size needs; 0 when that cannot be said. */
 size_t engine_upscale_need(const struct engine *g, int model);
 int engine_upscale_run(struct engine *g, const struct sched_plan *p, struct err *e);
+
 /* engine_control.c: what image jobs have besides */
 /* Finds the models of its controls; any thread. */
 int engine_control_find(struct engine *g, struct task *t, struct err *e);
@@ -253,8 +262,8 @@ void engine_adapter_ready(struct engine *g, struct task *t);
 /* Checks what is new, frees what nobody uses. */
 void engine_adapter_turn(struct engine *g);
 void engine_adapter_fail(struct engine *g, const struct err *e); /* all that wait */
-void engine_adapter_away(struct engine *g,
-                         int model);         /* the model goes: so do they, till it is back */
+/* The model goes: so do their weights, until it is back. */
+void engine_adapter_away(struct engine *g, int model);
 void engine_adapter_close(struct engine *g); /* frees all; no task is left */
 
 /* engine_embed.c */

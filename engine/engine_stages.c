@@ -29,7 +29,8 @@ static int find_other(const struct engine *g, enum model_kind kind, const char *
     return model;
 }
 
-/* The same by a diffusion model, whose prompt is that of the pictures. */
+/* A stage in which a diffusion model enlarges pictures of size (width, height), which becomes that of its results.
+ * Its prompt is that of the pictures. */
 static int add_enlarger(struct engine *g, struct task *t, int model, int size[2], struct err *e)
 {
     const struct diffusion *d = model_diffusion(g->models[model].facts);
@@ -65,7 +66,7 @@ static int add_enlarger(struct engine *g, struct task *t, int model, int size[2]
     return 0;
 }
 
-/* A stage that enlarges pictures of size, which becomes that of its results. */
+/* The same by the model of that id: a diffusion model, or a super-resolution network. */
 static int add_upscale(struct engine *g, struct task *t, const char *id, int size[2], struct err *e)
 {
     const int enlarger = engine_find(g, MODEL_ENLARGER, id, NULL);
@@ -125,7 +126,7 @@ static int add_refiner(struct engine *g, struct task *t, struct err *e)
     return 0;
 }
 
-/* The pictures again, larger. */
+/* The pictures again, larger: of size (width, height) before and after. */
 static int add_hires(struct engine *g, struct task *t, int size[2], struct err *e)
 {
     struct image_spec s = t->image->spec;

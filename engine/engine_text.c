@@ -134,7 +134,6 @@ static void leave(struct engine *g, struct seq *q)
     STAT_SET(g, sequences_running, g->sched.n_running);
 }
 
-/* The task ends with an error: its sequences and their pages are free at once. */
 void engine_text_fail(struct engine *g, struct task *t, const struct err *e)
 {
     for (int i = 0; i < g->sched.o.max_sequences; i++) {

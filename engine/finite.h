@@ -9,6 +9,7 @@
 #include "base/err.h"
 
 bool finite_all(const float *v, size_t n);
-/* The error of a model whose `what` ("a picture") are none: ERR_CORRUPT, code not_finite. */
+/* The error of a model that made a `what` ("a picture") of other than finite numbers: ERR_CORRUPT, reason
+ * not_finite. */
 int finite_error(const char *what, struct err *e);
 #endif

@@ -185,7 +185,7 @@ struct image_spec {
     int width, height;                    /* pixels; 0: the model's */
     int steps;                            /* 0: the model's */
     float guidance_scale;                 /* <= 1: no guidance; NaN: the model's */
-    float guidance_rescale;               /* 0 ... 1 */
+    float guidance_rescale;               /* 0 ... 1; NaN: the model's */
     float strength;          /* of the change to init, 0 < strength <= 1; NaN: 0.8, 1 with mask */
     float eta;               /* of ddim and its kin */
     int scheduler;           /* enum noise_scheduler (engine/noise.h); 0: the model's */
@@ -276,7 +276,7 @@ struct event {
     int step, n_steps;  /* denoise steps done, and in all */
     const uint8_t *rgb; /* [height, width, 3] */
     int width, height;
-    int partial;                        /* the how-manieth preview, or -1 */
+    int partial;                        /* number of the preview, from 0; or -1 */
     uint64_t seed;                      /* of this picture */
     const struct safety_result *safety; /* of a whole picture; NULL: nobody has looked at it */
     /* EV_VECTOR */

@@ -4,9 +4,9 @@
  * The device belongs to one thread at a time.  Between two units of its own the engine thread lends it to the
  * loader until a time; when that is over the loader gives it back in the middle of whatever weight it is at
  * (struct backend's pause), and before, when it has no use for it.  Reading files, converting and
- * checking need no device and wait for nobody; the thread is a nice one, so it gets what the workers
- * leave.  A device that can (struct backend's weight_fill) is lent for a weight's memory alone, and copies it beside the
- * engine's steps. */
+ * checking need no device and wait for nobody; the thread has a low priority (nice), so it gets what the
+ * workers leave.  A device that can copy a weight beside the engine's steps (struct backend's weight_fill)
+ * is lent only while memory for the weight is taken. */
 #ifndef ENGINE_LOADER_H
 #define ENGINE_LOADER_H
 #include <pthread.h>

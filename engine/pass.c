@@ -64,7 +64,6 @@ static size_t measure(const struct pipeline *p, const struct pass_key *k, struct
     }
 }
 
-/* Bytes of a pass; measured once, for it takes milliseconds.  0 with *e filled. */
 size_t pass_bytes(struct pipeline *p, struct pass_key key, struct err *e)
 {
     int n = p->n_sizes < PIPELINE_SIZES_MAX ? p->n_sizes : PIPELINE_SIZES_MAX;
@@ -140,7 +139,6 @@ static void on_evict(struct cache_item *it)
     pass_close((struct pass *)it);
 }
 
-/* The current pass becomes one that is kept. */
 void pass_put_away(struct pipeline *p)
 {
     struct pass *s = p->current;
@@ -165,7 +163,6 @@ static struct pass *free_place(struct pipeline *p)
     return oldest;
 }
 
-/* Makes a pass the current one.  Its bytes are at most hold_bytes. */
 int pass_make_current(struct pipeline *p, struct pass_key key, struct err *e)
 {
     p->n_uses++;

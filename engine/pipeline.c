@@ -169,7 +169,7 @@ static void give_up(struct pipeline *p, struct image_task *it)
     shrink_hold(p);
 }
 
-/* 1: it never fits; 0: it may; *need says how much there must be. */
+/* true: it->refused says why. */
 static bool never_fits(struct pipeline *p, struct image_task *it)
 {
     struct cache_stats s;
@@ -179,12 +179,11 @@ static bool never_fits(struct pipeline *p, struct image_task *it)
         return true;
     if (need <= s.budget_bytes - s.aside_bytes)
         return false;
-    const char unit[] = "MiB";
-    err_set(
-        &it->refused, ERR_TOOBIG,
-        "%d pictures of %dx%d need %.1f %s beside the weights, and the memory budget is %.1f %s",
-        it->spec.n, it->spec.width, it->spec.height, (double)need / 1048576, unit,
-        (double)(s.budget_bytes - s.aside_bytes) / 1048576, unit);
+    err_set(&it->refused, ERR_TOOBIG,
+            "%d pictures of %dx%d need %.1f MiB beside the weights, and the memory budget is "
+            "%.1f MiB",
+            it->spec.n, it->spec.width, it->spec.height, (double)need / 1048576,
+            (double)(s.budget_bytes - s.aside_bytes) / 1048576);
     err_reason(&it->refused, "memory_exceeded");
     return true;
 }

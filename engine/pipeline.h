@@ -2,8 +2,8 @@
  * Thread: engine.
  *
  * A pass is what the network computes in one go: a chunk of a prompt through the text encoders, keys and values
- * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of the UNet for pictures of
- * one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
+ * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of
+ * the UNet for pictures of one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
  * begun, for as long as it is told, or begins the next: pictures take turns (turns.h), and a UNet's pass takes
  * along those of the same size that are as far, so pictures join and leave between steps, each with
  * its own call, scheduler, guidance and prompt.
@@ -24,22 +24,22 @@ enum {
     PIPELINE_CONTROLS_MAX = 64
 };
 
+/* What a pass computes, and what its key's a, b and c are; h, w: of the latent. */
 enum pass_kind {
-    PASS_TEXT,
-    PASS_KV,
-    PASS_UNET,
-    PASS_STEERED, /* the UNet with residuals (steer.h) */
-    PASS_CONTROL, /* a ControlNet's part in a call of it */
-    PASS_HINT,    /* a control looks at its picture */
-    PASS_ENCODE,
-    PASS_DECODE,
-    PASS_PREVIEW,
+    PASS_TEXT,    /* text encoders: clip_skip */
+    PASS_KV,      /* keys and values: tokens of the prompt */
+    PASS_UNET,    /* pass_unet_rows or pass_unet_pairs, h, w of a window */
+    PASS_STEERED, /* the UNet with residuals (steer.h): the same */
+    PASS_CONTROL, /* a ControlNet's part in a call of it: see pipeline_steer.c */
+    PASS_HINT,    /* a control looks at its picture: see pipeline_steer.c */
+    PASS_ENCODE,  /* h, w */
+    PASS_DECODE,  /* h, w */
+    PASS_PREVIEW, /* h, w */
     PASS_SAFETY,
-    PASS_RESIZE
+    PASS_RESIZE /* height << 16 | width in pixels, before and after */
 };
 struct pass_key {
     enum pass_kind kind;
-    /* clip_skip; n_tokens; pass_unet_rows, h, w; h, w; h << 16 | w of both sizes; of controls as in pipeline_steer.c */
     int a, b, c;
 };
 

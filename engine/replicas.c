@@ -25,8 +25,8 @@ struct replica {
     struct engine *engine;
     char *device; /* its name in the list */
     _Atomic int64_t n_given;
-    _Atomic uint64_t
-        *seen; /* [PROMPTS] beginnings, each at the place that its hash says; NULL when alone */
+    /* [PROMPTS] beginnings, each at the place that its hash says; NULL when alone. */
+    _Atomic uint64_t *seen;
 };
 
 struct replicas {
@@ -55,8 +55,11 @@ static int count_devices(const char *list)
 static int check_list(const char *list, int together, struct err *e)
 {
     const int n = count_devices(list);
-    if (n > REPLICAS_MAX || strlen(list) >= DEVICES_BYTES)
+    if (n > REPLICAS_MAX)
         return err_set(e, ERR_INVALID, "device: %d of them, at most %d", n, REPLICAS_MAX);
+    if (strlen(list) >= DEVICES_BYTES)
+        return err_set(e, ERR_INVALID, "device: the list has more than %d bytes",
+                       DEVICES_BYTES - 1);
     if (n % together != 0)
         return err_set(e, ERR_INVALID, "device: %d in the list, tensor_parallel needs groups of %d",
                        n, together);

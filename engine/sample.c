@@ -350,8 +350,7 @@ static int cut_typical(struct cand *c, int n, float max, float inv_t, float p)
         double log_p = (double)((c[i].key - max) * inv_t) - log_total;
         c[i].key = (float)-fabs(-log_p - entropy);
     }
-    n = cut(c, n, (double)p * total, false);
-    return n;
+    return cut(c, n, (double)p * total, false);
 }
 
 /* --- choosing --- */
@@ -421,7 +420,9 @@ static int32_t choose(struct sample *s, const float *logits, const struct sample
                       float max, double u)
 {
     float inv_t = 1.0f / p->temperature;
-    bool typical = p->typical_p < 1, top_p = p->top_p<1, min_p = p->min_p> 0;
+    const bool typical = p->typical_p < 1;
+    const bool top_p = p->top_p < 1;
+    const bool min_p = p->min_p > 0;
     int n;
     double total; /* weight that top_p is a share of */
     if (p->top_k > 0 && p->top_k < s->n_vocab) {

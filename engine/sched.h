@@ -15,11 +15,12 @@
  * that models share the device by measured cost.  All image models that have work share what one
  * of them would get, and between the units of two of them a text model that has work gets a step.
  *
- * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left:
- * max_rows when nobody decodes, else prefill_chunk rows, or as many as take chunk_us, which bounds the
- * time between two tokens of those who do.  Half of them go to the oldest prompt, the others to the prompts that need the fewest to be
- * done, one after the other.  So a long prompt neither holds up short ones nor is held up by them, and of many that
- * came together some begin to answer while the others are computed.
+ * A step.  Every running sequence of the model gets its one row; prompt rows fill what is left: up to
+ * max_rows when nobody decodes, else up to prefill_chunk or what takes chunk_us, which bounds the time
+ * between two tokens of those who do.  Half of the prompt rows go to the oldest prompt, the others to
+ * the prompts that need the fewest to be done, one after the other.  So a long prompt neither holds up
+ * short ones nor is held up by them, and of many that came together some begin to answer while the
+ * others are computed.
  *
  * Drafts (draft.h).  In a step without prompt rows a decoding sequence may have rows for tokens that are
  * only guessed; they count as computed when sched_accept says so.
@@ -38,8 +39,8 @@
 #include "engine/task.h"
 
 #define SCHED_BYPASS_MAX 64
-#define SCHED_MORE_LOGITS \
-    16 /* logit rows for echo_logprobs and drafts, besides one for each sequence */
+/* Logit rows for echo_logprobs and drafts, besides one for each sequence. */
+#define SCHED_MORE_LOGITS 16
 
 /* A model whose jobs are no sequences of tokens. */
 struct sched_other {
@@ -66,7 +67,8 @@ struct sched_model {
 
 struct sched_options {
     int max_sequences, prefill_chunk, max_rows;
-    int chunk_us; /* that prompt rows take at most beside others that decode, by the steps before; 0: any time */
+    /* Time that the prompt rows of a step may take beside others that decode, as the steps before say; 0: any. */
+    int chunk_us;
     int draft_tokens; /* of a sequence in a step at most; 0: no drafts */
     bool share;
 };

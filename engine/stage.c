@@ -54,7 +54,7 @@ static int need_all(const struct task *t, size_t *sum, struct err *e)
     return 0;
 }
 
-/* True with t->refused filled. */
+/* true: t->refused says why. */
 static bool never_fits(struct task *t, struct cache *c)
 {
     struct cache_stats s;

@@ -44,7 +44,7 @@ struct upscale_task {
 /* A stage of t for n pictures of this size.  rgb: of the only picture of a first stage, else NULL. */
 int upscale_task_new(struct upscale_task **out, struct task *t, const struct upscaler_info *info,
                      const struct upscale_task *like, const uint8_t *rgb, struct err *e);
-/* It is run by u; ready: all stages are known. */
+/* u runs it. */
 void upscale_stage(struct upscale *u, struct upscale_task *it);
 
 bool upscale_has_work(const struct upscale *u);
