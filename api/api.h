@@ -176,8 +176,8 @@ struct api_call {
     bool more;       /* events may be left: pump again */
     bool work;       /* api_work wants a worker; pumping goes on after api_worked */
     bool background; /* it is to outlive its request: api_adopt */
-    bool
-        fetch; /* nothing was begun: a picture has to be fetched.  api_begin again, with may_wait */
+    /* Nothing was begun: a picture has to be fetched.  api_begin again, with may_wait. */
+    bool fetch;
     const char *content_type;
     int retry_after_s; /* > 0: send Retry-After */
     struct buf out;    /* what is to be sent */

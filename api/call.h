@@ -54,8 +54,8 @@ struct api_call_private {
     bool sdapi, anthropic; /* errors are told as there too */
     enum safety_action safety;
     bool filter_flags; /* what the text filter finds is only told */
-    bool
-        may_wait; /* for pictures that have to be fetched; until when, and whether they are still wanted */
+    /* For pictures that have to be fetched; until when, and whether they are still wanted. */
+    bool may_wait;
     int64_t fetch_until_us;
     const atomic_bool *gone;
     char *request_id; /* for log lines */

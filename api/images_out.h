@@ -21,9 +21,9 @@ struct images_out_options {
     int64_t created;   /* unix seconds */
     const char *model; /* borrowed */
     enum safety_action safety;
-    const struct api_call
-        *sd;        /* a call of /sdapi/v1: it finishes pictures and writes the answer; or NULL */
-    int64_t pixels; /* of a picture that is given out at most; 0: width * height */
+    /* A call of /sdapi/v1: it finishes pictures and writes the answer; or NULL. */
+    const struct api_call *sd;
+    int64_t pixels;             /* of a picture that is given out at most; 0: width * height */
     const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
     const char *
         parameters; /* text for the PNG, copied; "": none, and no seed.  Each picture's seed comes into it ... */
@@ -48,12 +48,11 @@ int images_out_refused(const struct images_out *o, struct err *e);
 /* What became of a picture: "none", "flag", "blur" or "block". */
 const char *images_out_action(const struct safety_result *s, enum safety_action wanted);
 
-/* For other forms of the answer: how many of the first pictures are complete; their base64 as elements of a list, and
- * what the checker said; the PNG's text for a seed; the newest preview as a string. */
+/* For other forms of the answer.  How many pictures are complete, from the first one on. */
 int images_out_complete(const struct images_out *o);
+/* The base64 of each of these as an element of a list; of the first picture as the value of key. */
 void images_out_put_texts(const struct images_out *o, struct json_writer *w);
-void images_out_put_text(const struct images_out *o, struct json_writer *w,
-                         const char *key); /* the first one */
+void images_out_put_text(const struct images_out *o, struct json_writer *w, const char *key);
 void images_out_put_safety(const struct images_out *o, struct json_writer *w);
 void images_out_parameters(const struct images_out *o, uint64_t seed, struct buf *out);
 void images_out_put_preview_text(const struct images_out *o, struct json_writer *w,

@@ -345,8 +345,8 @@ int jinja_slice(struct jinja_ctx *c, struct jv obj, const struct jv part[3], str
 
 /* jinja_ops.c */
 int jinja_equal(struct jinja_ctx *c, struct jv a, struct jv b, int depth, bool *out);
-int jinja_order(struct jinja_ctx *c, struct jv a, struct jv b, int depth,
-                int *out); /* -1 0 1 2:NaN */
+/* *out: -1, 0 or 1 as a is below, equal to or above b; 2 where one of them is NaN. */
+int jinja_order(struct jinja_ctx *c, struct jv a, struct jv b, int depth, int *out);
 int jinja_in(struct jinja_ctx *c, struct jv a, struct jv b, bool *out);
 int jinja_binary(struct jinja_ctx *c, int op, struct jv a, struct jv b, struct jv *out);
 int jinja_compare(struct jinja_ctx *c, int op, struct jv a, struct jv b, bool *out);

@@ -19,8 +19,8 @@ bool responses_store_keeps(const struct responses_store *s);
 /* A response, as JSON text. */
 struct responses_kept {
     struct buf body; /* the object */
-    struct buf
-        items; /* the conversation up to its end: items with commas between them, without brackets */
+    /* The conversation up to its end: items with commas between them, without brackets. */
+    struct buf items;
     size_t n_input; /* bytes of items that came before what the response says */
 };
 /* Copies; what is larger than all that may be kept is not kept. */

@@ -117,6 +117,6 @@ int sdapi_extra(struct api_call *c, const struct cJSON *body, struct err *e);
 int sdapi_state_set(struct api_call *c, const struct cJSON *body, struct err *e);
 /* Those that need no body; false: id is none of them. */
 bool sdapi_state_get(struct api_call *c, enum api_handler_id id);
-bool sdapi_names_list(struct api_call *c,
-                      enum api_handler_id id); /* the part of it that lists things */
+/* Of these, those that list things. */
+bool sdapi_names_list(struct api_call *c, enum api_handler_id id);
 #endif

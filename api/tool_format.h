@@ -25,10 +25,10 @@ struct tool_format {
     const char *open, *after;   /* open NULL: each call begins with the marker */
     const char *end;            /* NULL: nothing */
     const char *param, *value, *param_end;
-    const char
-        *tokens[TOOL_TOKENS_MAX]; /* parts of these that a model may have as control tokens */
-    bool one;                     /* no more than one call an answer */
-    int id_chars;                 /* letters and digits that an id must have; 0: any */
+    /* Parts of these that a model may have as control tokens. */
+    const char *tokens[TOOL_TOKENS_MAX];
+    bool one;     /* no more than one call an answer */
+    int id_chars; /* letters and digits that an id must have; 0: any */
 };
 
 /* What models are asked for whose template knows no tools: Hermes' words, which most have seen. */

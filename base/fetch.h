@@ -18,8 +18,8 @@
 struct fetch;
 
 struct fetch_options {
-    bool
-        public_hosts; /* besides what is allowed by name or network: every host with a public address */
+    /* Besides what is allowed by name or network: every host with a public address. */
+    bool public_hosts;
     /* With commas: host names ("example.org", "*.example.org"), which may be asked, and networks
      * ("10.0.0.0/8", "::1"), whose addresses may be connected to although they are not public. */
     const char *allow;

@@ -27,10 +27,10 @@ size_t image_bytes(const struct image *im);
 /* As Image.resize(size, resample) does; RGBA is weighed by its alpha. */
 int image_resize(struct image *out, const struct image *in, int width, int height,
                  enum image_filter filter, struct err *e);
-/* The same in pieces, for RGB: image_resizer_run until it says false. */
+/* The same in pieces, for RGB: image_resizer_run until it says false.  from, to: width and height. */
 struct image_resizer;
 int image_resizer_open(struct image_resizer **out, const int from[2], const int to[2],
-                       enum image_filter filter, struct err *e); /* width, height */
+                       enum image_filter filter, struct err *e);
 size_t image_resizer_bytes(const int from[2], const int to[2], enum image_filter filter);
 void image_resizer_restart(struct image_resizer *r);
 /* Some rows further; true: there is more to do.  in and out are of the sizes of open. */

@@ -19,7 +19,7 @@ struct enlarge_unit {
     const uint8_t *in; /* of the caller, set before a run */
     uint8_t *out;
 };
-int enlarge_open(struct enlarge_unit **out, const int from[2], const int to[2],
-                 struct err *e); /* width, height */
+/* from, to: width and height. */
+int enlarge_open(struct enlarge_unit **out, const int from[2], const int to[2], struct err *e);
 size_t enlarge_bytes(const int from[2], const int to[2]);
 #endif

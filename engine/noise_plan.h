@@ -109,8 +109,8 @@ double noise_table_sigma_to_t(const struct plan *p, double sigma);
 
 /* n_all: calls of the whole schedule. */
 int noise_plan_start(struct plan *p, int n_all, struct err *e);
-int noise_plan_index(
-    const struct plan *p); /* of the call that is written, from the schedule's start */
+/* The number of the call that is written, counted from the beginning of the schedule. */
+int noise_plan_index(const struct plan *p);
 void noise_plan_call(struct plan *p, double timestep, int step);
 /* alpha bar families: latent = a * image + s * noise. */
 void noise_plan_entry(struct plan *p, double a, double s);

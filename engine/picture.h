@@ -120,8 +120,8 @@ int picture_n_rows(const struct image_task *it);
 int picture_n_windows(const struct image_task *it);
 int picture_n_sides(const struct image_task *it); /* the prompt; and the negative one */
 int picture_window(const struct picture *p);      /* of the row that comes next */
-int picture_row_side(const struct image_task *it,
-                     int row); /* 0: the prompt's, 1: the negative one's */
+/* Whose side a row is: 0, the prompt's; 1, the negative prompt's. */
+int picture_row_side(const struct image_task *it, int row);
 /* SDXL's sizes as a row of that side is told them: ids [IMAGE_TIME_IDS]. */
 void picture_time_ids(const struct image_task *it, int side, float *ids);
 /* The UNet's input for row `row` of this call, [win_y.tile, win_x.tile, in_channels]. */

@@ -30,8 +30,8 @@ struct steer {
     float *residuals[2]; /* image_residual_floats, or NULL: this side is never steered */
     bool begun[2];       /* residuals are of this call */
     unsigned shares[2];  /* bit i: the share of ControlNet i is in */
-    unsigned
-        clean[2]; /* the residuals are of these adapters alone and may serve the next call; 0: no */
+    /* The residuals are of these adapters alone and may serve the next call; 0: no. */
+    unsigned clean[2];
 };
 
 /* The task's controls against its model and size.  ERR_INVALID with param "control". */

@@ -60,8 +60,8 @@ struct task {
     struct stop_set stops;
     struct job_usage total;              /* EV_DONE's: each prompt counts once */
     int64_t admitted_us, first_token_us; /* of the first choice; 0: not yet */
-    uint64_t
-        blocked_version; /* cache_version when it last did not fit, + 1; 0: not known to block */
+    /* cache_version when it last did not fit, + 1; 0: not known to block. */
+    uint64_t blocked_version;
 };
 
 /* One running choice.  Slots are made once, with tables for the longest context. */

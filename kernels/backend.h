@@ -31,8 +31,8 @@ struct backend {
     /* Host memory, zeroed, that moves fast. */
     void *(*host_alloc)(struct backend *be, size_t bytes, struct err *e);
     void (*host_free)(struct backend *be, void *p);
-    void (*upload)(struct backend *be, void *to, const void *from,
-                   size_t bytes); /* keeps nothing */
+    /* Keeps nothing. */
+    void (*upload)(struct backend *be, void *to, const void *from, size_t bytes);
     void (*download)(struct backend *be, void *to, const void *from, size_t bytes); /* till sync */
     void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
     /* Addresses alone, and memory for them piece by piece, zeroed when it comes; NULL: there is alloc only. */
@@ -73,8 +73,8 @@ struct backend {
     /* If set, weight_open calls it now and then: another thread may use the device meanwhile. */
     void (*pause)(struct backend *be);
     void *owner; /* of who set it */
-    struct backend_team
-        *team;   /* of its own and others' (kernels/team.h); NULL: it computes alone */
+    /* Of its own and others' (kernels/team.h); NULL: it computes alone. */
+    struct backend_team *team;
     bool dry;    /* backend_dry */
     bool graphs; /* a device that can, launches what recurs as one; may be set after a sync */
     bool halves; /* its ops take f16 and bf16 tensors (kernels/ops.h) */

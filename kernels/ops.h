@@ -57,8 +57,8 @@ struct op_linear {
     /* F16 or BF16, on a device with such activations: matrices of that type multiply x of f32, or what pre makes of
      * it, rounded to it (rows of f16 scaled, so that they do not overflow).  F32: without loss. */
     enum dtype x_type;
-    bool
-        precise; /* a backend that rounds x for block weights to 8 bits keeps more where x is large */
+    /* A backend that rounds x for block weights to 8 bits keeps more where x is large. */
+    bool precise;
 };
 
 /* out[r, :] = x[r, :] / sqrt(mean(x[r, :]^2) + eps) * w      x, out [rows, dim]   w [dim]

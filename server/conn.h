@@ -91,8 +91,8 @@ void http_unref(struct conn *c);
 /* The request that the connection carries to api_begin, and what came of it back to the connection. */
 struct api_call *http_begin(struct conn *c, bool may_wait);
 void http_take(struct conn *c, struct api_call *call);
-void http_again(
-    struct http *h); /* a wake may have come unseen: look at all events in the next turn */
+/* A wake may have come unseen: look at all events in the next turn. */
+void http_again(struct http *h);
 void http_suspend(struct conn *c);
 void http_resume(struct conn *c);
 

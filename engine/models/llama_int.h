@@ -44,8 +44,8 @@ struct llama {
      * n_kv_heads * head_dim], gate, up [max_rows, n_ff], last [max_logits, n_embd], logits [max_logits,
      * n_vocab] where the caller's are not in the device's memory (else NULL) */
     float *x, *q, *att, *k, *v, *gate, *up, *last, *logits;
-    float
-        *parts; /* [share.n, max_rows, n_embd] what each share adds to x; NULL: there is but one */
+    /* [share.n, max_rows, n_embd] what each share adds to x; NULL: there is but one. */
+    float *parts;
 };
 
 /* Rows [at, at + n) of a step. */

@@ -30,8 +30,8 @@ struct linear_x {
     float m16[2];   /* of either half */
     int32_t s;      /* sum of q */
     int32_t s16[2]; /* of either half */
-    uint32_t
-        second; /* in block w of the first parts: bit i tells that block 32 w + i has a second part */
+    /* In block w of the first parts: bit i tells that block 32 w + i has a second part. */
+    uint32_t second;
 };
 
 /* A precise row has second parts in the blocks whose largest magnitude is above this many times the mean
