@@ -68,7 +68,7 @@ struct backend {
     /* Measures the device, within a second or two; takes `bytes` of memory meanwhile. */
     int (*limits)(struct backend *be, size_t bytes, struct backend_limits *l, struct err *e);
     /* linear of `rows` rows of halves and more goes to the vendor's library, if that keeps what docs/CUDA.md asks of
-     * it; before the first model.  NULL: there is none. */
+     * it; before the first model.  rows 0: to own kernels again.  NULL: there is none. */
     int (*blas)(struct backend *be, int rows, struct err *e);
     /* If set, weight_open calls it now and then: another thread may use the device meanwhile. */
     void (*pause)(struct backend *be);

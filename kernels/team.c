@@ -37,9 +37,13 @@ int team_blas(struct backend *be, int rows, struct err *e)
 {
     if (!be->blas)
         return err_set(e, ERR_UNSUPPORTED, "%s has no library for products", be->name);
-    int rc = be->blas(be, rows, e);
-    for (int m = 1; be->team && m < be->team->n && rc == 0; m++)
-        rc = be->team->members[m]->blas(be->team->members[m], rows, e);
+    struct backend *const *members = be->team ? be->team->members : &be;
+    const int n = be->team ? be->team->n : 1;
+    int rc = 0;
+    for (int m = 0; m < n && rc == 0; m++)
+        rc = members[m]->blas(members[m], rows, e);
+    for (int m = 0; m < n && rc != 0; m++)
+        members[m]->blas(members[m], 0, NULL);
     return rc;
 }
 

@@ -41,7 +41,7 @@ void team_wait(struct backend_team *t, int lane);
 void team_graphs(struct backend *be, bool on);
 /* And its activations; false, and nothing done, where it has f32 only. */
 bool team_activations(struct backend *be, enum dtype type);
-/* And its library for products (struct backend's blas), on every member or, when one has none, the reason. */
+/* And its library for products (struct backend's blas), of every member; the reason, and of none, where one has none. */
 int team_blas(struct backend *be, int rows, struct err *e);
 
 /* Memory on all members of be's team (be alone: just alloc), by the first one's address. */

@@ -34,7 +34,8 @@ void cuda_op_weight_close(struct backend *be, struct weight *w);
 void cuda_op_weight_row(struct backend *be, const struct weight *w, int64_t row, float *dst);
 void cuda_op_choose(struct backend *be, const struct op_choose *p);
 int cuda_op_chosen(struct backend *be, int slot, struct err *e);
-/* cuda_op_blas.c.  _close leaves the memory to the pool.  cuda_op_blas: false, and nothing done, where our own kernels are to compute. */
+/* cuda_op_blas.c.  _open: struct backend's blas.  _close leaves the memory to the pool.  cuda_op_blas: false, and nothing
+ * done, where our own kernels are to compute. */
 struct cuda_linear_call;
 int cuda_op_blas_open(struct backend *be, int rows, struct err *e);
 void cuda_op_blas_close(struct cuda_backend *cb);

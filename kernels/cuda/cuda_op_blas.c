@@ -64,9 +64,18 @@ static float *bad_of(const struct cuda_op_blas *b)
     return (float *)(void *)(panel_of(b) + PANEL_BYTES + SUMS_BYTES);
 }
 
+static void switch_off(struct cuda_backend *cb)
+{
+    if (cb->blas)
+        cuda_mem_free(&cb->be, cb->blas->memory);
+    cuda_op_blas_close(cb);
+}
+
 int cuda_op_blas_open(struct backend *be, int rows, struct err *e)
 {
     struct cuda_backend *cb = cuda_of(be);
+    if (rows < 1)
+        switch_off(cb);
     if (cb->blas || rows < 1)
         return 0;
     struct cuda_op_blas *b = xcalloc(1, sizeof *b);
@@ -80,10 +89,8 @@ int cuda_op_blas_open(struct backend *be, int rows, struct err *e)
         err_wrap(e, "%s", cb->name);
     cb->blas = b;
     cb->blas_rows = rows;
-    if (rc) {
-        cuda_mem_free(be, b->memory);
-        cuda_op_blas_close(cb);
-    }
+    if (rc)
+        switch_off(cb);
     return rc;
 }
 
