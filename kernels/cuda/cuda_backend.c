@@ -11,7 +11,7 @@
 #include "kernels/cuda/cuda_pack.h"
 #include "kernels/cuda/cuda_upload.h"
 
-#define PARAM_BYTES ((size_t)4 << 20) /* of each half */
+#define PARAM_BYTES ((size_t)4 << 20) /* of each half, at first */
 #define PARAM_ALIGN 64
 /* Of up to 8 arrays; and the queue sends whole rounds. */
 #define PARAM_SLACK ((size_t)8 * PARAM_ALIGN + CUDA_QUEUE_ROUND)
@@ -89,12 +89,28 @@ void cuda_copy(struct cuda_backend *cb, void *to, const void *from, size_t bytes
 
 /* ---- what ops point to ---- */
 
-/* Starts the ring over, when everything that read it is done. */
+/* Starts the half over, when everything that read it is done. */
 static void restart_params(struct cuda_backend *cb)
 {
-    cb->params.used = cb->params.half ? PARAM_BYTES : 0;
-    cb->params.bytes = cb->params.used + PARAM_BYTES;
-    cb->params.n_recent = 0;
+    struct cuda_params *p = &cb->params;
+    p->used = p->half ? p->half_bytes : 0;
+    p->end = p->used + p->half_bytes;
+    p->n_recent = 0;
+}
+
+/* A ring whose halves are so large, in place of one that nothing reads any more. */
+static cudaError_t make_params(struct cuda_backend *cb, size_t half_bytes)
+{
+    struct cuda_params *p = &cb->params;
+    cudaFreeHost(p->host);
+    cudaFree(p->device);
+    p->host = p->device = NULL;
+    cudaError_t rc = cudaMallocHost((void **)&p->host, 2 * half_bytes);
+    if (rc == cudaSuccess)
+        rc = cudaMalloc((void **)&p->device, 2 * half_bytes);
+    p->half_bytes = half_bytes;
+    restart_params(cb);
+    return rc;
 }
 
 void cuda_param_turn(struct cuda_backend *cb)
@@ -106,12 +122,15 @@ void cuda_param_turn(struct cuda_backend *cb)
 bool cuda_param_begin(struct cuda_backend *cb, size_t bytes)
 {
     struct cuda_params *p = &cb->params;
-    if (cb->dead || bytes + PARAM_SLACK <= p->bytes - p->used)
+    size_t half_bytes = p->half_bytes;
+    if (cb->dead || bytes + PARAM_SLACK <= p->end - p->used)
         return !cb->dead;
-    if (bytes + PARAM_SLACK > PARAM_BYTES)
-        return cuda_check(cb, cudaErrorInvalidValue, "the arguments of an op are too large");
     if (!cuda_wait(cb))
         return false;
+    while (half_bytes < bytes + PARAM_SLACK)
+        half_bytes *= 2;
+    if (half_bytes > p->half_bytes)
+        return cuda_check(cb, make_params(cb, half_bytes), "memory for an op's arguments");
     restart_params(cb);
     return true;
 }
@@ -120,7 +139,7 @@ void *cuda_param_new(struct cuda_backend *cb, size_t bytes)
 {
     struct cuda_params *p = &cb->params;
     size_t room = (bytes + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
-    assert(cb->dead || room <= p->bytes - p->used);
+    assert(cb->dead || room <= p->end - p->used);
     if (cb->dead)
         return NULL;
     void *at = p->host + p->used;
@@ -240,7 +259,7 @@ int cuda_backend_count(void)
     return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
 }
 
-static int open_streams(struct cuda_backend *cb, struct err *e)
+static int open_device(struct cuda_backend *cb, struct err *e)
 {
     struct cudaDeviceProp properties;
     cuda_enter(cb);
@@ -257,15 +276,13 @@ static int open_streams(struct cuda_backend *cb, struct err *e)
         rc = cudaEventCreateWithFlags(&cb->landed, cudaEventDisableTiming);
     for (int i = 0; i < CHOOSE_SLOTS && rc == cudaSuccess; i++)
         rc = cudaEventCreateWithFlags(&cb->chosen[i], cudaEventDisableTiming);
-    restart_params(cb);
     if (rc == cudaSuccess)
-        rc = cudaMallocHost((void **)&cb->params.host, 2 * PARAM_BYTES);
+        rc = make_params(cb, PARAM_BYTES);
     if (rc == cudaSuccess)
-        rc = cudaMalloc((void **)&cb->params.device, 2 * PARAM_BYTES);
-    if (rc != cudaSuccess)
-        return err_set(e, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s",
-                       cb->name, cudaGetErrorString(rc));
-    return 0;
+        return 0;
+    cudaGetLastError(); /* told to the caller, not to the next sync */
+    return err_set(e, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s", cb->name,
+                   cudaGetErrorString(rc));
 }
 
 /* clang-format off */
@@ -315,7 +332,7 @@ int cuda_backend_open(struct backend **out, int device, struct err *e)
         .limits = cuda_op_limits,
         .blas = cuda_op_blas_open,
     };
-    int rc = open_streams(cb, e);
+    int rc = open_device(cb, e);
     if (rc == 0)
         cuda_queue_open(&cb->queue, cb->compute);
     if (rc == 0)

@@ -19,13 +19,13 @@ struct cuda_range;
 struct cuda_team;
 struct cuda_upload;
 
-/* Small host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
+/* Host arrays that ops point to (token ids, positions, pages), copied to the device on their way.
  * A ring of two halves: each starts over at a sync, and a choice of tokens changes halves; so the same ops get
- * the same places at every step. */
+ * the same places at every step.  The half that is not in use may belong to a choice that is under way. */
 struct cuda_params {
     char *host, *device; /* pinned; its twin */
-    size_t bytes,
-        used; /* of the half in use: the other one may belong to a choice that is under way */
+    size_t half_bytes;   /* as large as the largest op has asked for */
+    size_t used, end;    /* of the half in use, from the ring's beginning */
     int half;
     struct {
         size_t at, bytes;

@@ -10,8 +10,17 @@ void cuda_conv2d(struct backend *be, const struct op_conv2d *p)
     struct cuda_backend *cb = cuda_of(be);
     const int64_t *in = p->x->dims, *out = p->out->dims;
     struct cuda_conv_call c = {
-        .x = {cuda_op_array(p->x), (int)in[0], (int)in[1], (int)in[2], (int)in[3], (int)out[1],
-              (int)out[2], p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
+        .x = {.x = cuda_op_array(p->x),
+              .n = (int)in[0],
+              .h = (int)in[1],
+              .w = (int)in[2],
+              .c_in = (int)in[3],
+              .ho = (int)out[1],
+              .wo = (int)out[2],
+              .kernel = p->kernel,
+              .stride = p->stride,
+              .pad_before = p->pad_before,
+              .up = p->upsample ? 2 : 1},
         .w = cuda_matrix(p->w)->data,
         .type = p->w->type,
         .c_out = (int)out[3],
@@ -45,8 +54,17 @@ void cuda_lowrank(struct backend *be, const struct op_lowrank *p)
         for (int i = 0; i < p->images[image].n; i++) {
             const struct lowrank_term *t = &p->images[image].terms[i];
             struct cuda_lowrank_call c = {
-                .x = {cuda_array_at(cuda_op_array(x), window ? 0 : r * c_in), 1, 1, 1, (int)c_in, 1,
-                      1, p->kernel, p->stride, p->pad_before, p->upsample ? 2 : 1},
+                .x = {.x = cuda_array_at(cuda_op_array(x), window ? 0 : r * c_in),
+                      .n = 1,
+                      .h = 1,
+                      .w = 1,
+                      .c_in = (int)c_in,
+                      .ho = 1,
+                      .wo = 1,
+                      .kernel = p->kernel,
+                      .stride = p->stride,
+                      .pad_before = p->pad_before,
+                      .up = p->upsample ? 2 : 1},
                 .out = cuda_array_at(cuda_op_array(p->out), r * c_out),
                 .down = cuda_matrix(t->down)->data,
                 .up = cuda_matrix(t->up)->data,
@@ -87,9 +105,10 @@ void cuda_attn(struct backend *be, const struct op_attn *p)
         assert(p->items[i].n_k > 0 && (!p->causal || p->items[i].n_k >= p->items[i].n_q));
         a.max_q = p->items[i].n_q > a.max_q ? p->items[i].n_q : a.max_q;
     }
-    if (!a.max_q)
+    const size_t bytes = (size_t)p->n_items * sizeof *p->items;
+    if (!a.max_q || !cuda_param_begin(cb, bytes))
         return;
-    a.items = cuda_param(cb, p->items, (size_t)p->n_items * sizeof(*p->items));
-    if (a.items && !cb->dead)
+    a.items = cuda_param(cb, p->items, bytes);
+    if (!cb->dead)
         cuda_attn_launch(&a, cuda_stream(cb));
 }
