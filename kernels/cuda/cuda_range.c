@@ -141,9 +141,7 @@ static void drop(struct cuda_range *r, size_t piece)
 void cuda_range_drop(struct backend *be, void *base, size_t piece)
 {
     struct cuda_backend *cb = cuda_of(be);
-    cuda_flush(cb); /* what is queued may still write there */
-    if (!cb->dead)
-        cuda_check(cb, cudaStreamSynchronize(cb->compute), "a kernel failed");
+    cuda_wait(cb); /* what is queued may still write there */
     drop(range_of(cb, base), piece);
 }
 
@@ -156,9 +154,7 @@ void cuda_range_close(struct backend *be, void *base)
     struct cuda_range *r = *link;
     if (!r)
         return;
-    cuda_flush(cb);
-    if (!cb->dead)
-        cuda_check(cb, cudaStreamSynchronize(cb->compute), "a kernel failed");
+    cuda_wait(cb);
     for (size_t i = 0; i < r->bytes / r->piece_bytes; i++)
         drop(r, i);
     if (r->whole)
