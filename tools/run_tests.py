@@ -142,6 +142,10 @@ class Run:
             if self.args.match in name:
                 self.program(f"cuda/golden {name} by cuBLASLt",
                              [f"{emulated}/tests/golden/test_{name}"], env)
+        if self.args.match in "llama":
+            self.program("cuda/golden llama by cuBLASLt on two devices, with graphs",
+                         [f"{emulated}/tests/golden/test_llama"],
+                         {**env, "BACKEND": "cuda:0+cuda:1", "CUEMU_DEVICES": "2", "GRAPHS": "1"})
 
     def cuda_golden(self):
         self.emulated_golden("cuda-golden", quick=False)

@@ -14,6 +14,7 @@ from test_cuda import ASK, EMULATED, FAILED, LLAMAS
 # where the emulation's NCCL is
 TWO = {"CUEMU_DEVICES": "2", "CUEMU_QUIET": "1", "LD_LIBRARY_PATH": str(EMULATED.parent)}
 TOGETHER = ("--device", "cuda:0,cuda:1", "--tensor_parallel", 2)
+LIBRARY = ("--cuda_activations", "f16", "--cuda_blas_rows", 1)
 # With one head of keys and values, which nobody can share.
 SHARED = {name: path for name, path in LLAMAS.items() if name not in ("k_a", "k_b")}
 
@@ -268,6 +269,28 @@ def test_a_team_launches_graphs_and_chooses_ahead(emulated):
         launched = int(re.search(r"(\d+) launched", server.log)[1])
         assert launched > 100 if graphs == "true" else launched == 0
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("graphs", ["true", "false"])
+def test_a_team_says_by_cublaslt_what_one_device_says(emulated, graphs):
+    """The logits' bounds are tests/golden/test_llama.c's, which run_tests.py runs on two devices."""
+    prompt = "the quick brown fox jumps over the lazy dog and goes on and on " * 2
+    texts = []
+    for device in (("--device", "cuda:0"), TOGETHER):
+        server = emulated(*device, *LIBRARY, "--cuda_graphs", graphs, models=SHARED, env={"CUEMU_COUNTS": "1"})
+        texts.append({name: ask(server, prompt, model=name, max_tokens=16)[1]["choices"][0]["text"] for name in SHARED})
+        server.stop()
+        assert "panel_unpack" in server.log and "cuda.blas" not in server.log
+        assert (int(re.search(r"(\d+) launched", server.log)[1]) > 10) == (graphs == "true")
+    assert texts[0] == texts[1]
+
+
+def test_a_team_has_the_library_on_all_devices_or_on_none(emulated):
+    server = emulated(*TOGETHER, *LIBRARY, env={"CUEMU_COUNTS": "1", "CUEMU_FAIL": "blas:1@1"})
+    assert ask(server, "the quick brown")[0] == 200
+    server.stop()
+    assert "our own kernels compute all products" in server.log
+    assert "panel_unpack" not in server.log
 
 
 @pytest.mark.parametrize("fault", ["nccl:1", "malloc:4", "launch:5@1", "host:3"])

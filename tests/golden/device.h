@@ -1,6 +1,7 @@
 /* The device that the golden tests run on: BACKEND in the environment, else the CPU; and what it has for
- * activations: ACTIVATIONS f16 or bf16, else f32; and for products: BLAS_ROWS (struct backend's blas), else nothing.  And whether fewer cases will do (DUETTO_TEST_SHORT), as
- * on an emulated device, where a picture takes a minute. */
+ * activations: ACTIVATIONS f16 or bf16, else f32; and for products: BLAS_ROWS (struct backend's blas), else nothing;
+ * whether it launches what recurs as graphs: GRAPHS.  And whether fewer cases will do (DUETTO_TEST_SHORT), as on an
+ * emulated device, where a picture takes a minute. */
 #ifndef TESTS_GOLDEN_DEVICE_H
 #define TESTS_GOLDEN_DEVICE_H
 #include <stdbool.h>
@@ -27,6 +28,11 @@ static inline int golden_blas_rows(void)
 {
     const char *rows = getenv("BLAS_ROWS");
     return rows ? (int)strtol(rows, NULL, 10) : 0;
+}
+
+static inline bool golden_graphs(void)
+{
+    return getenv("GRAPHS") != NULL;
 }
 
 static inline bool golden_short(void)

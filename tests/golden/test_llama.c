@@ -53,6 +53,8 @@ static int open_backend(void **state)
     int rc = backend_open(&be, golden_device(), 0, &e);
     if (rc == 0)
         team_activations(be, golden_activations());
+    if (rc == 0)
+        team_graphs(be, golden_graphs());
     if (rc == 0 && golden_blas_rows() > 0)
         rc = team_blas(be, golden_blas_rows(), &e);
     return rc;
