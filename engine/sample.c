@@ -566,11 +566,13 @@ static int pick_token(struct sample *s, const float *x, const struct sample_args
 /* Most tokens fit, so a grammar is asked about the whole vocabulary only when the one that was chosen does
  * not.  Choosing once more among those that do, with a number of its own, gives each of them the probability
  * that it has among them. */
-static void keep_allowed(struct sample *s, float *x, const struct sample_args *a)
+static int keep_allowed(struct sample *s, float *x, const struct sample_args *a, struct err *e)
 {
     const vi lanes = {1, 2, 4, 8};
     const vf never = {-FLT_MAX, -FLT_MAX, -FLT_MAX, -FLT_MAX};
-    grammar_vocab_mark(a->vocab, a->grammar, a->may_end, s->allowed);
+    const int rc = grammar_vocab_mark(a->vocab, a->grammar, a->may_end, s->allowed, e);
+    if (rc)
+        return rc;
     for (int i = 0; i < s->n_vocab; i += 32) {
         const uint32_t bits = s->allowed[i / 32];
         int k = bits == UINT32_MAX ? i + 32 : i;
@@ -583,6 +585,7 @@ static void keep_allowed(struct sample *s, float *x, const struct sample_args *a
             x[k] = bits >> (k - i) & 1 ? x[k] : -FLT_MAX;
     }
     scan(s, x);
+    return 0;
 }
 
 int sample_next(struct sample *s, float *logits, const struct sample_args *a,
@@ -607,8 +610,9 @@ int sample_next(struct sample *s, float *logits, const struct sample_args *a,
     }
     rc = pick_token(s, x, a, 0, &info->id, e);
     if (rc == 0 && a->grammar && !grammar_vocab_allow(a->vocab, a->grammar, info->id, a->may_end)) {
-        keep_allowed(s, x, a);
-        rc = pick_token(s, x, a, AGAIN, &info->id, e);
+        rc = keep_allowed(s, x, a, e);
+        if (rc == 0)
+            rc = pick_token(s, x, a, AGAIN, &info->id, e);
     }
     if (rc)
         return rc;

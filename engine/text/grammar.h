@@ -82,7 +82,8 @@ bool grammar_vocab_allow(const struct grammar_vocab *w, struct grammar_run *r, i
                          bool may_end);
 /* The token was chosen: the text goes on by it. */
 void grammar_vocab_push(const struct grammar_vocab *w, struct grammar_run *r, int32_t id);
-/* Those that may come next, a bit each: id is bit id % 32 of allowed[id / 32], [(n_vocab + 31) / 32]. */
-void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool may_end,
-                        uint32_t *allowed);
+/* Those that may come next, a bit each: id is bit id % 32 of allowed[id / 32], [(n_vocab + 31) / 32].
+ * ERR_TOOBIG: texts may be at so many places of the grammar that it would take seconds. */
+int grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool may_end,
+                       uint32_t *allowed, struct err *e);
 #endif

@@ -39,6 +39,12 @@ struct grammar_place {
     uint32_t parent;
 };
 
+/* A place that a byte leads to; a rule may come next there. */
+struct grammar_open {
+    struct grammar_place place;
+    int32_t chain; /* next one of the same hash, or NOWHERE */
+};
+
 static uint64_t mix(uint64_t h, uint64_t v)
 {
     h = (h ^ v) * 0x9e3779b97f4a7c15U;
@@ -181,15 +187,54 @@ static int32_t state_of(struct grammar_auto *a, int n)
 
 /* ---- places ---- */
 
-static void add_open(struct grammar_auto *a, uint32_t at, uint32_t parent)
+static int32_t *open_bucket(const struct grammar_auto *a, struct grammar_place p)
+{
+    return &a->open_buckets[mix(p.at, p.parent) & (uint64_t)(a->cap_open - 1)];
+}
+
+static void link_open(struct grammar_auto *a, int i)
+{
+    int32_t *b = open_bucket(a, a->open[i].place);
+    a->open[i].chain = *b;
+    *b = i;
+}
+
+static bool grow_open(struct grammar_auto *a)
+{
+    const int cap = a->cap_open > 0 ? 2 * a->cap_open : 64;
+    int32_t *buckets = cap <= MAX_OPEN ? mem_try((size_t)cap, sizeof *buckets) : NULL;
+    if (buckets == NULL ||
+        !room((void **)&a->open, a->cap_open, &a->cap_open, MAX_OPEN, sizeof *a->open)) {
+        free(buckets);
+        return false;
+    }
+    free(a->open_buckets);
+    a->open_buckets = buckets;
+    memset(buckets, 0xff, (size_t)cap * sizeof *buckets);
+    for (int i = 0; i < a->n_open; i++)
+        link_open(a, i);
+    return true;
+}
+
+static void clear_open(struct grammar_auto *a)
 {
     for (int i = 0; i < a->n_open; i++)
-        if (a->open[i].at == at && a->open[i].parent == parent)
+        *open_bucket(a, a->open[i].place) = NOWHERE;
+    a->n_open = 0;
+}
+
+static void add_open(struct grammar_auto *a, uint32_t at, uint32_t parent)
+{
+    const struct grammar_place p = {at, parent};
+    for (int32_t i = *open_bucket(a, p); i != NOWHERE; i = a->open[i].chain)
+        if (a->open[i].place.at == at && a->open[i].place.parent == parent)
             return;
-    if (room((void **)&a->open, a->n_open, &a->cap_open, MAX_OPEN, sizeof *a->open))
-        a->open[a->n_open++] = (struct grammar_place){at, parent};
-    else
+    if (a->n_open == a->cap_open && !grow_open(a)) {
         a->full = true;
+        return;
+    }
+    a->open[a->n_open].place = p;
+    link_open(a, a->n_open++);
 }
 
 /* From a place that may be a rule's, or behind the last symbol, to the bytes that come next, put behind all
@@ -198,7 +243,7 @@ static int32_t open_places(struct grammar_auto *a)
 {
     int n = 0;
     for (int i = 0; i < a->n_open && !a->full; i++) {
-        struct grammar_place p = a->open[i];
+        const struct grammar_place p = a->open[i].place;
         const grammar_sym s = a->seq[p.at];
         if (s == 0 && p.parent != 0) {
             add_open(a, a->nodes[p.parent].next, a->nodes[p.parent].parent);
@@ -225,15 +270,20 @@ static bool takes(const struct grammar_auto *a, grammar_sym s, unsigned char b)
     return grammar_sym_kind(s) == SYM_BYTE ? v == b : a->sets[v].bits[b / 32] >> b % 32 & 1;
 }
 
-static int32_t work_out(struct grammar_auto *a, int32_t from, unsigned char b)
+/* Where the byte leads from path[i]. */
+static int32_t work_out(struct grammar_run *r, int i, unsigned char b)
 {
-    const struct grammar_state *s = &a->states[from];
-    a->n_open = 0;
+    struct grammar_auto *a = r->a;
+    const struct grammar_state *s = &a->states[r->path[i]];
+    clear_open(a);
     a->full = false;
+    r->work += s->n;
     for (int k = s->first; k < s->first + s->n; k++)
         if (a->places[k].at != AT_END && takes(a, a->seq[a->places[k].at], b))
             add_open(a, a->places[k].at + 1, a->places[k].parent);
-    return open_places(a);
+    const int32_t to = open_places(a);
+    r->work += a->n_open;
+    return to;
 }
 
 /* ---- memory ---- */
@@ -253,8 +303,8 @@ static size_t live_bytes(const struct grammar_auto *a)
 size_t grammar_auto_bytes(const struct grammar_auto *a)
 {
     return sizeof *a + a->mask_bytes + (size_t)a->code->n_words * sizeof a->code->n_words +
-           (size_t)a->cap_states * state_bytes(a) +
-           (size_t)(a->cap_places + a->cap_open) * sizeof *a->places +
+           (size_t)a->cap_states * state_bytes(a) + (size_t)a->cap_places * sizeof *a->places +
+           (size_t)a->cap_open * (sizeof *a->open + sizeof *a->open_buckets) +
            (size_t)a->cap_nodes * (sizeof *a->nodes + sizeof *a->node_buckets);
 }
 
@@ -396,7 +446,7 @@ int grammar_auto_open(struct grammar_auto **out, const struct grammar_code *code
     a->n_nodes = a->n_states = 1;
     a->max_bytes = a->limit_bytes = max_bytes;
     find_classes(a);
-    if (grow_nodes(a) && grow_states(a)) {
+    if (grow_open(a) && grow_nodes(a) && grow_states(a)) {
         for (uint32_t k = a->first[0]; k < a->first[1]; k++)
             add_open(a, a->alts[k], 0);
         if (open_places(a) == GRAMMAR_START) {
@@ -422,6 +472,7 @@ void grammar_auto_release(struct grammar_auto *a)
     free(a->nodes);
     free(a->node_buckets);
     free(a->open);
+    free(a->open_buckets);
     free(a);
 }
 
@@ -522,11 +573,11 @@ bool grammar_auto_step(struct grammar_run *r, int i, unsigned char b)
     r->depth = i;
     if (live_bytes(r->a) > r->a->limit_bytes)
         forget(r->a, r);
-    int32_t to = work_out(r->a, r->path[i], b);
+    int32_t to = work_out(r, i, b);
     if (r->a->full && forget(r->a, r))
-        to = work_out(r->a, r->path[i], b);
+        to = work_out(r, i, b);
     if (r->a->full && r->a->refs > 1 && leave(r))
-        to = work_out(r->a, r->path[i], b);
+        to = work_out(r, i, b);
     struct grammar_auto *a = r->a;
     to = a->full ? GRAMMAR_DEAD : to;
     a->to[(size_t)r->path[i] * (size_t)a->n_classes + a->class_of[b]] = to;

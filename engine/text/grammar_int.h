@@ -78,9 +78,10 @@ struct grammar_state {
 struct grammar_run {
     struct grammar_auto *a;
     struct grammar_run *next; /* of the same automaton */
+    int64_t work;             /* places that were looked at, for those who count */
     int depth;                /* path[0 ... depth] are states */
-    int32_t path[GRAMMAR_TOKEN_MAX +
-                 1]; /* after the text so far, and then after each byte of a token */
+    /* after the text so far, and then after each byte of a token */
+    int32_t path[GRAMMAR_TOKEN_MAX + 1];
 };
 
 struct grammar_auto {
@@ -104,7 +105,8 @@ struct grammar_auto {
     struct grammar_node *nodes; /* [cap_nodes], the first unused */
     int32_t *node_buckets;      /* [cap_nodes] */
     int n_nodes, cap_nodes;
-    struct grammar_place *open; /* [n_open] places that are being opened */
+    struct grammar_open *open; /* [n_open] places that are being opened */
+    int32_t *open_buckets;     /* [cap_open] */
     int n_open, cap_open;
     bool full; /* a limit was hit */
 };

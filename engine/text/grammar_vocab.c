@@ -10,7 +10,13 @@
 #include "engine/text/grammar_int.h"
 #include "engine/text/tokenizer.h"
 
-enum { WORD_BITS = 32, MIN_AUTO_BYTES = 1 << 20, MAX_SHARES = 8 };
+enum {
+    WORD_BITS = 32,
+    MIN_AUTO_BYTES = 1 << 20,
+    MAX_SHARES = 8,
+    WORK_MAX =
+        512 /* places for each branch, in a look at the whole vocabulary: half a second or so */
+};
 
 struct branch {
     uint32_t end;   /* the next one that is not below it */
@@ -229,13 +235,16 @@ void grammar_vocab_push(const struct grammar_vocab *w, struct grammar_run *r, in
     grammar_run_push(r, s, len);
 }
 
-/* Follows the tree; the tokens that fit are set in w->found, and counted. */
+/* Follows the tree; the tokens that fit are set in w->found, and counted.  -1: it is too much work. */
 static int walk(const struct grammar_vocab *w, struct grammar_run *r)
 {
     int n = 0;
+    r->work = 0;
     memset(w->found, 0, (size_t)words_of(w->n_vocab) * sizeof *w->found);
     for (uint32_t i = 0; i < (uint32_t)w->n_branches;) {
         const struct branch *b = &w->branches[i];
+        if (r->work > (int64_t)w->n_branches * WORK_MAX)
+            return -1;
         if (!grammar_run_step(r, b->depth, b->byte)) {
             i = b->end;
             continue;
@@ -275,13 +284,17 @@ static void set(uint32_t *allowed, int32_t id, bool to)
     allowed[id / WORD_BITS] = (allowed[id / WORD_BITS] & ~bit) | (to ? bit : 0);
 }
 
-void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool end_allowed,
-                        uint32_t *allowed)
+int grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bool end_allowed,
+                       uint32_t *allowed, struct err *e)
 {
     const size_t bytes = (size_t)words_of(w->n_vocab) * sizeof *allowed;
     const struct grammar_mask *m = r->a->states[r->path[0]].mask;
     if (m == NULL) {
-        struct grammar_mask *new = pack(w, walk(w, r));
+        const int n = walk(w, r);
+        if (n < 0)
+            return err_set(e, ERR_TOOBIG,
+                           "the form that the answer must have fits too many texts at once");
+        struct grammar_mask *new = pack(w, n);
         if (new != NULL)
             grammar_auto_keep(r, new);
         memcpy(allowed, w->found, bytes);
@@ -297,4 +310,5 @@ void grammar_vocab_mark(const struct grammar_vocab *w, struct grammar_run *r, bo
         set(allowed, c->shown[i], grammar_vocab_allow(w, r, c->shown[i], end_allowed));
     for (int i = 0; i < w->n_ends && end_allowed && grammar_run_may_end(r); i++)
         set(allowed, w->ends[i], true);
+    return 0;
 }

@@ -89,10 +89,10 @@ static bool step(const struct grammar_vocab *w, struct grammar_run *r, uint64_t 
                  int32_t *id)
 {
     uint32_t allowed[WORDS], again[WORDS];
-    grammar_vocab_mark(w, r, true, allowed);
+    assert_int_equal(grammar_vocab_mark(w, r, true, allowed, NULL), 0);
     for (int32_t k = 0; k < N; k++)
         assert_int_equal(allowed[k / 32] >> k % 32 & 1, grammar_vocab_allow(w, r, k, true));
-    grammar_vocab_mark(w, r, true, again);
+    assert_int_equal(grammar_vocab_mark(w, r, true, again, NULL), 0);
     assert_memory_equal(allowed, again, sizeof allowed);
     *id = pick(allowed, seed, i);
     assert_true(*id >= 0);
@@ -201,7 +201,7 @@ static void what_nobody_uses_makes_room(void **state)
         assert_int_equal(grammar_vocab_run(w, &r, build(&arena, text, false), NULL), 0);
         snprintf(text, sizeof text, "%daaaaaaaaaaaaaa", i);
         assert_true(grammar_run_push(r, text, strlen(text)));
-        grammar_vocab_mark(w, r, true, allowed);
+        assert_int_equal(grammar_vocab_mark(w, r, true, allowed, NULL), 0);
         assert_true(allowed['b' / 32] >> 'b' % 32 & 1);
         grammar_run_close(r);
         assert_true(grammar_vocab_bytes(w) < 300 << 10);
@@ -214,6 +214,41 @@ static void what_nobody_uses_makes_room(void **state)
     arena_free(&arena);
 }
 
+/* Each of n alternatives may begin anywhere: that many places after every byte. */
+static void be_wide(char *out, size_t size, int n)
+{
+    size_t at = (size_t)snprintf(out, size, "root ::= \"never\"");
+    for (int i = 0; i < n; i++)
+        at += (size_t)snprintf(out + at, size - at, " | [ -~]* \"%c\" [ -~]{%d} \"!\"",
+                               'a' + i % 26, 20 + i % 7);
+}
+
+static void a_form_of_too_many_places_is_refused(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_vocab();
+    struct grammar_vocab *w;
+    struct arena arena;
+    arena_init(&arena, 64 << 20);
+    assert_int_equal(grammar_vocab_open(&w, t, 1 << 20, NULL), 0);
+    for (int n = 4; n <= 400; n *= 10) {
+        static char text[1 << 16];
+        uint32_t allowed[WORDS];
+        struct grammar_run *r;
+        struct err e = {0};
+        be_wide(text, sizeof text, n);
+        assert_int_equal(grammar_vocab_run(w, &r, build(&arena, text, false), NULL), 0);
+        int rc = grammar_vocab_mark(w, r, true, allowed, &e);
+        assert_int_equal(rc, n < 400 ? 0 : ERR_TOOBIG);
+        assert_true(grammar_vocab_allow(w, r, 'b', true)); /* it can still be asked about one */
+        assert_false(grammar_vocab_allow(w, r, '\n', true));
+        grammar_run_close(r);
+    }
+    grammar_vocab_close(w);
+    tokenizer_close(t);
+    arena_free(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +256,7 @@ int main(void)
         cmocka_unit_test(a_text_may_be_at_many_places),
         cmocka_unit_test(equal_grammars_share_what_is_known),
         cmocka_unit_test(what_nobody_uses_makes_room),
+        cmocka_unit_test(a_form_of_too_many_places_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
