@@ -61,34 +61,41 @@ static int read_tag(char *text, struct tag *t, struct err *e)
     return 0;
 }
 
+/* Bytes of the tag at s, up to its '>' or where it is broken off, at most max: nothing behind is looked at. */
+static size_t tag_len(const char *s, size_t max)
+{
+    size_t n = 0;
+    while (n < max && s[n] != '>' && s[n] != '\n' && s[n] != '\0')
+        n++;
+    return n;
+}
+
 int sdapi_lora_take(const char *prompt, struct buf *text, struct json_writer *list, struct err *e)
 {
-    static const char *const marks[] = {"<lora:", "<lyco:"};
     int n = 0;
-    for (const char *s = prompt; *s != '\0';) {
-        const char *open = strchr(s, '<');
-        const char *end = open != NULL ? strpbrk(open, ">\n") : NULL;
-        if (end == NULL) {
-            buf_adds(text, s);
+    for (const char *s = prompt;;) {
+        const size_t before = strcspn(s, "<");
+        buf_add(text, s, before);
+        s += before;
+        if (*s == '\0')
             break;
-        }
-        const bool is_lora =
-            *end == '>' && (strncmp(open, marks[0], 6) == 0 || strncmp(open, marks[1], 6) == 0);
-        if (strncmp(open, "<hypernet:", 10) == 0) {
+        if (strncmp(s, "<hypernet:", 10) == 0) {
             err_set(e, ERR_UNSUPPORTED, "hypernetworks are not supported");
             return err_param(e, "prompt");
         }
-        buf_add(text, s, (size_t)((is_lora ? open : open + 1) - s));
-        s = is_lora ? end + 1 : open + 1;
-        if (!is_lora)
-            continue;
+        const bool is_lora = strncmp(s, "<lora:", 6) == 0 || strncmp(s, "<lyco:", 6) == 0;
+        const size_t len = is_lora ? tag_len(s + 6, TAG_MAX) : 0;
         char inside[TAG_MAX];
-        const size_t len = (size_t)(end - open) - 6;
         struct tag t;
-        if (len >= sizeof inside)
+        if (len == sizeof inside)
             return bad_tag("...", e);
-        memcpy(inside, open + 6, len);
+        if (!is_lora || s[6 + len] != '>') {
+            buf_addc(text, *s++);
+            continue;
+        }
+        memcpy(inside, s + 6, len);
         inside[len] = '\0';
+        s += 6 + len + 1;
         int err = read_tag(inside, &t, e);
         if (err != 0)
             return err;

@@ -107,8 +107,10 @@ static int bad_sampler(const char *name, struct err *e)
 /* "DPM++ 2M Karras", as it was called before: the sampler, and the schedule that its name ends with. */
 static const struct sampler *find_old(const char *name, const struct schedule **schedule)
 {
-    const struct sampler *s = find_sampler(name, strlen(name));
     *schedule = NULL;
+    if (strnlen(name, NOISE_NAME_MAX) == NOISE_NAME_MAX) /* no name is that long */
+        return NULL;
+    const struct sampler *s = find_sampler(name, strlen(name));
     for (const char *at = name; s == NULL && (at = strchr(at, ' ')) != NULL; at++) {
         *schedule = find_schedule(at + 1, strlen(at + 1));
         s = *schedule != NULL ? find_sampler(name, (size_t)(at - name)) : NULL;

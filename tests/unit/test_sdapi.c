@@ -5,9 +5,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/sdapi.h"
+#include "base/arena.h"
 #include "base/json.h"
 
 static struct cJSON *read_info(const char *text)
@@ -144,6 +146,44 @@ static void samplers_have_names_of_all_ages(void **state)
     }
 }
 
+/* piece again and again, then an end. */
+static char *repeat(const char *piece, const char *end)
+{
+    const size_t n = strlen(piece), times = ((size_t)4 << 20) / n;
+    char *s = xcalloc(1, times * n + strlen(end) + 1);
+    for (size_t i = 0; i < times; i++)
+        memcpy(s + i * n, piece, n);
+    return strcat(s + times * n, end) - times * n;
+}
+
+/* As long as a request with pictures may be: nothing is looked at again for every byte. */
+static void long_texts_take_no_time(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *piece, *end;
+        int n; /* LoRAs, or an error */
+    } cases[] = {{"<", ">", 0}, {"<lora:a\n", "", 0}, {"<lora:", "\n", ERR_INVALID}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *prompt = repeat(cases[i].piece, cases[i].end);
+        struct json_writer w;
+        struct buf text, list;
+        buf_init(&text, (size_t)8 << 20);
+        buf_init(&list, 1 << 16);
+        json_begin(&w, &list);
+        json_open(&w, NULL, '[');
+        assert_int_equal(sdapi_lora_take(prompt, &text, &w, NULL), cases[i].n);
+        if (cases[i].n == 0)
+            assert_string_equal(buf_str(&text), prompt);
+        buf_free(&text);
+        buf_free(&list);
+        free(prompt);
+    }
+    char *sampler = repeat(" ", "");
+    assert_false(sdapi_names_by_timesteps(sampler));
+    free(sampler);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +191,7 @@ int main(void)
         cmocka_unit_test(texts_without_parameters_are_prompts),
         cmocka_unit_test(broken_parameters_do_no_harm),
         cmocka_unit_test(samplers_have_names_of_all_ages),
+        cmocka_unit_test(long_texts_take_no_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
