@@ -1,8 +1,10 @@
 /* Values of a render: making them, reading them, and jinja2's rules for attributes and items: a
  * missing attribute or item is an undefined value, and anything but printing, testing or iterating
  * an undefined value is an error. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "api/jinja_int.h"
 #include "base/json.h"
@@ -193,6 +195,18 @@ int jinja_dict_set(struct jinja_ctx *c, struct jv dict, struct jv key, struct jv
     return 0;
 }
 
+/* As json.loads has it: what is written with a point or an exponent is a float.  Integers of more
+ * than 64 bits become floats as well. */
+static struct jv number_from_json(const struct cJSON *node)
+{
+    const char *text = json_num_text(node);
+    if (text == NULL)
+        return json_is_int(node) ? jinja_int((int64_t)json_num(node)) : jinja_float(json_num(node));
+    errno = 0;
+    const long long i = strtoll(text, NULL, 10);
+    return strpbrk(text, ".eE") == NULL && errno == 0 ? jinja_int(i) : jinja_float(json_num(node));
+}
+
 int jinja_from_json(struct jinja_ctx *c, const struct cJSON *node, int depth, struct jv *out)
 {
     int rc = 0;
@@ -206,7 +220,7 @@ int jinja_from_json(struct jinja_ctx *c, const struct cJSON *node, int depth, st
         *out = jinja_bool(json_bool(node));
         return 0;
     case JSON_NUMBER:
-        *out = json_is_int(node) ? jinja_int((int64_t)json_num(node)) : jinja_float(json_num(node));
+        *out = number_from_json(node);
         return 0;
     case JSON_STRING:
         *out = jinja_cstr(json_str(node));

@@ -36,7 +36,7 @@ struct scan {
     struct err *e;
     int depth, max_depth;
     int nodes, max_nodes;
-    bool infinity;
+    bool infinity, says_more; /* says_more: some number does */
     char *plain;      /* NULL, or s again: infinities become numbers there that cJSON reads */
     uint32_t objects; /* opened so far */
     uint32_t open[DEPTH_MAX]; /* the open containers: number of the object, 0 for an array */
@@ -96,10 +96,17 @@ static int scan_infinity(struct scan *sc)
     return rc;
 }
 
+/* 1.0 is no integer in Python, and 2^53 + 1 no double: the text says more than the number. */
+static bool says_more(const char *text, double v)
+{
+    const bool whole = strpbrk(text, ".eE") == NULL;
+    return whole ? fabs(v) >= (double)INT_MAX_EXACT : v == trunc(v);
+}
+
 static int scan_number(struct scan *sc)
 {
     size_t start = sc->i;
-    bool ok = true, exponent = false;
+    bool ok = true;
     if (peek(sc) == '-')
         sc->i++;
     if (sc->infinity && peek(sc) == 'I')
@@ -113,7 +120,6 @@ static int scan_number(struct scan *sc)
         ok = skip_digits(sc);
     }
     if (ok && (peek(sc) == 'e' || peek(sc) == 'E')) {
-        exponent = true;
         sc->i++;
         if (peek(sc) == '+' || peek(sc) == '-')
             sc->i++;
@@ -124,12 +130,12 @@ static int scan_number(struct scan *sc)
     size_t len = sc->i - start;
     if (len > NUMBER_MAX)
         return fail(sc, start, "number with too many digits");
-    if (exponent) { /* 63 digits alone cannot overflow */
-        char text[NUMBER_MAX + 1] = {0};
-        memcpy(text, sc->s + start, len);
-        if (isinf(strtod(text, NULL)))
-            return fail(sc, start, "number out of range");
-    }
+    char text[NUMBER_MAX + 1] = {0};
+    memcpy(text, sc->s + start, len);
+    const double v = strtod(text, NULL);
+    if (isinf(v))
+        return fail(sc, start, "number out of range");
+    sc->says_more |= says_more(text, v);
     return 0;
 }
 
@@ -320,7 +326,7 @@ static int scan_document(struct scan *sc)
 }
 
 static int scan_text(const char *text, size_t len, const struct json_limits *limits, char *plain,
-                     struct err *e)
+                     bool *says_more, struct err *e)
 {
     if (len > limits->max_bytes)
         return err_set(e, ERR_TOOBIG, "JSON of %zu bytes is over the limit of %zu", len,
@@ -342,15 +348,61 @@ static int scan_text(const char *text, size_t len, const struct json_limits *lim
         rc = scan_document(&sc);
     map_free(&sc.keys);
     free(sc.pool);
+    *says_more = sc.says_more;
     return rc;
 }
 
 int json_scan(const char *text, size_t len, const struct json_limits *limits, struct err *e)
 {
-    return scan_text(text, len, limits != NULL ? limits : &json_limits_default, NULL, e);
+    bool says_more;
+    return scan_text(text, len, limits != NULL ? limits : &json_limits_default, NULL, &says_more,
+                     e);
 }
 
 /* ---- Reading ---- */
+
+/* Over text that the scan has accepted, from number to number. */
+struct numbers {
+    const char *at, *end;
+};
+
+/* The next number; what is in strings is passed over. */
+static size_t next_number(struct numbers *n, const char **text)
+{
+    bool quoted = false;
+    while (quoted || (*n->at != '-' && !is_digit(*n->at))) {
+        if (*n->at == '"')
+            quoted = !quoted;
+        n->at += quoted && *n->at == '\\' ? 2 : 1;
+    }
+    *text = n->at;
+    while (n->at < n->end && *n->at != '\0' && strchr("+-.eE0123456789", *n->at) != NULL)
+        n->at++;
+    return (size_t)(n->at - *text);
+}
+
+/* Numbers whose text says more keep it as their string.  The tree is in the text's order; recursion
+ * is bounded by the depth that the scan accepted. */
+static int keep_texts(struct cJSON *v, struct numbers *n)
+{
+    for (; v != NULL; v = v->next) {
+        if (keep_texts(v->child, n) != 0)
+            return ERR_NOMEM;
+        if (json_type(v) != JSON_NUMBER)
+            continue;
+        const char *from;
+        char text[NUMBER_MAX + 1] = {0};
+        const size_t len = next_number(n, &from);
+        memcpy(text, from, len);
+        if (!says_more(text, v->valuedouble))
+            continue;
+        v->valuestring = cJSON_malloc(len + 1);
+        if (v->valuestring == NULL)
+            return ERR_NOMEM;
+        memcpy(v->valuestring, text, len + 1);
+    }
+    return 0;
+}
 
 int json_parse(struct cJSON **doc, const char *text, size_t len, const struct json_limits *limits,
                struct err *e)
@@ -365,11 +417,16 @@ int json_parse(struct cJSON **doc, const char *text, size_t len, const struct js
             return err_set(e, ERR_NOMEM, "out of memory");
         memcpy(plain, text, len);
     }
-    int rc = scan_text(text, len, limits, plain, e);
-    const char *end = NULL;
+    bool more;
+    int rc = scan_text(text, len, limits, plain, &more, e);
+    const char *end = NULL, *from = plain != NULL ? plain : text;
     /* The scan has seen that nothing but space follows; text need not end in NUL. */
     if (rc == 0)
-        *doc = cJSON_ParseWithLengthOpts(plain != NULL ? plain : text, len, &end, 0);
+        *doc = cJSON_ParseWithLengthOpts(from, len, &end, 0);
+    if (*doc != NULL && more && keep_texts(*doc, &(struct numbers){from, from + len}) != 0) {
+        json_free(*doc);
+        *doc = NULL;
+    }
     free(plain);
     if (rc != 0)
         return rc;
@@ -451,6 +508,11 @@ const char *json_str(const struct cJSON *v)
 double json_num(const struct cJSON *v)
 {
     return json_type(v) == JSON_NUMBER ? v->valuedouble : 0;
+}
+
+const char *json_num_text(const struct cJSON *v)
+{
+    return json_type(v) == JSON_NUMBER ? v->valuestring : NULL;
 }
 
 bool json_is_int(const struct cJSON *v)
@@ -678,7 +740,10 @@ void json_put_node(struct json_writer *w, const char *key, const struct cJSON *v
         json_put_bool(w, key, json_bool(v));
         return;
     case JSON_NUMBER:
-        json_put_num(w, key, v->valuedouble);
+        if (v->valuestring != NULL)
+            json_put_raw(w, key, v->valuestring, strlen(v->valuestring));
+        else
+            json_put_num(w, key, v->valuedouble);
         return;
     case JSON_STRING:
         json_put_str(w, key, v->valuestring);

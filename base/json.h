@@ -43,9 +43,11 @@ const char *json_key(const struct cJSON *v); /* the member's name, "" outside ob
 int json_size(const struct cJSON *v);        /* members or elements */
 const char *json_str(const struct cJSON *v); /* NULL unless a string */
 double json_num(const struct cJSON *v);      /* 0 unless a number */
-bool json_is_int(const struct cJSON *v);     /* a number without fraction, |v| <= 2^53 */
-bool json_bool(const struct cJSON *v);       /* false unless true */
-bool json_is_off(const struct cJSON *v);     /* absent, null or false */
+/* What the document says where the double says less (1.0, 2e3, integers beyond 2^53); else NULL. */
+const char *json_num_text(const struct cJSON *v);
+bool json_is_int(const struct cJSON *v); /* a number without fraction, |v| <= 2^53 */
+bool json_bool(const struct cJSON *v);   /* false unless true */
+bool json_is_off(const struct cJSON *v); /* absent, null or false */
 
 /* Typed members.  Absent or null leaves *out alone and returns 0; another type or a value outside
  * [min, max] gives ERR_INVALID with param = key and a message that names both. */

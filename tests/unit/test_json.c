@@ -550,6 +550,26 @@ static void json_put_node_copies_a_document(void **state)
     assert_string_equal(buf_str(&out), "null");
 }
 
+/* Other languages tell 1.0 from 1, and count beyond 2^53. */
+static void json_put_node_keeps_what_a_double_loses(void **state)
+{
+    (void)state;
+    static const char text[] = "[1.0,-0.0,2E3,{\"a\\\"1.0\\\\\":[9007199254740993,\"-7.0\"]},"
+                               "-12345678901234567890123,5,0.5,[],1.50e1,{\"x\":4.0}]";
+    struct cJSON *doc = parse(text);
+    begin();
+    json_put_node(&w, NULL, doc);
+    assert_string_equal(buf_str(&out), text);
+    const struct cJSON *v = json_first(doc);
+    assert_string_equal(json_num_text(v), "1.0");
+    assert_true(json_is_int(v));
+    json_free(doc);
+    doc = parse("[5, 0.25, \"1.0\"]");
+    for (v = json_first(doc); v != NULL; v = json_next(v))
+        assert_null(json_num_text(v));
+    json_free(doc);
+}
+
 static void json_writer_marks_a_full_buffer_as_failed(void **state)
 {
     (void)state;
@@ -599,6 +619,7 @@ int main(void)
         cmocka_unit_test(json_writer_writes_valid_utf8_whatever_it_gets),
         cmocka_unit_test(json_put_num_is_short_and_reads_back_the_same),
         cmocka_unit_test(json_put_node_copies_a_document),
+        cmocka_unit_test(json_put_node_keeps_what_a_double_loses),
         cmocka_unit_test(json_writer_marks_a_full_buffer_as_failed),
     };
     return cmocka_run_group_tests_name("base/json", tests, NULL, free_out);
