@@ -94,28 +94,8 @@ static int f_escape(struct jinja_ctx *c, struct jv in, const struct jv *arg, str
 {
     (void)arg;
     struct jv s;
-    struct buf b;
     int rc = jinja_str(c, in, &s);
-    if (rc != 0 || s.safe) {
-        *out = s;
-        return rc;
-    }
-    rc = jinja_charge(c, (size_t)s.n * 4);
-    if (rc != 0)
-        return rc;
-    jinja_buf(c, &b);
-    for (uint32_t i = 0; i < s.n; i++) {
-        static const char from[] = "&<>'\"";
-        static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
-        const char *at = memchr(from, s.s[i], 5);
-        if (at)
-            buf_adds(&b, to[at - from]);
-        else
-            buf_addc(&b, s.s[i]);
-    }
-    rc = jinja_take(c, &b, out);
-    out->safe = rc == 0;
-    return rc;
+    return rc == 0 ? jinja_escape(c, s, out) : rc;
 }
 
 static int f_trim(struct jinja_ctx *c, struct jv in, const struct jv *arg, struct jv *out)

@@ -358,6 +358,8 @@ void jinja_buf(struct jinja_ctx *c, struct buf *b);
 int jinja_print(struct jinja_ctx *c, struct jv v, struct buf *b); /* as str() */
 int jinja_repr(struct jinja_ctx *c, struct jv v, int depth, struct buf *b);
 int jinja_str(struct jinja_ctx *c, struct jv v, struct jv *out); /* as a JV_STR */
+/* A string for HTML; what is safe already stays as it is. */
+int jinja_escape(struct jinja_ctx *c, struct jv s, struct jv *out);
 void jinja_float_repr(double f, char out[40]);
 struct jtojson {
     bool ascii, sort, pretty;

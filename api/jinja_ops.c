@@ -188,23 +188,36 @@ static int concat_lists(struct jinja_ctx *c, struct jv a, struct jv b, struct jv
     return 0;
 }
 
+static int concat_strs(struct jinja_ctx *c, struct jv a, struct jv b, struct jv *out)
+{
+    size_t n = (size_t)a.n + b.n;
+    if (n > c->lim.max_output_bytes)
+        return jinja_fail(c, ERR_TOOBIG, "a string is too long");
+    if (a.n == 0 || b.n == 0) {
+        *out = a.n ? a : b;
+        return 0;
+    }
+    char *s = arena_alloc(&c->a, n);
+    if (!s)
+        return jinja_nomem(c);
+    memcpy(s, a.s, a.n);
+    memcpy(s + a.n, b.s, b.n);
+    *out = jinja_strn(s, n);
+    return jinja_charge(c, n);
+}
+
+/* Text that is safe stays so: what it is added to is escaped, on either side (MarkupSafe). */
 static int op_add(struct jinja_ctx *c, struct jv a, struct jv b, struct jv *out)
 {
     if (a.type == JV_STR && b.type == JV_STR) {
-        size_t n = (size_t)a.n + b.n;
-        if (n > c->lim.max_output_bytes)
-            return jinja_fail(c, ERR_TOOBIG, "a string is too long");
-        if (a.n == 0 || b.n == 0) {
-            *out = a.n ? a : b;
-            return 0;
-        }
-        char *s = arena_alloc(&c->a, n);
-        if (!s)
-            return jinja_nomem(c);
-        memcpy(s, a.s, a.n);
-        memcpy(s + a.n, b.s, b.n);
-        *out = jinja_strn(s, n);
-        return jinja_charge(c, n);
+        const bool safe = a.safe || b.safe;
+        int rc = safe ? jinja_escape(c, a, &a) : 0;
+        if (rc == 0 && safe)
+            rc = jinja_escape(c, b, &b);
+        if (rc == 0)
+            rc = concat_strs(c, a, b, out);
+        out->safe = rc == 0 && safe;
+        return rc;
     }
     if (a.type == b.type && (a.type == JV_LIST || a.type == JV_TUPLE))
         return concat_lists(c, a, b, out);
@@ -228,6 +241,7 @@ static int op_repeat(struct jinja_ctx *c, struct jv a, int64_t times, struct jv 
         for (int64_t i = 0; i < times; i++)
             memcpy(s + (size_t)i * a.n, a.s, a.n);
         *out = jinja_strn(s, a.n * (size_t)times);
+        out->safe = a.safe;
         return 0;
     }
     rc = jinja_list(c, a.type, a.list->n * (size_t)times, out);

@@ -326,6 +326,30 @@ int jinja_tojson(struct jinja_ctx *c, struct jv v, const struct jtojson *o, int 
     }
 }
 
+/* ---- HTML ---- */
+
+int jinja_escape(struct jinja_ctx *c, struct jv s, struct jv *out)
+{
+    static const char from[] = "&<>'\"";
+    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
+    struct buf b;
+    *out = s;
+    int rc = s.safe ? 0 : jinja_charge(c, (size_t)s.n * 4);
+    if (rc != 0 || s.safe)
+        return rc;
+    jinja_buf(c, &b);
+    for (uint32_t i = 0; i < s.n; i++) {
+        const char *at = memchr(from, s.s[i], 5);
+        if (at)
+            buf_adds(&b, to[at - from]);
+        else
+            buf_addc(&b, s.s[i]);
+    }
+    rc = jinja_take(c, &b, out);
+    out->safe = rc == 0;
+    return rc;
+}
+
 /* ---- the % operator ---- */
 
 struct spec {

@@ -5,6 +5,7 @@ VARS = {
     "s": "Hello, World",
     "u": "Größe 日本 🦊",
     "n": 7,
+    "whole": [1.0, -0.0, 2e3, 1e22, 9007199254740993, 9223372036854775807, -9223372036854775808],
     "f": 2.5,
     "t": True,
     "no": None,
@@ -30,6 +31,7 @@ LITERALS = """
 {{ ["it's", 'say "x"', 'both \\' "', 'tab\\t', 'nl\\n', '\\x01', 'é', '\\u200b', '\\\\'] }}
 {{ u }} {{ [u] }} {{ d }} {{ people }}
 {{ 0.1 + 0.2 }} {{ 1 / 3 }} {{ 1e16 }} {{ 123456789012345.0 }} {{ 1e15 * 10 }} {{ 2.0 ** 70 }}
+{{ whole }} {{ whole|tojson }} {{ whole[0] is float }} {{ whole[4] is integer }} {{ whole[4] + 1 }} {{ whole[0]|string + '%s' % whole[2] }} {{ 1.0 in whole }}
 {{ 007 }}
 """.strip().split("\n")
 
@@ -163,6 +165,8 @@ FILTERS = """
 {{ 5|items|list }}
 {{ 'a\\nb\\n\\nc'|indent }}| {{ 'a\\nb'|indent(2, true) }}| {{ 'a\\n\\nb'|indent(2, blank=true) }}| {{ 'a\\nb\\n'|indent(width='>>') }}| {{ ''|indent }}|
 {{ '<a> & "b" \\'c\\''|e }} {{ '<'|escape }} {{ '<'|safe }} {{ '<'|safe|e }} {{ '<'|e|e }} {{ 5|e }}
+{{ '<'|safe + '<' }} {{ '<' + '<'|safe }} {{ '<' ~ '<'|safe }} {{ '<'|safe + '' + '&' }} {{ ('<'|safe + '<') is escaped }} {{ '<'|safe * 2 + '<' }} {{ ('' + '<'|e) + "'" }} {{ [1]|safe + '<' }}
+{{ '<'|safe + 1 }}
 {{ [1, 2, 3, 4, 5]|batch(2)|list }} {{ [1, 2, 3]|batch(2, 'x')|list }}
 {% for g in people|groupby('age') %}{{ g.grouper }}={{ g.list|map(attribute='name')|join(',') }};{% endfor %}{% for k, v in people|groupby('age') %}{{ k }}:{{ v|length }} {% endfor %}
 {{ no|map('upper')|list }} {{ no|selectattr('x')|list }} {{ 0|select|list }} {{ nope|map(attribute='x')|list }} {{ [1, 2]|sort(attribute='x') }} {{ u|wordcount }}
