@@ -138,7 +138,7 @@ bool checkpoint_raw_find(const struct checkpoint_file *f, const char *name,
     return s != NULL;
 }
 
-int checkpoint_json(struct cJSON **doc, const char *path, struct err *e)
+int checkpoint_json(struct cJSON **doc, const char *path, enum json_type type, struct err *e)
 {
     struct file f;
     int rc = file_open(&f, path, e);
@@ -147,10 +147,10 @@ int checkpoint_json(struct cJSON **doc, const char *path, struct err *e)
     const struct json_limits limits = {
         .max_bytes = JSON_MAX_BYTES, .max_depth = 16, .max_nodes = 1 << 17, .infinity = true};
     rc = json_parse(doc, f.data != NULL ? f.data : "", f.size, &limits, e);
-    if (rc == 0 && json_type(*doc) != JSON_OBJECT) {
+    if (rc == 0 && json_type(*doc) != type) {
         json_free(*doc);
         *doc = NULL;
-        rc = err_set(e, ERR_CORRUPT, "not a JSON object");
+        rc = err_set(e, ERR_CORRUPT, "the document is not %s", json_type_name(type));
     }
     file_close(&f);
     if (rc == 0)
@@ -415,7 +415,7 @@ bool checkpoint_is_control(const char *path)
     }
     struct cJSON *config = NULL;
     int n = snprintf(name, sizeof name, "%s/config.json", path);
-    if (n < 0 || (size_t)n >= sizeof name || checkpoint_json(&config, name, NULL) != 0)
+    if (n < 0 || (size_t)n >= sizeof name || checkpoint_json(&config, name, JSON_OBJECT, NULL) != 0)
         return false;
     bool is = checkpoint_control_class(json_str(json_get(config, "_class_name")));
     json_free(config);
@@ -443,7 +443,7 @@ bool checkpoint_model_type(const char *path, char *type, size_t size)
     struct cJSON *config = NULL;
     int n = snprintf(name, sizeof name, "%s/config.json", path);
     if (n < 0 || (size_t)n >= sizeof name || stat(name, &st) != 0 || checkpoint_is_image(path) ||
-        checkpoint_json(&config, name, NULL) != 0)
+        checkpoint_json(&config, name, JSON_OBJECT, NULL) != 0)
         return false;
     const char *s = json_str(json_get(config, "model_type"));
     bool is = s != NULL && (size_t)snprintf(type, size, "%s", s) < size;
@@ -466,15 +466,15 @@ const struct cJSON *checkpoint_config(const struct checkpoint *c, enum checkpoin
     return (unsigned)part < CHECKPOINT_N_PARTS ? c->parts[part].config : NULL;
 }
 
-int checkpoint_document(const struct checkpoint *c, const char *name, struct cJSON **out,
-                        struct err *e)
+int checkpoint_document(const struct checkpoint *c, const char *name, enum json_type type,
+                        struct cJSON **out, struct err *e)
 {
     char path[4096];
     struct stat st;
     int n = snprintf(path, sizeof path, "%s/%s", c->path, name);
     if (n < 0 || (size_t)n >= sizeof path || stat(path, &st) != 0)
         return err_set(e, ERR_NOTFOUND, "%s has no %s", c->path, name);
-    return checkpoint_json(out, path, e);
+    return checkpoint_json(out, path, type, e);
 }
 
 const struct cJSON *checkpoint_scheduler(const struct checkpoint *c)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "kernels/tensor.h"
 
 struct cJSON;    /* base/json.h */
@@ -82,9 +83,10 @@ const struct cJSON *checkpoint_scheduler(const struct checkpoint *c);
 /* model_index.json ("_class_name", "force_zeros_for_empty_prompt" ...).  NULL for
  * CHECKPOINT_ALONE. */
 const struct cJSON *checkpoint_index(const struct checkpoint *c);
-/* Another JSON file of the directory, json_free it; ERR_NOTFOUND when it has none of that name. */
-int checkpoint_document(const struct checkpoint *c, const char *name, struct cJSON **out,
-                        struct err *e);
+/* Another JSON file of the directory, a value of this type, json_free it; ERR_NOTFOUND when it has
+ * none of that name. */
+int checkpoint_document(const struct checkpoint *c, const char *name, enum json_type type,
+                        struct cJSON **out, struct err *e);
 /* The tokenizer of the first or second (which = 1) text encoder; the caller closes it.
  * ERR_NOTFOUND with what to do where the files have none. */
 int checkpoint_tokenizer(const struct checkpoint *c, int which, struct clip_bpe **out,

@@ -126,7 +126,7 @@ static int open_shards(struct checkpoint *c, enum checkpoint_part part, const ch
                        const char *index, struct err *e)
 {
     struct cJSON *doc = NULL;
-    int rc = checkpoint_json(&doc, index, e);
+    int rc = checkpoint_json(&doc, index, JSON_OBJECT, e);
     if (rc != 0)
         return rc;
     struct shards shards = {.n = 0};
@@ -185,7 +185,7 @@ static int open_part(struct checkpoint *c, enum checkpoint_part part, const char
     const char *config = dir != NULL ? path_of(c, dir, "config.json") : NULL;
     if (config == NULL)
         return checkpoint_no_memory(e);
-    int rc = checkpoint_json(&c->parts[part].config, config, e);
+    int rc = checkpoint_json(&c->parts[part].config, config, JSON_OBJECT, e);
     if (rc == 0)
         rc = open_weights(c, part, dir, e);
     if (rc == 0 && c->parts[part].n == 0)
@@ -284,7 +284,7 @@ static int open_alone(struct checkpoint *c, struct err *e)
         return checkpoint_no_memory(e);
     if (!exists(path))
         return err_set(e, ERR_NOTFOUND, "%s has neither model_index.json nor config.json", c->path);
-    int rc = checkpoint_json(&config, path, e);
+    int rc = checkpoint_json(&config, path, JSON_OBJECT, e);
     if (rc != 0)
         return rc;
     const char *class = json_str(json_get(config, "_class_name"));
@@ -312,13 +312,13 @@ int checkpoint_dir_open(struct checkpoint *c, struct err *e)
         return checkpoint_no_memory(e);
     if (!exists(index))
         return open_alone(c, e);
-    int rc = checkpoint_json(&c->index, index, e);
+    int rc = checkpoint_json(&c->index, index, JSON_OBJECT, e);
     if (rc == 0)
         rc = open_parts(c, e);
     if (rc == 0 && !c->no_safety)
         rc = open_safety(c, e);
     if (rc == 0)
-        rc = checkpoint_json(&c->scheduler, scheduler, e);
+        rc = checkpoint_json(&c->scheduler, scheduler, JSON_OBJECT, e);
     if (rc == 0)
         rc = open_tokenizers(c, e);
     if (rc == 0)

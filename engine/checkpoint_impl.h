@@ -71,8 +71,8 @@ int checkpoint_open_file(struct checkpoint *c, const char *path, struct checkpoi
  * leave out.  ERR_UNSUPPORTED for a type that nothing computes with, ERR_CORRUPT, ERR_NOMEM. */
 int checkpoint_add(struct checkpoint *c, enum checkpoint_part part, const char *name,
                    const struct checkpoint_raw *t, struct err *e);
-/* A JSON file of at most 8 MiB. */
-int checkpoint_json(struct cJSON **doc, const char *path, struct err *e);
+/* A JSON file of at most 8 MiB, whose value is of this type. */
+int checkpoint_json(struct cJSON **doc, const char *path, enum json_type type, struct err *e);
 /* Takes what was written as a document. */
 int checkpoint_json_text(struct cJSON **doc, const struct buf *text, struct err *e);
 /* What a name from a file looks like in a message. */

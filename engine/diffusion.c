@@ -80,7 +80,7 @@ static int open_small_noise(struct diffusion *d, const struct checkpoint *c, str
 {
     static const char file[] = "low_res_scheduler/scheduler_config.json";
     struct cJSON *config = NULL;
-    int rc = checkpoint_document(c, file, &config, e);
+    int rc = checkpoint_document(c, file, JSON_OBJECT, &config, e);
     if (rc == 0 && (rc = noise_config_read(&d->small_noise, config, e)) != 0)
         err_wrap(e, "%s", file);
     json_free(config);

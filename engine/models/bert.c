@@ -89,34 +89,77 @@ static int read_config(struct bert *m, const struct cJSON *config, struct err *e
     return 0;
 }
 
-/* How sentence-transformers makes one vector of all; where the directory does not say, the mean of
- * length 1. */
-static int read_pooling(struct bert *m, const struct checkpoint *c, struct err *e)
+/* sentence-transformers has a word for it, older ones a flag for each way; without both it is the
+ * mean. */
+static int read_pooling(struct bert *m, const struct cJSON *doc, struct err *e)
 {
-    struct cJSON *doc = NULL;
-    bool cls = false, mean = true;
-    m->info.normalized = true;
-    if (checkpoint_document(c, "1_Pooling/config.json", &doc, NULL) == 0) {
-        mean = false;
-        int rc = json_get_bool(doc, "pooling_mode_cls_token", &cls, e);
-        if (rc == 0)
-            rc = json_get_bool(doc, "pooling_mode_mean_tokens", &mean, e);
-        json_free(doc);
+    static const char flag[] = "pooling_mode_";
+    const char *mode = NULL;
+    const struct cJSON *word = json_get(doc, "pooling_mode");
+    bool several = false;
+    for (const struct cJSON *v = json_first(doc); v != NULL && word == NULL; v = json_next(v)) {
+        bool on = false;
+        if (strncmp(json_key(v), flag, sizeof flag - 1) != 0)
+            continue;
+        int rc = json_get_bool(doc, json_key(v), &on, e);
         if (rc != 0)
-            return err_wrap(e, "1_Pooling/config.json");
+            return rc;
+        several |= on && mode != NULL;
+        mode = on ? json_key(v) + sizeof flag - 1 : mode;
     }
-    if (cls == mean)
+    if (word != NULL)
+        mode = json_str(word) != NULL ? json_str(word) : json_type_name(json_type(word));
+    else if (mode == NULL)
+        mode = "mean";
+    m->info.mean = strcmp(mode, "mean") == 0 || strcmp(mode, "mean_tokens") == 0;
+    const bool first = strcmp(mode, "cls") == 0 || strcmp(mode, "cls_token") == 0;
+    if (several || (!m->info.mean && !first))
         return err_set(e, ERR_UNSUPPORTED,
-                       "1_Pooling/config.json asks for neither the mean nor the first token");
-    m->info.mean = mean;
-    if (checkpoint_document(c, "modules.json", &doc, NULL) == 0) {
-        m->info.normalized = false;
-        for (const struct cJSON *v = json_first(doc); v != NULL; v = json_next(v)) {
-            const char *type = json_str(json_get(v, "type"));
-            if (type != NULL && strstr(type, "Normalize") != NULL)
-                m->info.normalized = true;
-        }
+                       "vectors that are neither the mean nor the first token (%.40s) are not "
+                       "built in",
+                       several ? "several flags" : mode);
+    return 0;
+}
+
+static int read_modules(struct bert *m, const struct cJSON *doc, struct err *e)
+{
+    m->info.normalized = false;
+    for (const struct cJSON *v = json_first(doc); v != NULL; v = json_next(v)) {
+        const char *type = json_str(json_get(v, "type"));
+        const char *dot = type != NULL ? strrchr(type, '.') : NULL;
+        const char *name = dot != NULL ? dot + 1 : "";
+        if (strcmp(name, "Normalize") == 0)
+            m->info.normalized = true;
+        else if (strcmp(name, "Transformer") != 0 && strcmp(name, "Pooling") != 0)
+            return err_set(e, ERR_UNSUPPORTED, "the module %.80s is not built in",
+                           type != NULL ? type : "without a type");
+    }
+    return 0;
+}
+
+/* How the tokens become one vector; where the directory does not say, the mean of length 1. */
+static int read_ending(struct bert *m, const struct checkpoint *c, struct err *e)
+{
+    static const struct {
+        const char *name;
+        enum json_type type;
+        int (*read)(struct bert *, const struct cJSON *, struct err *);
+    } files[] = {{"1_Pooling/config.json", JSON_OBJECT, read_pooling},
+                 {"modules.json", JSON_ARRAY, read_modules}};
+    m->info.mean = m->info.normalized = true;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct cJSON *doc = NULL;
+        struct err why = {0};
+        int rc = checkpoint_document(c, files[i].name, files[i].type, &doc, &why);
+        if (rc == ERR_NOTFOUND)
+            continue;
+        if (rc == 0)
+            rc = files[i].read(m, doc, &why);
         json_free(doc);
+        if (rc != 0) {
+            *e = why;
+            return rc == ERR_CORRUPT ? rc : err_wrap(e, "%s", files[i].name);
+        }
     }
     return 0;
 }
@@ -202,7 +245,7 @@ int bert_open(struct bert **out, struct checkpoint *c, struct backend *be,
     m->store.be = be;
     int rc = read_config(m, checkpoint_config(c, CHECKPOINT_MODEL), e);
     if (rc == 0)
-        rc = read_pooling(m, c, e);
+        rc = read_ending(m, c, e);
     if (rc == 0) {
         m->max_rows = o->max_rows > m->info.n_positions ? o->max_rows : m->info.n_positions;
         m->layers = xcalloc((size_t)m->n_layers, sizeof *m->layers);

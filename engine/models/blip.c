@@ -196,10 +196,10 @@ static int read_preprocessor(struct blip *m, const struct checkpoint *c, struct 
     struct cJSON *doc = NULL;
     struct err why = {0};
     const struct cJSON *config;
-    int rc = checkpoint_document(c, "preprocessor_config.json", &doc, &why);
+    int rc = checkpoint_document(c, "preprocessor_config.json", JSON_OBJECT, &doc, &why);
     config = doc;
     if (rc == ERR_NOTFOUND) {
-        rc = checkpoint_document(c, "processor_config.json", &doc, &why);
+        rc = checkpoint_document(c, "processor_config.json", JSON_OBJECT, &doc, &why);
         config = json_get(doc, "image_processor");
         if (rc == ERR_NOTFOUND)
             return 0;

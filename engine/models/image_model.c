@@ -211,7 +211,7 @@ static int own_defaults(struct image_info *info, const struct checkpoint *c, str
     struct err fault = {0};
     struct cJSON *own = NULL;
     int64_t steps = info->default_steps;
-    int rc = checkpoint_document(c, file, &own, &fault);
+    int rc = checkpoint_document(c, file, JSON_OBJECT, &own, &fault);
     if (rc == ERR_NOTFOUND)
         return 0;
     if (rc == 0)

@@ -110,7 +110,8 @@ static int read_preprocessor(struct safety *m, const struct checkpoint *c, struc
     m->colours = vit_pixels_default;
     m->resize_w = m->in.size;
     m->cut = true;
-    int rc = checkpoint_document(c, "feature_extractor/preprocessor_config.json", &doc, &why);
+    int rc = checkpoint_document(c, "feature_extractor/preprocessor_config.json", JSON_OBJECT, &doc,
+                                 &why);
     if (rc == ERR_NOTFOUND)
         return 0;
     if (rc == 0)

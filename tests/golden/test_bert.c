@@ -16,6 +16,7 @@
 #include "engine/model.h"
 #include "engine/models/bert.h"
 #include "tests/golden/device.h"
+#include "tests/temp_dir.h"
 
 #define TINY   "tests/fixtures/bert_tiny"
 #define MINILM "models/cache/all-MiniLM-L6-v2"
@@ -119,11 +120,78 @@ static void minilm_gives_the_vectors_of_transformers(void **state)
     check(MINILM, "minilm");
 }
 
+/* ---- what the directory says about the vector ---- */
+
+static int bert_temp_dir(void **state)
+{
+    static const char *const names[] = {"config.json", "model.safetensors"};
+    char from[512], cwd[256];
+    if (temp_dir_make(state) != 0 || getcwd(cwd, sizeof cwd) == NULL)
+        return 1;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(from, sizeof from, "%s/" TINY "/%s", cwd, names[i]);
+        if (symlink(from, temp_dir_path(names[i])) != 0)
+            return 1;
+    }
+    return mkdir(temp_dir_path("1_Pooling"), 0700);
+}
+
+#define MODULE(name) "{\"type\": \"sentence_transformers.modules." name "\"}"
+
+static void bert_makes_the_vector_that_the_directory_wants(void **state)
+{
+    (void)state;
+    static const char plain[] = "[" MODULE("Transformer") ", " MODULE("Pooling") "]";
+    static const char normal[] =
+        "[" MODULE("Transformer") ", " MODULE("Pooling") ", " MODULE("Normalize") "]";
+    static const char dense[] =
+        "[" MODULE("Transformer") ", " MODULE("Pooling") ", " MODULE("Dense") "]";
+    static const struct {
+        const char *pooling, *modules;
+        bool mean, normalized;
+        const char *refused; /* in the message */
+    } cases[] = {
+        {"{\"pooling_mode\": \"mean\", \"include_prompt\": true}", normal, true, true, NULL},
+        {"{\"pooling_mode\": \"cls\"}", plain, false, false, NULL},
+        {"{\"pooling_mode_cls_token\": true, \"pooling_mode_mean_tokens\": false}", normal, false,
+         true, NULL},
+        {"{\"word_embedding_dimension\": 32}", plain, true, false, NULL},
+        {"{\"pooling_mode\": \"max\"}", normal, false, false, "(max)"},
+        {"{\"pooling_mode\": [\"mean\", \"max\"]}", normal, false, false, "an array"},
+        {"{\"pooling_mode_mean_tokens\": true, \"pooling_mode_max_tokens\": true}", normal, false,
+         false, "several"},
+        {"{\"pooling_mode\": \"mean\"}", dense, false, false, "Dense"},
+        {"{\"pooling_mode\": 3}", normal, false, false, "1_Pooling/config.json"},
+        {"{", normal, false, false, "1_Pooling/config.json"},
+        {"{}", "[{}", false, false, "modules.json"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        struct checkpoint *c;
+        struct bert *m;
+        temp_dir_put("1_Pooling/config.json", cases[i].pooling, strlen(cases[i].pooling));
+        temp_dir_put("modules.json", cases[i].modules, strlen(cases[i].modules));
+        assert_int_equal(checkpoint_open(&c, temp_dir, NULL, &e), 0);
+        int rc = bert_open(&m, c, be, &(const struct bert_options){.max_rows = MAX_ROWS}, &e);
+        if ((rc == 0) != (cases[i].refused == NULL) ||
+            (rc != 0 && strstr(e.msg, cases[i].refused) == NULL))
+            fail_msg("%s, %s: \"%s\"", cases[i].pooling, cases[i].modules, e.msg);
+        if (rc == 0) {
+            assert_int_equal(bert_info(m)->mean, cases[i].mean);
+            assert_int_equal(bert_info(m)->normalized, cases[i].normalized);
+            bert_close(m);
+        }
+        checkpoint_close(c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bert_gives_the_vectors_of_transformers),
         cmocka_unit_test(minilm_gives_the_vectors_of_transformers),
+        cmocka_unit_test_setup_teardown(bert_makes_the_vector_that_the_directory_wants,
+                                        bert_temp_dir, temp_dir_remove),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -357,7 +357,7 @@ static void checkpoint_refuses_directories_that_are_not_whole(void **state)
     (void)state;
     make_dir();
     temp_dir_put_text("m/model_index.json", "[]");
-    refused("m", ERR_CORRUPT, "not a JSON object");
+    refused("m", ERR_CORRUPT, "the document is not an object");
     temp_dir_put_text("m/model_index.json", "{\"_class_name\":\"FluxPipeline\"}");
     refused("m", ERR_UNSUPPORTED, "FluxPipeline without unet");
     temp_dir_put_text("m/model_index.json", "{\"unet\":[\"diffusers\",\"UNet3DConditionModel\"]}");
