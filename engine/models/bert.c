@@ -175,6 +175,19 @@ static void load_table(struct nn_loader *l, struct weight **to, const char *name
                         (long long)n, rows);
 }
 
+/* What the encoder was trained with; whole BERTs have it beside "bert.". */
+static const char *const heads[] = {
+    "cls.predictions.bias",
+    "cls.predictions.decoder.bias",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.transform.LayerNorm.bias",
+    "cls.predictions.transform.LayerNorm.weight",
+    "cls.predictions.transform.dense.bias",
+    "cls.predictions.transform.dense.weight",
+    "cls.seq_relationship.bias",
+    "cls.seq_relationship.weight",
+};
+
 static void walk(struct nn_loader *l, void *model)
 {
     struct bert *m = model;
@@ -200,6 +213,8 @@ static void walk(struct nn_loader *l, void *model)
     nn_ignore(l, "pooler.dense.weight"); /* sentences are pooled in another way */
     nn_ignore(l, "pooler.dense.bias");
     nn_pop(l, top);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        nn_ignore(l, heads[i]);
 }
 
 static int open_scratch(struct bert *m, struct err *e)

@@ -185,6 +185,57 @@ static void bert_makes_the_vector_that_the_directory_wants(void **state)
     }
 }
 
+/* The tiny model's file with a tensor of one number more, the last. */
+static void put_weights(const char *more)
+{
+    struct buf old, new;
+    struct err e = {0};
+    uint64_t n_header;
+    char entry[160];
+    buf_init(&old, 1 << 20);
+    buf_init(&new, 1 << 20);
+    if (file_read(&old, TINY "/model.safetensors", &e) != 0)
+        fail_msg("%s", e.msg);
+    memcpy(&n_header, old.data, sizeof n_header);
+    const char *header = old.data + sizeof n_header, *data = header + n_header;
+    const size_t n_data = old.len - sizeof n_header - n_header;
+    snprintf(entry, sizeof entry,
+             "{\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%zu,%zu]},", more, n_data,
+             n_data + sizeof(float));
+    const uint64_t n_new = strlen(entry) + n_header - 1; /* in place of the bracket */
+    buf_add(&new, &n_new, sizeof n_new);
+    buf_adds(&new, entry);
+    buf_add(&new, header + 1, n_header - 1);
+    buf_add(&new, data, n_data);
+    buf_add(&new, &(const float){1}, sizeof(float));
+    assert_int_equal(unlink(temp_dir_path("model.safetensors")), 0);
+    temp_dir_put("model.safetensors", new.data, new.len);
+    buf_free(&old);
+    buf_free(&new);
+}
+
+static void bert_leaves_out_what_it_was_trained_with(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool opens;
+    } cases[] = {{"cls.predictions.bias", true}, {"cls.other.bias", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = {0};
+        struct checkpoint *c;
+        struct bert *m;
+        put_weights(cases[i].name);
+        assert_int_equal(checkpoint_open(&c, temp_dir, NULL, &e), 0);
+        int rc = bert_open(&m, c, be, &(const struct bert_options){.max_rows = MAX_ROWS}, &e);
+        if ((rc == 0) != cases[i].opens)
+            fail_msg("%s: \"%s\"", cases[i].name, e.msg);
+        if (rc == 0)
+            bert_close(m);
+        checkpoint_close(c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +243,8 @@ int main(void)
         cmocka_unit_test(minilm_gives_the_vectors_of_transformers),
         cmocka_unit_test_setup_teardown(bert_makes_the_vector_that_the_directory_wants,
                                         bert_temp_dir, temp_dir_remove),
+        cmocka_unit_test_setup_teardown(bert_leaves_out_what_it_was_trained_with, bert_temp_dir,
+                                        temp_dir_remove),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
