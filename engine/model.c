@@ -371,7 +371,7 @@ static int open_blip_tokenizer(struct model *m, const char *path, struct err *e)
         return err_wrap(e, "tokenizer");
     m->caption.cls = wordpiece_info(w)->cls;
     m->caption.sep = info->sep;
-    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info->bos, info->sep,
+    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info->bos, info->sep, false,
                                     blip_text(m->blip)->n_vocab, e);
 }
 
@@ -434,7 +434,8 @@ static int open_bert_tokenizer(struct model *m, const char *path, struct err *e)
                        info.n_vocab, info.cls < 0 || info.sep < 0 ? "no [CLS]" : "[CLS]",
                        m->card.n_vocab);
     }
-    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info.cls, info.sep, m->card.n_vocab, e);
+    return tokenizer_from_wordpiece(&m->card.tokenizer, w, info.cls, info.sep, true,
+                                    m->card.n_vocab, e);
 }
 
 /* ---- directories of transformers ---- */

@@ -308,7 +308,7 @@ static int copy_vocab(struct tokenizer *t, size_t n, struct err *e)
 }
 
 int tokenizer_from_wordpiece(struct tokenizer **out, struct wordpiece *w, int32_t bos, int32_t eos,
-                             int n_vocab, struct err *e)
+                             bool framed, int n_vocab, struct err *e)
 {
     const struct wordpiece_info *info = wordpiece_info(w);
     struct tokenizer *t = xcalloc(1, sizeof *t);
@@ -317,6 +317,8 @@ int tokenizer_from_wordpiece(struct tokenizer **out, struct wordpiece *w, int32_
     t->info = (struct tokenizer_info){.n_vocab = n_vocab,
                                       .bos = bos,
                                       .eos = eos,
+                                      .add_bos = framed,
+                                      .add_eos = framed,
                                       .unk = info->unk,
                                       .pad = info->pad,
                                       .model = "bert",

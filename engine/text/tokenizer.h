@@ -16,10 +16,10 @@ struct tokenizer;
  * ERR_CORRUPT for a vocabulary that contradicts itself, ERR_UNSUPPORTED for another model. */
 int tokenizer_open(struct tokenizer **out, const struct gguf *g, struct err *e);
 /* One that takes over a WordPiece vocabulary, also when it fails.  bos and eos are the model's; ids up to
- * n_vocab without a token are such that give no text. */
+ * n_vocab without a token are such that give no text.  framed: plain text stands between the two. */
 struct wordpiece;
 int tokenizer_from_wordpiece(struct tokenizer **out, struct wordpiece *w, int32_t bos, int32_t eos,
-                             int n_vocab, struct err *e);
+                             bool framed, int n_vocab, struct err *e);
 void tokenizer_close(struct tokenizer *t);
 
 struct tokenizer_info {

@@ -78,5 +78,10 @@ def test_models_without_chat_have_tokens_too():
             status, r = server.post("/tokenize", {"model": model, "messages": [
                 {"role": "user", "content": "a"}]})
             assert status == 400 and "no chat" in r["error"]["message"]
+        framed = server.post("/tokenize", {"model": "bert", "prompt": "a cat"})[1]["tokens"]
+        bare = server.post("/tokenize", {"model": "bert", "content": "a cat"})[1]["tokens"]
+        assert framed[1:-1] == bare and framed[0] != framed[-1]
+        usage = server.post("/v1/embeddings", {"model": "bert", "input": "a cat"})[1]["usage"]
+        assert usage["prompt_tokens"] == len(framed)
         status, r = server.post("/tokenize", {"model": "painter", "content": "a cat"})
         assert status == 400 and "makes images" in r["error"]["message"]
