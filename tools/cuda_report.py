@@ -122,7 +122,7 @@ def llama(gpu, kind, rows, table, m=LLAMA_8B, context=1024, blas=False):
     attention_flops = m.layers * 4 * rows * context * m.dim
     attention = max(kv_bytes / (speed * 0.7), 2 * attention_flops / (flops * mma * 0.35))
     activations = m.layers * rows * 4 * (12 * m.dim + 4 * m.hidden)
-    launches = m.layers * (10 if rows <= 8 else 26 if blas else 14) + 4
+    launches = m.layers * (26 if blas else 10) + 4
     ideal_bytes = m.parameters() * bits / 8 + (0 if prompt else kv_bytes)
     ideal = max(ideal_bytes / speed, (2 * m.parameters() * rows + attention_flops) / flops)
     return {"products": products, "attention": attention, "activations": activations / (speed * 0.8),
@@ -268,6 +268,33 @@ def measured_table(table):
     return lines
 
 
+def enough(tiles, sms):
+    return 6 * tiles >= 5 * sms
+
+
+def busy(sms, rows, n_out):
+    """What part of the multiprocessors a product of many rows keeps busy: without tiles that blocks share, and with
+    them (tile_columns and tile_plan_blocks of cuda_tile.cuh)."""
+    tiles_of = lambda columns: -(-n_out // 128) * -(-rows // columns)
+    columns = next((n for n in (128, 64) if rows > n // 2 and enough(tiles_of(n), sms)), 32)
+    tiles = tiles_of(columns)
+    left = tiles % sms
+    slices, slots = 4 * left, sms * {32: 3, 64: 2, 128: 1}[columns]
+    shared = not enough(left, sms) and slices <= 3 * slots
+    turns = tiles // sms * 4 + (-(-slices // sms) if shared else 4 * bool(left))  # of a slice
+    return tiles / (sms * -(-tiles // sms)), 4 * tiles / (sms * turns)
+
+
+def busy_table():
+    shapes = {"6144 outputs": 6144, "4096": 4096, "28672": 28672}
+    cases = [(gpu, n) for gpu in ("H100", "B200") for n in shapes]
+    lines = ["| rows | " + " | ".join(f"{gpu}, {n}" for gpu, n in cases) + " |", "|---" * (len(cases) + 1) + "|"]
+    for rows in (32, 64, 128, 256, 512, 600, 1024, 2048):
+        cells = ["{:.0%}, {:.0%}".format(*busy(GPUS[gpu][3], rows, shapes[n])) for gpu, n in cases]
+        lines.append(f"| {rows} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if the tables are old")
@@ -276,7 +303,7 @@ def main():
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     new = before + BEGIN + "\n\n" + "\n".join(phase_table(table)) + "\n\n" + \
-        "\n".join(part_table(table)) + "\n\n" + "\n".join(measured_table(table)) + "\n\n" + \
+        "\n".join(part_table(table)) + "\n\n" + "\n".join(busy_table()) + "\n\n" + "\n".join(measured_table(table)) + "\n\n" + \
         "\n".join(kernel_table(table)) + "\n\n" + END + after
     if args.check:
         print("1 passed, 0 failed" if new == text else f"{DOC.name} is old\n0 passed, 1 failed")

@@ -121,6 +121,12 @@ class Run:
             self.program(f"cuda/kcheck of {halves}",
                          [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", halves] +
                          ([self.args.match] if self.args.match else []))
+        for count in ("1", "7"):  # who shares tiles of a product depends on it, and no bit does
+            for op in ("linear", "conv2d"):
+                if self.args.match in op:
+                    self.program(f"cuda/kcheck on {count} multiprocessors, {op}",
+                                 [f"{emulated}/kcheck", "--device", "cuda:0", "--activations", "f16", op],
+                                 {"CUEMU_MULTIPROCESSORS": count})
         self.blas(emulated)
         self.emulated_golden("cuda/golden", quick=True)
         if shutil.which("nvcc") or pathlib.Path("/usr/local/cuda/bin/nvcc").exists():

@@ -234,6 +234,7 @@ static void close_device(struct backend *be)
     cuda_mem_free(be, cb->scratch);
     cudaFreeHost(cb->params.host);
     cudaFree(cb->params.device);
+    cudaFree(cb->finished);
     cuda_mem_close(cb);
     cuda_upload_close(cb->upload);
     cuda_pack_close(cb->pack);
@@ -278,6 +279,11 @@ static int open_device(struct cuda_backend *cb, struct err *e)
         rc = cudaEventCreateWithFlags(&cb->chosen[i], cudaEventDisableTiming);
     if (rc == cudaSuccess)
         rc = make_params(cb, PARAM_BYTES);
+    const size_t finished_bytes = (size_t)cb->multiprocessors * sizeof *cb->finished;
+    if (rc == cudaSuccess)
+        rc = cudaMalloc((void **)&cb->finished, finished_bytes);
+    if (rc == cudaSuccess)
+        rc = cudaMemsetAsync(cb->finished, 0, finished_bytes, cb->compute);
     if (rc == cudaSuccess)
         return 0;
     cudaGetLastError(); /* told to the caller, not to the next sync */

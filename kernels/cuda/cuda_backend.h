@@ -64,7 +64,8 @@ struct cuda_backend {
     int n_landings;
     struct cuda_op_blas *blas; /* NULL: products are our own kernels' */
     int blas_rows;             /* from so many rows on they are not */
-    void *scratch;             /* of the op that runs now */
+    int *finished; /* [multiprocessors] on the device, zeros between ops: cuda_tile.cuh */
+    void *scratch; /* of the op that runs now */
     size_t scratch_bytes;
 };
 

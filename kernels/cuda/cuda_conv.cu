@@ -8,7 +8,7 @@
  * what it is rounded to, one half where that loses nothing, or two:
  *
  *     work   [ scales of images ] [ tops ] [ halves ] [ what they lost ] [ sums
- * of the slices ] */
+ * of slices of shared tiles ] */
 #include "kernels/cuda/cuda_conv.h"
 
 #include "kernels/cuda/cuda_conv_kernels.cuh"
@@ -16,16 +16,16 @@
 
 #define CONV_PARTS   2 /* at most */
 #define CONV_THREADS 256
-#define JOIN_THREADS 64
 
 struct conv_job {
     struct cuda_conv_call c;
     const uint16_t *half[CONV_PARTS]; /* [n, h, w, c_in] */
     float *scales;                    /* [n] of the halves; NULL: they have none */
     unsigned *tops;                   /* [n] bits of the largest magnitude */
-    float *slices;                    /* [CUDA_SLICES, pixels, c_out] if split */
+    struct tile_plan plan;
     size_t panel_bytes;
-    int n_k, n_steps, n_panels, split;
+    int n_k, n_steps, n_panels;
+    int across;     /* tiles of a panel tile's pixels, which lie one after the other */
     int64_t wide;   /* windows come by 16 bytes */
     int64_t pixels; /* of out that are computed */
 };
@@ -113,17 +113,16 @@ __device__ static inline void conv_gather(const struct conv_job &j, uint8_t *rec
     }
 }
 
+/* Slices of a tile, to results where it is complete. */
 template <int type, int parts, int columns>
-__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
-                                  tile_shape<type, parts, columns>::blocks)
-    conv_kernel(const struct conv_job j)
+__device__ static inline void conv_tile(const struct conv_job &j, float *shared,
+                                        const struct tile_slices &of)
 {
     typedef tile_shape<type, parts, columns> S;
-    SHARED_DYN(float, shared);
     SHARED(struct conv_at, pixels, [columns]);
     SHARED(struct conv_view, views, [columns]);
-    const int panel0 = blockIdx.y * TILE_PANELS;
-    const int64_t first = (int64_t)blockIdx.x * columns;
+    const int panel0 = of.tile / j.across * TILE_PANELS;
+    const int64_t first = (int64_t)(of.tile % j.across) * columns;
     const int there = (int)(j.pixels - first < columns ? j.pixels - first : columns);
     const tile_weights<S> weights(static_cast<const uint8_t *>(j.c.w), j.panel_bytes, panel0,
                                   j.n_panels);
@@ -140,7 +139,7 @@ __global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
     const int piece = threadIdx.x % pieces;
     const uint16_t *half = j.half[piece / 8];
     struct conv_walk walk =
-        conv_walk_from(j.c.x, tile_first(j.n_steps, j.split) * 64 + piece % 8 * 8);
+        conv_walk_from(j.c.x, tile_slice_begin(j.n_steps, of.first) * 64 + piece % 8 * 8);
     const auto fetch = [&](uint8_t *to, int s) {
         if (!j.wide) {
             conv_gather<S>(j, to, pixels, s * 64);
@@ -157,33 +156,26 @@ __global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
                         half + (inside ? conv_step_element(view, step) : 0), inside ? 16 : 0);
         }
     };
-    tile_run<S, type>(shared, weights, j.n_steps, j.split, fetch);
-    tile_results<S>(shared, there, [&](int c, int o, float4 v) {
-        o += panel0 * CUDA_PANEL;
-        if (o >= j.c.c_out)
-            return;
-        if (j.split > 1)
-            cuda_quad_put(j.slices + (blockIdx.z * j.pixels + first + c) * j.c.c_out + o,
-                          j.c.c_out - o, v);
-        else
-            conv_store_quad(j.c, pixels[c], o, v, conv_scale(j, pixels[c].image));
-    });
+    if (tile_run<S, type>(shared, weights, j.n_steps, j.plan, of, fetch))
+        tile_results<S>(shared, there, [&](int c, int o, float4 v) {
+            o += panel0 * CUDA_PANEL;
+            if (o < j.c.c_out)
+                conv_store_quad(j.c, pixels[c], o, v, conv_scale(j, pixels[c].image));
+        });
 }
 
-/* The slices' sums to results: a block some outputs of a pixel. */
-__global__ void __launch_bounds__(JOIN_THREADS) conv_join_kernel(const struct conv_job j)
+template <int type, int parts, int columns>
+__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
+                                  tile_shape<type, parts, columns>::blocks)
+    conv_kernel(const struct conv_job j)
 {
-    const int o = (blockIdx.y * JOIN_THREADS + threadIdx.x) * 4, left = j.c.c_out - o;
-    if (left <= 0)
-        return;
-    const int64_t all = j.pixels * j.c.c_out;
-    const float *p = j.slices + (int64_t)blockIdx.x * j.c.c_out + o;
-    float4 sum = cuda_quad_get(p, left);
-#pragma unroll
-    for (int i = 1; i < CUDA_SLICES; i++)
-        sum = cuda_quad_add(sum, cuda_quad_get(p + i * all, left));
-    const struct conv_at at = conv_at(j.c.x, blockIdx.x, j.c.y_begin, j.c.n_y);
-    conv_store_quad(j.c, at, o, sum, conv_scale(j, at.image));
+    SHARED_DYN(float, shared);
+    SHARED(struct tile_slices, of, [1]);
+    tile_begin(of, j.plan);
+#pragma unroll 1
+    do
+        conv_tile<type, parts, columns>(j, shared, of[0]);
+    while (tile_next(of));
 }
 
 static size_t conv_round(size_t n)
@@ -212,11 +204,12 @@ static int conv_columns(const struct cuda_conv_call *c)
     return tile_columns(conv_pixels(c), conv_panel_tiles(c), 128, c->multiprocessors);
 }
 
-static int conv_split(const struct cuda_conv_call *c)
+/* Fills the plan's blocks. */
+static void conv_plan(struct tile_plan *plan, const struct cuda_conv_call *c)
 {
     const int columns = conv_columns(c);
-    return tile_split((conv_pixels(c) + columns - 1) / columns * conv_panel_tiles(c),
-                      c->multiprocessors);
+    tile_plan_blocks(plan, (conv_pixels(c) + columns - 1) / columns * conv_panel_tiles(c), columns,
+                     c->multiprocessors);
 }
 
 /* Is x multiplied as it stands? */
@@ -236,12 +229,12 @@ size_t cuda_conv_work_bytes(const struct cuda_conv_call *c)
 {
     if (c->type == DTYPE_F32)
         return 0;
+    struct tile_plan plan;
     size_t bytes = 0;
     if (!conv_direct(c))
         bytes = conv_round((size_t)c->x.n * 8) + (size_t)conv_parts(c) * conv_half_bytes(c);
-    if (conv_split(c) > 1)
-        bytes += CUDA_SLICES * (size_t)conv_pixels(c) * (size_t)c->c_out * sizeof(float);
-    return bytes;
+    conv_plan(&plan, c);
+    return bytes + tile_sums_bytes(plan.shared, conv_columns(c));
 }
 
 /* Fills j's halves and their scales, at the beginning of the work; gives what
@@ -276,9 +269,8 @@ template <int type, int parts, int columns>
 static void conv_tiles(const struct conv_job &j, cudaStream_t stream)
 {
     typedef tile_shape<type, parts, columns> S;
-    const dim3 grid((unsigned)((j.pixels + columns - 1) / columns), conv_panel_tiles(&j.c),
-                    j.split);
-    LAUNCH((conv_kernel<type, parts, columns>), grid, S::threads, S::shared_bytes, stream, j);
+    LAUNCH((conv_kernel<type, parts, columns>), j.plan.whole + j.plan.sharing, S::threads,
+           S::shared_bytes, stream, j);
 }
 
 template <int type, int parts> static void conv_run(struct conv_job &j, cudaStream_t stream)
@@ -287,16 +279,13 @@ template <int type, int parts> static void conv_run(struct conv_job &j, cudaStre
     const int columns = conv_columns(&j.c);
     j.n_steps = (j.n_k + F::step_k - 1) / F::step_k;
     j.panel_bytes = (size_t)j.n_steps * F::unit_bytes;
+    j.across = (int)((j.pixels + columns - 1) / columns);
     if (columns == 32)
         conv_tiles<type, parts, 32>(j, stream);
     else if (columns == 64)
         conv_tiles<type, parts, 64>(j, stream);
     else
         conv_tiles<type, parts, 128>(j, stream);
-    if (j.split > 1)
-        LAUNCH(conv_join_kernel,
-               dim3((unsigned)j.pixels, (j.c.c_out + JOIN_THREADS * 4 - 1) / (JOIN_THREADS * 4)),
-               JOIN_THREADS, 0, stream, j);
 }
 
 void cuda_conv_launch(const struct cuda_conv_call *c, cudaStream_t stream)
@@ -311,12 +300,13 @@ void cuda_conv_launch(const struct cuda_conv_call *c, cudaStream_t stream)
         return;
     }
     const bool bf16 = c->type == DTYPE_BF16, once = conv_parts(c) == 1;
-    j.slices = reinterpret_cast<float *>(conv_halve(j, stream));
+    j.plan.sums = reinterpret_cast<float *>(conv_halve(j, stream));
+    j.plan.finished = c->finished;
+    conv_plan(&j.plan, c);
     j.wide = c->x.c_in % 8 == 0 && c->x.kernel * c->x.kernel <= CONV_TAPS &&
              reinterpret_cast<uintptr_t>(j.half[0]) % 16 == 0;
     j.n_k = c->x.kernel * c->x.kernel * c->x.c_in;
     j.n_panels = (c->c_out + CUDA_PANEL - 1) / CUDA_PANEL;
-    j.split = conv_split(c);
     if (bf16 && once)
         conv_run<DTYPE_BF16, 1>(j, stream);
     else if (bf16)

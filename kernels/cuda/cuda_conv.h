@@ -30,6 +30,7 @@ struct cuda_conv_call {
     const float *bias;                     /* or NULL */
     enum act act;
     int multiprocessors; /* of the device */
+    int *finished;       /* as many zeros on the device, which are zeros again afterwards */
     void *work;          /* cuda_conv_work_bytes */
 };
 

@@ -1,7 +1,7 @@
 /* linear and embed: which kernels a call takes, and the memory between them:
  *
  *     [ pre(x), where it is not made by linear_x ] [ records: rows * n_records ] [ scales of rows ]
- *     [ sums of the slices ]  */
+ *     [ sums of slices of shared tiles ]  */
 #include "kernels/cuda/cuda_linear.h"
 
 #include "kernels/cuda/cuda_fragment.cuh"
@@ -27,20 +27,23 @@ static size_t made_bytes(const struct cuda_linear_call *l)
                                             : 0;
 }
 
-/* The slices' sums: of tiles of 32 rows only, where those are too few for the device (cuda_tile.cuh). */
-static size_t slices_bytes(const struct cuda_linear_call *l)
+/* The sums of the slices of shared tiles: at most, since narrower tiles may be chosen. */
+static size_t sums_bytes(const struct cuda_linear_call *l)
 {
-    const size_t most = (size_t)l->multiprocessors * 32 * TILE_OUTPUTS;
-    size_t results = 0;
+    const int columns = l->rows > 64 ? 128 : l->rows > 32 ? 64 : 32;
+    int64_t tiles = 0;
     for (int i = 0; i < l->n_matrices; i++)
-        results += (size_t)l->rows * (size_t)l->m[i].n_out;
-    return l->rows > FEW_ROWS ? CUDA_SLICES * (results < most ? results : most) * sizeof(float) : 0;
+        tiles += (l->m[i].n_out + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    tiles *= (l->rows + columns - 1) / columns;
+    if (l->rows <= FEW_ROWS)
+        return 0;
+    return tile_sums_bytes(tiles < l->multiprocessors ? tiles : l->multiprocessors, columns);
 }
 
 size_t cuda_linear_work_bytes(const struct cuda_linear_call *l)
 {
     return made_bytes(l) + records_bytes(l->rows, l->n_in, 2) +
-           round_up((size_t)l->rows * sizeof(float)) + slices_bytes(l);
+           round_up((size_t)l->rows * sizeof(float)) + sums_bytes(l);
 }
 
 /* Halves of x, for weights of a type.  One is an x of f16, and an x of bf16: scaled, with blocks and F16, where
@@ -129,7 +132,8 @@ void cuda_linear_launch(const struct cuda_linear_call *call, cudaStream_t stream
         float *up = reinterpret_cast<float *>(records + records_bytes(l->rows, l->n_in, parts));
         j.records = records;
         j.up = up;
-        j.slices = up + round_up((size_t)l->rows * sizeof(float)) / sizeof(float);
+        j.plan.sums = up + round_up((size_t)l->rows * sizeof(float)) / sizeof(float);
+        j.plan.finished = l->finished;
         j.rows = l->rows;
         j.multiprocessors = l->multiprocessors;
         j.n_records = CUDA_RECORDS(l->n_in);

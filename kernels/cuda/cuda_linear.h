@@ -36,6 +36,7 @@ struct cuda_linear_call {
     enum linear_pre_kind kind;
     struct cuda_pre pre;
     int multiprocessors; /* of the device */
+    int *finished;       /* as many zeros on the device, which are zeros again afterwards */
     void *work;          /* cuda_linear_work_bytes, 16-byte aligned */
 };
 

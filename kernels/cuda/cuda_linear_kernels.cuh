@@ -22,12 +22,12 @@ struct linear_job {
     int n_out[LINEAR_MAX], n_panels[LINEAR_MAX];
     struct cuda_array add; /* to out[0] */
     const uint8_t *records;
-    const float *up; /* [rows] */
-    float *slices;   /* of each matrix [CUDA_SLICES, rows, n_out], if `split` */
+    const float *up;       /* [rows] */
+    struct tile_plan plan; /* of linear_many */
     size_t panel_bytes;
     int64_t multiprocessors; /* no padding: arguments are compared byte for byte */
     int rows, n_records, n_steps;
-    int split; /* blocks that share the slices of a tile: 1 or CUDA_SLICES */
+    int across; /* tiles of a panel tile's rows, which lie one after the other */
 };
 
 void cuda_linear_x_launch(uint8_t *records, float *up, const struct cuda_linear_call *l, int parts,
@@ -55,16 +55,6 @@ __device__ static inline void linear_store(const struct linear_job &j, int matri
 __host__ __device__ static inline int linear_whole_panels(const struct linear_job &j, int matrix)
 {
     return (j.n_panels[matrix] + TILE_PANELS - 1) / TILE_PANELS * TILE_PANELS;
-}
-
-/* Where the sums of a slice of a row begin. */
-__device__ static inline float *linear_slice(const struct linear_job &j, int matrix, int slice,
-                                             int row)
-{
-    size_t at = 0;
-    for (int i = 0; i < matrix; i++)
-        at += (size_t)CUDA_SLICES * j.rows * j.n_out[i];
-    return j.slices + at + ((size_t)slice * j.rows + row) * j.n_out[matrix];
 }
 
 /* linear_store of the outputs from o on. */

@@ -3,18 +3,14 @@
 #include "kernels/cuda/cuda_linear_kernels.cuh"
 #include "kernels/cuda/cuda_tile.cuh"
 
-#define JOIN_THREADS 128
-
-/* Blocks that lie one after the other have the same weights and other rows: weights are read once. */
+/* Slices of a tile, to results where it is complete. */
 template <int type, int parts, int columns>
-__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
-                                  tile_shape<type, parts, columns>::blocks)
-    linear_many_kernel(const struct linear_job j)
+__device__ static inline void many_tile(const struct linear_job &j, float *shared,
+                                        const struct tile_slices &of)
 {
     typedef tile_shape<type, parts, columns> S;
-    SHARED_DYN(float, shared);
-    const int row0 = blockIdx.x * columns, last = j.rows - 1 - row0;
-    int matrix = 0, panel0 = blockIdx.y * TILE_PANELS;
+    const int row0 = of.tile % j.across * columns, last = j.rows - 1 - row0;
+    int matrix = 0, panel0 = of.tile / j.across * TILE_PANELS;
     while (matrix < LINEAR_MAX - 1 && panel0 >= linear_whole_panels(j, matrix))
         panel0 -= linear_whole_panels(j, matrix++);
     const tile_weights<S> weights(j.w[matrix], j.panel_bytes, panel0, j.n_panels[matrix]);
@@ -36,62 +32,57 @@ __global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
 #pragma unroll
         for (int r = 0; r < S::records; r++) {
             uint8_t *record = to + r * S::record_bytes;
-            const uint8_t *of = step + r * CUDA_RECORD(parts);
+            const uint8_t *of_row = step + r * CUDA_RECORD(parts);
 #pragma unroll
             for (int n = 0; n < own; n++)
                 cuda_copy16(record + (n * S::threads + threadIdx.x) / pieces * CUDA_RECORD(parts) +
                                 piece,
-                            of + from[n], 16);
+                            of_row + from[n], 16);
             if (S::F::affine && threadIdx.x < columns)
-                cuda_copy16(record + threadIdx.x * CUDA_RECORD(parts) + 128 * parts, of + sums, 16);
+                cuda_copy16(record + threadIdx.x * CUDA_RECORD(parts) + 128 * parts, of_row + sums,
+                            16);
         }
     };
-    tile_run<S, type>(shared, weights, j.n_steps, j.split, fetch);
-    tile_results<S>(shared, last + 1, [&](int c, int o, float4 v) {
-        o += panel0 * CUDA_PANEL;
-        if (o >= j.n_out[matrix])
-            return;
-        if (j.split > 1)
-            cuda_quad_put(linear_slice(j, matrix, blockIdx.z, row0 + c) + o, j.n_out[matrix] - o,
-                          v);
-        else
-            linear_store_quad(j, matrix, row0 + c, o, v);
-    });
+    if (tile_run<S, type>(shared, weights, j.n_steps, j.plan, of, fetch))
+        tile_results<S>(shared, last + 1, [&](int c, int o, float4 v) {
+            o += panel0 * CUDA_PANEL;
+            if (o < j.n_out[matrix])
+                linear_store_quad(j, matrix, row0 + c, o, v);
+        });
 }
 
-/* The slices' sums to results. */
-__global__ void __launch_bounds__(JOIN_THREADS) linear_join_kernel(const struct linear_job j)
+/* Blocks that lie one after the other have the same weights and other rows: weights are read once. */
+template <int type, int parts, int columns>
+__global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
+                                  tile_shape<type, parts, columns>::blocks)
+    linear_many_kernel(const struct linear_job j)
 {
-    const int row = blockIdx.x, matrix = blockIdx.z, n = j.n_out[matrix];
-    const int o = (blockIdx.y * JOIN_THREADS + threadIdx.x) * 4;
-    if (o >= n)
-        return;
-    float4 sum = cuda_quad_get(linear_slice(j, matrix, 0, row) + o, n - o);
-#pragma unroll
-    for (int i = 1; i < CUDA_SLICES; i++)
-        sum = cuda_quad_add(sum, cuda_quad_get(linear_slice(j, matrix, i, row) + o, n - o));
-    linear_store_quad(j, matrix, row, o, sum);
+    SHARED_DYN(float, shared);
+    SHARED(struct tile_slices, of, [1]);
+    tile_begin(of, j.plan);
+#pragma unroll 1
+    do
+        many_tile<type, parts, columns>(j, shared, of[0]);
+    while (tile_next(of));
 }
 
 template <int type, int parts, int columns>
 static void many_launch(struct linear_job &j, int panel_tiles, cudaStream_t stream)
 {
     typedef tile_shape<type, parts, columns> S;
-    const int across = (j.rows + columns - 1) / columns;
-    j.split = tile_split((int64_t)across * panel_tiles, j.multiprocessors);
-    LAUNCH((linear_many_kernel<type, parts, columns>), dim3(across, panel_tiles, j.split),
-           S::threads, S::shared_bytes, stream, j);
+    j.across = (j.rows + columns - 1) / columns;
+    tile_plan_blocks(&j.plan, (int64_t)j.across * panel_tiles, columns, j.multiprocessors);
+    LAUNCH((linear_many_kernel<type, parts, columns>), j.plan.whole + j.plan.sharing, S::threads,
+           S::shared_bytes, stream, j);
 }
 
 /* The widest tile whose ring is deep enough. */
 template <int type, int parts> static void many_choose(struct linear_job j, cudaStream_t stream)
 {
     constexpr int widest = tile_wide<type, parts>() ? 128 : 64;
-    int panel_tiles = 0, n = 0, n_out = 0;
-    for (; n < LINEAR_MAX && j.n_panels[n]; n++) {
+    int panel_tiles = 0;
+    for (int n = 0; n < LINEAR_MAX && j.n_panels[n]; n++)
         panel_tiles += linear_whole_panels(j, n) / TILE_PANELS;
-        n_out = n_out > j.n_out[n] ? n_out : j.n_out[n];
-    }
     const int columns = tile_columns(j.rows, panel_tiles, widest, j.multiprocessors);
     if (columns == 32)
         many_launch<type, parts, 32>(j, panel_tiles, stream);
@@ -99,10 +90,6 @@ template <int type, int parts> static void many_choose(struct linear_job j, cuda
         many_launch<type, parts, 64>(j, panel_tiles, stream);
     else
         many_launch<type, parts, widest>(j, panel_tiles, stream);
-    if (j.split > 1)
-        LAUNCH(linear_join_kernel,
-               dim3(j.rows, (n_out + JOIN_THREADS * 4 - 1) / (JOIN_THREADS * 4), n), JOIN_THREADS,
-               0, stream, j);
 }
 
 void cuda_linear_many_launch(const struct linear_job &j, enum dtype type, int parts,

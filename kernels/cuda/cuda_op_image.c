@@ -32,6 +32,7 @@ void cuda_conv2d(struct backend *be, const struct op_conv2d *p)
         .add = cuda_op_array(p->add),
         .act = p->act,
         .multiprocessors = cb->multiprocessors,
+        .finished = cb->finished,
     };
     assert(p->w->n_out == out[3] && p->w->n_in == p->kernel * p->kernel * in[3]);
     assert(in[0] == out[0] && p->stride > 0 && p->y_begin >= 0 && p->y_end <= out[1]);

@@ -178,7 +178,8 @@ void cuda_linear(struct backend *be, const struct op_linear *p)
                                             .up = cuda_op_array(p->pre.up),
                                             .eps = p->pre.eps,
                                             .act = p->pre.act},
-                                    .multiprocessors = cb->multiprocessors};
+                                    .multiprocessors = cb->multiprocessors,
+                                    .finished = cb->finished};
     for (int i = 0; i < LINEAR_MAX && p->w[i]; i++) {
         const struct weight *w = p->w[i];
         assert(w->n_in == call.n_in);

@@ -1,6 +1,6 @@
 /* All instructions that CUDA C++ has no words for, each a function with a twin for the emulation: tensor
- * core products, the loads that feed them, copies that run beside the arithmetic, and waiting for the
- * kernel before.
+ * core products, the loads that feed them, copies that run beside the arithmetic, waiting for the
+ * kernel before, and telling other blocks.
  * Thread: all lanes of a warp call the mma and ldmatrix together; the copies are each thread's own.
  *
  * mma.m16n8k16, lane = 4 * g + t:
@@ -74,6 +74,18 @@ __device__ static inline void cuda_grid_wait()
 #endif
 }
 
+/* Adds n to *count, of which all blocks know, and gives what it was.  What a block wrote before its last
+ * __syncthreads is there for those who add later, behind their next one. */
+__device__ static inline int cuda_arrive(int *count, int n)
+{
+    int before;
+    asm volatile("atom.acq_rel.gpu.add.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(count), "r"(n)
+                 : "memory");
+    return before;
+}
+
 /* What was copied since the last commit is a group. */
 __device__ static inline void cuda_copy_commit()
 {
@@ -94,6 +106,11 @@ template <int n> __device__ static inline void cuda_copy_wait()
 #define cuda_grid_wait()             cuemu_grid_wait(__FILE__, __LINE__)
 #define cuda_ldmatrix4(r, row)       cuemu_ldmatrix(r, row, false, __FILE__, __LINE__)
 #define cuda_ldmatrix4_trans(r, row) cuemu_ldmatrix(r, row, true, __FILE__, __LINE__)
+
+static inline int cuda_arrive(int *count, int n)
+{
+    return atomicAdd(count, n); /* releases and acquires */
+}
 
 static inline void cuda_copy16(void *shared, const void *global, int bytes)
 {

@@ -9,8 +9,9 @@
  * dozen instructions), and tall for halves, whose columns have two parts.
  *
  * The sum over k is cut into CUDA_SLICES at fixed places.  A slice is summed in the accumulators, then
- * added to the thread's totals.  Where tiles are few, each slice has a block, which writes its sums to memory,
- * and a second kernel adds them in the same order.  So neither the shape of a tile nor the split changes a bit. */
+ * added to the thread's totals.  Tiles that would leave multiprocessors idle are shared by blocks, slice by slice
+ * (stream-K, arXiv 2301.03598, but cut between slices only): who ends the last slice of a tile adds them
+ * all in the same order.  So neither the shape of a tile nor the sharing changes a bit. */
 #ifndef KERNELS_CUDA_CUDA_TILE_CUH
 #define KERNELS_CUDA_CUDA_TILE_CUH
 #include "kernels/cuda/cuda_fragment.cuh"
@@ -24,6 +25,12 @@
 static __host__ __device__ constexpr int tile_least(int a, int b)
 {
     return a < b ? a : b;
+}
+
+/* Blocks that a multiprocessor runs at once. */
+static __host__ __device__ constexpr int tile_blocks(int columns)
+{
+    return columns == 32 ? 3 : columns == 64 ? 2 : 1;
 }
 
 /* The shape of a tile for weights of a type, and its shared memory:
@@ -48,9 +55,9 @@ template <int type, int parts_, int columns_> struct tile_shape {
     static constexpr int stages =
         tile_least((TILE_SHARED - total_bytes) / stage_bytes, columns == 64 ? 3 : 4);
     static constexpr int shared_bytes = total_bytes + stages * stage_bytes;
-    static constexpr int blocks = threads > 128   ? 1
-                                  : columns == 64 ? 2
-                                                  : 3; /* of a multiprocessor */
+    static constexpr int blocks = tile_blocks(columns); /* of a multiprocessor */
+    static constexpr int slice_floats =
+        results * threads; /* the sums of a slice: TILE_OUTPUTS * columns */
     static_assert(stages >= 2 && shared_bytes >= columns * TILE_STRIDE * 4, "shared memory");
 };
 
@@ -75,10 +82,84 @@ static inline bool tile_enough(int64_t tiles, int64_t multiprocessors)
     return 6 * tiles >= 5 * multiprocessors;
 }
 
-/* Blocks that share the slices of a tile. */
-static inline int tile_split(int64_t tiles, int64_t multiprocessors)
+/* Who computes what.  A block each for the first `whole` tiles; the slices of the other `shared` ones, counted through,
+ * go to `sharing` blocks in equal parts, so that a block may end one tile and begin the next. */
+struct tile_plan {
+    int whole, shared, sharing;
+    int zero;    /* no padding: arguments are compared byte for byte */
+    float *sums; /* of the slices of shared tiles, each as its threads have them: tile_sums_bytes */
+    int *finished; /* [shared] slices whose sums are there; zeros between launches */
+};
+
+/* Shared are tiles that do not fill the multiprocessors once more, if that gives no block as much as a tile. */
+static inline void tile_plan_blocks(struct tile_plan *plan, int64_t tiles, int columns,
+                                    int64_t multiprocessors)
 {
-    return tile_enough(tiles, multiprocessors) ? 1 : CUDA_SLICES;
+    const int64_t slots = multiprocessors * tile_blocks(columns), left = tiles % multiprocessors;
+    const int64_t slices = left * CUDA_SLICES;
+    const bool sharing = !tile_enough(left, multiprocessors) && slices <= slots * (CUDA_SLICES - 1);
+    plan->shared = sharing ? (int)left : 0;
+    plan->sharing = sharing ? (int)(slices < slots ? slices : slots) : 0;
+    plan->whole = (int)tiles - plan->shared;
+}
+
+/* Of `shared` tiles. */
+static inline size_t tile_sums_bytes(int64_t shared, int columns)
+{
+    return (size_t)shared * CUDA_SLICES * TILE_OUTPUTS * columns * sizeof(float);
+}
+
+/* The first slice of block i of those that share; slices are counted from tile 0 on. */
+__device__ static inline int tile_shared_begin(const struct tile_plan &plan, int i)
+{
+    return plan.whole * CUDA_SLICES + (int)((int64_t)plan.shared * CUDA_SLICES * i / plan.sharing);
+}
+
+/* What a block does at a time: slices [first, end) of a tile, 0 to CUDA_SLICES; how many it does after them. */
+struct tile_slices {
+    int tile, first, end, left;
+};
+
+/* Of the slices [at, end), counted from tile 0 on, those of the first tile. */
+__device__ static inline struct tile_slices tile_slices_at(int at, int end)
+{
+    struct tile_slices s;
+    s.tile = at / CUDA_SLICES;
+    s.first = at % CUDA_SLICES;
+    s.end = tile_least(s.first + end - at, CUDA_SLICES);
+    s.left = end - at - (s.end - s.first);
+    return s;
+}
+
+/* Where the block begins; *of is shared memory: registers are few. */
+__device__ static inline void tile_begin(struct tile_slices *of, const struct tile_plan &plan)
+{
+    const int i = (int)blockIdx.x - plan.whole;
+    if (threadIdx.x == 0)
+        *of = i < 0 ? tile_slices_at(blockIdx.x * CUDA_SLICES, (blockIdx.x + 1) * CUDA_SLICES)
+                    : tile_slices_at(tile_shared_begin(plan, i), tile_shared_begin(plan, i + 1));
+    __syncthreads();
+}
+
+/* Where it goes on, if it does. */
+__device__ static inline bool tile_next(struct tile_slices *of)
+{
+    const int left = of->left, at = of->tile * CUDA_SLICES + of->end;
+    __syncthreads(); /* they are read, and so are the results */
+    if (left > 0 && threadIdx.x == 0)
+        *of = tile_slices_at(at, at + left);
+    __syncthreads();
+    return left > 0;
+}
+
+/* Of a shared tile, the slices that one block had together from slice 0 on. */
+__device__ static inline int tile_together(const struct tile_plan &plan, int tile)
+{
+    const int at = tile * CUDA_SLICES, from = at - plan.whole * CUDA_SLICES;
+    /* the block of slice `from`: the last one whose first slice is not behind it */
+    const int block =
+        (int)((((int64_t)from + 1) * plan.sharing - 1) / ((int64_t)plan.shared * CUDA_SLICES));
+    return tile_slices_at(at, tile_shared_begin(plan, block + 1)).end;
 }
 
 /* Columns of a tile: the most, `widest` at most, of which there are enough. */
@@ -235,24 +316,87 @@ template <class S> struct tile_totals {
     }
 };
 
-/* The first step of the block's share. */
-__device__ static inline int tile_first(int n_steps, int split)
+/* A slice's sums of the thread, where they wait for the others. */
+template <class S>
+__device__ static inline float4 *tile_sums_at(const struct tile_plan &plan, int tile, int slice)
 {
-    return tile_slice_begin(n_steps, split > 1 ? (int)blockIdx.z : 0);
+    return reinterpret_cast<float4 *>(plan.sums) +
+           ((int64_t)(tile - plan.whole) * CUDA_SLICES + slice) * (S::slice_floats / 4) +
+           threadIdx.x;
 }
 
-/* The block's share of the product: of all slices or, with a split, of slice blockIdx.z. fetch(records, s)
- * queues the copies of the columns' records of step s, and is called for one step after the other. What comes out
+template <class S>
+__device__ static inline void tile_sums_put(float4 *to, const float acc[S::panels][S::eights][4])
+{
+#pragma unroll
+    for (int n = 0; n < S::results / 4; n++) {
+        const float *v = acc[n / S::eights][n % S::eights];
+        to[n * S::threads] = make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+template <class S> __device__ static inline void tile_clear(float acc[S::panels][S::eights][4])
+{
+#pragma unroll
+    for (int n = 0; n < S::results; n++)
+        acc[n / (S::eights * 4)][n / 4 % S::eights][n % 4] = 0.0f;
+}
+
+/* acc = what waits there, or that added to it. */
+template <class S>
+__device__ static inline void tile_sums_take(float acc[S::panels][S::eights][4], const float4 *from,
+                                             bool add)
+{
+#pragma unroll
+    for (int n = 0; n < S::results / 4; n++) {
+        const float4 v = from[n * S::threads];
+        float *sum = acc[n / S::eights][n % S::eights];
+        sum[0] = add ? sum[0] + v.x : v.x;
+        sum[1] = add ? sum[1] + v.y : v.y;
+        sum[2] = add ? sum[2] + v.z : v.z;
+        sum[3] = add ? sum[3] + v.w : v.w;
+    }
+}
+
+/* Says that this block's slices of a shared tile are in memory.  True in the block that was last, whose acc then
+ * is the sum of all. */
+template <class S>
+__device__ static inline bool tile_finish(float acc[S::panels][S::eights][4],
+                                          const struct tile_plan &plan,
+                                          const struct tile_slices &of)
+{
+    SHARED(bool, complete, [1]);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int *finished = plan.finished + (of.tile - plan.whole);
+        const int own = of.end - of.first;
+        complete[0] = cuda_arrive(finished, own) + own == CUDA_SLICES;
+        if (complete[0])
+            *finished = 0;
+    }
+    __syncthreads();
+    if (!complete[0])
+        return false;
+    const int together = tile_together(plan, of.tile);
+    tile_sums_take<S>(acc, tile_sums_at<S>(plan, of.tile, together - 1), false);
+#pragma unroll 1
+    for (int slice = together; slice < CUDA_SLICES; slice++)
+        tile_sums_take<S>(acc, tile_sums_at<S>(plan, of.tile, slice), true);
+    return true;
+}
+
+/* Slices of a tile's product.  fetch(records, s) queues the copies of the columns' records of step s, and is called
+ * for one step after the other from that of the first slice on.  True where the tile is complete: what comes out
  * lies in shared memory, TILE_STRIDE floats a column. */
 template <class S, int type, class Fetch>
-__device__ static inline void tile_run(float *shared, const tile_weights<S> &weights, int n_steps,
-                                       int split, const Fetch &fetch)
+__device__ static inline bool tile_run(float *shared, const tile_weights<S> &weights, int n_steps,
+                                       const struct tile_plan &plan, const struct tile_slices &of,
+                                       const Fetch &fetch)
 {
     uint8_t *ring = reinterpret_cast<uint8_t *>(shared) + S::total_bytes;
     const int warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP;
     const int down = warp % S::down * S::panels, across = warp / S::down * S::eights;
-    const int slices = CUDA_SLICES / split, first = split > 1 ? blockIdx.z : 0;
-    const int end = tile_slice_begin(n_steps, first + slices);
+    const int end = tile_slice_begin(n_steps, of.end);
     const auto stage_fetch = [&](int stage, int s) {
         if (s < end) {
             uint8_t *to = ring + stage * S::stage_bytes;
@@ -261,7 +405,7 @@ __device__ static inline void tile_run(float *shared, const tile_weights<S> &wei
         }
         cuda_copy_commit();
     };
-    int s = tile_slice_begin(n_steps, first), at = 0;
+    int s = tile_slice_begin(n_steps, of.first), at = 0;
 #pragma unroll 1
     for (int i = 0; i < S::stages - 1; i++)
         stage_fetch(i, s + i);
@@ -269,7 +413,7 @@ __device__ static inline void tile_run(float *shared, const tile_weights<S> &wei
     struct tile_totals<S> totals;
     totals.shared = shared;
 #pragma unroll 1
-    for (int slice = first; slice < first + slices; slice++) {
+    for (int slice = of.first; slice < of.end; slice++) {
         const int slice_end = tile_slice_begin(n_steps, slice + 1);
 #pragma unroll 1
         for (; s < slice_end; s++) {
@@ -287,9 +431,17 @@ __device__ static inline void tile_run(float *shared, const tile_weights<S> &wei
                 tile_step_plain<S, type>(acc, w, x, lane);
             at = at + 1 < S::stages ? at + 1 : 0;
         }
-        totals.add(acc, slice == first, slice == first + slices - 1);
+        const bool last = slice == of.end - 1;
+        if (of.first == 0)
+            totals.add(acc, slice == 0, last);
+        if (of.end - of.first < CUDA_SLICES && (of.first > 0 || last)) {
+            tile_sums_put<S>(tile_sums_at<S>(plan, of.tile, slice), acc);
+            tile_clear<S>(acc);
+        }
     }
     cuda_copy_wait<0>();
+    if (of.end - of.first < CUDA_SLICES && !tile_finish<S>(acc, plan, of))
+        return false;
     __syncthreads();
 #pragma unroll
     for (int n = 0; n < S::results; n++) {
@@ -298,6 +450,7 @@ __device__ static inline void tile_run(float *shared, const tile_weights<S> &wei
         shared[((across + t) * 8 + lane % 4 * 2 + i % 2) * TILE_STRIDE + o] = acc[p][t][i];
     }
     __syncthreads();
+    return true;
 }
 
 /* each(column, o, four results) for what tile_run left: 32 lanes have 128 outputs of a column. */

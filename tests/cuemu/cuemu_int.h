@@ -14,7 +14,8 @@ enum { CUEMU_DEVICES = 8 };
 
 /* Under cuemu_lock. */
 struct cuemu_devices {
-    int n; /* -1: cuemu_set_up was not called yet */
+    int n;               /* -1: cuemu_set_up was not called yet */
+    int multiprocessors; /* of each */
     size_t memory_total[CUEMU_DEVICES], memory_used[CUEMU_DEVICES];
     unsigned peers[CUEMU_DEVICES]; /* bits: whose memory its kernels may touch besides its own */
 };

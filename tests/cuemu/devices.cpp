@@ -45,7 +45,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
     prop->sharedMemPerBlock = 48 * 1024;
     prop->sharedMemPerBlockOptin = 227 * 1024;
     prop->major = 8;
-    prop->multiProcessorCount = 4;
+    prop->multiProcessorCount = cuemu_devices.multiprocessors;
     prop->maxThreadsPerBlock = 1024;
     prop->warpSize = 32;
     prop->l2CacheSize = 1 << 20;

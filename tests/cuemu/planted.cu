@@ -88,6 +88,23 @@ __global__ void copy_async(float *out, const float *in, int wait)
         out[4 * threadIdx.x + i] = tile[4 * threadIdx.x + i];
 }
 
+/* Each block has a number for every thread; the block that was last adds them, or the one that was first. */
+__global__ void add_blocks(float *out, float *sums, int *finished, bool first)
+{
+    SHARED(bool, adds, [1]);
+    sums[blockIdx.x * N + threadIdx.x] = (float)threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x == 0)
+        adds[0] = cuda_arrive(finished, 1) == (first ? 0 : (int)gridDim.x - 1);
+    __syncthreads();
+    if (!adds[0])
+        return;
+    float sum = 0;
+    for (unsigned i = 0; i < gridDim.x; i++)
+        sum += sums[i * N + N - 1 - threadIdx.x];
+    out[threadIdx.x] = sum;
+}
+
 __global__ void read_at(float *out, const float *in, long at)
 {
     out[threadIdx.x] = in[threadIdx.x + at];
@@ -278,6 +295,13 @@ static const struct plant plants[] = {
     {"an early read of cp.async",
      [](bool bug) { LAUNCH(copy_async, 1, 32, 0, 0, device, device + 4 * N, !bug); }, 128,
      [](int i) { return (float)i; }, cudaSuccess, "NaN"},
+    {"sums of blocks that have not come",
+     [](bool bug) {
+         float *sums = device + 4 * N, *finished = device + N;
+         cudaMemsetAsync(finished, 0, sizeof *finished, 0);
+         LAUNCH(add_blocks, 4, N, 0, 0, device, sums, reinterpret_cast<int *>(finished), bug);
+     },
+     N, [](int i) { return 4.0f * (float)(N - 1 - i); }, cudaSuccess, "others"},
     {"out of bounds",
      [](bool bug) { LAUNCH(read_at, 1, N, 0, 0, device, device + 4 * N, bug ? 4L * N : 0L); }, N,
      [](int i) { return (float)i; }, cudaErrorIllegalAddress, "outside of any allocation"},

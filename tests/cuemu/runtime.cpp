@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 
@@ -60,7 +61,7 @@ typedef cuemu_work work;
 } // namespace
 
 std::recursive_mutex cuemu_lock;
-struct cuemu_devices cuemu_devices = {-1, {}, {}, {}};
+struct cuemu_devices cuemu_devices = {-1, 4, {}, {}, {}};
 thread_local int cuemu_device;
 
 void cuemu_set_up()
@@ -68,6 +69,8 @@ void cuemu_set_up()
     if (cuemu_devices.n >= 0)
         return;
     const char *devices = getenv("CUEMU_DEVICES"), *mb = getenv("CUEMU_MEMORY_MB");
+    if (const char *n = getenv("CUEMU_MULTIPROCESSORS"))
+        cuemu_devices.multiprocessors = std::max(1, (int)strtol(n, nullptr, 10));
     if (getenv("CUEMU_COUNTS"))
         atexit(cuemu_counts_print);
     const char *s = getenv("CUEMU_SEED"), *fail = getenv("CUEMU_FAIL");

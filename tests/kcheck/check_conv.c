@@ -189,6 +189,9 @@ static void check_op(struct kcheck *kc)
         {DTYPE_F16, 1, 14, 15, 40, 20, 3, 1, 1, 1, .bias = true},
         {DTYPE_BF16, 2, 11, 13, 24, 150, 3, 1, 1, 1, .upsample = true, .bias = true, .add = true},
         {DTYPE_F16, 1, 14, 15, 8, 33, 5, 1, 2, 2, .image = true},
+        /* seven tiles: blocks of a device with four multiprocessors end one and begin the next */
+        {DTYPE_F16, 1, 28, 29, 8, 20, 3, 1, 1, 1, .bias = true, .add = true},
+        {DTYPE_BF16, 2, 5, 5, 48, 880, 1, 1, 0, 0, .bias = true, .image = true},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(kc, cases[i]);

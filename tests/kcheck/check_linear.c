@@ -581,7 +581,7 @@ void kcheck_linear(struct kcheck *kc)
             check_matrix_device(kc, types[t], 17, block == 1 ? 43 : block * 2, 20);
             check_matrix_device(kc, types[t], 70, block == 256 ? 768 : 576, 20);
             /* tiles enough for the emulated device's few multiprocessors; for a real one's */
-            check_matrix_device(kc, types[t], 530, block == 256 ? 512 : 320, 150);
+            check_matrix_device(kc, types[t], 890, block == 256 ? 512 : 320, 150);
             if (types[t] == DTYPE_F16 || types[t] == DTYPE_Q4_K)
                 check_matrix_device(kc, types[t], 7250, block == 256 ? 256 : 64, 130);
             continue;

@@ -22,6 +22,7 @@ void block_start(struct block *b)
     b->n_done = 0;
     b->phase = 1;
     b->partial = false;
+    b->releaser = 0;
     b->shared_bytes = k->shared_static + b->launch->shared_bytes;
     memset(b->barriers, 0, sizeof b->barriers);
     if (b->warps == NULL) {

@@ -194,6 +194,8 @@ static void run_st(struct warp *w, const struct ptx_ins *i, uint32_t m)
             return;
         if (s == SP_SHARED)
             races_touch(w, i, l, (uint32_t)at, bytes, RACE_WRITE);
+        else if (s == SP_GLOBAL)
+            races_store(w, i, l);
         note(&global, &shared, s, l, at, bytes);
         for (int k = 0; k < n; k++) {
             uint64_t v = i->wide2 ? R(u64v, w, i->op[k])[l] : R(u32v, w, i->op[k])[l];
@@ -207,17 +209,19 @@ static void run_st(struct warp *w, const struct ptx_ins *i, uint32_t m)
 }
 
 /* What tells caches, scopes and orders; one thread runs it all, so they mean nothing here. */
-static void hints(struct dec *d)
+/* True for what releases: other blocks then see what this one has stored. */
+static bool hints(struct dec *d)
 {
-    static const char *const words[] = {"volatile", "relaxed", "acquire", "release", "acq_rel",
-                                        "weak",     "gpu",     "cta",     "sys",     "cluster",
-                                        "nc",       "ca",      "cg",      "cs",      "lu",
-                                        "cv",       "wb",      "wt",      "noftz",   NULL};
+    const bool release = dec_has(d, "release") || dec_has(d, "acq_rel");
+    static const char *const words[] = {"volatile", "relaxed", "acquire", "weak", "gpu",   "cta",
+                                        "sys",      "cluster", "nc",      "ca",   "cg",    "cs",
+                                        "lu",       "cv",      "wb",      "wt",   "noftz", NULL};
     while (dec_one_of(d, words) >= 0)
         continue;
     for (int n = 1; n < d->n_words; n++)
         if (strncmp(d->word[n], "L1::", 4) == 0 || strncmp(d->word[n], "L2::", 4) == 0)
             d->used[n] = true;
+    return release;
 }
 
 static void space(struct dec *d)
@@ -358,6 +362,8 @@ static void run_atom(struct warp *w, const struct ptx_ins *i, uint32_t m)
             return;
         if (s == SP_SHARED)
             races_touch(w, i, l, (uint32_t)at, i->size, RACE_ATOMIC);
+        else if (i->release)
+            races_release(w, i, l);
         memcpy(&old, p, i->size);
         uint64_t b = wide ? R(u64v, w, i->op[1])[l] : R(u32v, w, i->op[1])[l];
         uint64_t c = wide ? R(u64v, w, i->op[2])[l] : R(u32v, w, i->op[2])[l];
@@ -376,7 +382,7 @@ static void atom(struct dec *d)
     struct ptx_ins *i = d->i;
     bool red = d->word[0][0] == 'r';
     space(d);
-    hints(d);
+    i->release = hints(d);
     int op = dec_one_of(d, atom_names), at = red ? 0 : 1;
     enum ptx_type t = dec_type(d);
     i->sub = (uint8_t)op;

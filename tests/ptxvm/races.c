@@ -3,7 +3,9 @@
  *
  * Time between warps is a vector clock: a warp's own clock advances at each barrier, where it learns the
  * clocks of the others.  Inside a warp it is the count of its syncwarps.  Bytes that a cp.async will
- * write may not be touched before it has landed. */
+ * write may not be touched before it has landed.
+ *
+ * Of global memory: a barrier must come between a release (atom.acq_rel) and what other warps of its block store. */
 #include <string.h>
 
 #include "tests/ptxvm/vm.h"
@@ -93,6 +95,27 @@ void races_touch(struct warp *w, const struct ptx_ins *i, int lane, uint32_t at,
         return;
     for (uint32_t n = 0; n < bytes && !w->bad; n++)
         touch(w, i, lane, at + n, kind);
+}
+
+void races_store(struct warp *w, const struct ptx_ins *i, int lane)
+{
+    const struct block *b = w->block;
+    w->stored = w->clock[w->id] + 1;
+    if (b->cells && b->releaser && b->releaser - 1 != w->id &&
+        b->released >= w->clock[b->releaser - 1])
+        warp_fail(w, i, lane,
+                  "stores to global memory, no barrier between it and warp %d's release",
+                  b->releaser - 1);
+}
+
+void races_release(struct warp *w, const struct ptx_ins *i, int lane)
+{
+    struct block *b = w->block;
+    for (int n = 0; b->cells && n < b->n_warps && !w->bad; n++)
+        if (n != w->id && b->warps[n].stored > w->clock[n])
+            warp_fail(w, i, lane, "a release of what warp %d stores, no barrier between", n);
+    b->releaser = w->id + 1;
+    b->released = w->clock[w->id];
 }
 
 /* b->clock[n]: from when on warp n's accesses are unknown to those who leave the barrier. */

@@ -278,6 +278,24 @@ static void a_missing_barrier_is_found(void **state)
         64, "no barrier between");
 }
 
+/* Thread 0 tells other blocks that all threads have stored. */
+static void a_release_without_its_barriers_is_found(void **state)
+{
+    (void)state;
+    good("st.global.u32 [%rd13], %r1; bar.sync 0; setp.eq.u32 %p1, %r1, 0;\n"
+         "@%p1 atom.acq_rel.gpu.add.u32 %r7, [%rd11+4000], 1; bar.sync 0;",
+         64);
+    good("st.global.u32 [%rd13], %r1; setp.eq.u32 %p1, %r1, 0;\n"
+         "@%p1 atom.add.u32 %r7, [%rd11+4000], 1;", /* it tells nothing but itself */
+         64);
+    bad("st.global.u32 [%rd13], %r1; setp.eq.u32 %p1, %r1, 0;\n"
+        "@%p1 atom.acq_rel.gpu.add.u32 %r7, [%rd11+4000], 1; bar.sync 0;",
+        64, "no barrier between");
+    bad("st.global.u32 [%rd13], %r1; bar.sync 0; setp.eq.u32 %p1, %r1, 0;\n"
+        "@%p1 atom.acq_rel.gpu.add.u32 %r7, [%rd11+4000], 1;",
+        64, "no barrier between");
+}
+
 static void a_missing_syncwarp_is_found(void **state)
 {
     (void)state;
@@ -364,6 +382,7 @@ int main(void)
         cmocka_unit_test_setup(mma_of_bytes_is_exact, set_up),
         cmocka_unit_test_setup(copies_land_at_their_wait, set_up),
         cmocka_unit_test_setup(a_missing_barrier_is_found, set_up),
+        cmocka_unit_test_setup(a_release_without_its_barriers_is_found, set_up),
         cmocka_unit_test_setup(a_missing_syncwarp_is_found, set_up),
         cmocka_unit_test_setup(divergent_barriers_are_found, set_up),
         cmocka_unit_test_setup(lanes_that_are_missing_are_found, set_up),

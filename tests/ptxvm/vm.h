@@ -63,6 +63,7 @@ struct ptx_ins {
     bool guard_negated, ftz, sat, wide, wide2, relu;
     bool whole_warp;    /* FLOW_SYNC: all 32 lanes, whatever op[] says */
     bool arrive;        /* bar.arrive */
+    bool release;       /* atom.acq_rel.gpu and the like */
     uint32_t sync_mask; /* slot of the member mask, VM_NONE for whole_warp */
 };
 
@@ -174,6 +175,7 @@ struct warp {
     uint32_t n_copies, cap_copies;
     uint32_t copy_group[VM_LANES]; /* groups committed */
     uint32_t clock[VM_MAX_WARPS];  /* what it knows of each warp's time */
+    uint32_t stored;               /* its own at its last store to global memory, + 1; 0: none */
     uint32_t sync;
 };
 
@@ -199,7 +201,9 @@ struct block {
     struct warp *warps;
     int n_warps, n_done;
     uint32_t n_threads, phase;
-    bool partial; /* a barrier of some warps completed in this phase */
+    bool partial;      /* a barrier of some warps completed in this phase */
+    int releaser;      /* warp of the last release, + 1; 0: none */
+    uint32_t released; /* its clock then */
     struct barrier barriers[VM_BARRIERS];
     bool started;
 };
@@ -267,6 +271,9 @@ void access_shared(struct ptxvm_stats *s, const struct access *a);
 enum race_kind { RACE_READ, RACE_WRITE, RACE_ATOMIC, RACE_COPY, RACE_LAND };
 void races_touch(struct warp *w, const struct ptx_ins *i, int lane, uint32_t at, uint32_t bytes,
                  enum race_kind kind);
+/* Global memory: a store; a release, behind which other blocks may read what this one stored. */
+void races_store(struct warp *w, const struct ptx_ins *i, int lane);
+void races_release(struct warp *w, const struct ptx_ins *i, int lane);
 void races_arrive(struct warp *w, struct barrier *b);
 void races_leave(struct warp *w, const struct barrier *b);
 #define RACES_WHOLE_WARP 32 /* as a lane: the warp together, as in ldmatrix */

@@ -135,7 +135,7 @@ void warp_start(struct warp *w, struct block *b, int id)
     w->n_groups = 1;
     w->groups[0] = (struct group){.mask = w->live};
     w->bad = false;
-    w->n_copies = w->carry = w->sync = 0;
+    w->n_copies = w->carry = w->sync = w->stored = 0;
     memset(w->copy_group, 0, sizeof w->copy_group);
     memset(w->clock, 0, sizeof w->clock);
     w->clock[id] = 1;
