@@ -74,3 +74,18 @@ int err_reason(struct err *e, const char *reason)
         snprintf(e->reason, sizeof e->reason, "%s", reason);
     return code_of(e);
 }
+
+struct err_shown err_shown(const char *s, size_t n)
+{
+    struct err_shown out;
+    const size_t k = n < ERR_SHOWN ? n : ERR_SHOWN;
+    for (size_t i = 0; i < k; i++)
+        out.text[i] = s[i] >= ' ' && s[i] <= '~' ? s[i] : '?';
+    memcpy(out.text + k, k < n ? "..." : "\0\0\0", 4);
+    return out;
+}
+
+struct err_shown err_shown_str(const char *s)
+{
+    return err_shown(s, strlen(s));
+}

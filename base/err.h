@@ -2,6 +2,7 @@
  * Thread: any. */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
+#include <stddef.h>
 
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
@@ -40,5 +41,14 @@ int err_wrap(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Names the request field to blame, and the machine-readable reason; both return e->code. */
 int err_param(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int err_reason(struct err *e, const char *reason);
+
+/* A name from a file in a message: the first ERR_SHOWN bytes, "..." behind what was cut off, and what is not
+ * printable ASCII as '?'.  s has n bytes, or ends with a NUL. */
+enum { ERR_SHOWN = 64 };
+struct err_shown {
+    char text[ERR_SHOWN + 4];
+};
+struct err_shown err_shown(const char *s, size_t n);
+struct err_shown err_shown_str(const char *s);
 
 #endif

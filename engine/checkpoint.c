@@ -22,16 +22,6 @@ const char *checkpoint_part_name(enum checkpoint_part part)
     return (unsigned)part < CHECKPOINT_N_PARTS ? names[part] : "";
 }
 
-struct checkpoint_shown checkpoint_shown(const char *s)
-{
-    struct checkpoint_shown out;
-    size_t n = strlen(s), k = n < CHECKPOINT_SHOWN ? n : CHECKPOINT_SHOWN;
-    for (size_t i = 0; i < k; i++)
-        out.text[i] = s[i] >= ' ' && s[i] <= '~' ? s[i] : '?';
-    memcpy(out.text + k, k < n ? "..." : "\0\0\0", 4);
-    return out;
-}
-
 int checkpoint_no_memory(struct err *e)
 {
     return err_set(e, ERR_NOMEM, "out of memory for the tables of the checkpoint");
@@ -213,10 +203,10 @@ int checkpoint_add(struct checkpoint *c, enum checkpoint_part part, const char *
         return err_set(
             e, ERR_UNSUPPORTED,
             "tensor \"%s\" is of type %s: weights are F32, F16, BF16 or, in GGUF, blocks",
-            checkpoint_shown(r->name).text, r->type_name);
+            err_shown_str(r->name).text, r->type_name);
     if (take_dims(&t, r) != 0)
         return err_set(e, ERR_CORRUPT, "tensor \"%s\" has a shape that no weight has",
-                       checkpoint_shown(r->name).text);
+                       err_shown_str(r->name).text);
     t.name = arena_strdup(&c->arena, name);
     if (t.name == NULL || (l->n == l->cap && grow(l) != 0))
         return checkpoint_no_memory(e);
@@ -238,7 +228,7 @@ static int finish(struct checkpoint *c, struct err *e)
             if (rc == ERR_INVALID)
                 return err_set(e, ERR_CORRUPT, "%s has two tensors \"%s\"",
                                checkpoint_part_name((enum checkpoint_part)p),
-                               checkpoint_shown(name).text);
+                               err_shown_str(name).text);
             if (rc != 0)
                 return checkpoint_no_memory(e);
         }

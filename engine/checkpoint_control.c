@@ -110,7 +110,7 @@ int checkpoint_control_open(struct checkpoint *c, struct err *e)
             rc = checkpoint_add(c, CHECKPOINT_CONTROL, name, &t, e);
         else
             rc = err_set(e, ERR_UNSUPPORTED, "tensor \"%s\" has no place in a T2I-Adapter",
-                         checkpoint_shown(t.name).text);
+                         err_shown_str(t.name).text);
     }
     return rc;
 }

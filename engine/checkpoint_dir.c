@@ -138,12 +138,12 @@ static int open_shards(struct checkpoint *c, enum checkpoint_part part, const ch
         struct checkpoint_raw t;
         if (!shard_name_ok(json_str(v)))
             rc = err_set(e, ERR_CORRUPT, "the shard of tensor \"%s\" is no .safetensors beside %s",
-                         checkpoint_shown(json_key(v)).text, index);
+                         err_shown_str(json_key(v)).text, index);
         else
             rc = shard_of(c, &shards, dir, json_str(v), &f, e);
         if (rc == 0 && !checkpoint_raw_find(f, json_key(v), &t))
             rc = err_set(e, ERR_CORRUPT, "tensor \"%s\" is not in its shard %s",
-                         checkpoint_shown(json_key(v)).text, checkpoint_shown(json_str(v)).text);
+                         err_shown_str(json_key(v)).text, err_shown_str(json_str(v)).text);
         if (rc == 0)
             rc = add(c, part, &t, e);
     }
@@ -214,7 +214,7 @@ static int check_class(enum checkpoint_part part, const char *class, struct err 
     if (strcmp(class, known[part][0]) == 0 || strcmp(class, known[part][1]) == 0)
         return 0;
     return err_set(e, ERR_UNSUPPORTED, "its %s is a %s; served are %s", checkpoint_part_name(part),
-                   checkpoint_shown(class).text, known[part][0]);
+                   err_shown_str(class).text, known[part][0]);
 }
 
 /* There when its directory is, whatever the index says of it: nobody loses it by an edited file. */
@@ -243,7 +243,7 @@ static int open_parts(struct checkpoint *c, struct err *e)
         const char *pipeline = json_str(json_get(c->index, "_class_name"));
         if (class == NULL)
             return err_set(e, ERR_UNSUPPORTED, "%s without %s is not served",
-                           pipeline != NULL ? checkpoint_shown(pipeline).text : "a pipeline", name);
+                           pipeline != NULL ? err_shown_str(pipeline).text : "a pipeline", name);
         int rc = check_class(part, class, e);
         if (rc == 0)
             rc = open_part(c, part, path_of(c, c->path, name), e);
@@ -297,7 +297,7 @@ static int open_alone(struct checkpoint *c, struct err *e)
                                                             : -1;
     rc = transformers ? 0
          : part < 0   ? err_set(e, ERR_UNSUPPORTED, "%s is not the part of an image model",
-                              class != NULL ? checkpoint_shown(class).text : c->path)
+                              class != NULL ? err_shown_str(class).text : c->path)
                       : check_class((enum checkpoint_part)part, class, e);
     json_free(config);
     c->family = CHECKPOINT_ALONE;

@@ -169,7 +169,7 @@ int checkpoint_esrgan_open(struct checkpoint *c, struct err *e)
             continue; /* "params." beside "params_ema.": the weights before they were averaged */
         if (!rename_tensor(&g, t.name + g.n_wrap, name, sizeof name))
             rc = err_set(e, ERR_UNSUPPORTED, "tensor \"%s\" has no place in ESRGAN",
-                         checkpoint_shown(t.name).text);
+                         err_shown_str(t.name).text);
         else
             rc = checkpoint_add(c, CHECKPOINT_MODEL, name, &t, e);
     }

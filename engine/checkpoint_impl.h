@@ -18,7 +18,6 @@
 enum {
     CHECKPOINT_MAX_FILES = 256,
     CHECKPOINT_MAX_NAME = 255,  /* bytes of a tensor's name */
-    CHECKPOINT_SHOWN = 64,      /* bytes of a name that a message shows */
     CHECKPOINT_ARENA = 64 << 20 /* names, and the few tensors that are stored the other way round */
 };
 
@@ -75,11 +74,6 @@ int checkpoint_add(struct checkpoint *c, enum checkpoint_part part, const char *
 int checkpoint_json(struct cJSON **doc, const char *path, enum json_type type, struct err *e);
 /* Takes what was written as a document. */
 int checkpoint_json_text(struct cJSON **doc, const struct buf *text, struct err *e);
-/* What a name from a file looks like in a message. */
-struct checkpoint_shown {
-    char text[CHECKPOINT_SHOWN + 4];
-};
-struct checkpoint_shown checkpoint_shown(const char *s);
 int checkpoint_no_memory(struct err *e);
 
 int checkpoint_dir_open(struct checkpoint *c, struct err *e);

@@ -275,7 +275,7 @@ static int add_fused(struct ldm *l, enum checkpoint_part part, const char *name,
     int n_stem = (int)(tail - name);
     if (t->ndim < 1 || t->dims[0] % 3 != 0)
         return err_set(l->e, ERR_CORRUPT, "tensor \"%s\" is not q, k and v",
-                       checkpoint_shown(t->name).text);
+                       err_shown_str(t->name).text);
     struct checkpoint_raw third = *t;
     third.dims[0] /= 3;
     third.bytes /= 3;
@@ -295,7 +295,7 @@ static int add_projection(struct ldm *l, enum checkpoint_part part, const struct
         return checkpoint_add(l->c, part, "text_projection.weight", t, l->e); /* says why not */
     if (t->ndim != 2 || t->dims[0] > PROJECTION_MAX || t->dims[1] > PROJECTION_MAX)
         return err_set(l->e, ERR_CORRUPT, "tensor \"%s\" is not a matrix of allowed size",
-                       checkpoint_shown(t->name).text);
+                       err_shown_str(t->name).text);
     int64_t rows = t->dims[0], cols = t->dims[1];
     float *out = arena_array(&l->c->arena, (size_t)(rows * cols), sizeof *out);
     float *row = arena_array(&l->c->arena, (size_t)cols, sizeof *row);
@@ -384,7 +384,7 @@ static int add(struct ldm *l, const struct checkpoint_raw *t)
                                                : map_vae(l, s, name);
         if (!known)
             return err_set(l->e, ERR_UNSUPPORTED, "tensor \"%s\" has no place in Stable Diffusion",
-                           checkpoint_shown(t->name).text);
+                           err_shown_str(t->name).text);
         return text ? add_text(l, part, name, layer, t) : checkpoint_add(l->c, part, name, t, l->e);
     }
     return 0; /* betas, ema weights: not needed */
@@ -543,7 +543,7 @@ int checkpoint_ldm_control(struct checkpoint *c, const char *prefix, struct err 
         rc = map_control(&l, s, name)
                  ? checkpoint_add(c, CHECKPOINT_CONTROL, name, &t, e)
                  : err_set(e, ERR_UNSUPPORTED, "tensor \"%s\" has no place in a ControlNet",
-                           checkpoint_shown(t.name).text);
+                           err_shown_str(t.name).text);
     }
     return rc;
 }

@@ -47,8 +47,7 @@ enum {
     TENSOR_MIN_BYTES = 8 + 1 + 4 + 8 + 4 + 8, /* name of one byte, ndim, one dim, type, offset */
     ALIGNMENT_DEFAULT = 32,
     ALIGNMENT_MIN = 8,
-    ALIGNMENT_MAX = 1 << 16,
-    SHOWN_MAX = 64 /* bytes of a name that a message shows */
+    ALIGNMENT_MAX = 1 << 16
 };
 
 struct kv {
@@ -89,20 +88,6 @@ static int bad(const struct reader *r, const char *fmt, ...)
     vsnprintf(why, sizeof why, fmt, ap);
     va_end(ap);
     return err_set(r->e, ERR_CORRUPT, "GGUF header at byte %zu: %s", r->at, why);
-}
-
-/* Names from a file in a message: printable, bounded. */
-struct shown {
-    char text[SHOWN_MAX + 4];
-};
-static struct shown shown(const char *s, size_t n)
-{
-    struct shown out;
-    size_t k = n < SHOWN_MAX ? n : SHOWN_MAX;
-    for (size_t i = 0; i < k; i++)
-        out.text[i] = s[i] >= ' ' && s[i] <= '~' ? s[i] : '?';
-    memcpy(out.text + k, k < n ? "..." : "\0\0\0", 4);
-    return out;
 }
 
 /* n bytes of the file, or NULL with the error set. */
@@ -206,7 +191,7 @@ static int read_kv(struct gguf *g, struct reader *r, struct kv *kv)
         return ERR_CORRUPT;
     if (type >= V_N)
         return bad(r, "key \"%s\" has the unknown value type %u",
-                   shown(kv->key.data, kv->key.len).text, type);
+                   err_shown(kv->key.data, kv->key.len).text, type);
     kv->type = (enum value_type)type;
     if (type == V_STR)
         return take_str(r, &kv->str, "string");
@@ -228,7 +213,7 @@ static int read_kvs(struct gguf *g, struct reader *r)
             return rc;
         rc = map_put(&g->kv_by_key, kv->key.data, kv->key.len, (int64_t)i);
         if (rc == ERR_INVALID)
-            return bad(r, "duplicate key \"%s\"", shown(kv->key.data, kv->key.len).text);
+            return bad(r, "duplicate key \"%s\"", err_shown(kv->key.data, kv->key.len).text);
         if (rc != 0)
             return no_memory(r->e);
     }
@@ -265,7 +250,7 @@ static int read_tensor(struct gguf *g, struct reader *r, size_t i)
     t->name = arena_strndup(&g->arena, name.data, name.len);
     if (t->name == NULL)
         return no_memory(r->e);
-    struct shown label = shown(name.data, name.len);
+    struct err_shown label = err_shown(name.data, name.len);
     if (take_u32(r, &ndim, "number of dimensions") != 0)
         return ERR_CORRUPT;
     if (ndim < 1 || ndim > 4)
@@ -328,8 +313,8 @@ static int check_overlap(const struct gguf *g, struct span *spans, struct err *e
     for (size_t i = 1; i < g->n_tensors; i++)
         if (spans[i].start < spans[i - 1].end)
             return err_set(e, ERR_CORRUPT, "tensors \"%s\" and \"%s\" overlap at byte %zu",
-                           shown(spans[i - 1].name, strlen(spans[i - 1].name)).text,
-                           shown(spans[i].name, strlen(spans[i].name)).text, spans[i].start);
+                           err_shown_str(spans[i - 1].name).text, err_shown_str(spans[i].name).text,
+                           spans[i].start);
     return 0;
 }
 
@@ -344,7 +329,7 @@ static int place_tensors(struct gguf *g, const struct reader *r, size_t alignmen
     size_t expected = 0;
     for (size_t i = 0; i < g->n_tensors && rc == 0; i++) {
         struct gguf_tensor *t = &g->tensors[i];
-        struct shown label = shown(t->name, strlen(t->name));
+        struct err_shown label = err_shown_str(t->name);
         if (g->offsets[i] % alignment != 0)
             rc = err_set(r->e, ERR_CORRUPT, "tensor \"%s\" lies at %" PRIu64 ", not aligned to %zu",
                          label.text, g->offsets[i], alignment);

@@ -19,9 +19,8 @@
 enum {
     LENGTH_BYTES = 8,
     NAME_MAX_BYTES = 255,
-    METADATA_MAX = 1 << 12,                               /* entries */
-    NODES_MAX = SAFETENSORS_MAX_TENSORS * 12 + (1 << 14), /* 7 and the dimensions for each tensor */
-    SHOWN_MAX = 64                                        /* bytes of a name that a message shows */
+    METADATA_MAX = 1 << 12,                              /* entries */
+    NODES_MAX = SAFETENSORS_MAX_TENSORS * 12 + (1 << 14) /* 7 and the dimensions for each tensor */
 };
 
 static const struct {
@@ -59,24 +58,10 @@ struct reader {
     struct err *e;
 };
 
-/* Names from a file in a message: printable, bounded. */
-struct shown {
-    char text[SHOWN_MAX + 4];
-};
-static struct shown shown(const char *s)
-{
-    struct shown out;
-    size_t n = strlen(s), k = n < SHOWN_MAX ? n : SHOWN_MAX;
-    for (size_t i = 0; i < k; i++)
-        out.text[i] = s[i] >= ' ' && s[i] <= '~' ? s[i] : '?';
-    memcpy(out.text + k, k < n ? "..." : "\0\0\0", 4);
-    return out;
-}
-
 static int bad(const struct reader *r, const char *name, const char *what)
 {
-    return err_set(r->e, ERR_CORRUPT, "safetensors header: tensor \"%s\" %s", shown(name).text,
-                   what);
+    return err_set(r->e, ERR_CORRUPT, "safetensors header: tensor \"%s\" %s",
+                   err_shown_str(name).text, what);
 }
 
 /* An unsigned integer that a double holds exactly. */
@@ -103,7 +88,7 @@ static int read_type(struct reader *r, struct entry *x, const struct cJSON *v, i
     }
     return err_set(r->e, ERR_UNSUPPORTED,
                    "tensor \"%s\" has the type \"%s\", which is unknown here",
-                   shown(x->t.name).text, shown(name).text);
+                   err_shown_str(x->t.name).text, err_shown_str(name).text);
 }
 
 /* The shape, and the bytes that it needs. */
@@ -143,11 +128,11 @@ static int read_offsets(struct reader *r, struct entry *x, const struct cJSON *v
         return err_set(r->e, ERR_CORRUPT,
                        "tensor \"%s\" ends at byte %" PRIu64 " but the file has %" PRIu64
                        " bytes of data: incomplete download?",
-                       shown(x->t.name).text, x->end, r->n_data);
+                       err_shown_str(x->t.name).text, x->end, r->n_data);
     if (x->end - x->start != x->t.bytes)
         return err_set(r->e, ERR_CORRUPT,
                        "tensor \"%s\" has %" PRIu64 " bytes but its shape needs %zu",
-                       shown(x->t.name).text, x->end - x->start, x->t.bytes);
+                       err_shown_str(x->t.name).text, x->end - x->start, x->t.bytes);
     x->t.data = r->data + x->start;
     return 0;
 }

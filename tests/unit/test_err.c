@@ -83,6 +83,18 @@ static void err_cuts_long_text_at_a_character_border(void **state)
     }
 }
 
+static void err_shown_is_printable_and_bounded(void **state)
+{
+    (void)state;
+    char name[ERR_SHOWN + 2];
+    memset(name, 'x', sizeof name);
+    assert_string_equal(err_shown("a\n\xffz?", 4).text, "a??z");
+    assert_string_equal(err_shown(name, 0).text, "");
+    name[ERR_SHOWN + 1] = '\0';
+    assert_int_equal(strlen(err_shown(name, ERR_SHOWN).text), ERR_SHOWN);
+    assert_string_equal(err_shown_str(name).text + ERR_SHOWN - 1, "x...");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -92,6 +104,7 @@ int main(void)
         cmocka_unit_test(err_set_may_quote_the_message_it_replaces),
         cmocka_unit_test(err_messages_stay_on_one_line),
         cmocka_unit_test(err_cuts_long_text_at_a_character_border),
+        cmocka_unit_test(err_shown_is_printable_and_bounded),
     };
     return cmocka_run_group_tests_name("base/err", tests, NULL, NULL);
 }
