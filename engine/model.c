@@ -22,15 +22,16 @@
 
 enum { MAX_PATH = 4096, MAX_CHAT_TEMPLATE = 1 << 20, MAX_DIR_ENTRIES = 100000 };
 
+/* One of the networks, by card.kind; the others are NULL. */
 struct model {
     struct model_card card;
-    struct text_model *text; /* one of these two */
+    struct text_model *text;
     struct diffusion *diffusion;
-    struct blip *blip; /* a caption model: text is its decoder */
+    struct blip *blip; /* text is its decoder */
     struct bert *bert;
     struct upscaler *upscaler;
     struct control *control;
-    struct caption_card caption;
+    struct caption_card caption; /* what card.caption points to */
 };
 
 static const struct family {
@@ -163,10 +164,8 @@ static int find_family(const struct family **out, const struct gguf *g, struct e
             return 0;
         }
     }
-    char name[33] = "";
-    for (size_t i = 0; i < arch.len && i < sizeof name - 1; i++)
-        name[i] = arch.data[i] > ' ' && arch.data[i] <= '~' ? arch.data[i] : '?';
-    return err_set(e, ERR_UNSUPPORTED, "the architecture \"%s\" is not built in (llama is)", name);
+    return err_set(e, ERR_UNSUPPORTED, "the architecture \"%s\" is not built in (llama is)",
+                   err_shown(arch.data, arch.len).text);
 }
 
 /* Copies the template; a NUL inside would cut it short, so it is refused. */
@@ -248,6 +247,13 @@ static int open_text(struct model *m, struct gguf *g, struct backend *be,
     return 0;
 }
 
+/* When the file or directory was last changed, in Unix seconds; 0: nobody can tell. */
+static int64_t created(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? (int64_t)st.st_mtime : 0;
+}
+
 static const char *image_source(const char *path)
 {
     struct stat st;
@@ -271,8 +277,6 @@ static int open_image(struct model **out, const char *id, const char *path, stru
     int rc = diffusion_open(&d, path, be, &dopt, e);
     if (rc != 0)
         return rc;
-    struct stat st = {0};
-    (void)stat(path, &st);
     struct model *m = xcalloc(1, sizeof *m);
     m->diffusion = d;
     m->card = (struct model_card){
@@ -283,7 +287,7 @@ static int open_image(struct model **out, const char *id, const char *path, stru
         .quant = xstrdup(dtype_name(d->type)),
         .n_params = d->n_params,
         .weight_bytes = d->info->weight_bytes,
-        .created = (int64_t)st.st_mtime,
+        .created = created(path),
         .input = MODALITY_TEXT | (d->card.edit || d->info->enlarges ? MODALITY_IMAGE : 0),
         .scale = d->info->enlarges ? d->info->scale : 0,
         .output = MODALITY_IMAGE,
@@ -308,8 +312,6 @@ static int open_control(struct model **out, const char *id, const char *path, st
     if (rc != 0)
         return rc;
     const struct control_info *info = control_info(control);
-    struct stat st = {0};
-    (void)stat(path, &st);
     struct model *m = xcalloc(1, sizeof *m);
     m->control = control;
     m->card = (struct model_card){.id = xstrdup(id),
@@ -319,7 +321,7 @@ static int open_control(struct model **out, const char *id, const char *path, st
                                   .quant = xstrdup(dtype_name(info->type)),
                                   .n_params = info->n_params,
                                   .weight_bytes = info->weight_bytes,
-                                  .created = (int64_t)st.st_mtime,
+                                  .created = created(path),
                                   .input = MODALITY_IMAGE};
     *out = m;
     return 0;
@@ -341,8 +343,6 @@ static int open_upscaler(struct model **out, const char *id, const char *path, s
     if (rc != 0)
         return rc;
     const struct upscaler_info *info = upscaler_info(u);
-    struct stat st = {0};
-    (void)stat(path, &st);
     struct model *m = xcalloc(1, sizeof *m);
     m->upscaler = u;
     m->card = (struct model_card){.id = xstrdup(id),
@@ -352,7 +352,7 @@ static int open_upscaler(struct model **out, const char *id, const char *path, s
                                   .quant = xstrdup(dtype_name(info->type)),
                                   .n_params = info->n_params,
                                   .weight_bytes = info->weight_bytes,
-                                  .created = (int64_t)st.st_mtime,
+                                  .created = created(path),
                                   .input = MODALITY_IMAGE,
                                   .output = MODALITY_IMAGE,
                                   .scale = info->scale};
@@ -490,10 +490,8 @@ static int open_transformers(struct model **out, const char *id, const char *pat
     rc = f->open(m, c, be, o, e);
     checkpoint_close(c);
     if (rc == 0) {
-        struct stat st = {0};
-        (void)stat(path, &st);
         f->fill(m, id);
-        m->card.created = (int64_t)st.st_mtime;
+        m->card.created = created(path);
         rc = o->bare ? 0 : f->open_tokenizer(m, path, e);
     }
     if (rc != 0) {
