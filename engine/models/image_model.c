@@ -465,7 +465,9 @@ int image_text_open(struct image_text **out, struct image_model *m, int clip_ski
     u->pooled = program_host(u->p, &u->pass[m->info.n_encoders - 1].pooled, PROGRAM_OUT);
     u->pub.pooled = u->pooled;
     *out = &u->pub;
-    return u->pub.hidden != NULL ? 0 : image_no_host_memory(&u->pub.unit, e);
+    return u->pub.hidden != NULL && (u->pooled != NULL || m->info.pooled_dim == 0)
+               ? 0
+               : image_no_host_memory(&u->pub.unit, e);
 }
 
 size_t image_text_bytes(struct image_model *m, int clip_skip, struct err *e)
