@@ -131,16 +131,20 @@ int schema_close(struct schema *s, grammar_sym top, const struct grammar **out, 
 
 /* ---- helpers ---- */
 
+static int say(const struct schema *s, int code, const char *what, const char *name, struct err *e)
+{
+    err_set(e, code, "%s: %s%s%.60s", s->param, what, name[0] != '\0' ? " " : "", name);
+    return err_param(e, "%s", s->param);
+}
+
 int schema_refuse(const struct schema *s, struct err *e, const char *what, const char *name)
 {
-    err_set(e, ERR_UNSUPPORTED, "%s: %s %.60s", s->param, what, name);
-    return err_param(e, "%s", s->param);
+    return say(s, ERR_UNSUPPORTED, what, name, e);
 }
 
 static int bad(const struct schema *s, struct err *e, const char *what, const char *name)
 {
-    err_set(e, ERR_INVALID, "%s: %s %.60s", s->param, what, name);
-    return err_param(e, "%s", s->param);
+    return say(s, ERR_INVALID, what, name, e);
 }
 
 int schema_count(const struct schema *s, const struct cJSON *v, const char *key, int *out,
