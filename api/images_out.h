@@ -24,10 +24,10 @@ struct images_out_options {
     /* A call of /sdapi/v1: it finishes pictures and writes the answer; or NULL. */
     const struct api_call *sd;
     int64_t pixels;             /* of a picture that is given out at most; 0: width * height */
-    const uint8_t *init, *mask; /* the job\'s, or NULL: where mask is 0, init is given back */
-    const char *
-        parameters; /* text for the PNG, copied; "": none, and no seed.  Each picture's seed comes into it ... */
-    size_t seed_at; /* ... here */
+    const uint8_t *init, *mask; /* the job's, or NULL: where mask is 0, init is given back */
+    /* Text for the PNG, copied, with each picture's seed at seed_at; "": none, and no seed. */
+    const char *parameters;
+    size_t seed_at;
 };
 
 struct images_out;

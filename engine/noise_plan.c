@@ -65,8 +65,7 @@ void noise_plan_emit(struct plan *p, int dst, const struct noise_expr *x)
 /* Every call has one: previews use it, too. */
 static struct noise_expr clean(struct plan *p, double x, double m)
 {
-    const bool told =
-        fabs(x) < 1 / TINY; /* else the latent says nothing of the picture: no preview */
+    const bool told = fabs(x) < 1 / TINY; /* else the latent says nothing of the picture */
     p->call->clean_x = told ? (float)x : 0;
     p->call->clean_m = told ? (float)m : 0;
     struct noise_expr y = {{[REG_X] = x, [REG_M] = m}};

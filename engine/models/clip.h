@@ -25,8 +25,8 @@ struct clip_want {
 };
 struct clip_pass {
     int32_t *ids; /* [n_tokens], to be filled before a run */
-    const float *
-        *own; /* [n_tokens]: the token's embedding [dim], or NULL: that of its id; NULL: none has */
+    /* [n_tokens]: the token's embedding [dim], or NULL: that of its id; NULL itself: none has one */
+    const float **own;
     struct tensor hidden; /* [n_tokens, dim], pinned */
     struct tensor pooled; /* [n_tokens, pooled_dim], pinned */
 };

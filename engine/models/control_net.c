@@ -231,9 +231,9 @@ static void add_row(const struct net_unit *u, int row)
     const int n_skips = u->c->places.n_skips;
     const bool pooled = u->c->info.pooled;
     float *to = r->residuals;
+    /* -0: what is added to it is what it becomes, and where nothing is added, it changes nothing itself. */
     for (size_t i = 0; to != NULL && r->fresh && i < r->n_residuals; i++)
-        to[i] =
-            -0.0f; /* what is added to it is what it becomes, and where nothing is, nothing changes */
+        to[i] = -0.0f;
     for (int i = 0; i < u->n_out && to != NULL; i++) {
         const struct tensor *t = &u->out[i];
         const size_t n = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);

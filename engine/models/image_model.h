@@ -100,8 +100,8 @@ struct image_text {
     /* [IMAGE_TOKENS] in: vectors of tokens that the vocabulary lacks, NULL for the others; NULL itself where
      * the model takes no adapters */
     const float **own[IMAGE_MAX_ENCODERS];
-    int32_t own_ids[IMAGE_MAX_ENCODERS]
-                   [IMAGE_TOKENS];         /* in: their ids, beyond the vocabulary; else 0 */
+    /* in: their ids, beyond the vocabulary; else 0 */
+    int32_t own_ids[IMAGE_MAX_ENCODERS][IMAGE_TOKENS];
     const struct image_adapters *adapters; /* in */
     float *hidden;                         /* [IMAGE_TOKENS, context_dim] out */
     float *pooled;                         /* [pooled_dim] out, NULL where there is none */
@@ -199,9 +199,9 @@ struct image_vae {
     int h, w;
     float *latent;  /* [h, w, latent_channels]; decode, preview: in */
     float *picture; /* [8 h, 8 w, 3], -1 ... 1 (not clipped); in or out */
-    float
-        *moments; /* encode, out: [h, w, 2 * latent_channels], means, then log variances clipped to
-                       -30 ... 20; a latent is mean + exp(logvar / 2) * noise, then scaled */
+    /* encode, out: [h, w, 2 * latent_channels], means, then log variances clipped to -30 ... 20; a latent is
+     * mean + exp(logvar / 2) * noise, then scaled */
+    float *moments;
 };
 int image_vae_open(struct image_vae **out, struct image_model *m, enum image_vae_kind kind, int h,
                    int w, struct err *e);

@@ -171,7 +171,7 @@ int rope_freq_read(struct rope_freq *r, const struct gguf *g, const char *arch, 
     if (rc != 0)
         return rc;
     *r = (struct rope_freq){.n_rot = n_rot, .n_ctx_train = n_ctx};
-    /* Files give the context before or after stretching; never believe in more than the product. */
+    /* Files give the context before or after stretching: the larger number is the one after it. */
     double stretched = floor((double)s.original * s.factor);
     if (stretched > (double)n_ctx)
         r->n_ctx_train = stretched < ROPE_MAX_CTX ? (int64_t)stretched : ROPE_MAX_CTX;

@@ -33,8 +33,8 @@ struct safety {
     struct vit_pixels colours;
     struct vit_patches in;
     int n_project;
-    int resize_w,
-        resize_h; /* the picture before it is cut; resize_h 0: its shortest side is resize_w */
+    /* The picture before it is cut; resize_h 0: its shortest side is resize_w. */
+    int resize_w, resize_h;
     bool cut;
     struct nn_norm pre_norm, post_norm;
     struct nn_linear projection; /* [n_project, dim], no bias */

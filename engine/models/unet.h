@@ -69,8 +69,8 @@ struct unet {
     struct nn_conv conv_in, conv_out;
     struct nn_linear time1, time2; /* [time_dim, channels[0]], [time_dim, time_dim] */
     struct nn_linear guidance;     /* [channels[0], guidance_dim] */
-    struct nn_linear added1,
-        added2;             /* [time_dim, pooled_dim + 6 added_dim], [time_dim, time_dim] */
+    /* [time_dim, pooled_dim + 6 added_dim], [time_dim, time_dim] */
+    struct nn_linear added1, added2;
     struct weight *classes; /* [n_classes, time_dim]; NULL: none */
     int64_t n_class_rows;   /* that the file has */
     struct unet_stage *down, *up, mid;
