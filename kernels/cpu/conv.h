@@ -35,4 +35,6 @@ int64_t conv_even(int64_t n, int64_t most, int64_t unit);
 /* Does conv_win_run do it, in fewer products than there are? */
 bool conv_win_fits(const struct op_conv2d *p);
 void conv_win_run(struct cpu_backend *cb, struct conv_job *j);
+/* Fills in k_block and the tasks, for n_tiles tiles of 2 x 2 outputs in place of rows. */
+void conv_win_cut(struct conv_job *j, int64_t n_tiles, int n_workers);
 #endif

@@ -166,14 +166,14 @@ static int64_t win_block(const struct conv_job *j, int64_t panels)
 
 /* Takes the cut whose slowest worker is estimated to be done first, in products of a vector for each channel:
  * transforming a panel's channel costs about 80, a tile's 5, loading and storing the sums 3 a block. */
-static void win_cut(struct conv_job *j, int64_t n_tiles, int n_workers)
+void conv_win_cut(struct conv_job *j, int64_t n_tiles, int n_workers)
 {
-    int64_t n_panels = j->w->n_panels;
+    const int64_t n_panels = j->w->n_panels, most_parts = 4096 + 2 * (n_tiles / WIN_TASK_TILES);
     double products = win_size(j) * win_size(j), best = 0;
     for (int64_t p = n_panels > 1 ? 2 : 1; p <= WIN_PANELS; p += 2) {
         int64_t panels = conv_even(n_panels, p, n_panels > 1 ? 2 : 1), block = win_block(j, panels);
         int64_t panel_tasks = (n_panels + panels - 1) / panels;
-        for (int64_t parts = 1; parts <= n_tiles && parts <= 4096; parts += 1 + parts / 8) {
+        for (int64_t parts = 1; parts <= n_tiles && parts <= most_parts; parts += 1 + parts / 8) {
             int64_t tiles = conv_even(n_tiles, (n_tiles + parts - 1) / parts, SGEMM_ROWS);
             if (tiles > WIN_TASK_TILES)
                 continue;
@@ -199,7 +199,7 @@ void conv_win_run(struct cpu_backend *cb, struct conv_job *j)
     int n_workers = pool_n(cb->pool), size = win_size(j);
     int64_t down = (j->y_begin + j->n_y + 1) / 2 - j->y_begin / 2;
     j->n_rows = j->p->x->dims[0] * down * ((j->wo + 1) / 2);
-    win_cut(j, j->n_rows, n_workers);
+    conv_win_cut(j, j->n_rows, n_workers);
     j->scratch_floats = size * SGEMM_ROWS * SGEMM_STRIDE + 4 * j->task_panels * PANEL_ROWS +
                         size * size * j->task_panels * PANEL_ROWS * (j->task_rows + j->k_block);
     j->scratch = cpu_scratch(cb, (size_t)(n_workers * j->scratch_floats) * sizeof(float));

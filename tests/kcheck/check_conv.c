@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "kernels/cpu/conv.h"
 #include "kernels/cpu/conv_win.h"
 #include "kernels/cpu/sgemm.h"
 #include "kernels/quant.h"
@@ -324,6 +325,24 @@ static void check_win_input(struct kcheck *kc)
     }
 }
 
+/* The tasks cover all tiles and panels, however many there are. */
+static void check_win_cut(struct kcheck *kc)
+{
+    static const int64_t n_tiles[] = {1, 13, 1000, 957349, 1 << 20, (int64_t)1 << 31};
+    const struct op_conv2d op = {.kernel = 3};
+    for (size_t i = 0; i < sizeof n_tiles / sizeof *n_tiles; i++) {
+        for (int panels = 1; panels <= 81; panels += 16) {
+            const struct cpu_weight w = {.n_panels = panels};
+            struct conv_job j = {.p = &op, .w = &w, .c_in = 64};
+            conv_win_cut(&j, n_tiles[i], 3);
+            kcheck_that(kc, j.k_block > 0 && j.task_rows * j.n_row_tasks >= n_tiles[i],
+                        "a cut has all tiles");
+            kcheck_that(kc, j.task_panels * (j.n_tasks / j.n_row_tasks) >= panels,
+                        "a cut has all panels");
+        }
+    }
+}
+
 static void check_win_weights(struct kcheck *kc)
 {
     enum { N = 5, TAP = N * 16 };
@@ -381,6 +400,7 @@ void kcheck_conv(struct kcheck *kc)
         check_expand(kc);
     if (!KCHECK_OP(kc, conv2d, sgemm_rows))
         return;
+    check_win_cut(kc);
     check_op(kc);
     if (kc->bench && kc->isa != CPU_SCALAR)
         bench(kc);
