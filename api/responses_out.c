@@ -1,5 +1,5 @@
-/* An answer has at most one item of thoughts, then one message, then the calls, since a chat's answer is one turn.  What was said stays
- * until the end, also in a stream: the last events repeat it. */
+/* An answer has at most one item of thoughts, then one message, then the calls, since a chat's answer is one turn.
+ * What was said stays until the end, also in a stream: the last events repeat it. */
 #include "api/responses_out.h"
 
 #include <stdio.h>

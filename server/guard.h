@@ -27,8 +27,8 @@ int guard_coding(const struct guard_headers *g, struct err *e);
 /* Is the raw request target free of NUL, control bytes and encoded NUL? */
 bool guard_target(const char *uri);
 
-/* Which of keys "Bearer KEY" (or x-api-key, or the password of "Basic") is, -1: none; the time does not tell how much of it was
- * right. */
+/* Which of keys "Bearer KEY" (or x-api-key, or the password of "Basic") is; -1: none.  The time that it takes does
+ * not tell how much of a key was right. */
 int guard_key(const struct guard_headers *g, const char *const *keys, int n_keys);
 /* origin is in the comma-separated list, or the list is "*". */
 bool guard_origin(const char *origin, const char *list);

@@ -45,8 +45,9 @@ struct filter_run;
 /* blocks: what is found in such a category ends the text; else it is only told. */
 int filter_run_open(struct filter_run **out, const struct filter *f, bool blocks, struct err *e);
 void filter_run_close(struct filter_run *r); /* NULL is allowed */
-/* More of the text, in whole characters, and whether that was all; what may be given out is appended to out: up to what may be the beginning
- * of something that is looked for.  false: the text ends here, in front of what was found, and no more is taken. */
+/* More of the text, in whole characters; end: that was all.  What may be given out is appended to out: all up to
+ * where something that is looked for may have begun.  false: the text ends here, in front of what was found, and
+ * no more is taken. */
 bool filter_run_push(struct filter_run *r, const char *s, size_t n, bool end, struct buf *out);
 uint64_t filter_run_found(const struct filter_run *r); /* so far */
 #endif

@@ -1,5 +1,5 @@
-/* conv2d.  3 x 3 of stride 1 goes to conv_win.c; the others are computed here, as a product of matrices that are never built: row r is an output pixel, column k an element of
- * its window.
+/* conv2d.  3 x 3 of stride 1 goes to conv_win.c; the others are computed here, as a product of matrices that are
+ * never built: row r is an output pixel, column k an element of its window.
  *
  * The output is cut into tasks, some rows times some panels, that the workers take one after the other.
  * A task goes over k in blocks.  Of each block it expands its panels to f32, which then stay in the L2

@@ -4,7 +4,8 @@
  *     size 4    inputs   d0 - d2, d1 + d2, d2 - d1, d1 - d3
  *               weights  g0, (g0 + g2 + g1) / 2, (g0 + g2 - g1) / 2, g2
  *               outputs  m0 + m1 + m2, m1 - m2 - m3
- *     size 3    the inputs stand there twice (upsample to even sides): y0 = g0 d0 + (g1 + g2) d1, y1 = (g0 + g1) d1 + g2 d2
+ *     size 3    the inputs stand there twice (upsample to even sides):
+ *               y0 = g0 d0 + (g1 + g2) d1, y1 = (g0 + g1) d1 + g2 d2
  *               inputs   d0 - d1, d1, d2 - d1
  *               weights  g0, g0 + g2 + g1, g2
  *               outputs  m0 + m1, m1 + m2

@@ -6,11 +6,12 @@
  *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
  *     acc = fma(M(g), x.m, acc)                                           (affine formats)
  *
- * with the integer sum exact; after each LINEAR_RUN blocks of 32 (and the last ones), over those of them that have a
- * second part of x, in ascending order, the first of these lines with that; and acc + bias + add at the end.  With plain weights it is
- * acc = fma(w[k], x[k], acc), k ascending.  One accumulator an output, always in this order: so the
- * bits of a row do not depend on how many rows, panels or threads there are, nor on the
- * instruction set (lanes are outputs, never parts of one sum). */
+ * with the integer sum exact.  After each LINEAR_RUN blocks of 32, and after the last ones, the first of these
+ * lines is done again for the blocks among them whose x has a second part, with that part, in ascending order.
+ * At the end it is acc + bias + add.  With plain weights it is acc = fma(w[k], x[k], acc), k ascending.
+ *
+ * One accumulator an output, always in this order: so the bits of a row do not depend on how many rows, panels
+ * or threads there are, nor on the instruction set (lanes are outputs, never parts of one sum). */
 #ifndef KERNELS_CPU_LINEAR_H
 #define KERNELS_CPU_LINEAR_H
 #include <stddef.h>
@@ -39,8 +40,8 @@ struct linear_x {
  * adds to the error of a product grows with its largest magnitude. */
 #define LINEAR_PRECISE 1.5f
 
-/* Rows of at most so many have them in all blocks, asked or not: their sums are over too few numbers for errors to cancel,
- * and they cost little. */
+/* Rows of at most so many numbers have second parts in all blocks, asked or not: their sums are over too few
+ * numbers for errors to cancel, and they cost little. */
 #define LINEAR_SHORT 512
 
 /* Blocks whose second parts follow their first ones: of three expanded panels they are still in the L1 cache

@@ -1,5 +1,5 @@
-/* RMS norm and layer norm of one row, sums for group norm.  Included once per level, after vec_*.h.  Four sums run side by side (the
- * add's latency); their order depends on n alone. */
+/* RMS norm and layer norm of one row, sums for group norm.  Included once per level, after vec_*.h.
+ * Four sums run side by side, to hide the latency of an addition; their order depends on n alone. */
 #include <math.h>
 
 static void rmsnorm_row(float *out, const float *x, const float *w, int n, float eps)
