@@ -41,6 +41,10 @@
     "{\"type\":\"object\",\"required\":[\"image\"],\"properties\":{\"image\":{\"type\":" \
     "\"string\"}}}"
 #define OPTIONS_SCHEMA "{\"type\":\"object\"}"
+#define ADAPTER_SCHEMA                                                                           \
+    "{\"type\":\"object\",\"properties\":{\"model\":{\"type\":[\"string\",\"null\"]},\"name\":{" \
+    "\"type\":[\"string\",\"null\"]},\"lora_name\":{\"type\":[\"string\",\"null\"]},"            \
+    "\"lora_path\":{\"type\":[\"string\",\"null\"]}}}"
 #define DETOKENIZE_SCHEMA                                             \
     "{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{" \
     "\"model\":{\"type\":[\"string\",\"null\"]},"                     \
@@ -180,6 +184,9 @@ static const char *schema_of(enum api_handler_id id)
         return "ApplyTemplateRequest";
     case API_TOKENIZE:
         return "TokenizeRequest";
+    case API_ADAPTER_LOAD:
+    case API_ADAPTER_UNLOAD:
+        return "AdapterRequest";
     case API_IMAGES_GENERATE:
         return "ImageRequest";
     case API_IMAGES_EDIT:
@@ -198,6 +205,7 @@ static const char *schema_of(enum api_handler_id id)
         return "WebuiExtraRequest";
     case API_SD_SET_OPTIONS:
     case API_SD_INTERRUPT:
+    case API_SD_SKIP:
     case API_SD_REFRESH:
         return "WebuiOptions";
     default:
@@ -368,6 +376,7 @@ int openapi_write(const struct api *a, struct buf *out, struct err *e)
     json_put_raw(&w, "RerankRequest", RERANK_SCHEMA, strlen(RERANK_SCHEMA));
     json_put_raw(&w, "ModerationRequest", MODERATION_SCHEMA, strlen(MODERATION_SCHEMA));
     json_put_raw(&w, "EmbeddingRequest", EMBEDDING_SCHEMA, strlen(EMBEDDING_SCHEMA));
+    json_put_raw(&w, "AdapterRequest", ADAPTER_SCHEMA, strlen(ADAPTER_SCHEMA));
     json_put_raw(&w, "DetokenizeRequest", DETOKENIZE_SCHEMA, strlen(DETOKENIZE_SCHEMA));
     json_put_raw(&w, "Error", ERROR_SCHEMA, strlen(ERROR_SCHEMA));
     json_close(&w, '}');

@@ -137,6 +137,15 @@ def test_openapi_lists_every_route_and_field(server):
         assert ref in doc["components"]["schemas"]
 
 
+def test_openapi_names_the_body_of_every_post(server):
+    _, doc = server.get("/openapi.json")
+    refs = {path: ops["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+            for path, ops in doc["paths"].items() if "post" in ops}
+    assert [path for path, ref in refs.items() if ref.endswith("/DetokenizeRequest")] == ["/detokenize"]
+    for path in ("/v1/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        assert refs[path].endswith("/AdapterRequest")
+
+
 def test_health_live_and_version_answer(server):
     for path in ("/health", "/ready", "/live", "/ping", "/version"):
         assert server.request("GET", path)[0] == 200
