@@ -281,6 +281,8 @@ int bench_run(const struct bench_options *o, struct buf *out, struct err *e)
     }
     if (!rc)
         rc = model_open(&b.model, name ? name + 1 : o->path, o->path, b.be, &mo, e);
+    if (!rc && model_card(b.model)->kind != MODEL_TEXT)
+        rc = err_set(e, ERR_UNSUPPORTED, "only language models and image models are measured");
     if (!rc && (o->n_prompt > model_card(b.model)->n_ctx - o->depth ||
                 o->n_generate > model_card(b.model)->n_ctx - o->depth))
         rc = err_set(e, ERR_INVALID, "the model's context has %d positions",

@@ -182,6 +182,14 @@ def test_a_file_without_keys_is_said_before_models_are_loaded():
     assert run.stderr == "duetto: /dev/null: no key in it\n"
 
 
+def test_a_model_without_tokens_to_predict_is_not_measured():
+    bert = pathlib.Path(__file__).parents[1] / "fixtures/bert_tiny"
+    run = subprocess.run([DUETTO, "bench", "-m", bert, "-p", "8", "-n", "2", "-r", "1"],
+                         capture_output=True, text=True, timeout=PATIENCE_S)
+    assert run.returncode == 1
+    assert run.stderr == "duetto: only language models and image models are measured\n"
+
+
 def test_interrupt_does_not_wait_to_settle():
     with endless("--drain_settle_s", 600, "--drain_grace_s", 0) as server:
         assert server.stop(signal.SIGINT) == 0
