@@ -201,6 +201,36 @@ static int check_modalities(const struct cJSON *body, struct err *e)
     return err_param(e, "modalities");
 }
 
+/* n bytes from behind; NULL: no memory. */
+static char *reversed(const char *s, size_t n)
+{
+    char *r = mem_try(n + 1, 1);
+    for (size_t i = 0; r != NULL && i < n; i++)
+        r[i] = s[n - 1 - i];
+    return r;
+}
+
+/* Cuts off what follows the last text [n] in out, if it is there: 1, else 0.  Reversed, that is the first one,
+ * which memmem finds in linear time. */
+static int cut_after(struct buf *out, const char *text, size_t n, struct err *e)
+{
+    char *all = reversed(out->data, out->len), *wanted = reversed(text, n);
+    int rc = 0;
+    if (all == NULL || wanted == NULL) {
+        rc = err_set(e, ERR_NOMEM, "not enough memory for the prompt");
+    } else {
+        const char *at = memmem(all, out->len, wanted, n);
+        if (at != NULL) {
+            out->len -= (size_t)(at - all);
+            out->data[out->len] = '\0';
+            rc = 1;
+        }
+    }
+    free(all);
+    free(wanted);
+    return rc;
+}
+
 /* continue_final_message: what the template wrote after the last message is cut off. */
 static int cut_after_final(const struct cJSON *messages, struct buf *out, struct err *e)
 {
@@ -218,13 +248,9 @@ static int cut_after_final(const struct cJSON *messages, struct buf *out, struct
     size_t n = strlen(text);
     while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL)
         n--;
-    for (size_t at = out->len; n > 0 && at-- > 0;) {
-        if (at + n <= out->len && memcmp(out->data + at, text, n) == 0) {
-            out->len = at + n;
-            out->data[out->len] = '\0';
-            return 0;
-        }
-    }
+    const int rc = n > 0 ? cut_after(out, text, n, e) : 0;
+    if (rc != 0)
+        return rc < 0 ? rc : 0;
     err_set(e, ERR_INVALID,
             "the chat template does not show the last message as it is, so it "
             "cannot be continued");

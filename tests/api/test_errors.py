@@ -1,4 +1,6 @@
 """Refusals: what the openai client raises, and what the body says."""
+import time
+
 import openai
 import pytest
 
@@ -202,6 +204,18 @@ def test_every_parameter_of_the_client_is_known(server, path):
     ref = doc["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     known = doc["components"]["schemas"][ref.rsplit("/", 1)[1]]["properties"]
     assert not set(CLIENT[path].split()) - set(known)
+
+
+def test_a_long_message_that_is_not_shown_is_missed_in_time(start):
+    s = start("--client_templates", "true", "--max_body_kib", 1 << 13)
+    messages = [{"role": "user", "content": "a" * 3_000_000},
+                {"role": "assistant", "content": "a" * 1_000_000 + "b"}]
+    begin = time.monotonic()
+    status, r = s.post("/apply-template", {
+        "messages": messages, "chat_template": "{{ messages[0].content }}",
+        "continue_final_message": True, "add_generation_prompt": False})
+    assert status == 400 and r["error"]["param"] == "continue_final_message"
+    assert time.monotonic() - begin < 20
 
 
 def test_client_templates_work_where_allowed(start):
