@@ -26,8 +26,8 @@ struct tools {
 int tools_read(const struct cJSON *body, struct tools *t, struct err *e);
 const char *tools_name(const struct cJSON *tool);
 
-/* tool_grammar.c: what an answer may be, where choice is not NONE.  form: what it may be besides calls, 0 for any text; s is
- * opened when nobody has. */
+/* tool_grammar.c: what an answer may be, where choice is not NONE.  form: what it may be besides calls, 0 for any
+ * text; s is opened when nobody has. */
 int tool_grammar_symbol(const struct tools *t, grammar_sym form, struct schema *s, grammar_sym *out,
                         struct err *e);
 /* The format's markers that are control tokens of the model count as text in the grammar. */

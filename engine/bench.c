@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "engine/bench_image.h"
 #include "engine/bench_ops.h"
+#include "engine/cache.h"
 #include "engine/checkpoint.h"
 #include "engine/model.h"
 #include "kernels/quant.h"
@@ -237,7 +238,7 @@ static int allocate(struct bench *b, int max_batch, struct err *e)
     const struct bench_options *o = b->o;
     int longest = o->depth + (o->n_prompt > o->n_generate ? o->n_prompt : o->n_generate);
     int max_rows = o->max_batch_rows > max_batch ? o->max_batch_rows : max_batch;
-    b->n_pages = (longest + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    b->n_pages = cache_pages_for(longest);
     size_t n_pages = (size_t)b->n_pages * (size_t)max_batch;
     b->kv = team_alloc(b->be, n_pages * model_page_bytes(b->model), e);
     b->pages = mem_try(n_pages, sizeof(*b->pages));

@@ -3,8 +3,8 @@
  *
  * A pass is what the network computes in one go: a chunk of a prompt through the text encoders, keys and values
  * of a prompt, a picture through the VAE's encoder or decoder or before the safety checker, or one call of
- * the UNet for pictures of one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass that was
- * begun, for as long as it is told, or begins the next: pictures take turns (turns.h), and a UNet's pass takes
+ * the UNet for pictures of one size (rows: one a picture, two with guidance).  pipeline_run goes on with the pass
+ * that was begun, for as long as it is told, or begins the next: pictures take turns (turns.h), and a UNet's pass takes
  * along those of the same size that are as far, so pictures join and leave between steps, each with
  * its own call, scheduler, guidance and prompt.
  *
