@@ -635,10 +635,12 @@ static void add_string(struct buf *out, const char *s, size_t n)
         uint32_t cp;
         int len = c < 0x80 ? 1 : utf8_decode(s + i, n - i, &cp);
         bool plain = c < 0x80 ? c >= 0x20 && c != '"' && c != '\\' : len > 1;
+        if (!plain && c >= 0x80)
+            len = utf8_broken(s + i, n - i);
         if (!plain) {
             buf_add(out, s + from, i - from);
             add_special(out, c);
-            from = i + 1;
+            from = i + (size_t)len;
         }
         i += (size_t)len;
     }

@@ -57,6 +57,14 @@ int utf8_decode(const char *s, size_t n, uint32_t *cp)
     return 1;
 }
 
+int utf8_broken(const char *s, size_t n)
+{
+    int len;
+    uint32_t cp;
+    look(s, n, &len, &cp);
+    return len;
+}
+
 int utf8_encode(char out[4], uint32_t cp)
 {
     if (cp < 0x80) {

@@ -10,6 +10,8 @@ bool utf8_valid(const char *s, size_t n);
 /* Decodes one character at s (n > 0): its length in bytes, code point in *cp.  On an invalid byte:
  * returns 1 and *cp = 0xFFFD. */
 int utf8_decode(const char *s, size_t n, uint32_t *cp);
+/* Where no character is at s: the bytes that one U+FFFD stands for, as in Unicode's chapter 3.9. */
+int utf8_broken(const char *s, size_t n);
 int utf8_encode(char out[4], uint32_t cp); /* bytes written; cp above U+10FFFF gives U+FFFD */
 /* How many leading bytes of s are whole characters (or can never become one): what may be sent
  * now.  The rest, at most 3 bytes, is an unfinished character. */
