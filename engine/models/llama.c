@@ -30,7 +30,7 @@ enum {
     MAX_FF = 1 << 20,
     MAX_HEADS = 4096,
     MAX_HEAD_DIM = 256, /* what the attention kernels hold */
-    HEAD_DIM_STEP = 8,
+    HEAD_DIM_STEP = 4,
     MAX_VOCAB = 1 << 22
 };
 

@@ -382,7 +382,7 @@ void cpu_attn_paged(struct backend *be, const struct op_attn_paged *p)
     struct cpu_backend *cb = cpu_of(be);
     int64_t rows = p->q->dims[0];
     int hd = p->kv.head_dim, group = p->n_heads / p->kv.n_kv_heads;
-    assert(p->n_heads % p->kv.n_kv_heads == 0 && hd % 8 == 0 && hd <= CPU_MAX_HEAD_DIM);
+    assert(p->n_heads % p->kv.n_kv_heads == 0 && hd % 4 == 0 && hd <= CPU_MAX_HEAD_DIM);
     assert(p->q->ndim == 2 && p->q->dims[1] == (int64_t)p->n_heads * hd);
     assert(cpu_kv_bytes(p->kv.type, p->kv.n_kv_heads, hd) > 0);
     if (rows == 0)
@@ -517,7 +517,7 @@ void cpu_kv_store(struct backend *be, const struct op_kv_store *p)
     int64_t rows = p->k->dims[0], width = (int64_t)p->kv.n_kv_heads * p->kv.head_dim;
     assert(p->k->dims[1] == width && p->v->dims[0] == rows && p->v->dims[1] == width);
     assert(cpu_kv_bytes(p->kv.type, p->kv.n_kv_heads, p->kv.head_dim) > 0);
-    assert(p->kv.head_dim <= CPU_MAX_HEAD_DIM && p->kv.head_dim % 8 == 0);
+    assert(p->kv.head_dim <= CPU_MAX_HEAD_DIM && p->kv.head_dim % 4 == 0);
     struct attn_store_job j = {.p = p, .ops = &cb->ops};
     cpu_split(cb, rows, rows * width * 4, attn_store_rows, &j);
 }

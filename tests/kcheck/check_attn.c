@@ -269,6 +269,12 @@ static void check_op(struct kcheck *kc)
     int n = sizeof(shapes) / sizeof(shapes[0]);
     for (int i = 0; i < n; i++)
         check_shape(kc, shapes[i]);
+    static const struct shape odd[] = {/* GPUs want multiples of 8 */
+                                       {3, 1, 4, 0, DTYPE_F32},    {4, 2, 12, 17, DTYPE_F16},
+                                       {4, 4, 100, 0, DTYPE_F16},  {6, 3, 100, 0, DTYPE_Q8_0},
+                                       {2, 1, 252, 0, DTYPE_Q8_0}, {4, 2, 4, 100, DTYPE_Q8_0}};
+    for (int i = 0; !kc->device && i < (int)(sizeof odd / sizeof *odd); i++)
+        check_shape(kc, odd[i]);
     for (int i = 0; i < n; i += 3) {
         check_hidden(kc, shapes[i], 255, NAN);
         check_hidden(kc, shapes[i], 258, INFINITY);
@@ -550,7 +556,7 @@ static void bench(struct kcheck *kc, enum dtype type, int n, int n_rows)
 void kcheck_attn(struct kcheck *kc)
 {
     if (KCHECK(kc, attn_tile)) {
-        static const int dims[] = {8, 16, 24, 40, 64, 72, 80, 96, 128, 256};
+        static const int dims[] = {4, 8, 16, 24, 40, 64, 72, 80, 96, 100, 128, 256};
         for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
             for (int n_q = 1; n_q <= 9; n_q++) {
                 check_tile(kc, dims[d], n_q, DTYPE_F16);
@@ -559,7 +565,7 @@ void kcheck_attn(struct kcheck *kc)
         }
     }
     if (KCHECK(kc, attn_tile_q8)) {
-        static const int dims[] = {8, 16, 24, 40, 64, 72, 80, 96, 128, 256};
+        static const int dims[] = {4, 8, 16, 24, 40, 64, 72, 80, 96, 100, 128, 256};
         for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++)
             for (int n_q = 1; n_q <= 8; n_q++)
                 check_tile_q8(kc, dims[d], n_q);
@@ -581,6 +587,8 @@ void kcheck_attn(struct kcheck *kc)
             check_rope_store(kc, types[i / 2], 19, 40, 20, i % 2);
             check_rope_store(kc, types[i / 2], 19, 72, 72, i % 2);
             check_rope_store(kc, types[i / 2], 67, 64, 32, i % 2);
+            if (!kc->device)
+                check_rope_store(kc, types[i / 2], 19, 100, 100, i % 2);
         }
     }
 }
