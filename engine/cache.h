@@ -106,7 +106,4 @@ struct cache_stats {
 void cache_stats(const struct cache *c, struct cache_stats *s);
 /* So many of the held bytes are not given back when jobs end, so that no job may wait for them. */
 void cache_aside(struct cache *c, size_t bytes);
-
-/* Memory that is free now, cgroup limits considered. */
-size_t cache_free_bytes(void);
 #endif

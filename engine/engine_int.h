@@ -13,6 +13,7 @@
 #define ENGINE_ENGINE_INT_H
 #include <pthread.h>
 
+#include "base/sysmem.h"
 #include "engine/embed.h"
 #include "engine/engine.h"
 #include "engine/loader.h"
@@ -150,7 +151,7 @@ static inline const struct model_card *engine_facts(const struct engine *g, int 
 /* Of the device's memory. */
 static inline size_t engine_free_bytes(const struct engine *g)
 {
-    return g->backend->free_bytes ? g->backend->free_bytes(g->backend) : cache_free_bytes();
+    return g->backend->free_bytes ? g->backend->free_bytes(g->backend) : sysmem_free("");
 }
 /* Its jobs are sequences with pages. */
 static inline bool engine_has_pages(const struct model_card *card)
