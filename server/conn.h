@@ -96,12 +96,6 @@ void http_again(struct http *h);
 void http_suspend(struct conn *c);
 void http_resume(struct conn *c);
 
-/* work.c: api_begin on a worker; on a thread of its own, which may wait for the network (ERR_BUSY: there are
- * too many of these); and api_work of a call, whose pumping goes on afterwards. */
-void work_begin(struct conn *c);
-int work_fetch(struct conn *c, struct err *e);
-void work_errand(void *http, struct api_call *call);
-
 /* respond.c: every answer goes through one of these. */
 enum MHD_Result respond_error(struct conn *c, int status, const struct err *e, bool close);
 enum MHD_Result respond_call(struct conn *c);

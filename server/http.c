@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/conn.h"
+#include "server/work.h"
 
 #define WORKER_BODY_BYTES (8 * 1024) /* larger bodies are parsed on a worker thread */
 #define EVENTS_US         1000       /* of rendering before sockets are looked at again */

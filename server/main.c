@@ -23,6 +23,7 @@
 #include "server/healthcheck.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/work.h"
 
 #define PEM_BYTES_MAX (1 << 20)
 #define N_SIGNALS     3
@@ -552,7 +553,7 @@ static int serve(struct config *config)
      * loop when it frees something large later. */
     mallopt(M_MXFAST, 0); /* NOLINT(concurrency-mt-unsafe): before any thread */
     s.load_us = clock_us();
-    if (open_loop(&s, &e)) {
+    if (open_loop(&s, &e) || work_open(&s.loop, &e)) {
         fprintf(stderr, "duetto: %s\n", e.msg);
         return 1;
     }

@@ -1,10 +1,69 @@
 /* Calls on other threads: what would hold up the loop goes to libuv's workers; what waits for the network gets
  * a thread of its own, since a few slow hosts would occupy all workers. */
+#include "server/work.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "server/conn.h"
+
+/* ------------------------------------------------------------------ libuv's workers */
+
+enum { WORKERS = 4, WORKERS_MAX = 1024 }; /* libuv's numbers */
+
+static int n_workers(void)
+{
+    const char *said = getenv("UV_THREADPOOL_SIZE"); /* NOLINT(concurrency-mt-unsafe): at start */
+    const long n = said ? strtol(said, NULL, 10) : WORKERS;
+    return n < 1 ? 1 : n > WORKERS_MAX ? WORKERS_MAX : (int)n;
+}
+
+/* A thread that is there until all have been made. */
+static void wait_in_line(void *mutex)
+{
+    uv_mutex_lock(mutex);
+    uv_mutex_unlock(mutex);
+}
+
+static void on_nothing(uv_work_t *w)
+{
+    (void)w;
+}
+
+static void on_nothing_done(uv_work_t *w, int status)
+{
+    (void)w;
+    (void)status;
+}
+
+int work_open(uv_loop_t *loop, struct err *e)
+{
+    static uv_work_t first;
+    uv_thread_t *threads = xcalloc(WORKERS_MAX, sizeof *threads);
+    uv_mutex_t line;
+    const int wanted = n_workers();
+    int n = 0, rc = uv_mutex_init(&line);
+    if (!rc) {
+        uv_mutex_lock(&line);
+        while (n < wanted && !rc) {
+            rc = uv_thread_create(&threads[n], wait_in_line, &line);
+            n += !rc;
+        }
+        uv_mutex_unlock(&line);
+        for (int i = 0; i < n; i++)
+            uv_thread_join(&threads[i]);
+        uv_mutex_destroy(&line);
+    }
+    free(threads);
+    if (rc)
+        return err_set(e, ERR_IO, "the system gives only %d of %d worker threads: %s", n, wanted,
+                       uv_strerror(rc));
+    uv_queue_work(loop, &first, on_nothing, on_nothing_done);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ a call */
 
 /* The worker reads the path and the body, which stay until it has ended. */
 static void leave_loop(struct conn *c)

@@ -1,13 +1,17 @@
 """Clients that leave, overload, and shutting down: nobody else pays for it."""
 import concurrent.futures
 import contextlib
+import http.client
 import json
+import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -154,6 +158,40 @@ def test_too_few_descriptors_are_an_error_at_start(files):
     run = subprocess.run(["sh", "-c", f'ulimit -n {files}; exec "$0" serve -m "$1" --port 0', DUETTO, TINY],
                          capture_output=True, text=True, timeout=PATIENCE_S)
     assert run.returncode == 1 and "duetto: " in run.stderr, run.stderr
+
+
+def test_too_few_threads_are_an_error_at_start(tmp_path):
+    """And never the end of a server that runs: libuv aborts where its workers cannot be made when it needs them."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else, whose threads are counted from 0")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="duetto-test-"))  # which another user may read
+    try:
+        folder.chmod(0o755)
+        for path in (DUETTO, TINY):
+            shutil.copy(path, folder)
+        command = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "prlimit"]
+        failed = 0
+        while True:
+            with subprocess.Popen([*command, f"--nproc={failed + 1}", folder / DUETTO.name, "serve", "-m", folder / TINY.name,
+                                   "--port", "0", "--threads", "1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                  text=True) as run:
+                said, port = "", None
+                for line in run.stderr:
+                    said += line
+                    port = port or re.search(r"\bport=(\d+)", line)
+                    if " ready " in line:
+                        c = http.client.HTTPConnection("127.0.0.1", int(port[1]), timeout=PATIENCE_S)
+                        c.request("POST", CHAT, json.dumps(chat("word " * 4000)))  # more than 8 KiB: a worker's
+                        assert c.getresponse().status == 400
+                        run.send_signal(signal.SIGINT)
+                code = run.wait(PATIENCE_S)
+            if code == 0:
+                break
+            assert code == 1 and "duetto: " in said, said
+            failed += 1
+        assert failed > 1
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_closed_standard_descriptors_are_nobodys():
