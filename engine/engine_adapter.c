@@ -388,6 +388,16 @@ static int hold(struct engine *g, size_t bytes, struct err *e)
     return err_reason(e, "memory_exceeded");
 }
 
+/* A file that cannot be used is no fault of the server's. */
+static int file_error(const struct engine *g, const char *name, struct err *e)
+{
+    if (e->code == ERR_NOMEM)
+        return ERR_NOMEM;
+    engine_adapter_file_hide(g, e);
+    const struct err why = *e;
+    return err_set(e, ERR_INVALID, "%.60s: %s", name, why.msg);
+}
+
 /* Its weights come; its model is loaded. */
 static int fetch(struct engine *g, struct adapter *a, struct err *e)
 {
@@ -401,8 +411,6 @@ static int fetch(struct engine *g, struct adapter *a, struct err *e)
     if (rc != 0)
         return rc;
     rc = image_adapter_open(&opened, d->model, path, e);
-    if (rc != 0)
-        engine_adapter_file_hide(g, e);
     const bool other = rc == 0 && (image_adapter_info(opened)->bytes != a->info.bytes ||
                                    image_adapter_info(opened)->kind != a->info.kind);
     if (rc != 0 || other) {
@@ -412,7 +420,7 @@ static int fetch(struct engine *g, struct adapter *a, struct err *e)
         cache_aside(g->cache, g->adapters.bytes);
         return other ? err_set(e, ERR_INVALID,
                                "the file of \"%.80s\" was changed: unload the adapter", a->name)
-                     : err_wrap(e, "%.60s", a->name);
+                     : file_error(g, a->name, e);
     }
     a->a = opened;
     if (a->info.kind == IMAGE_EMBEDDING) {
@@ -502,11 +510,7 @@ static int look(struct engine *g, struct adapter *a, struct image_adapter_info *
     if (rc == 0)
         *info = *image_adapter_info(dry);
     image_adapter_close(dry);
-    if (rc == 0 || rc == ERR_NOMEM)
-        return rc;
-    engine_adapter_file_hide(g, e);
-    const struct err why = *e; /* a file that cannot be used is no fault of the server's */
-    return err_set(e, ERR_INVALID, "%.60s: %s", a->name, why.msg);
+    return rc == 0 ? 0 : file_error(g, a->name, e);
 }
 
 static void check(struct engine *g, struct adapter *a)

@@ -186,6 +186,21 @@ def test_an_error_of_a_file_does_not_say_where_it_lies(server, folder):
         assert str(folder) not in r["error"]["message"]
 
 
+def test_a_file_that_changes_before_its_weights_come_is_the_requests_fault(fresh, folder):
+    path = folder / "later.safetensors"
+    shutil.copy(FILES / "kohya.safetensors", path)
+    try:
+        assert call(fresh, "POST", "/v1/adapters", {"name": "later"})[0] == 200  # no weights yet: nor has its model
+        path.write_bytes(path.read_bytes()[:5000])
+        status, r = call(fresh, "POST", GENERATE, SMALL | {"loras": ["later"]})
+        assert status == 400 and r["error"]["message"].startswith("later: later.safetensors: ")
+        shutil.copy(FILES / "peft.safetensors", path)
+        status, r = call(fresh, "POST", GENERATE, SMALL | {"loras": ["later"]})
+        assert status == 400 and "was changed: unload the adapter" in r["error"]["message"]
+    finally:
+        path.unlink()
+
+
 def test_unloaded_while_it_is_used(server):
     body = {"loras": [lora("kohya", 0.7)], "steps": 150, "seed": 9}
     want = paint(server, **body)
