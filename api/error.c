@@ -28,7 +28,6 @@ static const struct {
     {404, "invalid_request_error", "not_found"},
     {405, "invalid_request_error", "method_not_allowed"},
     {408, "invalid_request_error", "request_timeout"},
-    {411, "invalid_request_error", "length_required"},
     {413, "invalid_request_error", "request_too_large"},
     {414, "invalid_request_error", "uri_too_long"},
     {415, "invalid_request_error", "unsupported_media_type"},
@@ -37,7 +36,6 @@ static const struct {
     {500, "server_error", "internal_error"},
     {501, "server_error", "unsupported"},
     {503, "server_error", "service_unavailable"},
-    {504, "server_error", "timeout"},
 };
 
 int api_error_status(const struct err *e)
