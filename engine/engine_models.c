@@ -121,6 +121,9 @@ static int end_load(struct engine *g, int rc, int64_t start_us, struct err *e)
     int model = g->loading;
     struct loaded *m = &g->models[model];
     g->loading = -1;
+    if (rc == 0 && !model_is_like(m->model, m->facts))
+        rc = err_set(e, ERR_CORRUPT,
+                     "its file is another one than when the server was started: start it anew");
     if (rc == 0)
         rc = open_work(g, model, e);
     if (rc) {

@@ -69,6 +69,7 @@ struct gguf {
     uint64_t *offsets; /* [n_tensors] from the start of the data */
     size_t n_tensors;
     struct map kv_by_key, tensor_by_name;
+    uint64_t digest;
 };
 
 struct reader {
@@ -404,6 +405,15 @@ static int read_alignment(const struct gguf *g, uint32_t *alignment, struct err 
     return 0;
 }
 
+/* FNV-1a. */
+static uint64_t digest_of(const char *data, size_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)data[i]) * 0x100000001b3u;
+    return h;
+}
+
 static int read_header(struct gguf *g, struct err *e)
 {
     struct reader r = {.data = g->file.data, .size = g->file.size, .e = e};
@@ -417,9 +427,16 @@ static int read_header(struct gguf *g, struct err *e)
         rc = read_tensors(g, &r);
     if (rc == 0)
         rc = place_tensors(g, &r, alignment);
+    if (rc == 0)
+        g->digest = digest_of(r.data, r.at);
     if (rc == 0 && file_damaged(&g->file))
         rc = err_set(e, ERR_IO, "the file changed while it was read");
     return rc;
+}
+
+uint64_t gguf_digest(const struct gguf *g)
+{
+    return g->digest;
 }
 
 int gguf_open(struct gguf **out, const char *path, struct err *e)

@@ -231,6 +231,7 @@ static int open_text(struct model *m, struct gguf *g, struct backend *be,
     if (rc != 0)
         return rc;
     card->arch = family->arch;
+    card->digest = gguf_digest(g);
     count_weights(card, g);
     if (!o->bare)
         rc = open_words(card, g, e);
@@ -570,6 +571,16 @@ void model_close(struct model *m)
 const struct model_card *model_card(const struct model *m)
 {
     return &m->card;
+}
+
+bool model_is_like(const struct model *a, const struct model *b)
+{
+    const struct model_card *x = &a->card, *y = &b->card;
+    return x->kind == y->kind && x->digest == y->digest && x->n_params == y->n_params &&
+           x->n_vocab == y->n_vocab && x->n_embd == y->n_embd && x->n_ctx_train == y->n_ctx_train &&
+           x->scale == y->scale && strcmp(x->arch, y->arch) == 0 &&
+           strcmp(x->quant, y->quant) == 0 &&
+           (!a->text || a->text->page_bytes == b->text->page_bytes);
 }
 
 void model_limit_context(struct model *m, int n_ctx)

@@ -72,6 +72,7 @@ struct model_card {
     int n_ctx_wanted;    /* and would have if the cache held so many; 0: the same */
     int n_embd;          /* numbers of a vector: MODEL_EMBEDDING */
     int64_t created;     /* unix seconds of the file */
+    uint64_t digest;     /* gguf_digest; 0: another kind of file */
     struct tokenizer *tokenizer;
     char *chat_template;                /* Jinja source, NULL when the file has none */
     unsigned input, output;             /* enum modality */
@@ -131,6 +132,8 @@ int model_open(struct model **out, const char *id, const char *path, struct back
                const struct model_options *o, struct err *e);
 void model_close(struct model *m);
 const struct model_card *model_card(const struct model *m);
+/* Whether jobs that were checked against one of them may run on the other: the file was not changed in between. */
+bool model_is_like(const struct model *a, const struct model *b);
 /* The cache holds no more positions of a sequence than these; before anybody else sees the card. */
 void model_limit_context(struct model *m, int n_ctx);
 

@@ -1,6 +1,7 @@
 """Models that come when they are asked for and go when others need their memory."""
 import base64
 import concurrent.futures
+import shutil
 import subprocess
 import time
 
@@ -111,6 +112,32 @@ def test_a_file_that_is_gone_fails_its_requests_alone(tmp_path):
         assert server.post(CHAT, chat(model="tiny", max_tokens=2))[0] == 200
         (tmp_path / "away.gguf").rename(path)
         assert server.post(CHAT, chat(model="copy", max_tokens=2))[0] == 200
+
+
+@pytest.mark.parametrize("other", ["endless-llama", "llama_f32", "wide"])
+def test_a_file_that_was_replaced_fails_its_requests_alone(tmp_path, other):
+    """The prompt was read with the vocabulary of the first, and the cache's pages have its shape."""
+    path = tmp_path / "copy.gguf"
+    shutil.copy(TINY, path)
+    with Server(models={"tiny": TINY, "copy": path}) as server:
+        shutil.copy(wide_model(tmp_path) if other == "wide" else ROOT / f"tests/fixtures/{other}.gguf", path)
+        status, body = server.post(CHAT, chat(model="copy", max_tokens=2))
+        assert status == 503 and body["error"]["code"] == "model_load_failed"
+        assert "another one than when the server was started" in body["error"]["message"]
+        assert server.post(CHAT, chat(model="tiny", max_tokens=2))[0] == 200
+        shutil.copy(TINY, path)
+        assert server.post(CHAT, chat(model="copy", max_tokens=2))[0] == 200
+
+
+def test_a_directory_that_was_replaced_fails_its_requests_alone(tmp_path):
+    path = tmp_path / "sd"
+    shutil.copytree(PAINTER, path)
+    with Server(models={"tiny": TINY, "sd": path}) as server:
+        shutil.rmtree(path)
+        shutil.copytree(SD, path)
+        status, body = server.post(IMAGES, DRAW)
+        assert status == 503 and "another one than when the server was started" in body["error"]["message"]
+        assert server.post(CHAT, chat(max_tokens=2))[0] == 200
 
 
 def test_requests_that_wait_for_a_load_can_leave():
