@@ -1,8 +1,11 @@
 /* One line an event, built in a fixed buffer and written with one write(), so that lines of several
- * threads do not mix.  What does not fit is cut so that the line stays well-formed. */
+ * threads do not mix.  What does not fit is cut so that the line stays well-formed.
+ * Nobody waits for who reads the log: lines that a full pipe does not take are counted, and the next one tells. */
 #include "base/log.h"
 
 #include <math.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -16,6 +19,9 @@ enum { LIMIT = 4096 - 4 }; /* after it there is always room for a quote, '}' and
 
 static _Atomic int min_level = LOG_INFO;
 static _Atomic bool as_json = false;
+static pthread_mutex_t writing =
+    PTHREAD_MUTEX_INITIALIZER; /* nobody waits within: a ready pipe does not block */
+static int64_t n_lost;
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
@@ -160,16 +166,39 @@ void log_num(struct log_line *l, const char *key, double v)
     add_number(l, key, text);
 }
 
+/* false: there is no room.  A pipe that is ready takes PIPE_BUF bytes at once, and a line has no more. */
+static bool put_line(struct log_line *l)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&out, 1, 0) == 0)
+        return false;
+    if (as_json)
+        l->text[l->len++] = '}';
+    l->text[l->len++] = '\n';
+    if (write(STDERR_FILENO, l->text, (size_t)l->len) < 0)
+        return true; /* nowhere left to complain */
+    return true;
+}
+
+static bool tell_lost(void)
+{
+    struct log_line l;
+    log_begin(&l, LOG_ERROR, "log.lost");
+    log_int(&l, "lines", n_lost);
+    return put_line(&l);
+}
+
 void log_end(struct log_line *l)
 {
     if (!l->on)
         return;
     l->on = false;
-    if (as_json)
-        l->text[l->len++] = '}';
-    l->text[l->len++] = '\n';
-    if (write(STDERR_FILENO, l->text, (size_t)l->len) < 0)
-        return; /* nowhere left to complain */
+    pthread_mutex_lock(&writing);
+    if (n_lost > 0 && tell_lost())
+        n_lost = 0;
+    if (n_lost > 0 || !put_line(l))
+        n_lost++;
+    pthread_mutex_unlock(&writing);
 }
 
 void log_msg(enum log_level level, const char *event, const char *fmt, ...)

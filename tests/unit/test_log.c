@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -170,6 +172,43 @@ static void log_leaves_out_numbers_that_do_not_fit(void **state)
         fail_msg("%s in %s", e.msg, line);
 }
 
+/* A reader that stops must not stop the server. */
+static void log_waits_for_no_reader(void **state)
+{
+    (void)state;
+    int fds[2];
+    static char text[1 << 20];
+    assert_int_equal(pipe(fds), 0);
+    const int size = fcntl(fds[1], F_SETPIPE_SZ, 16384);
+    assert_true(size > 0 && size < (int)sizeof text);
+    log_init(LOG_INFO, false);
+    saved_stderr = dup(STDERR_FILENO);
+    dup2(fds[1], STDERR_FILENO);
+    const int n = size; /* lines of more than a byte */
+    for (int i = 0; i < n; i++)
+        log_msg(LOG_INFO, "filling", "%d", i);
+    const ssize_t first = read(fds[0], text, sizeof text - 1);
+    log_msg(LOG_INFO, "after", "that");
+    log_msg(LOG_INFO, "and", "that");
+    const ssize_t second = read(fds[0], text + first, sizeof text - 1 - (size_t)first);
+    dup2(saved_stderr, STDERR_FILENO);
+    close(saved_stderr);
+    close(fds[0]);
+    close(fds[1]);
+    assert_true(first > 0 && second > 0);
+    text[first + second] = '\0';
+    int written = 0, lost = 0;
+    for (const char *at = text; (at = strstr(at, "filling msg=")) != NULL; at++)
+        written++;
+    const char *told = strstr(text, "error log.lost lines=");
+    assert_non_null(told);
+    assert_int_equal(sscanf(told, "error log.lost lines=%d", &lost), 1);
+    assert_int_equal(written + lost, n);
+    assert_non_null(strstr(told, " after msg="));
+    assert_non_null(strstr(told, " and msg="));
+    assert_null(strstr(told + strlen("error log.lost"), "log.lost"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +218,7 @@ int main(void)
         cmocka_unit_test(log_is_silent_below_its_level),
         cmocka_unit_test(log_keeps_long_lines_bounded_and_well_formed),
         cmocka_unit_test(log_leaves_out_numbers_that_do_not_fit),
+        cmocka_unit_test(log_waits_for_no_reader),
     };
     return cmocka_run_group_tests_name("base/log", tests, NULL, NULL);
 }
