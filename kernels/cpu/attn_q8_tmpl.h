@@ -184,7 +184,8 @@ VEC_INLINE void q8_score_pages(const struct cpu_attn_tile *t, const struct q8_qu
                     const struct linear_x *xb = x + r * n_blocks * 2 + b;
                     const int i = (p * Q8_TV + v) * R + r;
                     vi total = q8_total(&sum[i * Q8_SUMS]);
-                    total = vi_sub32(total, vi_set32((256 * xb->s + xb[n_blocks].s) * 128));
+                    const int start = 256 * xb->start + xb[n_blocks].start;
+                    total = vi_add32(total, vi_set32(128 / LINEAR_ZERO * start));
                     s[i] = vf_fma(vf_mul(d, vf_set1(xb->d * 0x1p-8f)), vf_of_i32(total), s[i]);
                 }
             }

@@ -6,8 +6,12 @@
  *     acc = fma(D(g) * x.d, (float)(sum of (q[k] - zero) * x.q[k] over the group), acc)
  *     acc = fma(M(g), x.m, acc)                                           (affine formats)
  *
- * with the integer sum exact.  After each LINEAR_RUN blocks of 32, and after the last ones, the first of these
- * lines is done again for the blocks among them whose x has a second part, with that part, in ascending order.
+ * with the integer sum exact.  Where a block has two groups and no M, their sums s and t take one line together:
+ *
+ *     acc = fma(x.d, fma(D(g + 1), t, D(g) * s), acc)
+ *
+ * After each LINEAR_RUN blocks of 32, and after the last ones, the line of D is done again for the blocks among
+ * them whose x has a second part, with that part, in ascending order.
  * At the end it is acc + bias + add.  With plain weights it is acc = fma(w[k], x[k], acc), k ascending.
  *
  * One accumulator an output, always in this order: so the bits of a row do not depend on how many rows, panels
@@ -19,18 +23,22 @@
 
 #include "kernels/tensor.h"
 
+/* The zeros of Q4_0 and Q6_K; those of the other formats are multiples or parts of them. */
+#define LINEAR_ZERO   8
+#define LINEAR_ZERO16 32
+
 /* 32 activations of one row, rounded to integers: x = d * q, one cache line.  A block with an infinity or
  * a NaN has d = NaN.
  *
  * Where more is wanted than 8 bits a row may have second parts: n_in / 32 first parts are followed by as
  * many second ones, and x = d * q + d' * q' with d' = d / 256. */
 struct linear_x {
-    int8_t q[32];   /* -127 ... 127; of a second part -128 ... 127 */
-    float d;        /* largest magnitude / 127 */
-    float m;        /* d * (s + s' / 256); of a second part unused, as m16 */
-    float m16[2];   /* of either half */
-    int32_t s;      /* sum of q */
-    int32_t s16[2]; /* of either half */
+    int8_t q[32];       /* -127 ... 127; of a second part -128 ... 127 */
+    float d;            /* largest magnitude / 127 */
+    float m;            /* d * (s + s' / 256), the sums of q; of a second part unused, as m16 */
+    float m16[2];       /* of either half */
+    int32_t start;      /* -s * LINEAR_ZERO: the sums of products begin there */
+    int32_t start16[2]; /* of either half, times LINEAR_ZERO16 */
     /* In block w of the first parts: bit i tells that block 32 w + i has a second part. */
     uint32_t second;
 };

@@ -26,6 +26,13 @@ static float law_float(uint32_t bits)
     return f;
 }
 
+static void law_start(struct linear_x *x, const int32_t sum16[2])
+{
+    x->start = -LINEAR_ZERO * (sum16[0] + sum16[1]);
+    x->start16[0] = -LINEAR_ZERO16 * sum16[0];
+    x->start16[1] = -LINEAR_ZERO16 * sum16[1];
+}
+
 /* The block's first part and, if its largest magnitude is above limit, its second. */
 static bool law_quant_block(struct linear_x *to, struct linear_x *second, const float *x,
                             float limit)
@@ -40,25 +47,25 @@ static bool law_quant_block(struct linear_x *to, struct linear_x *second, const 
         return false;
     const bool two = second && amax > limit;
     const float inverse = (two ? 32512.0f : 127.0f) / amax;
-    int32_t sum16[2] = {0};
+    int32_t sum16[2] = {0}, upper16[2] = {0}, lower16[2] = {0};
     for (int k = 0; k < 32; k++) {
         int q = (int)lrintf(x[k] * inverse), upper = two ? (q + 128) >> 8 : q;
         to->q[k] = (int8_t)upper;
-        to->s16[k / 16] += upper;
+        upper16[k / 16] += upper;
         sum16[k / 16] += two ? q : 256 * q;
         if (two) {
             second->q[k] = (int8_t)(q - 256 * upper);
-            second->s16[k / 16] += q - 256 * upper;
+            lower16[k / 16] += q - 256 * upper;
         }
     }
-    to->s = to->s16[0] + to->s16[1];
+    law_start(to, upper16);
     to->d = amax / 127.0f;
     const float d = to->d * 0x1p-8f;
     to->m = d * (float)(sum16[0] + sum16[1]);
     to->m16[0] = d * (float)sum16[0];
     to->m16[1] = d * (float)sum16[1];
     if (two) {
-        second->s = second->s16[0] + second->s16[1];
+        law_start(second, lower16);
         second->d = d;
     }
     return two;
@@ -113,17 +120,30 @@ static void law_block_expanded(struct law_block *b, const struct quant_format *f
         memcpy(b->m, from + sizeof(b->q) + scales, scales);
 }
 
+/* The sum of group g of the row: (q - zero) times x.q. */
+static int law_sum(const struct quant_format *f, const struct law_block *b,
+                   const struct linear_x *x, int row, int g)
+{
+    int sum = 0;
+    for (int k = g * f->group; k < (g + 1) * f->group; k++)
+        sum += (b->q[k / 4][4 * row + k % 4] - f->zero) * x->q[k];
+    return sum;
+}
+
 static void law_dot(float acc[PANEL_ROWS], const struct quant_format *f, const struct law_block *b,
                     const struct linear_x *x, bool affine)
 {
     struct panel_geometry geo = panel_geometry(*f);
     for (int r = 0; r < PANEL_ROWS; r++) {
+        float s[2];
+        for (int g = 0; g < geo.groups; g++)
+            s[g] = (float)law_sum(f, b, x, r, g);
+        if (geo.pairs) {
+            acc[r] = fmaf(x->d, fmaf(b->d[1][r], s[1], b->d[0][r] * s[0]), acc[r]);
+            continue;
+        }
         for (int g = 0; g < geo.groups; g++) {
-            int sum = 0;
-            for (int k = g * f->group; k < (g + 1) * f->group; k++)
-                sum += b->q[k / 4][4 * r + k % 4] * x->q[k];
-            sum -= f->zero * (geo.groups == 1 ? x->s : x->s16[g]);
-            acc[r] = fmaf(b->d[g][r] * x->d, (float)sum, acc[r]);
+            acc[r] = fmaf(b->d[g][r] * x->d, s[g], acc[r]);
             if (affine)
                 acc[r] = fmaf(b->m[g][r], geo.groups == 1 ? x->m : x->m16[g], acc[r]);
         }

@@ -70,9 +70,15 @@ VEC_INLINE vi tile_codes(const struct tile_kind k, const uint8_t *q, const int j
 /* The sums start here, so that what the format's zero adds is gone at the end. */
 VEC_INLINE vi tile_start(const struct tile_kind k, const struct linear_x *x, const int g)
 {
+    const int32_t *start = k.f.group == 32 ? &x->start : &x->start16[g];
+    const int zero = k.f.group == 32 ? LINEAR_ZERO : LINEAR_ZERO16;
     if (!k.f.zero)
         return vi_zero();
-    return vi_set32(-(k.f.group == 32 ? x->s : x->s16[g]) * k.f.zero);
+    if (k.f.zero < zero)
+        return vi_set32(*start >> __builtin_ctz((unsigned)(zero / k.f.zero)));
+    const vi v =
+        vi_load4((const int8_t *)start); /* a load fills all lanes, a number takes two steps */
+    return k.f.zero == zero ? v : vi_left32(v, __builtin_ctz((unsigned)(k.f.zero / zero)));
 }
 
 /* sum[h * n + i] = (codes of group g, column h, - zero) times x[i], as i32.  A column is VLEN rows of a
@@ -219,13 +225,21 @@ VEC_INLINE void tile_store(const struct linear_tile *t, const vf acc, const int6
     }
 }
 
-/* acc[i] = fma(d * x.d, sum, acc[i]) */
-VEC_INLINE void tile_add_d(const int n, vf *acc, const vf d, const vi *sum,
-                           const struct linear_x *const *x)
+/* acc[i] = fma(d * x.d, sum, acc[i]); of two groups without M the first leaves d * sum in part[i], and with
+ * the second acc[i] = fma(x.d, fma(d, sum, part[i]), acc[i]): a product less */
+VEC_INLINE void tile_add_d(const struct tile_kind k, const int n, vf *acc, vf *part, const vf d,
+                           const vi *sum, const struct linear_x *const *x, const int g)
 {
 #pragma GCC unroll 16
-    for (int i = 0; i < n; i++)
-        acc[i] = vf_fma(vf_mul(d, vf_set1(x[i]->d)), vf_of_i32(sum[i]), acc[i]);
+    for (int i = 0; i < n; i++) {
+        vf s = vf_of_i32(sum[i]);
+        if (!panel_geometry(k.f).pairs)
+            acc[i] = vf_fma(vf_mul(d, vf_set1(x[i]->d)), s, acc[i]);
+        else if (g == 0)
+            part[i] = vf_mul(d, s);
+        else
+            acc[i] = vf_fma(vf_set1(x[i]->d), vf_fma(d, s, part[i]), acc[i]);
+    }
 }
 
 /* acc[i] = fma(m, x.m, acc[i]) */
@@ -271,6 +285,7 @@ VEC_INLINE void tile_block(const struct tile_kind k, const int n, const int wide
     const size_t stride = halves == 1 ? panel_bytes : 4 * VLEN;
 #pragma GCC unroll 16
     for (int h0 = 0; h0 < n_cols; h0 += together) {
+        vf part[TILE_MAX];
 #pragma GCC unroll 16
         for (int g = 0; g < geo.groups; g++) {
             vi sum[TILE_MAX];
@@ -281,7 +296,8 @@ VEC_INLINE void tile_block(const struct tile_kind k, const int n, const int wide
                 const int row = h % halves * VLEN;
                 const uint8_t *unit = at.unit + panel, *scales = at.scales + panel;
                 vf d = tile_scale(k, unit, scales, g, row, false);
-                tile_add_d(n, acc + h * n, d, sum + (h - h0) * n, x);
+                const int at_h = (h - h0) * n;
+                tile_add_d(k, n, acc + h * n, part + at_h, d, sum + at_h, x, g);
                 if (m && geo.affine)
                     tile_add_m(k, n, acc + h * n, tile_scale(k, unit, scales, g, row, true), x, g);
             }

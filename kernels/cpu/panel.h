@@ -48,6 +48,7 @@ struct panel_geometry {
     int subs;       /* blocks of 32 in a unit: 1 or 8 */
     int groups;     /* with their own scales in a block of 32: 1 or 2 */
     bool affine;    /* has M */
+    bool pairs;     /* two groups without M: multiplied by x.d together (linear.h) */
     int head_bytes; /* of a unit */
     int q_bytes;    /* of the planes of a block of 32 */
     int sub_bytes;  /* planes and scales */
@@ -63,6 +64,7 @@ panel_geometry(struct quant_format f)
     g.subs = k ? 8 : 1;
     g.groups = 32 / f.group;
     g.affine = f.scale == QUANT_SCALE_F16_M || f.scale == QUANT_SCALE_U8_M;
+    g.pairs = g.groups == 2 && !g.affine;
     g.head_bytes = k || g.affine ? 64 : 32;
     g.q_bytes = f.bits * PANEL_PLANE;
     g.sub_bytes = g.q_bytes + (k ? PANEL_ROWS * g.groups * (g.affine ? 2 : 1) : 0);

@@ -37,7 +37,6 @@ VEC_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 #define vi_right(a, n) ((n) > 0 ? _mm256_srli_epi16(a, n) : (a)) /* 16-bit lanes */
 #define vi_left(a, n)  ((n) > 0 ? _mm256_slli_epi16(a, n) : (a))
 VEC_INLINE vi vi_add32(vi a, vi b) { return _mm256_add_epi32(a, b); }
-VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 VEC_INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 #define vi_left32(a, n) _mm256_slli_epi32(a, n)
 #define vi_right_signed(a, n) _mm256_srai_epi16(a, n)
@@ -117,6 +116,13 @@ VEC_INLINE void quant_sums(int32_t sums[2], const __m256i q16[2])
     }
 }
 
+VEC_INLINE void quant_start(struct linear_x *to, const int32_t sum16[2])
+{
+    to->start = -LINEAR_ZERO * (sum16[0] + sum16[1]);
+    to->start16[0] = -LINEAR_ZERO16 * sum16[0];
+    to->start16[1] = -LINEAR_ZERO16 * sum16[1];
+}
+
 /* The law is in linear_law.h. */
 VEC_INLINE bool quant_block(struct linear_x *to, struct linear_x *second, const float *x,
                             float limit)
@@ -150,20 +156,20 @@ VEC_INLINE bool quant_block(struct linear_x *to, struct linear_x *second, const 
             lower[i] = _mm256_sub_epi16(all, _mm256_slli_epi16(q16[i], 8));
         }
         quant_store8(second->q, lower);
-        quant_sums(second->s16, lower);
-        quant_sums(to->s16, q16);
-        second->s = second->s16[0] + second->s16[1];
+        int32_t part16[2];
+        quant_sums(part16, lower);
+        quant_start(second, part16);
+        quant_sums(part16, q16);
+        quant_start(to, part16);
         second->d = d;
         second->m = second->m16[0] = second->m16[1] = 0;
         second->second = 0;
     } else {
-        to->s16[0] = sum16[0];
-        to->s16[1] = sum16[1];
+        quant_start(to, sum16);
         sum16[0] *= 256;
         sum16[1] *= 256;
     }
     quant_store8(to->q, q16);
-    to->s = to->s16[0] + to->s16[1];
     to->m = d * (float)(sum16[0] + sum16[1]);
     to->m16[0] = d * (float)sum16[0];
     to->m16[1] = d * (float)sum16[1];

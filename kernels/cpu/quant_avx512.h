@@ -46,7 +46,6 @@ VEC_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 #define vi_right(a, n) ((n) > 0 ? _mm512_srli_epi16(a, n) : (a))
 #define vi_left(a, n)  ((n) > 0 ? _mm512_slli_epi16(a, n) : (a))
 VEC_INLINE vi vi_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
-VEC_INLINE vi vi_sub32(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 VEC_INLINE vi vi_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 #define vi_left32(a, n) _mm512_slli_epi32(a, n)
 #define vi_right_signed(a, n) _mm512_srai_epi16(a, n)

@@ -32,12 +32,13 @@ VEC_INLINE __m128i round_sums(__m256i q)
     return _mm_maskz_mov_epi32(7, _mm_blend_epi32(all, _mm_shuffle_epi32(s, 0x10), 6));
 }
 
-/* (d, m, m16[0], m16[1]) and (s, s16[0], s16[1], 0) follow q. */
+/* (d, m, m16[0], m16[1]) and what products start at follow q; s: round_sums(q). */
 VEC_INLINE void round_store(struct linear_x *to, __m256i q, __m128 d, __m128i s)
 {
+    const __m128i zeros = _mm_setr_epi32(-LINEAR_ZERO, -LINEAR_ZERO16, -LINEAR_ZERO16, 0);
     _mm256_storeu_si256((__m256i *)(void *)to->q, q);
     _mm_storeu_ps(&to->d, d);
-    _mm_storeu_si128((__m128i *)(void *)&to->s, s);
+    _mm_storeu_si128((__m128i *)(void *)&to->start, _mm_mullo_epi32(s, zeros));
 }
 
 /* amax: round_top(x).  Returns whether the block has a second part. */

@@ -480,6 +480,7 @@ static void check_quant(struct kcheck *kc)
         for (int i = 0; i < N / 32 * parts; i++) {
             if (parts == 2 && i / (IN / 32) % 2) {
                 kcheck_same(kc, a[i].q, b[i].q, sizeof(a[i].q), "second part");
+                kcheck_same(kc, &a[i].start, &b[i].start, 3 * sizeof(a[i].start), "its sums");
                 continue;
             }
             if (isnan(a[i].d))
