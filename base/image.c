@@ -223,6 +223,12 @@ static void unpremultiply(struct image *im)
     }
 }
 
+/* Pillow 13's order: columns first where the height loses more than twice what the width does. */
+static bool rows_first(const int from[2], const int to[2])
+{
+    return to[1] >= from[1] || from[1] - to[1] <= 2 * (from[0] - to[0]);
+}
+
 int image_resize(struct image *out, const struct image *in, int width, int height,
                  enum image_filter filter, struct err *e)
 {
@@ -243,8 +249,7 @@ int image_resize(struct image *out, const struct image *in, int width, int heigh
     } else if (height == in->height) {
         err = resample(out, from, true, width, filter, e);
     } else {
-        /* Pillow 13's order: columns first where that leaves less to do (older ones: never). */
-        bool rows = !(width > in->width && height < in->height);
+        bool rows = rows_first((int[]){in->width, in->height}, (int[]){width, height});
         err = resample(&half, from, rows, rows ? width : height, filter, e);
         if (err == 0)
             err = resample(out, &half, !rows, rows ? height : width, filter, e);
@@ -269,11 +274,6 @@ struct image_resizer {
     uint8_t *half; /* after the first way */
     int at;        /* rows done of the first way, then of the second */
 };
-
-static bool rows_first(const int from[2], const int to[2])
-{
-    return !(to[0] > from[0] && to[1] < from[1]);
-}
 
 static size_t half_bytes(const int from[2], const int to[2])
 {

@@ -18,7 +18,7 @@ from PIL import Image
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/fixtures/images.bin"
 FILTERS = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
-SIZES = [(7, 5), (23, 40), (64, 48), (1, 1), (29, 11), (23, 11), (40, 17)]
+SIZES = [(7, 5), (23, 40), (64, 48), (1, 1), (29, 11), (23, 11), (40, 17), (20, 6)]
 
 
 def picture(mode, w=23, h=17, seed=1):
