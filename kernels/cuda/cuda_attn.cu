@@ -279,7 +279,7 @@ static void dense_launch(const struct cuda_attn_dense_call *a, cudaStream_t stre
            DENSE_THREADS, S::shared_bytes, stream, *a);
 }
 
-/* keys2, keys1: of a tile of two parts, and of one.  What is not all of one type is multiplied as f16. */
+/* keys2, keys1: of a tile of two parts, and of one.  Halves that are not all bf16 are multiplied as f16. */
 template <int dims, int keys2, int keys1>
 static void dense_choose(const struct cuda_attn_dense_call *a, cudaStream_t stream)
 {

@@ -9,25 +9,25 @@
 #include "kernels/cuda/cuda_flash.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 
-#define KV_THREADS  128
-#define KV_BLOCK    32 /* dimensions of a key that share a scale */
-#define PAGED_CHUNK 256
-#define PAGED_TILE  32 /* tokens that are in shared memory together */
-#define PAGED_QUERY 16
-#define PAGED_WARPS 264 /* blocks wanted: two an SM of an H100 */
+#define PAGED_THREADS 128
+#define PAGED_CHUNK   256 /* tokens */
+#define PAGED_TILE    32  /* tokens that are in shared memory together */
+#define PAGED_QUERIES 16  /* of a task */
+#define PAGED_BLOCKS  264 /* that fill a device: two a multiprocessor of an H100 */
 
 struct paged_job {
-    struct cuda_attn_call a;
+    struct cuda_attn_paged_call a;
     int parts, part_heads; /* of the heads of a kv head; heads in a part */
     int max_chunks;        /* chunks have their own blocks: how many of a task; 0: they have not */
 };
 
-/* What a block works on. */
+/* What a block works on: query i is head head0 + i % n_heads of row row0 + i / n_heads. */
 struct paged_task {
     int row0, n_q, n_heads, head0, kv_head;
-    int chunk0, chunk1;
+    int chunk0, chunk1; /* chunks [chunk0, chunk1) have a token that some query sees */
 };
 
+/* The first token that a query at pos sees. */
 __device__ static inline int paged_first(int window, int pos)
 {
     return window > 0 && pos >= window ? pos - window + 1 : 0;
@@ -35,9 +35,9 @@ __device__ static inline int paged_first(int window, int pos)
 
 __device__ static inline struct paged_task paged_task_of(const struct paged_job &j)
 {
-    const struct cuda_attn_call &a = j.a;
+    const struct cuda_attn_paged_call &a = j.a;
     const int group = a.n_heads / a.kv.view.n_kv_heads;
-    const struct cuda_attn_task t = a.tasks[blockIdx.x];
+    const struct cuda_attn_paged_task t = a.tasks[blockIdx.x];
     const int part = blockIdx.y % j.parts * j.part_heads;
     struct paged_task p;
     p.row0 = t.row0;
@@ -50,7 +50,7 @@ __device__ static inline struct paged_task paged_task_of(const struct paged_job 
     return p;
 }
 
-/* Element d of a token's key or value. */
+/* Element d of a token's key or value; page: the head's keys or values in it. */
 __device__ static inline float paged_value(const uint8_t *page, enum dtype type, int hd, int slot,
                                            int d, bool key)
 {
@@ -62,7 +62,7 @@ __device__ static inline float paged_value(const uint8_t *page, enum dtype type,
     const uint8_t *scales = page + KV_PAGE_TOKENS * hd;
     if (!key)
         return q * reinterpret_cast<const float *>(scales)[slot];
-    const int at = slot * ((hd + KV_BLOCK - 1) / KV_BLOCK) + d / KV_BLOCK;
+    const int at = slot * ((hd + CUDA_KV_BLOCK - 1) / CUDA_KV_BLOCK) + d / CUDA_KV_BLOCK;
     return q * __half2float(reinterpret_cast<const __half *>(scales)[at]);
 }
 
@@ -74,9 +74,10 @@ struct paged_memory {
 
 static size_t paged_shared_bytes(int hd)
 {
-    return (size_t)(PAGED_QUERY * hd + PAGED_TILE * (hd + 1) + PAGED_QUERY * (PAGED_CHUNK + 1)) *
+    return (size_t)(PAGED_QUERIES * hd + PAGED_TILE * (hd + 1) +
+                    PAGED_QUERIES * (PAGED_CHUNK + 1)) *
                4 +
-           2 * PAGED_QUERY * 4;
+           2 * PAGED_QUERIES * 4;
 }
 
 /* Tokens [token, token + 32) of the chunk to the tile; those that nobody sees are not touched. */
@@ -88,7 +89,7 @@ __device__ static inline void paged_load(const struct paged_job &j, const struct
     const int hd = v.head_dim, first = j.a.kv.rows[t.row0].first;
     const size_t at =
         (key ? v.k_offset : v.v_offset) + (size_t)t.kv_head * cuda_kv_head_bytes(v.type, hd);
-    for (int i = threadIdx.x; i < PAGED_TILE * hd; i += KV_THREADS) {
+    for (int i = threadIdx.x; i < PAGED_TILE * hd; i += PAGED_THREADS) {
         const int n = token + i / hd, d = i % hd, pos = start + n;
         float x = 0.0f;
         if (n >= lo && n < hi) {
@@ -110,7 +111,7 @@ __device__ static inline void paged_chunk(const struct paged_job &j, const struc
     const int hd = j.a.kv.view.head_dim, query = threadIdx.x / 8, part = threadIdx.x % 8;
     const int start = chunk * PAGED_CHUNK;
     __syncthreads(); /* the chunk before is done with shared memory */
-    if (threadIdx.x < PAGED_QUERY) {
+    if (threadIdx.x < PAGED_QUERIES) {
         int lo = 0, hi = 0;
         if ((int)threadIdx.x < t.n_q) {
             const int pos = j.a.kv.rows[t.row0 + threadIdx.x / t.n_heads].pos;
@@ -191,11 +192,11 @@ __device__ static inline void paged_chunk(const struct paged_job &j, const struc
 /* Shared memory: [ queries ] [ what they lost ] then a ring of pages for each warp, or, when the warps
  * have done their spans, the spans' partials.  dims: head_dim rounded up; beyond it are zeros. */
 template <int dims> struct flash_shape {
-    static constexpr int stride = dims + 8;               /* halves */
-    static constexpr int page = KV_PAGE_TOKENS * stride;  /* halves of keys, and of values */
-    static constexpr int queries = PAGED_QUERY * stride;  /* halves */
-    static constexpr int ring = FLASH_STAGES * 2 * page;  /* halves of a warp */
-    static constexpr int span = PAGED_QUERY * (dims + 2); /* floats of a partial */
+    static constexpr int stride = dims + 8;                 /* halves */
+    static constexpr int page = KV_PAGE_TOKENS * stride;    /* halves of keys, and of values */
+    static constexpr int queries = PAGED_QUERIES * stride;  /* halves */
+    static constexpr int ring = FLASH_STAGES * 2 * page;    /* halves of a warp */
+    static constexpr int span = PAGED_QUERIES * (dims + 2); /* floats of a partial */
     static constexpr int shared_bytes =
         4 * queries + FLASH_WARPS * (2 * ring > 4 * span ? 2 * ring : 4 * span);
 };
@@ -404,7 +405,7 @@ template <int dims> __device__ static inline float *paged_partial(const struct p
 {
     const size_t task = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
     return static_cast<float *>(j.a.work) +
-           (task * j.max_chunks + c) * PAGED_QUERY * (2 + dims * 8) +
+           (task * j.max_chunks + c) * PAGED_QUERIES * (2 + dims * 8) +
            threadIdx.x / 8 * (2 + dims * 8);
 }
 
@@ -420,7 +421,7 @@ __device__ static inline float paged_query(const struct paged_job &j, const stru
 }
 
 template <int dims, bool flash>
-__global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged_job j)
+__global__ void __launch_bounds__(PAGED_THREADS, 2) paged_kernel(const struct paged_job j)
 {
     SHARED_DYN(float, memory);
     cuda_grid_wait();
@@ -433,20 +434,20 @@ __global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged
     __half *halves = reinterpret_cast<__half *>(memory);
     struct paged_memory m;
     m.q = memory;
-    m.tile = m.q + PAGED_QUERY * hd;
+    m.tile = m.q + PAGED_QUERIES * hd;
     m.score = m.tile + PAGED_TILE * (hd + 1);
-    m.lo = reinterpret_cast<int *>(m.score + PAGED_QUERY * (PAGED_CHUNK + 1));
-    m.hi = m.lo + PAGED_QUERY;
+    m.lo = reinterpret_cast<int *>(m.score + PAGED_QUERIES * (PAGED_CHUNK + 1));
+    m.hi = m.lo + PAGED_QUERIES;
     if (flash) {
         typedef flash_shape<8 * dims> S;
-        for (int i = threadIdx.x; i < PAGED_QUERY * 8 * dims; i += KV_THREADS) {
+        for (int i = threadIdx.x; i < PAGED_QUERIES * 8 * dims; i += PAGED_THREADS) {
             const int query = i / (8 * dims), d = i % (8 * dims), at = query * S::stride + d;
             const float x = paged_query(j, t, query, d);
             halves[at] = __float2half_rn(x);
             halves[S::queries + at] = __float2half_rn(x - __half2float(__float2half_rn(x)));
         }
     } else {
-        for (int i = threadIdx.x; i < PAGED_QUERY * hd; i += KV_THREADS)
+        for (int i = threadIdx.x; i < PAGED_QUERIES * hd; i += PAGED_THREADS)
             m.q[i] = paged_query(j, t, i / hd, i % hd);
     }
     float top, sum, acc[dims], m0 = -INFINITY, l0 = 0.0f, acc0[dims] = {};
@@ -473,7 +474,7 @@ __global__ void __launch_bounds__(KV_THREADS, 2) paged_kernel(const struct paged
 }
 
 template <int dims>
-__global__ void __launch_bounds__(KV_THREADS) paged_join_kernel(const struct paged_job j)
+__global__ void __launch_bounds__(PAGED_THREADS) paged_join_kernel(const struct paged_job j)
 {
     cuda_grid_wait();
     const struct paged_task t = paged_task_of(j);
@@ -492,7 +493,7 @@ __global__ void __launch_bounds__(KV_THREADS) paged_join_kernel(const struct pag
 
 static int paged_parts(int n_heads, int n_kv_heads)
 {
-    return (n_heads / n_kv_heads + PAGED_QUERY - 1) / PAGED_QUERY;
+    return (n_heads / n_kv_heads + PAGED_QUERIES - 1) / PAGED_QUERIES;
 }
 
 static int paged_dims(int hd)
@@ -500,13 +501,14 @@ static int paged_dims(int hd)
     return hd <= 64 ? 8 : hd <= 128 ? 16 : 32;
 }
 
-size_t cuda_attn_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim, int max_pos)
+size_t cuda_attn_paged_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim,
+                                  int max_pos)
 {
     const size_t blocks = (size_t)n_tasks * n_kv_heads * paged_parts(n_heads, n_kv_heads);
     const size_t chunks = (size_t)max_pos / PAGED_CHUNK + 1;
-    if (chunks == 1 || blocks >= PAGED_WARPS)
+    if (chunks == 1 || blocks >= PAGED_BLOCKS)
         return 0;
-    return blocks * chunks * PAGED_QUERY * (2 + 8 * (size_t)paged_dims(head_dim)) * sizeof(float);
+    return blocks * chunks * PAGED_QUERIES * (2 + 8 * (size_t)paged_dims(head_dim)) * sizeof(float);
 }
 
 template <int dims> static void paged_launch(const struct paged_job &j, cudaStream_t stream)
@@ -517,17 +519,17 @@ template <int dims> static void paged_launch(const struct paged_job &j, cudaStre
     /* pages that do not stand at multiples of 16 bytes are read element by element */
     const uintptr_t at = (uintptr_t)v.base | (uintptr_t)(v.page_bytes | v.k_offset | v.v_offset);
     if (v.type == DTYPE_F16 && at % 16 == 0)
-        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, true>), grid, KV_THREADS,
+        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, true>), grid, PAGED_THREADS,
                      flash_shape<8 * dims>::shared_bytes, stream, j);
     else
-        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, false>), grid, KV_THREADS,
+        LAUNCH_EARLY(j.a.n_tasks, (paged_kernel<dims, false>), grid, PAGED_THREADS,
                      paged_shared_bytes(v.head_dim), stream, j);
     if (j.max_chunks)
-        LAUNCH_EARLY(j.a.n_tasks, (paged_join_kernel<dims>), dim3(grid.x, grid.y), KV_THREADS, 0,
+        LAUNCH_EARLY(j.a.n_tasks, (paged_join_kernel<dims>), dim3(grid.x, grid.y), PAGED_THREADS, 0,
                      stream, j);
 }
 
-void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream)
+void cuda_attn_paged_launch(const struct cuda_attn_paged_call *a, cudaStream_t stream)
 {
     const int hd = a->kv.view.head_dim, n_kv = a->kv.view.n_kv_heads, group = a->n_heads / n_kv;
     if (a->n_tasks <= 0)
@@ -535,8 +537,8 @@ void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream)
     struct paged_job j = {};
     j.a = *a;
     j.parts = paged_parts(a->n_heads, n_kv);
-    j.part_heads = group < PAGED_QUERY ? group : PAGED_QUERY;
-    const size_t bytes = cuda_attn_work_bytes(a->n_tasks, a->n_heads, n_kv, hd, a->max_pos);
+    j.part_heads = group < PAGED_QUERIES ? group : PAGED_QUERIES;
+    const size_t bytes = cuda_attn_paged_work_bytes(a->n_tasks, a->n_heads, n_kv, hd, a->max_pos);
     j.max_chunks = bytes && bytes <= a->work_bytes ? a->max_pos / PAGED_CHUNK + 1 : 0;
     if (paged_dims(hd) == 8)
         paged_launch<8>(j, stream);

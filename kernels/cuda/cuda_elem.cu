@@ -1,4 +1,5 @@
-/* Elementwise kernels: act, glu, add, concat.  Four elements a thread where the pointers allow it; an element's bits do not depend on its place. */
+/* Elementwise kernels: add, glu, act, prelu, concat.  Four elements a thread where the pointers allow it; an element's
+ * bits do not depend on its place. */
 #include "kernels/cuda/cuda_array.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_math.cuh"
@@ -8,7 +9,7 @@
 
 enum elem_op { ELEM_ADD, ELEM_GLU, ELEM_ACT };
 
-/* out[i] = op(a[i], b[i]) */
+/* out[i] = op(a[i], b[i]), n elements; b: no data for ELEM_ACT */
 struct elem {
     struct cuda_array out, a, b;
     int64_t n;

@@ -257,6 +257,7 @@ __device__ static inline void cuda_step(float acc[panels][tiles][4], const uint8
     if (!F::group)
         cuda_mma_wait();
 }
+
 /* Element k of a row of a panel. */
 template <int type> __device__ static inline float cuda_value(const uint8_t *panel, int row, int k)
 {

@@ -1,7 +1,7 @@
 /* The launchers of the CUDA kernels, for the C side.  All pointers are device memory; every launch is
  * queued in the stream; errors are told by the next synchronisation.  Formulas and shapes: kernels/ops.h.
  * `work` is memory that a launch needs on the side, as large as <op>_work_bytes says, 256-byte aligned.
- * linear and embed have a header of their own, cuda_linear.h.
+ * Headers of their own: cuda_linear.h (linear, embed), cuda_conv.h (conv2d, lowrank), cuda_attn.h (attn), cuda_sample.h.
  * Thread: the backend's. */
 #ifndef KERNELS_CUDA_CUDA_KERNELS_H
 #define KERNELS_CUDA_CUDA_KERNELS_H
@@ -71,10 +71,12 @@ void cuda_cosine_launch(float *out, const float *x, const float *w, int rows, in
 void cuda_rope_launch(float *x, const int32_t *pos, const float *freq, int rows, int n_heads,
                       int head_dim, int n_rot, float mscale, bool interleaved, cudaStream_t stream);
 
-/* ---- cuda_attn_paged.cu ---- */
+/* ---- pages of keys and values: cuda_kv.cu, cuda_attn_paged.cu ---- */
 
-/* A page of one kv head: keys [16][head_dim] of the type, then values alike.  q8_0: codes [16][head_dim]
- * s8, then for keys scales [16][ceil(head_dim / 32)] f16, for values [16] f32; and padding. */
+#define CUDA_KV_BLOCK 32 /* dimensions of a q8_0 key that share a scale */
+
+/* Keys, or values, of one kv head in a page: [16][head_dim] of the type.  q8_0: codes [16][head_dim] s8, then for
+ * keys scales [16][ceil(head_dim / 32)] f16, for values [16] f32; and padding. */
 CUDA_BOTH static inline size_t cuda_kv_head_bytes(enum dtype type, int head_dim)
 {
     const size_t n = (size_t)KV_PAGE_TOKENS * (size_t)head_dim;
@@ -84,7 +86,8 @@ CUDA_BOTH static inline size_t cuda_kv_head_bytes(enum dtype type, int head_dim)
         return 2 * n;
     if (type != DTYPE_Q8_0)
         return 0;
-    const size_t blocks = ((size_t)head_dim + 31) / 32, scales = KV_PAGE_TOKENS * 2 * blocks;
+    const size_t blocks = ((size_t)head_dim + CUDA_KV_BLOCK - 1) / CUDA_KV_BLOCK;
+    const size_t scales = KV_PAGE_TOKENS * 2 * blocks; /* bytes of the keys' */
     return (n + (scales > 64 ? scales : 64) + 63) / 64 * 64;
 }
 
@@ -114,31 +117,32 @@ void cuda_rope_store_launch(const struct cuda_kv *kv, const struct cuda_turn *t,
                             const float *v, int rows, cudaStream_t stream);
 
 /* Rows row0 ... row0 + n_rows - 1: one sequence, consecutive positions. */
-struct cuda_attn_task {
+struct cuda_attn_paged_task {
     int32_t row0, n_rows;
 };
 
-/* A task's rows at most: it has up to 16 queries of a kv head. */
-static inline int cuda_attn_task_rows(int n_heads, int n_kv_heads)
+/* Rows of a task at most: it has up to 16 queries of a kv head. */
+static inline int cuda_attn_paged_task_rows(int n_heads, int n_kv_heads)
 {
     const int group = n_heads / n_kv_heads;
     return group >= 16 ? 1 : 16 / group;
 }
 
-struct cuda_attn_call {
+struct cuda_attn_paged_call {
     float *out;     /* [rows, n_heads * head_dim] */
-    const float *q; /* like out */
+    const float *q; /* like out, not scaled */
     struct cuda_kv kv;
-    const struct cuda_attn_task *tasks; /* [n_tasks], on the device */
+    const struct cuda_attn_paged_task *tasks; /* [n_tasks], on the device */
     int n_tasks, n_heads, window;
     int max_pos; /* no row's pos is above it */
     float scale;
     void *work;
-    size_t work_bytes; /* with less than cuda_attn_work_bytes long contexts are slower */
+    size_t work_bytes; /* with less than cuda_attn_paged_work_bytes long contexts are slower */
 };
 
-size_t cuda_attn_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim, int max_pos);
-void cuda_attn_paged_launch(const struct cuda_attn_call *a, cudaStream_t stream);
+size_t cuda_attn_paged_work_bytes(int n_tasks, int n_heads, int n_kv_heads, int head_dim,
+                                  int max_pos);
+void cuda_attn_paged_launch(const struct cuda_attn_paged_call *a, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -4,42 +4,42 @@
 
 #define KV_THREADS ROPE_THREADS
 #define KV_HEADS   (KV_THREADS / CUDA_WARP) /* at a time */
-#define KV_BLOCK   32                       /* dimensions of a key that share a scale */
 
+/* x / d as a code, to nearest; d of nothing, or of no number: 0. */
 __device__ static inline int8_t kv_round(float x, float d)
 {
     const float inverse = d >= 1e-30f && d <= 1e30f ? 1.0f / d : 0.0f;
     float z = x * inverse;
     z = z < 127.0f ? z : 127.0f;
     z = z > -127.0f ? z : -127.0f;
-    return (int8_t)(__float_as_uint(z + 12582912.0f) & 0xff);
+    const float whole = z + 12582912.0f; /* 1.5 * 2^23: rounds to an integer, in the low bits */
+    return (int8_t)(__float_as_uint(whole) & 0xff);
 }
 
-/* The largest magnitude of a warp's values; NaN is above all. */
-__device__ static inline float kv_largest(float x)
+/* Bits of the largest magnitude of a warp's values; NaN is above all. */
+__device__ static inline unsigned kv_largest(float x)
 {
-    return __uint_as_float(cuda_exchange<cuda_larger, CUDA_WARP / 2, 1>(__float_as_uint(fabsf(x))));
+    return cuda_exchange<cuda_larger, CUDA_WARP / 2, 1>(__float_as_uint(fabsf(x)));
 }
 
-/* One warp: key and value of one token of one head as codes. */
+/* One warp: key and value [hd] of one token of one head as codes, to place `slot` of the head's part of a page. */
 __device__ static inline void kv_store_q8(uint8_t *kp, uint8_t *vp, int slot, const float *k,
                                           const float *v, int hd)
 {
-    const int lane = threadIdx.x % CUDA_WARP, n_blocks = (hd + KV_BLOCK - 1) / KV_BLOCK;
+    const int lane = threadIdx.x % CUDA_WARP, n_blocks = (hd + CUDA_KV_BLOCK - 1) / CUDA_KV_BLOCK;
     __half *scales = reinterpret_cast<__half *>(kp + KV_PAGE_TOKENS * hd) + slot * n_blocks;
-    float top = 0.0f;
+    unsigned top = 0;
     for (int b = 0; b < n_blocks; b++) {
-        const int d = b * KV_BLOCK + lane;
+        const int d = b * CUDA_KV_BLOCK + lane;
         const float x = d < hd ? k[d] : 0.0f;
-        const __half scale = __float2half_rn(kv_largest(x) / 127.0f);
+        const __half scale = __float2half_rn(__uint_as_float(kv_largest(x)) / 127.0f);
         if (d < hd)
             reinterpret_cast<int8_t *>(kp)[slot * hd + d] = kv_round(x, __half2float(scale));
         if (lane == 0)
             scales[b] = scale;
-        const float largest = kv_largest(d < hd ? v[d] : 0.0f);
-        top = __float_as_uint(largest) > __float_as_uint(top) ? largest : top;
+        top = cuda_larger::of(top, kv_largest(d < hd ? v[d] : 0.0f));
     }
-    const float scale = top / 127.0f;
+    const float scale = __uint_as_float(top) / 127.0f;
     for (int d = lane; d < hd; d += CUDA_WARP)
         reinterpret_cast<int8_t *>(vp)[slot * hd + d] = kv_round(v[d], scale);
     if (lane == 0)

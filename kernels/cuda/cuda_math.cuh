@@ -9,7 +9,7 @@
 #include "kernels/cuda/cuda_dialect.cuh"
 #include "kernels/ops.h"
 
-/* exp(x) = 2^n exp(r), n = round(x / ln 2): 0 below -87.33, exp(88.37) above that, NaN stays NaN. */
+/* exp(x) = 2^n exp(r), n = round(x / ln 2): 0 below -87.33, exp(88.37) above 88.37, NaN stays NaN. */
 __device__ static inline float cuda_exp(float x)
 {
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */

@@ -3,8 +3,6 @@
  * one row or image alone. */
 #include "kernels/cuda/cuda_row.cuh"
 
-#define NORM_THREADS 256
-
 /* out, x [rows, dim], out may be x */
 template <int pre>
 __global__ void __launch_bounds__(ROW_THREADS)
@@ -30,9 +28,11 @@ void cuda_norm_launch(struct cuda_array out, struct cuda_array x, enum linear_pr
 
 /* ---- groupnorm ---- */
 
-#define GROUP_CHUNKS 128 /* pieces of an image, at most */
-#define GROUP_PIXELS 16  /* in a piece at least */
-#define GROUP_WIDE   128 /* channels of a block */
+#define GROUP_CHUNKS  128   /* pieces of an image, at most */
+#define GROUP_PIXELS  16    /* in a piece at least */
+#define GROUP_WIDE    128   /* channels of a block */
+#define GROUP_THREADS 256   /* where x is scaled */
+#define GROUP_BLOCKS  65535 /* there, at most: a thread has several elements then */
 
 static int group_chunk(int64_t pixels)
 {
@@ -115,14 +115,14 @@ __global__ void __launch_bounds__(CUDA_WARP)
 
 /* out = act(x * scale + offset); wide: four channels a thread, of c / 4 */
 template <bool wide>
-__global__ void __launch_bounds__(NORM_THREADS)
+__global__ void __launch_bounds__(GROUP_THREADS)
     group_scale_kernel(struct cuda_array out, struct cuda_array x, const float *scales,
                        int64_t pixels, int c, enum act act)
 {
     const int64_t n = pixels * c, image = blockIdx.y * n;
     const float *scale = scales + (size_t)blockIdx.y * 2 * c * (wide ? 4 : 1);
-    for (int64_t i = (int64_t)blockIdx.x * NORM_THREADS + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * NORM_THREADS) {
+    for (int64_t i = (int64_t)blockIdx.x * GROUP_THREADS + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * GROUP_THREADS) {
         const int channel = (int)(i % c);
         if (wide) {
             float4 v = cuda_get4(x, image + i);
@@ -148,16 +148,16 @@ void cuda_groupnorm_launch(struct cuda_array out, struct cuda_array x, const flo
         return;
     const int chunk = group_chunk(g->pixels), n_chunks = group_chunks(g->pixels);
     float *scales = static_cast<float *>(work), *sums = scales + (size_t)g->n * 2 * g->c;
-    const int64_t blocks = (g->pixels * g->c + NORM_THREADS * 4 - 1) / (NORM_THREADS * 4);
-    const dim3 over((unsigned)(blocks < 65535 ? blocks : 65535), g->n);
+    const int64_t blocks = (g->pixels * g->c + GROUP_THREADS * 4 - 1) / (GROUP_THREADS * 4);
+    const dim3 over((unsigned)(blocks < GROUP_BLOCKS ? blocks : GROUP_BLOCKS), g->n);
     LAUNCH(group_sums_kernel, dim3((g->c + GROUP_WIDE - 1) / GROUP_WIDE, n_chunks, g->n),
            GROUP_WIDE, 0, stream, sums, x, g->pixels, g->c, chunk);
     LAUNCH(group_join_kernel, dim3(g->n_groups, g->n), CUDA_WARP, 0, stream, scales, sums, x, w,
            bias, g->pixels, g->c, n_chunks, g->eps);
     if (g->c % 4 == 0 && cuda_array_wide(out) && cuda_array_wide(x))
-        LAUNCH(group_scale_kernel<true>, over, NORM_THREADS, 0, stream, out, x, scales, g->pixels,
+        LAUNCH(group_scale_kernel<true>, over, GROUP_THREADS, 0, stream, out, x, scales, g->pixels,
                g->c / 4, g->act);
     else
-        LAUNCH(group_scale_kernel<false>, over, NORM_THREADS, 0, stream, out, x, scales, g->pixels,
+        LAUNCH(group_scale_kernel<false>, over, GROUP_THREADS, 0, stream, out, x, scales, g->pixels,
                g->c, g->act);
 }

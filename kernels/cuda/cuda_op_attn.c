@@ -45,7 +45,7 @@ static bool send_rows(struct cuda_backend *cb, struct cuda_kv *kv, const struct 
     for (int r = 0; r < n; r++)
         pages += follows(rows, r) ? 0 : (size_t)list_pages(rows, n, r);
     size_t bytes = row_bytes + pages * sizeof(int32_t);
-    if (!cuda_param_begin(cb, bytes + more + (size_t)n * sizeof(struct cuda_attn_task)))
+    if (!cuda_param_begin(cb, bytes + more + (size_t)n * sizeof(struct cuda_attn_paged_task)))
         return false;
     struct cuda_kv_row *to = cuda_param_new(cb, bytes);
     int32_t *list = (int32_t *)(void *)((char *)to + row_bytes), first = 0, next = 0;
@@ -97,14 +97,14 @@ void cuda_rope_store(struct backend *be, const struct op_rope_store *p)
 }
 
 /* Runs of one sequence at positions that follow each other, at most `most` rows each. */
-static int make_tasks(struct cuda_attn_task *to, const struct kv_row *rows, int n, int most)
+static int make_tasks(struct cuda_attn_paged_task *to, const struct kv_row *rows, int n, int most)
 {
     int n_tasks = 0;
     for (int r = 0, run; r < n; r += run) {
         for (run = 1; r + run < n && run < most && follows(rows, r + run) &&
                       rows[r + run].pos == rows[r].pos + run;)
             run++;
-        to[n_tasks++] = (struct cuda_attn_task){.row0 = r, .n_rows = run};
+        to[n_tasks++] = (struct cuda_attn_paged_task){.row0 = r, .n_rows = run};
     }
     return n_tasks;
 }
@@ -113,21 +113,21 @@ void cuda_attn_paged(struct backend *be, const struct op_attn_paged *p)
 {
     struct cuda_backend *cb = cuda_of(be);
     const int n = cuda_op_rows(p->q), n_kv = p->kv.n_kv_heads;
-    struct cuda_attn_call call = {.out = p->out->data,
-                                  .q = p->q->data,
-                                  .n_heads = p->n_heads,
-                                  .window = p->window,
-                                  .scale = p->scale};
+    struct cuda_attn_paged_call call = {.out = p->out->data,
+                                        .q = p->q->data,
+                                        .n_heads = p->n_heads,
+                                        .window = p->window,
+                                        .scale = p->scale};
     for (int r = 0; r < n; r++)
         call.max_pos = p->rows[r].pos > call.max_pos ? p->rows[r].pos : call.max_pos;
     call.max_pos |= LIST_PAGES * KV_PAGE_TOKENS - 1; /* no more work: the same chunks */
     if (!send_rows(cb, &call.kv, &p->kv, p->rows, n, 0))
         return;
-    struct cuda_attn_task *tasks = cuda_param_new(cb, (size_t)n * sizeof *tasks);
-    call.n_tasks = make_tasks(tasks, p->rows, n, cuda_attn_task_rows(p->n_heads, n_kv));
+    struct cuda_attn_paged_task *tasks = cuda_param_new(cb, (size_t)n * sizeof *tasks);
+    call.n_tasks = make_tasks(tasks, p->rows, n, cuda_attn_paged_task_rows(p->n_heads, n_kv));
     call.tasks = cuda_param_send(cb, tasks, (size_t)call.n_tasks * sizeof *tasks);
     call.work_bytes =
-        cuda_attn_work_bytes(call.n_tasks, p->n_heads, n_kv, p->kv.head_dim, call.max_pos);
+        cuda_attn_paged_work_bytes(call.n_tasks, p->n_heads, n_kv, p->kv.head_dim, call.max_pos);
     call.work = cuda_scratch(cb, call.work_bytes);
     if (!cb->dead)
         cuda_attn_paged_launch(&call, cuda_stream(cb));

@@ -8,8 +8,8 @@
 #define STORE_THREADS 128
 #define NOISE_THREADS 256
 #define TEST_THREADS  128
-#define TEST_ROWS     2     /* that are compared with sums in f32 */
-#define TEST_BOUND    1e-4f /* of the sum of magnitudes */
+#define NEAR_ROWS     2     /* that are compared with sums in f32 */
+#define NEAR_BOUND    1e-4f /* of the sum of magnitudes */
 
 struct other_lane {
     __device__ static inline uint32_t of(uint32_t, uint32_t b) { return b; }
@@ -166,7 +166,7 @@ __device__ static inline bool test_near(const struct cuda_panel_test &t, int row
     const float rounding = t.all.type == DTYPE_F32   ? 0.0f
                            : t.all.type == DTYPE_F16 ? 0x1p-11f
                                                      : 0x1p-8f;
-    return fabsf(got - sum) <= TEST_BOUND * size + rounding * fabsf(sum);
+    return fabsf(got - sum) <= NEAR_BOUND * size + rounding * fabsf(sum);
 }
 
 /* A thread has an output, of all rows.  Values are compared, so that NaN is never right. */
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(TEST_THREADS) panel_test_kernel(const struct c
                            cuda_get(t.all, (int64_t)((r + t.skip) % t.period) * t.n + o)
                        ? 0.0f
                        : 1.0f;
-        for (int r = 0; r < TEST_ROWS; r++)
+        for (int r = 0; r < NEAR_ROWS; r++)
             bad += test_near(t, r, o, cuda_get(t.all, (int64_t)r * t.n + o)) ? 0.0f : 1.0f;
     }
     bad = cuda_block_sum(bad, partial);

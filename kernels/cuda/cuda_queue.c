@@ -314,7 +314,7 @@ static cudaError_t issue(struct cuda_queue *q, const struct list *l)
     static const char *const kinds[] = {[KERNEL] = "a kernel was not launched",
                                         [COPY] = "a copy",
                                         [CLEAR] = "clearing memory",
-                                        [CALL] = "a library's call"};
+                                        [CALL] = "a call of cuBLASLt"};
     cudaError_t rc = cudaSuccess;
     for (size_t at = 0; at < l->bytes && rc == cudaSuccess;) {
         struct command *c = (struct command *)(void *)(l->data + at);

@@ -17,10 +17,11 @@ struct cuda_team {
     struct backend_team team; /* first */
     struct cuda_nccl nccl;
     cuda_nccl_comm comms[TEAM_MAX]; /* NULL after an abort */
-    cudaStream_t streams[TEAM_MAX];
+    cudaStream_t streams[TEAM_MAX]; /* of exchanges */
+    /* What an exchange waits for in the compute stream, and what that waits for in turn. */
     cudaEvent_t queued[TEAM_MAX][TEAM_LANES], done[TEAM_MAX][TEAM_LANES];
     char name[TEAM_MAX * sizeof((struct cuda_backend *)0)->name];
-    /* What a member does alone. */
+    /* The first member's own, which this replaces; the others keep theirs. */
     int (*sync)(struct backend *be, struct err *e);
     void (*choose)(struct backend *be, const struct op_choose *p);
     size_t (*free_bytes)(struct backend *be);
