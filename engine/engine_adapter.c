@@ -558,8 +558,8 @@ void engine_adapter_look_round(struct engine *g)
     DIR *dir = g->adapters.dir ? opendir(g->adapters.dir) : NULL;
     int n = 0;
     for (const struct dirent *d; dir && n < FOUND_MAX && (d = readdir(dir)) != NULL;) {
-        if (!engine_adapter_file_name(g, d->d_name, name) ||
-            !engine_adapter_file_path(g, name, path) || !image_adapter_is_embedding(path))
+        if (!engine_adapter_file_name(g, d, name) || !engine_adapter_file_path(g, name, path) ||
+            !image_adapter_is_embedding(path))
             continue;
         find_for_all(g, name);
         n++;
@@ -735,7 +735,7 @@ int engine_adapter_list(struct engine *g, struct engine_adapter **list, int *n, 
     DIR *dir = opendir(g->adapters.dir);
     for (const struct dirent *d;
          dir && n_all < ENGINE_ADAPTER_FILES_MAX && (d = readdir(dir)) != NULL;) {
-        bool known = !engine_adapter_file_name(g, d->d_name, out[n_all].name);
+        bool known = !engine_adapter_file_name(g, d, out[n_all].name);
         for (int i = 0; i < n_all && !known; i++)
             known = strcmp(out[i].name, out[n_all].name) == 0;
         n_all += !known;

@@ -56,14 +56,17 @@ void engine_adapter_file_hide(const struct engine *g, struct err *e)
         memmove(at, at + n + 1, strlen(at + n + 1) + 1);
 }
 
-bool engine_adapter_file_name(const struct engine *g, const char *file,
+bool engine_adapter_file_name(const struct engine *g, const struct dirent *d,
                               char name[ENGINE_ADAPTER_NAME_MAX])
 {
     char path[ENGINE_ADAPTER_PATH_MAX];
+    const char *file = d->d_name;
     const size_t n = strlen(file), end = strlen(SUFFIX);
     const bool whole = n > end && strcmp(file + n - end, SUFFIX) == 0;
     if (file[0] == '.' || n - (whole ? end : 0) >= ENGINE_ADAPTER_NAME_MAX)
         return false;
     snprintf(name, ENGINE_ADAPTER_NAME_MAX, "%.*s", (int)(n - (whole ? end : 0)), file);
+    if (d->d_type == DT_REG) /* nothing more to ask: a directory may have thousands of others */
+        return whole && engine_adapter_name_ok(name);
     return engine_adapter_name_ok(name) && engine_adapter_file_path(g, name, path);
 }

@@ -2,6 +2,8 @@
  * Thread: any. */
 #ifndef ENGINE_ENGINE_ADAPTER_FILE_H
 #define ENGINE_ENGINE_ADAPTER_FILE_H
+#include <dirent.h>
+
 #include "engine/adapters.h"
 
 enum { ENGINE_ADAPTER_PATH_MAX = 4096 };
@@ -14,6 +16,6 @@ int engine_adapter_file_missing(const struct engine *g, const char *name, struct
 /* Where the server keeps its files is not for clients. */
 void engine_adapter_file_hide(const struct engine *g, struct err *e);
 /* The adapter's name of a directory entry; false: it is none. */
-bool engine_adapter_file_name(const struct engine *g, const char *file,
+bool engine_adapter_file_name(const struct engine *g, const struct dirent *d,
                               char name[ENGINE_ADAPTER_NAME_MAX]);
 #endif
