@@ -238,7 +238,7 @@ def test_two_replicas_of_two_devices_each(emulated):
 
 @pytest.mark.parametrize("logprobs", [None, 1])
 @pytest.mark.parametrize("graphs, fault", [
-    ("true", "launch:60@1"), ("false", "copy:60@1"), ("true", "nccl:70"), ("true", "launch:60@0")])
+    ("true", "launch:40@1"), ("false", "copy:60@1"), ("true", "nccl:70"), ("true", "launch:40@0")])
 def test_a_team_that_loses_a_device_fails_as_one(emulated, graphs, fault, logprobs):
     """In steps whose tokens the first device chooses, and in those whose logits come to the host; without drafts, of
     which there are more or fewer by what steps cost."""
