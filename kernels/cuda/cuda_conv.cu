@@ -170,12 +170,9 @@ __global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
     conv_kernel(const struct conv_job j)
 {
     SHARED_DYN(float, shared);
-    SHARED(struct tile_slices, of, [1]);
-    tile_begin(of, j.plan);
-#pragma unroll 1
-    do
-        conv_tile<type, parts, columns>(j, shared, of[0]);
-    while (tile_next(of));
+    tile_each(j.plan, [&](const struct tile_slices &of) {
+        conv_tile<type, parts, columns>(j, shared, of);
+    });
 }
 
 static size_t conv_round(size_t n)

@@ -58,12 +58,9 @@ __global__ void __launch_bounds__(tile_shape<type, parts, columns>::threads,
     linear_many_kernel(const struct linear_job j)
 {
     SHARED_DYN(float, shared);
-    SHARED(struct tile_slices, of, [1]);
-    tile_begin(of, j.plan);
-#pragma unroll 1
-    do
-        many_tile<type, parts, columns>(j, shared, of[0]);
-    while (tile_next(of));
+    tile_each(j.plan, [&](const struct tile_slices &of) {
+        many_tile<type, parts, columns>(j, shared, of);
+    });
 }
 
 template <int type, int parts, int columns>

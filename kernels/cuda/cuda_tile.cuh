@@ -152,6 +152,18 @@ __device__ static inline bool tile_next(struct tile_slices *of)
     return left > 0;
 }
 
+/* slices(of) for all that the block does, tile after tile. */
+template <class Slices>
+__device__ static inline void tile_each(const struct tile_plan &plan, const Slices &slices)
+{
+    SHARED(struct tile_slices, of, [1]);
+    tile_begin(of, plan);
+#pragma unroll 1
+    do
+        slices(of[0]);
+    while (tile_next(of));
+}
+
 /* Of a shared tile, the slices that one block had together from slice 0 on. */
 __device__ static inline int tile_together(const struct tile_plan &plan, int tile)
 {
