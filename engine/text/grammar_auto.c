@@ -85,17 +85,25 @@ static void link_nodes(struct grammar_auto *a)
         link_node(a, i);
 }
 
-static bool grow_nodes(struct grammar_auto *a)
+/* Room for more, and as many buckets, whose contents are the caller's to link. */
+static bool grow_hashed(void **items, int *cap, int max, size_t size, int32_t **buckets)
 {
-    const int cap = a->cap_nodes > 0 ? 2 * a->cap_nodes : 64;
-    int32_t *buckets = cap <= MAX_NODES ? mem_try((size_t)cap, sizeof *buckets) : NULL;
-    if (buckets == NULL ||
-        !room((void **)&a->nodes, a->cap_nodes, &a->cap_nodes, MAX_NODES, sizeof *a->nodes)) {
-        free(buckets);
+    const int wanted = *cap > 0 ? 2 * *cap : 64;
+    int32_t *more = wanted <= max ? mem_try((size_t)wanted, sizeof *more) : NULL;
+    if (more == NULL || !room(items, *cap, cap, max, size)) {
+        free(more);
         return false;
     }
-    free(a->node_buckets);
-    a->node_buckets = buckets;
+    free(*buckets);
+    *buckets = more;
+    return true;
+}
+
+static bool grow_nodes(struct grammar_auto *a)
+{
+    if (!grow_hashed((void **)&a->nodes, &a->cap_nodes, MAX_NODES, sizeof *a->nodes,
+                     &a->node_buckets))
+        return false;
     link_nodes(a);
     return true;
 }
@@ -201,16 +209,9 @@ static void link_open(struct grammar_auto *a, int i)
 
 static bool grow_open(struct grammar_auto *a)
 {
-    const int cap = a->cap_open > 0 ? 2 * a->cap_open : 64;
-    int32_t *buckets = cap <= MAX_OPEN ? mem_try((size_t)cap, sizeof *buckets) : NULL;
-    if (buckets == NULL ||
-        !room((void **)&a->open, a->cap_open, &a->cap_open, MAX_OPEN, sizeof *a->open)) {
-        free(buckets);
+    if (!grow_hashed((void **)&a->open, &a->cap_open, MAX_OPEN, sizeof *a->open, &a->open_buckets))
         return false;
-    }
-    free(a->open_buckets);
-    a->open_buckets = buckets;
-    memset(buckets, 0xff, (size_t)cap * sizeof *buckets);
+    memset(a->open_buckets, 0xff, (size_t)a->cap_open * sizeof *a->open_buckets);
     for (int i = 0; i < a->n_open; i++)
         link_open(a, i);
     return true;
