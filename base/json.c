@@ -106,7 +106,7 @@ static bool says_more(const char *text, double v)
 static int scan_number(struct scan *sc)
 {
     size_t start = sc->i;
-    bool ok = true;
+    bool ok = true, whole = true;
     if (peek(sc) == '-')
         sc->i++;
     if (sc->infinity && peek(sc) == 'I')
@@ -116,10 +116,12 @@ static int scan_number(struct scan *sc)
     else
         ok = skip_digits(sc);
     if (ok && peek(sc) == '.') {
+        whole = false;
         sc->i++;
         ok = skip_digits(sc);
     }
     if (ok && (peek(sc) == 'e' || peek(sc) == 'E')) {
+        whole = false;
         sc->i++;
         if (peek(sc) == '+' || peek(sc) == '-')
             sc->i++;
@@ -130,6 +132,8 @@ static int scan_number(struct scan *sc)
     size_t len = sc->i - start;
     if (len > NUMBER_MAX)
         return fail(sc, start, "number with too many digits");
+    if (whole && len <= DBL_DIG) /* a double says as much */
+        return 0;
     char text[NUMBER_MAX + 1] = {0};
     memcpy(text, sc->s + start, len);
     const double v = strtod(text, NULL);
