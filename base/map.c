@@ -82,6 +82,12 @@ static struct map_slot *find(const struct map *m, const char *key, size_t len, u
     }
 }
 
+uint64_t map_hash(const char *p, size_t n)
+{
+    pthread_once(&hash_key_once, draw_hash_key);
+    return hash_bytes(p, n);
+}
+
 int map_init(struct map *m, size_t n_expected)
 {
     *m = (struct map){0};

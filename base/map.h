@@ -18,4 +18,7 @@ void map_free(struct map *m);
 /* 0, ERR_NOMEM, or ERR_INVALID if the key is there already (then *m is unchanged). */
 int map_put(struct map *m, const char *key, size_t len, int64_t v);
 bool map_get(const struct map *m, const char *key, size_t len, int64_t *v);
+
+/* The hash of the tables: the same for the same bytes, within this process only. */
+uint64_t map_hash(const char *p, size_t n);
 #endif

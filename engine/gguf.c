@@ -405,15 +405,6 @@ static int read_alignment(const struct gguf *g, uint32_t *alignment, struct err 
     return 0;
 }
 
-/* FNV-1a. */
-static uint64_t digest_of(const char *data, size_t n)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)data[i]) * 0x100000001b3u;
-    return h;
-}
-
 static int read_header(struct gguf *g, struct err *e)
 {
     struct reader r = {.data = g->file.data, .size = g->file.size, .e = e};
@@ -428,7 +419,7 @@ static int read_header(struct gguf *g, struct err *e)
     if (rc == 0)
         rc = place_tensors(g, &r, alignment);
     if (rc == 0)
-        g->digest = digest_of(r.data, r.at);
+        g->digest = map_hash(r.data, r.at);
     if (rc == 0 && file_damaged(&g->file))
         rc = err_set(e, ERR_IO, "the file changed while it was read");
     return rc;

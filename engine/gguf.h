@@ -16,7 +16,7 @@ struct gguf; /* owns the mapping */
 int gguf_open(struct gguf **out, const char *path, struct err *e); /* ERR_CORRUPT, ERR_IO ... */
 void gguf_close(struct gguf *g);
 struct file *gguf_file(struct gguf *g);
-/* Of all that stands before the weights: vocabulary, template, shapes. */
+/* map_hash of all that stands before the weights: vocabulary, template, shapes. */
 uint64_t gguf_digest(const struct gguf *g);
 
 struct gguf_tensor {

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/map.h"
 #include "engine/engine_int.h"
 
 enum {
@@ -283,9 +284,7 @@ static int prompt_pages(const struct job *j, uint64_t hash[PAGES_KNOWN])
     const struct text_spec *s = &j->text;
     if (j->kind != JOB_TEXT || s->no_cache || s->picture || s->n_prompts < 1)
         return 0;
-    uint64_t h = 0xcbf29ce484222325u;
-    for (const char *c = s->model ? s->model : ""; *c; c++)
-        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    uint64_t h = s->model ? map_hash(s->model, strlen(s->model)) : 0;
     int n = s->n_prompt[0] / KV_PAGE_TOKENS;
     n = n < PAGES_KNOWN ? n : PAGES_KNOWN;
     for (int i = 0; i < n * KV_PAGE_TOKENS; i++) {
